@@ -1,0 +1,103 @@
+"""Progress bars with rate and time left on a terminal, plain lines elsewhere, nothing when quiet."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Protocol, TextIO
+
+from tqdm import tqdm
+
+
+class Bar(Protocol):
+    """One running stage."""
+
+    def advance(self, n: int = 1) -> None:
+        """Count `n` more finished units."""
+        ...
+
+
+class _TerminalBar:
+    def __init__(self, bar: tqdm[object]) -> None:
+        self._bar = bar
+
+    def advance(self, n: int = 1) -> None:
+        self._bar.update(n)
+
+
+class _PlainBar:
+    """Print a line at the start, at most every `period_s` seconds, and at the end."""
+
+    def __init__(self, stage: str, total: int, unit: str, stream: TextIO, period_s: float = 10.0) -> None:
+        self._stage, self._total, self._unit, self._stream = stage, total, unit, stream
+        self._period_s = period_s
+        self._started = self._printed = time.monotonic()
+        self._done = 0
+
+    def advance(self, n: int = 1) -> None:
+        self._done += n
+        if time.monotonic() - self._printed >= self._period_s:
+            self._print_line()
+
+    def close(self) -> None:
+        self._print_line()
+
+    def _print_line(self) -> None:
+        self._printed = time.monotonic()
+        elapsed_s = self._printed - self._started
+        rate = self._done / elapsed_s if elapsed_s > 0 else 0.0
+        line = f"{self._stage}: {self._done}/{self._total} {self._unit}, {rate:.4g} {self._unit}/s"
+        if rate > 0 and self._done < self._total:
+            line += f", {(self._total - self._done) / rate:.0f} s left"
+        print(line, file=self._stream, flush=True)
+
+
+class _SilentBar:
+    def advance(self, n: int = 1) -> None:
+        pass
+
+
+class Progress:
+    """Reports the stages of a run on a text stream.
+
+    Args:
+        quiet: Print nothing at all.
+        stream: Where to print; standard error by default, so that results on standard output stay clean.
+    """
+
+    def __init__(self, *, quiet: bool = False, stream: TextIO | None = None) -> None:
+        self.quiet = quiet
+        self.stream = stream if stream is not None else sys.stderr
+
+    @contextmanager
+    def stage(self, name: str, *, total: int, unit: str, initial: int = 0) -> Iterator[Bar]:
+        """Open the bar of one stage.
+
+        Args:
+            name: Word shown before the bar, such as "encode".
+            total: Units the whole stage has.
+            unit: What is counted, such as "img" or "class".
+            initial: Units that an earlier run already finished.
+
+        Yields:
+            A bar whose `advance` counts finished units.
+        """
+        if self.quiet:
+            yield _SilentBar()
+        elif self.stream.isatty():
+            with tqdm(desc=name, total=total, unit=unit, initial=initial, file=self.stream) as bar:
+                yield _TerminalBar(bar)
+        else:
+            plain = _PlainBar(name, total - initial, unit, self.stream)
+            yield plain
+            plain.close()
+
+    def note(self, line: str) -> None:
+        """Print one line of information or warning."""
+        if not self.quiet:
+            tqdm.write(line, file=self.stream)
+
+
+SILENT = Progress(quiet=True)
