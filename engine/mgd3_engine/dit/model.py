@@ -1,0 +1,281 @@
+"""DiT with adaLN-Zero blocks (Peebles & Xie 2023), under the parameter names of the published checkpoints.
+
+Shape letters: N rows of a batch, C channels, H W latent size, P patch size, T = (H/P)(W/P) tokens,
+d hidden size, h heads, O output channels (2C with learned variance).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mgd3_engine.dit.config import DiTConfig
+
+NUM_SINUSOIDS = 256
+MAX_PERIOD = 10_000.0
+NORM_EPS = 1e-6
+EMBEDDING_STD = 0.02
+
+
+def timestep_sinusoids(timestep: Tensor, *, shift: int = 0) -> Tensor:
+    """Embed timesteps as cosines, then sines, of 128 geometrically spaced frequencies, in float32.
+
+    Ho et al. 2020, section 4, with frequency k = 10000^(-k / (128 - shift)). Float32 whatever the network's
+    dtype: bfloat16 cannot tell timestep 750 from 752.
+
+    Args:
+        timestep: Integer, float32 or float64 `[N]`, the original (not respaced) timestep.
+        shift: See `DiTConfig.frequency_shift`.
+
+    Returns:
+        float32 `[N, 256]`.
+
+    Raises:
+        ValueError: `timestep` is of a half-precision dtype, which has already lost the timestep.
+    """
+    if timestep.dtype in (torch.bfloat16, torch.float16):
+        raise ValueError(f"timestep must be of an integer dtype, float32 or float64, got {timestep.dtype}")
+    half = NUM_SINUSOIDS // 2
+    k = torch.arange(half, dtype=torch.float32, device=timestep.device)
+    # This order of rounding is the published networks': another moves an angle at t = 999 by up to 1e-4.
+    frequency = torch.exp(-math.log(MAX_PERIOD) * k / (half - shift))  # [128]
+    angle = timestep.to(torch.float32)[:, None] * frequency  # [N, 128]
+    return torch.cat([torch.cos(angle), torch.sin(angle)], dim=1)  # [N, 256]
+
+
+def position_embedding(hidden_size: int, grid_size: int) -> Tensor:
+    """Embed the places of a square grid of tokens by fixed sines and cosines of their two coordinates.
+
+    The first half of the features encodes the column, the second half the row (so in the published
+    checkpoints); each half is sines, then cosines, of frequencies 10000^(-k / (d/4)).
+
+    Args:
+        hidden_size: d, a multiple of 4.
+        grid_size: Tokens along one side.
+
+    Returns:
+        float32 `[grid_size^2, d]`, tokens in row-major order.
+    """
+    quarter = hidden_size // 4
+    k = torch.arange(quarter, dtype=torch.float64)
+    place = torch.arange(grid_size, dtype=torch.float64)
+    angle = place[:, None] * MAX_PERIOD ** (-k / quarter)  # [G, d/4]
+    one_axis = torch.cat([torch.sin(angle), torch.cos(angle)], dim=1)  # [G, d/2]
+    column = one_axis.repeat(grid_size, 1)  # [T, d/2]
+    row = one_axis.repeat_interleave(grid_size, dim=0)  # [T, d/2]
+    return torch.cat([column, row], dim=1).to(torch.float32)
+
+
+def _linear(in_features: int, out_features: int, *, std: float | None = None) -> nn.Linear:
+    """Make a linear map with zero bias and Xavier-uniform weights, or normal ones of deviation `std`."""
+    layer = nn.Linear(in_features, out_features)
+    if std is None:
+        nn.init.xavier_uniform_(layer.weight)
+    else:
+        nn.init.normal_(layer.weight, std=std)
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
+def _modulated_norm(tokens: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+    """adaLN: LayerNorm without own gain, then the conditioned gain and shift."""
+    normed = F.layer_norm(tokens, (tokens.shape[-1],), eps=NORM_EPS)
+    return torch.addcmul(shift, normed, 1 + scale)  # [N, T, d]
+
+
+class PatchEmbedder(nn.Module):
+    """One linear map per patch, written as a convolution whose stride is the patch."""
+
+    def __init__(self, config: DiTConfig) -> None:
+        super().__init__()
+        patch = config.patch_size
+        self.proj = nn.Conv2d(config.in_channels, config.hidden_size, kernel_size=patch, stride=patch)
+        nn.init.xavier_uniform_(self.proj.weight.view(config.hidden_size, -1))
+        assert self.proj.bias is not None
+        nn.init.zeros_(self.proj.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Turn `[N, C, H, W]` into tokens `[N, T, d]`."""
+        patches: Tensor = self.proj(x)  # [N, d, H/P, W/P]
+        return patches.flatten(2).transpose(1, 2)
+
+
+class TimestepEmbedder(nn.Module):
+    """Sinusoids, then a two-layer MLP."""
+
+    def __init__(self, config: DiTConfig) -> None:
+        super().__init__()
+        self.shift = config.frequency_shift
+        self.mlp = nn.Sequential(
+            _linear(NUM_SINUSOIDS, config.hidden_size, std=EMBEDDING_STD),
+            nn.SiLU(),
+            _linear(config.hidden_size, config.hidden_size, std=EMBEDDING_STD),
+        )
+
+    def forward(self, timestep: Tensor, dtype: torch.dtype) -> Tensor:
+        """Embed `[N]` timesteps as `[N, d]`; only the MLP runs in the network's dtype."""
+        embedded: Tensor = self.mlp(timestep_sinusoids(timestep, shift=self.shift).to(dtype))
+        return embedded
+
+
+class LabelEmbedder(nn.Module):
+    """A table with one row per class and, last, the null label's row."""
+
+    def __init__(self, config: DiTConfig) -> None:
+        super().__init__()
+        self.embedding_table = nn.Embedding(config.num_labels, config.hidden_size)
+        nn.init.normal_(self.embedding_table.weight, std=EMBEDDING_STD)
+
+    def forward(self, class_ids: Tensor) -> Tensor:
+        """Look up `[N]` int64 ids as `[N, d]`."""
+        rows: Tensor = self.embedding_table(class_ids)
+        return rows
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention with one fused projection to queries, keys and values."""
+
+    def __init__(self, hidden_size: int, num_heads: int) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.qkv = _linear(hidden_size, 3 * hidden_size)
+        self.proj = _linear(hidden_size, hidden_size)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Mix `[N, T, d]` tokens over T."""
+        N, T, d = tokens.shape
+        qkv = self.qkv(tokens).view(N, T, 3, self.num_heads, d // self.num_heads)
+        query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # each [N, h, T, d/h]
+        mixed = F.scaled_dot_product_attention(query, key, value)  # [N, h, T, d/h]
+        merged: Tensor = self.proj(mixed.transpose(1, 2).reshape(N, T, d))
+        return merged
+
+
+class Mlp(nn.Module):
+    """Two linear layers around a GELU in its tanh form."""
+
+    def __init__(self, hidden_size: int, mlp_ratio: float) -> None:
+        super().__init__()
+        inner_size = int(hidden_size * mlp_ratio)
+        self.fc1 = _linear(hidden_size, inner_size)
+        self.fc2 = _linear(inner_size, hidden_size)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Map each of the `[N, T, d]` tokens by itself."""
+        mapped: Tensor = self.fc2(F.gelu(self.fc1(tokens), approximate="tanh"))
+        return mapped
+
+
+class DiTBlock(nn.Module):
+    """A transformer block whose norms and residual gates are set by the conditioning (adaLN-Zero)."""
+
+    def __init__(self, config: DiTConfig) -> None:
+        super().__init__()
+        d = config.hidden_size
+        self.attn = Attention(d, config.num_heads)
+        self.mlp = Mlp(d, config.mlp_ratio)
+        self.adaLN_modulation = nn.Sequential(nn.SiLU(), _linear(d, 6 * d, std=0.0))
+
+    def forward(self, tokens: Tensor, modulation: Tensor) -> Tensor:
+        """Apply attention and MLP to `[N, T, d]` tokens under a `[N, 6d]` modulation."""
+        parts = modulation[:, None].chunk(6, dim=-1)  # each [N, 1, d]
+        shift_attn, scale_attn, gate_attn, shift_mlp, scale_mlp, gate_mlp = parts
+        mixed = self.attn(_modulated_norm(tokens, shift_attn, scale_attn))
+        tokens = torch.addcmul(tokens, gate_attn, mixed)
+        mapped = self.mlp(_modulated_norm(tokens, shift_mlp, scale_mlp))
+        return torch.addcmul(tokens, gate_mlp, mapped)  # [N, T, d]
+
+
+class FinalLayer(nn.Module):
+    """Modulated norm and the linear map from a token to its patch of the output."""
+
+    def __init__(self, config: DiTConfig) -> None:
+        super().__init__()
+        d = config.hidden_size
+        self.linear = _linear(d, config.patch_size**2 * config.out_channels, std=0.0)
+        self.adaLN_modulation = nn.Sequential(nn.SiLU(), _linear(d, 2 * d, std=0.0))
+
+    def forward(self, tokens: Tensor, modulation: Tensor) -> Tensor:
+        """Map `[N, T, d]` tokens to patches `[N, T, P*P*O]` under a `[N, 2d]` modulation."""
+        shift, scale = modulation[:, None].chunk(2, dim=-1)  # each [N, 1, d]
+        patches: Tensor = self.linear(_modulated_norm(tokens, shift, scale))
+        return patches
+
+
+class DiT(nn.Module):
+    """A class-conditional diffusion transformer on latents.
+
+    Args:
+        config: The architecture. Weights start as the paper says: Xavier-uniform linear maps, normal
+            embeddings of deviation 0.02, and zero for every gate and the last layer, so that a new network
+            predicts 0 and each block is the identity.
+    """
+
+    pos_embed: Tensor
+
+    def __init__(self, config: DiTConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.null_class = config.null_class
+        self.x_embedder = PatchEmbedder(config)
+        self.t_embedder = TimestepEmbedder(config)
+        self.y_embedder = LabelEmbedder(config)
+        grid = position_embedding(config.hidden_size, config.input_size // config.patch_size)
+        self.pos_embed = nn.Parameter(grid[None], requires_grad=False)  # [1, T, d]
+        self.blocks = nn.ModuleList([DiTBlock(config) for _ in range(config.depth)])
+        self.final_layer = FinalLayer(config)
+
+    def forward(self, x: Tensor, timestep: Tensor, class_ids: Tensor) -> Tensor:
+        """Predict noise (and variance) for noisy latents; every row is computed by itself.
+
+        Args:
+            x: The network's dtype `[N, C, H, W]`.
+            timestep: Integer or float32 `[N]`, in 0..999 for the published networks.
+            class_ids: int64 `[N]`, in 0..num_classes, where num_classes is the null label.
+
+        Returns:
+            The network's dtype `[N, O, H, W]`.
+
+        Raises:
+            ValueError: `x` is not of the latent shape that the network was made for.
+        """
+        conditioning = self.conditioning(timestep, class_ids)  # [N, d]
+        return self.denoise(x, self.modulations(conditioning))
+
+    def conditioning(self, timestep: Tensor, class_ids: Tensor) -> Tensor:
+        """Embed `[N]` timesteps and `[N]` class ids as one `[N, d]` vector per row."""
+        dtype = self.x_embedder.proj.weight.dtype
+        embedded: Tensor = self.t_embedder(timestep, dtype) + self.y_embedder(class_ids)
+        return embedded
+
+    def modulations(self, conditioning: Tensor) -> list[Tensor]:
+        """Compute what `[N, d]` conditioning sets: `[N, 6d]` per block, then `[N, 2d]` of the last layer.
+
+        They depend on timestep and class alone, so a sampler may compute those of all its steps at once.
+        """
+        blocks = cast("Sequence[DiTBlock]", self.blocks)
+        layers = [*(block.adaLN_modulation for block in blocks), self.final_layer.adaLN_modulation]
+        return [layer(conditioning) for layer in layers]
+
+    def denoise(self, x: Tensor, modulations: list[Tensor]) -> Tensor:
+        """Run `forward` on latents `[N, C, H, W]` from modulations that are already there."""
+        config = self.config
+        expected = (config.in_channels, config.input_size, config.input_size)
+        if tuple(x.shape[1:]) != expected:
+            raise ValueError(f"x must be latents of shape [N, {expected}], got {list(x.shape)}")
+        tokens = self.x_embedder(x) + self.pos_embed  # [N, T, d]
+        for block, modulation in zip(self.blocks, modulations, strict=False):
+            tokens = block(tokens, modulation)
+        return self._unpatchify(self.final_layer(tokens, modulations[-1]))
+
+    def _unpatchify(self, patches: Tensor) -> Tensor:
+        """Put patches `[N, T, P*P*O]` (row, column, channel) in their places: `[N, O, H, W]`."""
+        P, O = self.config.patch_size, self.config.out_channels  # noqa: E741 - a shape letter
+        G = self.config.input_size // P
+        grid = patches.view(patches.shape[0], G, G, P, P, O).permute(0, 5, 1, 3, 2, 4)  # [N, O, G, P, G, P]
+        return grid.reshape(patches.shape[0], O, G * P, G * P)
