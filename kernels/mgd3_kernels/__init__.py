@@ -1,1 +1,10 @@
-"""Placeholder until its owner writes it."""
+"""Triton kernels for guided diffusion sampling, each beside its plain-torch reference.
+
+Importing this package loads torch alone: Triton is imported by the first call that launches a kernel.
+"""
+
+from mgd3_kernels.coefficients import Coefficient
+from mgd3_kernels.guided_step import guided_step, guided_step_reference
+from mgd3_kernels.philox import philox4x32, philox_normal
+
+__all__ = ["Coefficient", "guided_step", "guided_step_reference", "philox4x32", "philox_normal"]

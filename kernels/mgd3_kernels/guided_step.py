@@ -1,0 +1,180 @@
+"""One mode-guided reverse diffusion step in a single pass over the latents.
+
+Shape letters: B images, C channels, H W latent size, S steps.
+"""
+
+from __future__ import annotations
+
+import os
+
+import torch
+from torch import Tensor
+
+from mgd3_kernels.coefficients import Coefficient
+from mgd3_kernels.philox import philox_normal
+
+_OUT_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+
+def guided_step_reference(
+    x: Tensor,
+    out: Tensor,
+    table: Tensor,
+    step: Tensor,
+    *,
+    cfg_scale: float = 1.0,
+    cfg_channels: int = 0,
+    modes: Tensor | None = None,
+    seeds: Tensor | None = None,
+    noise: Tensor | None = None,
+    net_input: Tensor | None = None,
+    stream: int = 0,
+) -> Tensor:
+    """Advance the state by one reverse step in plain torch, float32; same arguments as `guided_step`.
+
+    Returns:
+        `x`, updated in place.
+
+    Raises:
+        ValueError: as `guided_step`.
+    """
+    _check_arguments(x, out, table, step, cfg_channels, stream, modes, seeds, noise, net_input)
+    B, C = x.shape[:2]
+    row = table.index_select(0, step.reshape(1)).reshape(-1)
+    k = dict(zip(Coefficient, row.unbind(), strict=True))
+
+    pred = out[:B, :C].float()  # [B, C, H, W]
+    if len(out) == 2 * B:
+        null = out[B:, :cfg_channels].float()
+        pred = torch.cat([null + cfg_scale * (pred[:, :cfg_channels] - null), pred[:, cfg_channels:]], dim=1)
+
+    log_var = k[Coefficient.LOG_VAR_MIN]
+    if out.shape[1] == 2 * C:
+        fraction = (out[:B, C:].float() + 1) / 2
+        log_var = fraction * k[Coefficient.LOG_VAR_MAX] + (1 - fraction) * k[Coefficient.LOG_VAR_MIN]
+    sigma = torch.exp(0.5 * log_var)  # [B, C, H, W] or []
+
+    x0 = k[Coefficient.X0_FROM_X] * x + k[Coefficient.X0_FROM_OUT] * pred
+    if modes is None:
+        next_x = k[Coefficient.NEXT_FROM_X0] * x0 + k[Coefficient.NEXT_FROM_X] * x
+    else:
+        gap = modes - x0
+        shifted = x0 + k[Coefficient.X0_SHIFT] * gap
+        next_x = k[Coefficient.NEXT_FROM_X0] * shifted + k[Coefficient.NEXT_FROM_X] * x
+        next_x += k[Coefficient.PUSH] * sigma * gap
+    if noise is None and seeds is not None:
+        noise = philox_normal(seeds, step, x.shape[1:], stream)
+    if noise is not None:
+        next_x += (k[Coefficient.NOISE_SIGMA] * sigma + k[Coefficient.NOISE_STD]) * noise
+
+    x.copy_(next_x)
+    if net_input is not None and x.numel():
+        net_input.view(-1, *x.shape).copy_(x)  # [2B, C, H, W] as [2, B, C, H, W]
+    return x
+
+
+def guided_step(
+    x: Tensor,
+    out: Tensor,
+    table: Tensor,
+    step: Tensor,
+    *,
+    cfg_scale: float = 1.0,
+    cfg_channels: int = 0,
+    modes: Tensor | None = None,
+    seeds: Tensor | None = None,
+    noise: Tensor | None = None,
+    net_input: Tensor | None = None,
+    stream: int = 0,
+) -> Tensor:
+    """Advance the state by one mode-guided reverse step: one Triton launch on CUDA, plain torch elsewhere.
+
+    CFG, x0, learned variance, guidance, the DDPM or DDIM update and the noise are `Coefficient`'s formula
+    (MGD3, section 3 and Algorithm 1), evaluated in float32. Nothing is read back from the device, so the
+    call can be captured in a CUDA graph and replayed with another `step`.
+
+    Args:
+        x: float32 `[B, C, H, W]`, contiguous: the state x_i; overwritten with x_{i-1}.
+        out: float32, bfloat16 or float16 `[B or 2B, C or 2C, H, W]`: what the network returned. 2B rows mean
+            classifier-free guidance (rows 0..B-1 conditional, B..2B-1 null); 2C channels mean that the
+            second C are the learned variance. Any batch and channel stride; pixels evenly spaced.
+        table: float32 `[S, len(Coefficient)]`, contiguous.
+        step: int32 or int64, one element: the respaced index i, 0..S-1, row of `table` and noise counter.
+        cfg_scale: out = null + cfg_scale * (cond - null).
+        cfg_channels: guide channels below this, 0..C; the others use the conditional half as it is.
+        modes: float32 `[B, C, H, W]`, contiguous; None for an unguided step.
+        seeds: int64 or uint64 `[B]`: draw the noise from the counter (`philox_normal`).
+        noise: float32 `[B, C, H, W]`, contiguous: use this noise instead. With neither, none is added.
+        net_input: `out`'s dtype `[B or 2B, C, H, W]`, contiguous: receives x_{i-1}, in both halves of 2B.
+        stream: noise counter word 2, 0..2**32-1.
+
+    Returns:
+        `x`, updated in place.
+
+    Raises:
+        ValueError: a shape, dtype, device, layout or range is wrong, or x is on CUDA and Triton is missing.
+    """
+    options = {"modes": modes, "seeds": seeds, "noise": noise, "net_input": net_input}
+    if not (x.is_cuda or os.environ.get("TRITON_INTERPRET") == "1"):
+        return guided_step_reference(
+            x, out, table, step, cfg_scale=cfg_scale, cfg_channels=cfg_channels, stream=stream, **options
+        )
+    _check_arguments(x, out, table, step, cfg_channels, stream, **options)
+    raise NotImplementedError
+
+
+def _check_arguments(
+    x: Tensor,
+    out: Tensor,
+    table: Tensor,
+    step: Tensor,
+    cfg_channels: int,
+    stream: int,
+    modes: Tensor | None,
+    seeds: Tensor | None,
+    noise: Tensor | None,
+    net_input: Tensor | None,
+) -> None:
+    """Refuse what the kernel would read or write wrongly; looks at no tensor's values."""
+    if x.ndim != 4:
+        raise ValueError(f"x must be [B, C, H, W], got {list(x.shape)}")
+    B, C, H, W = x.shape
+    two = (B, 2 * B)
+    f32, ints = (torch.float32,), (torch.int64, torch.uint64)
+    _check("x", x, x.device, f32, [(B, C, H, W)])
+    _check("out", out, x.device, _OUT_DTYPES, [(n, c, H, W) for n in two for c in (C, 2 * C)], dense=False)
+    _check("table", table, x.device, f32, [(table.shape[0] if table.ndim else 0, len(Coefficient))])
+    _check("step", step, x.device, (torch.int32, torch.int64), [(), (1,)])
+    if modes is not None:
+        _check("modes", modes, x.device, f32, [(B, C, H, W)])
+    if seeds is not None:
+        _check("seeds", seeds, x.device, ints, [(B,)])
+    if noise is not None:
+        _check("noise", noise, x.device, f32, [(B, C, H, W)])
+    if net_input is not None:
+        _check("net_input", net_input, x.device, (out.dtype,), [(n, C, H, W) for n in two])
+    if H > 1 and W > 1 and out.stride(2) != W * out.stride(3):
+        raise ValueError(f"out must have evenly spaced pixels, got strides {list(out.stride())}")
+    if not 0 <= cfg_channels <= C:
+        raise ValueError(f"cfg_channels must be from 0 to {C}, got {cfg_channels}")
+    if not 0 <= stream <= 0xFFFFFFFF:
+        raise ValueError(f"stream must be from 0 to 2**32-1, got {stream}")
+
+
+def _check(
+    name: str,
+    tensor: Tensor,
+    device: torch.device,
+    dtypes: tuple[torch.dtype, ...],
+    shapes: list[tuple[int, ...]],
+    dense: bool = True,
+) -> None:
+    if tensor.device != device:
+        raise ValueError(f"{name} must be on the device of x, {device}, got {tensor.device}")
+    if tensor.dtype not in dtypes:
+        raise ValueError(f"{name} must be {' or '.join(str(d) for d in dtypes)}, got {tensor.dtype}")
+    if tuple(tensor.shape) not in shapes:
+        allowed = " or ".join(str(list(shape)) for shape in dict.fromkeys(shapes))
+        raise ValueError(f"{name} must be {allowed}, got {list(tensor.shape)}")
+    if dense and not tensor.is_contiguous():
+        raise ValueError(f"{name} must be contiguous, got strides {list(tensor.stride())}")
