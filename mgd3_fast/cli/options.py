@@ -1,0 +1,77 @@
+"""Command-line options read off the fields of a configuration, and the configuration read off the options."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Mapping
+from dataclasses import MISSING, Field, fields
+from typing import Any, NoReturn, TypeVar
+
+Config = TypeVar("Config")
+
+
+class OneLineParser(argparse.ArgumentParser):
+    """An argument parser whose complaint is one line on standard error, exit status 2."""
+
+    def error(self, message: str) -> NoReturn:
+        """Say what is wrong and where the help is, then leave with status 2."""
+        print(f"mgd3-fast: error: {' '.join(message.split())} (see {self.prog} --help)", file=sys.stderr)
+        raise SystemExit(2)
+
+
+def add_options(
+    parser: argparse.ArgumentParser, config_class: type[Any], *, flags: Mapping[str, str] | None = None
+) -> None:
+    """Give a parser one option per field that was declared with `mgd3_fast.config.option`.
+
+    Args:
+        parser: Receives the options.
+        config_class: Dataclass whose fields carry help, choices and parser in their metadata.
+        flags: Option names that differ from the field's, by field name.
+    """
+    declared = [one for one in fields(config_class) if "help" in one.metadata]
+    for one in sorted(declared, key=lambda one: one.default is not MISSING):
+        parser.add_argument(
+            (flags or {}).get(one.name, "--" + one.name.replace("_", "-")),
+            dest=one.name,
+            default=argparse.SUPPRESS,
+            required=one.default is MISSING,
+            metavar=one.metadata["metavar"] or "|".join(one.metadata["choices"]) or one.name.upper(),
+            help=_help_text(one),
+        )
+
+
+def config_from(arguments: argparse.Namespace, config_class: type[Config]) -> Config:
+    """Build a configuration from parsed options; what was not given keeps its default.
+
+    Args:
+        arguments: What `add_options`' parser returned.
+        config_class: The same dataclass.
+
+    Returns:
+        The configuration, checked.
+
+    Raises:
+        UserError: If a value is out of range.
+    """
+    given: dict[str, Any] = {}
+    for one in fields(config_class):  # type: ignore[arg-type]
+        if hasattr(arguments, one.name):
+            given[one.name] = _parsed(one, getattr(arguments, one.name))
+    return config_class(**given)
+
+
+def _help_text(one: Field[Any]) -> str:
+    text = str(one.metadata["help"]).replace("%", "%%")
+    if one.default is MISSING:
+        return f"{text} (required)"
+    return text if one.default is None else f"{text} (default: {one.default})"
+
+
+def _parsed(one: Field[Any], text: str) -> Any:
+    """Text the field's parser refuses goes on as it is: the configuration's own check names the rule."""
+    try:
+        return one.metadata["parse"](text)
+    except ValueError:
+        return text

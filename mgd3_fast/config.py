@@ -1,0 +1,278 @@
+"""What a run is asked to do: frozen configurations, checked when they are made.
+
+Each stage needs what the stage before it needs and a little more, so `EncodeConfig` grows into `DiscoverConfig` and
+that into `DistillConfig`. The command line reads its options, defaults and help from these fields.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import MISSING, dataclass, field, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mgd3_fast.errors import UserError
+
+if TYPE_CHECKING:
+    from mgd3_fast.generators import SamplingDefaults
+
+SAMPLERS = ("ddpm", "ddim")
+SPACINGS = ("linspace", "ddim")
+GUIDANCE_FORMS = ("auto", "posterior", "epsilon", "x0")
+DISCOVERIES = ("kmeans",)
+BACKENDS = ("auto", "eager", "compiled")
+PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+FORMATS = ("imagefolder", "numeric")
+ON_BAD_IMAGE = ("error", "skip")
+LARGEST_SEED = 2**32 - 1  # scikit-learn takes no larger one
+
+
+def auto_or_int(text: str) -> int | str:
+    """Read "auto" or a whole number."""
+    return text if text == "auto" else int(text)
+
+
+def option(
+    help: str,  # noqa: A002 (argparse's own word)
+    *,
+    default: Any = MISSING,
+    parse: Callable[[str], Any] = str,
+    choices: Sequence[str] = (),
+    metavar: str | None = None,
+) -> Any:
+    """Declare a field that the command line offers as an option.
+
+    Args:
+        help: Help text, without the default, which is added.
+        default: Default value; a field without one is a required option.
+        parse: Turns the option's text into the field's value; text it refuses is left to the checks of `__post_init__`.
+        choices: Allowed words, checked by `check_choices`.
+        metavar: How the value is named in the help.
+
+    Returns:
+        A dataclass field.
+    """
+    return field(
+        default=default,
+        metadata={"help": help, "parse": parse, "choices": tuple(choices), "metavar": metavar},
+    )
+
+
+def check_choices(config: Any) -> None:
+    """Refuse a field whose value is not among its declared choices.
+
+    Raises:
+        UserError: Naming the field, the value and the allowed ones.
+    """
+    for declared in fields(config):
+        choices, value = declared.metadata.get("choices", ()), getattr(config, declared.name)
+        if choices and value is not None and value not in choices:
+            raise UserError(f"{declared.name} must be one of {', '.join(choices)}, got {value!r}")
+
+
+def check_whole(name: str, value: object, lowest: int, highest: int | None = None) -> None:
+    """Refuse a value that is not a whole number from `lowest` to `highest`.
+
+    Raises:
+        UserError: Naming the field, the range and the value.
+    """
+    span = f"of at least {lowest}" if highest is None else f"from {lowest} to {highest}"
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    if not whole or value < lowest or (highest is not None and value > highest):  # type: ignore[operator]
+        raise UserError(f"{name} must be a whole number {span}, got {value!r}")
+
+
+def check_number(name: str, value: object, lowest: float, highest: float = math.inf) -> None:
+    """Refuse a value that is not a finite number from `lowest` to `highest`.
+
+    Raises:
+        UserError: Naming the field, the range and the value.
+    """
+    span = f"of at least {lowest:g}" if highest == math.inf else f"from {lowest:g} to {highest:g}"
+    number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    if not number or not lowest <= value <= highest:  # type: ignore[operator]
+        raise UserError(f"{name} must be a finite number {span}, got {value!r}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncodeConfig:
+    """What the encode stage needs: a dataset and the autoencoder of a generator.
+
+    Raises:
+        UserError: If a field is out of range; the message names the field, the rule and the value.
+    """
+
+    dataset: str = option(
+        "mnist5k, imagenet1k, imagenet100, imagenette, imagewoof, imageidc, imagenet-a .. imagenet-e,"
+        " or the path of a folder with one folder of images per class",
+        metavar="NAME|PATH",
+    )
+    data_dir: Path | str | None = option(
+        "ILSVRC tree that the imagenet names are class lists over (default: $IMAGENET_DIR)",
+        default=None,
+        parse=Path,
+        metavar="PATH",
+    )
+    classes: str | None = option(
+        "only these classes: names separated by commas (default: all)", default=None, metavar="NAMES"
+    )
+    generator: str = option(
+        "auto (demo-mnist5k for mnist5k, else dit-xl-2-256), demo-mnist5k, dit-xl-2-256, dit-xl-2-512, a checkpoint file,"
+        " a generator folder or a hub id",
+        default="auto",
+        metavar="NAME|PATH|ID",
+    )
+    vae: str | None = option(
+        "another autoencoder than the generator's own: a diffusers folder or hub id",
+        default=None,
+        metavar="PATH|ID",
+    )
+    on_bad_image: str = option(
+        "what to do about an image that cannot be read", default="error", choices=ON_BAD_IMAGE
+    )
+    precision: str = option(
+        "number format of the networks; auto is fp32 on a CPU, bf16 on a GPU that has it",
+        default="auto",
+        choices=PRECISIONS,
+    )
+    device: str = option("auto, cpu, cuda or cuda:N", default="auto", metavar="NAME")
+    cache_dir: Path | str | None = option(
+        "where latents are kept for later runs (default: $MGD3_CACHE or ~/.cache/mgd3-fast)",
+        default=None,
+        parse=Path,
+        metavar="PATH",
+    )
+
+    def __post_init__(self) -> None:
+        check_choices(self)
+        if not self.dataset:
+            raise UserError("dataset must be a name or a path, got an empty string")
+        if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device):
+            raise UserError(f"device must be auto, cpu, cuda or cuda:N, got {self.device!r}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiscoverConfig(EncodeConfig):
+    """What the discover stage needs besides the latents: how many modes per class, found how, written where."""
+
+    ipc: int = option("images per class, and so modes per class", parse=int, metavar="N")
+    out: Path | str = option("folder that receives the result", parse=Path, metavar="PATH")
+    discovery: str = option("how modes are found in the latents", default="kmeans", choices=DISCOVERIES)
+    seed: int = option("seed of the run: of the modes and of every image", default=0, parse=int, metavar="N")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_whole("ipc", self.ipc, 1)
+        check_whole("seed", self.seed, 0, LARGEST_SEED)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DistillConfig(DiscoverConfig):
+    """Everything the main job is asked to do; `None` stands for the generator's own default."""
+
+    modes: Path | str | None = option(
+        "modes.safetensors of an earlier run or of `discover` (default: the one in --out, if any)",
+        default=None,
+        parse=Path,
+        metavar="PATH",
+    )
+    sampler: str | None = option("reverse process (default: the generator's)", default=None, choices=SAMPLERS)
+    steps: int | None = option(
+        "denoising steps (default: the generator's, 50 for DiT)", default=None, parse=int, metavar="N"
+    )
+    spacing: str = option("which of the timesteps are visited", default="linspace", choices=SPACINGS)
+    eta: float = option("noise of ddim, from 0 (none) to 1", default=0.0, parse=float, metavar="X")
+    cfg_scale: float | None = option(
+        "classifier-free guidance (default: the generator's, 4.0 for DiT)",
+        default=None,
+        parse=float,
+        metavar="X",
+    )
+    mode_scale: float | None = option(
+        "strength of mode guidance, 0 is off (default: the generator's, 0.1 for DiT)",
+        default=None,
+        parse=float,
+        metavar="X",
+    )
+    t_stop: int | None = option(
+        "guide while the step index is above this (default: the generator's, half of the steps for DiT)",
+        default=None,
+        parse=int,
+        metavar="N",
+    )
+    guidance_form: str = option(
+        "form of mode guidance; auto is posterior for ddpm and epsilon for ddim",
+        default="auto",
+        choices=GUIDANCE_FORMS,
+    )
+    backend: str = option("what runs the network", default="auto", choices=BACKENDS)
+    batch_size: int | str = option(
+        "images per batch; auto depends on the whole run and the device only",
+        default="auto",
+        parse=auto_or_int,
+        metavar="N|auto",
+    )
+    shard: str = option(
+        "do the I-th of N parts; parts may run at the same time, on any machines, into one --out",
+        default="1/1",
+        metavar="I/N",
+    )
+    format: str = option(
+        "imagefolder names folders by class, numeric by label", default="imagefolder", choices=FORMATS
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.steps is not None:
+            check_whole("steps", self.steps, 1)
+        if self.t_stop is not None:
+            check_whole("t_stop", self.t_stop, 0, self.steps)
+        for name in ("cfg_scale", "mode_scale"):
+            if getattr(self, name) is not None:
+                check_number(name, getattr(self, name), 0.0)
+        check_number("eta", self.eta, 0.0, 1.0)
+        if self.eta > 0 and self.sampler == "ddpm":
+            raise UserError(f"eta must be 0 with sampler ddpm, which has its own noise, got {self.eta:g}")
+        if self.batch_size != "auto":
+            check_whole("batch_size", self.batch_size, 1)
+        self.shard_of()
+
+    def shard_of(self) -> tuple[int, int]:
+        """Read `shard`.
+
+        Returns:
+            The number of this part, from 1, and how many parts there are.
+
+        Raises:
+            UserError: If it is not I/N with 1 <= I <= N.
+        """
+        match = re.fullmatch(r"(\d+)/(\d+)", self.shard)
+        part, parts = (int(match[1]), int(match[2])) if match else (0, 0)
+        if not 1 <= part <= parts:
+            raise UserError(f"shard must be I/N with I from 1 to N, got {self.shard!r}")
+        return part, parts
+
+    def with_defaults_of(self, defaults: SamplingDefaults) -> DistillConfig:
+        """Fill every `None` from a generator's defaults; `t_stop` keeps its share of the steps.
+
+        Args:
+            defaults: What the generator is sampled with unless told otherwise.
+
+        Returns:
+            A configuration in which sampler, steps, scales and `t_stop` are set.
+
+        Raises:
+            UserError: If what was given does not fit the generator's steps.
+        """
+        steps = defaults.steps if self.steps is None else self.steps
+        t_stop = round(defaults.t_stop * steps / defaults.steps) if self.t_stop is None else self.t_stop
+        return replace(
+            self,
+            sampler=defaults.sampler if self.sampler is None else self.sampler,
+            steps=steps,
+            cfg_scale=defaults.cfg_scale if self.cfg_scale is None else self.cfg_scale,
+            mode_scale=defaults.mode_scale if self.mode_scale is None else self.mode_scale,
+            t_stop=t_stop,
+        )
