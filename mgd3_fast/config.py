@@ -1,7 +1,8 @@
 """What a run is asked to do: frozen configurations, checked when they are made.
 
-Each stage needs what the stage before it needs and a little more, so `EncodeConfig` grows into `DiscoverConfig` and
-that into `DistillConfig`. The command line reads its options, defaults and help from these fields.
+Each stage needs what the stage before it needs and a little more, so `EncodeConfig` grows into
+`DiscoverConfig` and that into `DistillConfig`. The command line reads its options, defaults and help from
+these fields.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ def auto_or_int(text: str) -> int | str:
 
 
 def option(
-    help: str,  # noqa: A002 (argparse's own word)
+    help: str,
     *,
     default: Any = MISSING,
     parse: Callable[[str], Any] = str,
@@ -47,7 +48,7 @@ def option(
     Args:
         help: Help text, without the default, which is added.
         default: Default value; a field without one is a required option.
-        parse: Turns the option's text into the field's value; text it refuses is left to the checks of `__post_init__`.
+        parse: Turns the option's text into the field's value; text it refuses is left to `__post_init__`.
         choices: Allowed words, checked by `check_choices`.
         metavar: How the value is named in the help.
 
@@ -119,8 +120,8 @@ class EncodeConfig:
         "only these classes: names separated by commas (default: all)", default=None, metavar="NAMES"
     )
     generator: str = option(
-        "auto (demo-mnist5k for mnist5k, else dit-xl-2-256), demo-mnist5k, dit-xl-2-256, dit-xl-2-512, a checkpoint file,"
-        " a generator folder or a hub id",
+        "auto (demo-mnist5k for mnist5k, else dit-xl-2-256), demo-mnist5k, dit-xl-2-256, dit-xl-2-512,"
+        " a checkpoint file, a generator folder or a hub id",
         default="auto",
         metavar="NAME|PATH|ID",
     )
@@ -155,7 +156,7 @@ class EncodeConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class DiscoverConfig(EncodeConfig):
-    """What the discover stage needs besides the latents: how many modes per class, found how, written where."""
+    """What the discover stage needs besides latents: how many modes per class, found how, written where."""
 
     ipc: int = option("images per class, and so modes per class", parse=int, metavar="N")
     out: Path | str = option("folder that receives the result", parse=Path, metavar="PATH")
