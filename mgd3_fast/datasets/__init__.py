@@ -1,0 +1,42 @@
+"""Dataset names and folders become classes in label order, and a stream of centre-cropped images."""
+
+from mgd3_fast.datasets.batches import (
+    BAD_IMAGE_RULES,
+    BadImage,
+    ImageBatch,
+    batch_images,
+    by_class,
+    image_batches,
+    stream_images,
+)
+from mgd3_fast.datasets.cropping import center_crop
+from mgd3_fast.datasets.dataset import Dataset, ImageClass, describe
+from mgd3_fast.datasets.decoding import BadImageError, decode_image
+from mgd3_fast.datasets.imagenet import IMAGENET_NAMES, imagenet_class_titles, imagenet_classes
+from mgd3_fast.datasets.images import ArrayImages, FileImages, ImageFile, ImageSource
+from mgd3_fast.datasets.opening import DATASET_NAMES, open_dataset
+
+__all__ = [
+    "BAD_IMAGE_RULES",
+    "DATASET_NAMES",
+    "IMAGENET_NAMES",
+    "ArrayImages",
+    "BadImage",
+    "BadImageError",
+    "Dataset",
+    "FileImages",
+    "ImageBatch",
+    "ImageClass",
+    "ImageFile",
+    "ImageSource",
+    "batch_images",
+    "by_class",
+    "center_crop",
+    "decode_image",
+    "describe",
+    "image_batches",
+    "imagenet_class_titles",
+    "imagenet_classes",
+    "open_dataset",
+    "stream_images",
+]

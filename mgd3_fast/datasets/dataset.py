@@ -1,0 +1,149 @@
+"""A labelled set of images: its classes in label order, where their images lie, and what identifies them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+
+from PIL import Image
+
+from mgd3_fast.datasets.images import ImageSource
+from mgd3_fast.datasets.selector import select_classes
+
+_MAX_LISTED_CLASSES = 20
+
+
+@dataclass(frozen=True)
+class ImageClass:
+    """One class.
+
+    Args:
+        name: Wnid or folder name.
+        label: Position in the full class list, whatever subset is opened.
+        images: Its images, in a fixed order.
+    """
+
+    name: str
+    label: int
+    images: ImageSource
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hex sha256 of class name, image names and sizes: the same for every copy of the files."""
+        return _sha256(f"{self.name}\n{self.images.content_key()}")
+
+    @cached_property
+    def cache_key(self) -> str:
+        """Hex sha256 that also covers times of change; knows nothing of label, subset or path."""
+        return _sha256(f"{self.name}\n{self.images.cache_key()}")
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Classes in label order.
+
+    Args:
+        name: What it was opened as, such as "imagenette", or the folder's name.
+        classes: The opened classes, ascending by label.
+        all_class_names: The full list that labels count in.
+        split: "train", "val" or "test".
+        root: Folder that holds the class folders, or None when the images are in memory.
+        notes: One-line warnings about the images found.
+    """
+
+    name: str
+    classes: tuple[ImageClass, ...]
+    all_class_names: tuple[str, ...]
+    split: str = "train"
+    root: str | None = None
+    notes: list[str] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return sum(len(cls) for cls in self.classes)
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the opened classes."""
+        return tuple(cls.name for cls in self.classes)
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Images of each opened class."""
+        return {cls.name: len(cls) for cls in self.classes}
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hex sha256 over labels, names and fingerprints of the opened classes; machine independent."""
+        return _sha256("\n".join(f"{cls.label} {cls.name} {cls.fingerprint}" for cls in self.classes))
+
+    @cached_property
+    def class_list_hash(self) -> str:
+        """Hex sha256 of the names of the full class list joined by newlines: fixes what labels mean."""
+        return _sha256("\n".join(self.all_class_names))
+
+    def load(self, class_index: int, image_index: int) -> Image.Image:
+        """Read one image.
+
+        Args:
+            class_index: Position in `classes` (not the label).
+            image_index: Position in that class.
+
+        Returns:
+            RGB image at full size.
+
+        Raises:
+            BadImageError: The image is damaged.
+            OSError: The file cannot be read.
+        """
+        return self.classes[class_index].images.load(image_index)
+
+    def subset(self, classes: str | Iterable[int]) -> Dataset:
+        """Keep some classes, with their labels.
+
+        Args:
+            classes: A selector as of `--classes` ("0-9,n01440764"), or labels.
+
+        Returns:
+            The chosen classes, in label order.
+
+        Raises:
+            UserError: A class is unknown, or not among the opened ones.
+        """
+        labels = select_classes(classes, self.all_class_names, opened=[cls.label for cls in self.classes])
+        return replace(self, classes=tuple(cls for cls in self.classes if cls.label in labels))
+
+
+def describe(dataset: Dataset) -> str:
+    """Say in a few lines what was found.
+
+    Args:
+        dataset: An opened dataset.
+
+    Returns:
+        Name, split, place and totals; images per class (summarised above 20 classes); warnings.
+    """
+    counts = dataset.counts
+    place = f" in {dataset.root}" if dataset.root else ""
+    opened = f"{len(counts)} of {len(dataset.all_class_names)} classes"
+    if len(counts) == len(dataset.all_class_names):
+        opened = "1 class" if len(counts) == 1 else f"{len(counts)} classes"
+    lines = [f"{dataset.name} ({dataset.split}): {opened}, {len(dataset):,} images{place}"]
+    if len(counts) <= _MAX_LISTED_CLASSES:
+        lines.append("images per class: " + ", ".join(f"{name} {count}" for name, count in counts.items()))
+    else:
+        ordered = sorted(counts, key=counts.__getitem__)
+        least, middle, most = ordered[0], ordered[len(ordered) // 2], ordered[-1]
+        lines.append(
+            f"images per class: {counts[least]} ({least}) to {counts[most]} ({most}), median {counts[middle]}"
+        )
+    lines += [f"warning: {note}" for note in dataset.notes]
+    return "\n".join(lines)
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
