@@ -33,7 +33,7 @@ class Coefficient(IntEnum):
     NEXT_FROM_X = 4
     """Mean of x_{t-1} from x: the DDPM posterior's coefficient, or DDIM's with epsilon' eliminated."""
     PUSH = 5
-    """Pull of x_{t-1} to the mode in units of sigma: guidance form `posterior` (lambda); g of the unshifted x0."""
+    """Pull of x_{t-1} to the mode in units of sigma: guidance form `posterior` (lambda), x0 as it is."""
     LOG_VAR_MIN = 6
     """Log variance at v = -1 (the posterior's), and the whole of it when none is learned."""
     LOG_VAR_MAX = 7

@@ -6,6 +6,7 @@ Shape letters: B images, C channels, H W latent size, S steps.
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -120,7 +121,23 @@ def guided_step(
             x, out, table, step, cfg_scale=cfg_scale, cfg_channels=cfg_channels, stream=stream, **options
         )
     _check_arguments(x, out, table, step, cfg_channels, stream, **options)
-    raise NotImplementedError
+    if x.numel():
+        _kernel_launcher()(
+            x, out, table, step, cfg_scale=cfg_scale, cfg_channels=cfg_channels, stream=stream, **options
+        )
+    return x
+
+
+def _kernel_launcher() -> Callable[..., None]:
+    try:
+        from mgd3_kernels.triton_guided_step import launch
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] != "triton":
+            raise
+        raise ValueError(
+            "device must be cpu where Triton is missing, got cuda: install it with pip install 'triton>=3.2'"
+        ) from error
+    return launch
 
 
 def _check_arguments(

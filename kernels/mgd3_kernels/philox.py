@@ -68,7 +68,7 @@ def philox4x32(counter: Tensor, key: Tensor, rounds: int = 10) -> Tensor:
             raise ValueError(f"{name} must be int64 [..., {size}], got {tensor.dtype} {list(tensor.shape)}")
     if rounds < 1:
         raise ValueError(f"rounds must be at least 1, got {rounds}")
-    leading = torch.broadcast_shapes(counter.shape[:-1], key.shape[:-1])
+    leading = (counter[..., 0] ^ key[..., 0]).shape
     c0, c1, c2, c3 = counter.expand(*leading, 4).unbind(-1)
     k0, k1 = key.expand(*leading, 2).unbind(-1)
     return torch.stack(_philox_words((c0, c1, c2, c3), (k0, k1), rounds), dim=-1)
