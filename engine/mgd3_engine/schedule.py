@@ -1,0 +1,209 @@
+"""Noise schedules in float64, and the shorter schedules that a run of S steps uses.
+
+Shape letters: T timesteps of the trained schedule, S respaced steps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+Float64Array = npt.NDArray[np.float64]
+Int64Array = npt.NDArray[np.int64]
+Scalar = TypeVar("Scalar", np.float64, np.int64)
+
+SPACINGS = ("linspace", "ddim")
+
+
+class NoiseSchedule:
+    """The betas a network was trained with: q(x_t | x_{t-1}) = N(sqrt(1 - beta_t) x_{t-1}, beta_t I).
+
+    Ho et al. 2020, Eq. 2; abar_t = prod_{s <= t} (1 - beta_s), Eq. 4.
+
+    Args:
+        betas: `[T]`, each above 0 and below 1; kept as float64.
+
+    Raises:
+        ValueError: `betas` is empty, not one-dimensional, or holds a value outside (0, 1).
+    """
+
+    def __init__(self, betas: Sequence[float] | Float64Array) -> None:
+        values = np.array(betas, dtype=np.float64)
+        if values.ndim != 1 or not values.size:
+            raise ValueError(
+                f"betas must be a sequence of at least one number, got shape {list(values.shape)}"
+            )
+        outside = ~((values > 0.0) & (values < 1.0))
+        if outside.any():
+            index = int(outside.argmax())
+            raise ValueError(f"betas must be above 0 and below 1, got {values[index]} at timestep {index}")
+        self.betas: Float64Array = _frozen(values)
+        self.alphas_cumprod: Float64Array = _frozen(np.cumprod(1.0 - values, dtype=np.float64))
+
+    @classmethod
+    def linear(cls, n: int = 1000, start: float = 1e-4, end: float = 2e-2) -> NoiseSchedule:
+        """Space betas evenly from `start` to `end` (Ho et al. 2020, section 4; DiT).
+
+        Args:
+            n: Timesteps T, at least 1.
+            start: First beta, in (0, 1).
+            end: Last beta, in (0, 1).
+
+        Returns:
+            The schedule.
+
+        Raises:
+            ValueError: `n` is below 1 or a beta lies outside (0, 1).
+        """
+        return cls(np.linspace(start, end, _at_least_one("n", n), dtype=np.float64))
+
+    @classmethod
+    def scaled_linear(cls, n: int = 1000, start: float = 0.00085, end: float = 0.012) -> NoiseSchedule:
+        """Space square roots of betas evenly (latent diffusion: Rombach et al. 2022, released code).
+
+        Args:
+            n: Timesteps T, at least 1.
+            start: First beta, in (0, 1).
+            end: Last beta, in (0, 1).
+
+        Returns:
+            The schedule.
+
+        Raises:
+            ValueError: `n` is below 1 or a beta lies outside (0, 1).
+        """
+        if start < 0.0 or end < 0.0:
+            raise ValueError(f"betas must be above 0 and below 1, got start {start} and end {end}")
+        roots = np.linspace(start**0.5, end**0.5, _at_least_one("n", n), dtype=np.float64)
+        return cls(roots**2)
+
+    def respaced(self, steps: int, spacing: str = "linspace") -> RespacedSchedule:
+        """Keep `steps` of the timesteps, with betas such that abar at each is unchanged.
+
+        beta_i = 1 - abar(S_i) / abar(S_{i-1}), abar(S_{-1}) = 1 (Nichol & Dhariwal 2021, section 4).
+
+        Args:
+            steps: S, from 1 to T.
+            spacing: "linspace" visits S_i = round(i (T - 1) / (S - 1)), as the authors of DiT sample;
+                "ddim" visits 0, r, 2r, ... with the smallest whole stride r that gives exactly S timesteps.
+
+        Returns:
+            The shorter schedule, index 0 the least noisy.
+
+        Raises:
+            ValueError: `steps` or `spacing` is not among the allowed ones.
+        """
+        if not isinstance(steps, int | np.integer) or not 1 <= steps <= len(self.betas):
+            raise ValueError(f"steps must be a whole number from 1 to {len(self.betas)}, got {steps!r}")
+        if spacing == "linspace":
+            timesteps = _linspace_timesteps(len(self.betas), int(steps))
+        elif spacing == "ddim":
+            timesteps = _ddim_timesteps(len(self.betas), int(steps))
+        else:
+            raise ValueError(f"spacing must be one of {', '.join(SPACINGS)}, got {spacing!r}")
+        return RespacedSchedule.from_alphas_cumprod(timesteps, self.alphas_cumprod[timesteps])
+
+    def __len__(self) -> int:
+        return len(self.betas)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, NoiseSchedule) and np.array_equal(self.betas, other.betas)
+
+    def __hash__(self) -> int:
+        return hash(self.betas.tobytes())
+
+    def __repr__(self) -> str:
+        return f"NoiseSchedule({len(self.betas)} betas, {self.betas[0]:.6g} .. {self.betas[-1]:.6g})"
+
+
+@dataclass(frozen=True, eq=False)
+class RespacedSchedule:
+    """The schedule of one run; every array is `[S]`, float64 unless said otherwise.
+
+    Args:
+        timesteps: int64; S_i, the timestep of the trained schedule that the network is told at step i.
+        betas: Variance that respaced step i adds.
+        alphas_cumprod: abar_i.
+        alphas_cumprod_prev: abar_{i-1}, 1 at i = 0.
+        posterior_variance: betatilde_i = beta_i (1 - abar_{i-1}) / (1 - abar_i) (Ho et al. 2020, Eq. 7).
+        posterior_log_variance_clipped: log betatilde_i, with betatilde_1 in place of betatilde_0 = 0 (with
+            a single step, beta_0).
+        posterior_mean_x0: Coefficient of x0 in the posterior mean (Ho et al. 2020, Eq. 7).
+        posterior_mean_xt: Coefficient of x_t in it.
+    """
+
+    timesteps: Int64Array
+    betas: Float64Array
+    alphas_cumprod: Float64Array
+    alphas_cumprod_prev: Float64Array
+    posterior_variance: Float64Array
+    posterior_log_variance_clipped: Float64Array
+    posterior_mean_x0: Float64Array
+    posterior_mean_xt: Float64Array
+
+    def __len__(self) -> int:
+        return len(self.timesteps)
+
+    @classmethod
+    def from_alphas_cumprod(cls, timesteps: Int64Array, abar: Float64Array) -> RespacedSchedule:
+        """Derive every array from abar at the kept timesteps.
+
+        Args:
+            timesteps: int64 `[S]`, increasing.
+            abar: float64 `[S]`, strictly decreasing, in (0, 1).
+
+        Returns:
+            The schedule.
+        """
+        previous = np.concatenate([[1.0], abar[:-1]])
+        betas = 1.0 - abar / previous
+        variance = betas * (1.0 - previous) / (1.0 - abar)
+        clipped = np.concatenate([variance[1:2] if len(abar) > 1 else betas, variance[1:]])
+        return cls(
+            timesteps=_frozen(timesteps),
+            betas=_frozen(betas),
+            alphas_cumprod=_frozen(abar),
+            alphas_cumprod_prev=_frozen(previous),
+            posterior_variance=_frozen(variance),
+            posterior_log_variance_clipped=_frozen(np.log(clipped)),
+            posterior_mean_x0=_frozen(betas * np.sqrt(previous) / (1.0 - abar)),
+            posterior_mean_xt=_frozen((1.0 - previous) * np.sqrt(1.0 - betas) / (1.0 - abar)),
+        )
+
+
+def _linspace_timesteps(n: int, steps: int) -> Int64Array:
+    """Round the multiples of (n - 1) / (steps - 1); one step alone is timestep 0, as in the original."""
+    stride = (n - 1) / (steps - 1) if steps > 1 else 1.0
+    timesteps, place = [], 0.0
+    # The original adds the stride up instead of multiplying; the last bit of the sum decides some roundings.
+    for _ in range(steps):
+        timesteps.append(round(place))
+        place += stride
+    return np.array(timesteps, dtype=np.int64)
+
+
+def _ddim_timesteps(n: int, steps: int) -> Int64Array:
+    for stride in range(1, n + 1):
+        if len(range(0, n, stride)) == steps:
+            return np.arange(0, n, stride, dtype=np.int64)
+    counts = {len(range(0, n, stride)) for stride in range(1, n + 1)}
+    near = f"{max(c for c in counts if c < steps)} or {min(c for c in counts if c > steps)}"
+    raise ValueError(
+        f"steps must divide {n} timesteps by a whole stride for spacing ddim (as {near}), got {steps}"
+    )
+
+
+def _frozen(values: npt.NDArray[Scalar]) -> npt.NDArray[Scalar]:
+    values = values.copy()
+    values.setflags(write=False)
+    return values
+
+
+def _at_least_one(name: str, value: int) -> int:
+    if value < 1:
+        raise ValueError(f"{name} must be at least 1, got {value}")
+    return value
