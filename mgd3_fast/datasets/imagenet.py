@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from bisect import bisect_left
 from collections.abc import Iterator
 from functools import cache
 from importlib import resources
@@ -180,4 +181,7 @@ def _images_of_other_split(dataset: Dataset) -> int:
 
 
 def _count_prefix(images: ImageSource, prefix: str) -> int:
-    return sum(images.name(position).startswith(prefix) for position in range(len(images)))
+    """Names are sorted, so those with a prefix lie together: two binary searches a class."""
+    positions = range(len(images))
+    first = bisect_left(positions, prefix, key=images.name)
+    return bisect_left(positions, prefix + chr(0x10FFFF), lo=first, key=images.name) - first
