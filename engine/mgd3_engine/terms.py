@@ -1,0 +1,109 @@
+"""Evaluation of guidance terms beside the fused step, in plain torch.
+
+Shape letters: B images of the batch without padding, C channels, H W latent size, R rows of the network's
+input.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from mgd3_kernels import Coefficient
+from torch import Tensor
+
+from mgd3_engine.backends import Denoiser
+from mgd3_engine.batches import BatchBuffers
+from mgd3_engine.guidance import GuidanceTerm, StepState
+from mgd3_engine.schedule import RespacedSchedule
+
+
+@dataclass(frozen=True)
+class TermEvaluator:
+    """Runs the network once for the step and the terms alike, and adds up the terms' deltas.
+
+    Args:
+        terms: At least one term.
+        respaced: The schedule of the run.
+        table: float32 `[S, len(Coefficient)]` of the run.
+        cfg_scale: Scale of classifier-free guidance.
+        cfg_channels: Channels it acts on.
+    """
+
+    terms: Sequence[GuidanceTerm]
+    respaced: RespacedSchedule
+    table: Tensor
+    cfg_scale: float
+    cfg_channels: int
+
+    def evaluate(
+        self, denoiser: Denoiser, buffers: BatchBuffers, timestep: Tensor, step: int
+    ) -> tuple[Tensor, Tensor]:
+        """Call the network, with gradients if a term needs them, then every term.
+
+        Args:
+            denoiser: The network.
+            buffers: The batch.
+            timestep: int64 `[R]`.
+            step: Respaced index i.
+
+        Returns:
+            The network's output, detached, and the sum of the deltas, float32 `[B, C, H, W]`.
+
+        Raises:
+            ValueError: A term returned something that is not a delta on x_{i-1}.
+        """
+        images = len(buffers.image_index)
+        x_t = buffers.x[:images].clone()
+        with torch.set_grad_enabled(any(term.needs_grad for term in self.terms)):
+            net_input = buffers.net_input
+            if torch.is_grad_enabled():
+                x_t.requires_grad_()
+                state_rows = torch.cat([x_t, buffers.x[images:]])  # [B + padding, C, H, W]
+                net_input = state_rows.repeat(len(net_input) // len(state_rows), 1, 1, 1).to(net_input.dtype)
+            out = denoiser(net_input, timestep, buffers.class_ids)
+            state = self._state(x_t, out, buffers, step)
+            delta = torch.zeros_like(buffers.x[:images])
+            for term in self.terms:
+                delta = delta + _checked_delta(term, state)
+        return out.detach(), delta.detach()
+
+    def _state(self, x_t: Tensor, out: Tensor, buffers: BatchBuffers, step: int) -> StepState:
+        images, C, rows = len(x_t), x_t.shape[1], len(buffers.x)
+        k = dict(zip(Coefficient, self.table[step].unbind(), strict=True))
+        pred = out[:images, :C].float()  # [B, C, H, W]
+        if len(out) == 2 * rows:
+            null = out[rows : rows + images, : self.cfg_channels].float()
+            mixed = null + self.cfg_scale * (pred[:, : self.cfg_channels] - null)
+            pred = torch.cat([mixed, pred[:, self.cfg_channels :]], dim=1)
+        log_var = k[Coefficient.LOG_VAR_MIN]
+        if out.shape[1] == 2 * C:
+            fraction = (out[:images, C:].float() + 1) / 2
+            log_var = fraction * k[Coefficient.LOG_VAR_MAX] + (1 - fraction) * log_var
+        x0 = k[Coefficient.X0_FROM_X] * x_t + k[Coefficient.X0_FROM_OUT] * pred
+        abar = float(self.respaced.alphas_cumprod[step])
+        return StepState(
+            x_t=x_t,
+            x0=x0,
+            eps=(x_t - math.sqrt(abar) * x0) / math.sqrt(1.0 - abar),
+            mean=k[Coefficient.NEXT_FROM_X0] * x0 + k[Coefficient.NEXT_FROM_X] * x_t,
+            sigma=torch.exp(0.5 * log_var),
+            step=step,
+            timestep=int(self.respaced.timesteps[step]),
+            class_ids=buffers.class_ids[:images],
+            modes=None if buffers.modes is None else buffers.modes[:images],
+            image_index=buffers.image_index,
+        )
+
+
+def _checked_delta(term: GuidanceTerm, state: StepState) -> Tensor:
+    delta = term(state)
+    if not isinstance(delta, Tensor) or delta.shape != state.x_t.shape:
+        got = list(delta.shape) if isinstance(delta, Tensor) else type(delta).__name__
+        raise ValueError(
+            f"guidance term {type(term).__name__} must return a delta on x_(i-1) of shape"
+            f" {list(state.x_t.shape)}, got {got}"
+        )
+    return delta
