@@ -12,10 +12,10 @@ from pictures import encoded, photo
 from mgd3_fast.datasets import (
     Dataset,
     FileImages,
+    ScannedFile,
     describe,
     open_dataset,
 )
-from mgd3_fast.datasets.images import ImageFile as ScannedFile
 from mgd3_fast.datasets.selector import select_classes
 from mgd3_fast.errors import UserError
 

@@ -13,7 +13,7 @@ from mgd3_fast.datasets import (
     Dataset,
     FileImages,
     ImageClass,
-    ImageFile,
+    ScannedFile,
     describe,
     imagenet_class_titles,
     imagenet_classes,
@@ -150,7 +150,7 @@ def dataset_of(
     names = names or imagenet_classes(name)
     classes = tuple(
         ImageClass(
-            wnid, names.index(wnid), FileImages(Path(wnid), [ImageFile(f, 1, 0) for f in sorted(listed)])
+            wnid, names.index(wnid), FileImages(Path(wnid), [ScannedFile(f, 1, 0) for f in sorted(listed)])
         )
         for wnid, listed in files.items()
     )

@@ -4,6 +4,7 @@ from mgd3_fast.datasets.batches import (
     BAD_IMAGE_RULES,
     BadImage,
     ImageBatch,
+    LoadedImage,
     batch_images,
     by_class,
     image_batches,
@@ -13,7 +14,7 @@ from mgd3_fast.datasets.cropping import center_crop
 from mgd3_fast.datasets.dataset import Dataset, ImageClass, describe
 from mgd3_fast.datasets.decoding import BadImageError, decode_image
 from mgd3_fast.datasets.imagenet import IMAGENET_NAMES, imagenet_class_titles, imagenet_classes
-from mgd3_fast.datasets.images import ArrayImages, FileImages, ImageFile, ImageSource
+from mgd3_fast.datasets.images import ArrayImages, FileImages, ImageSource, ScannedFile
 from mgd3_fast.datasets.opening import DATASET_NAMES, open_dataset
 
 __all__ = [
@@ -27,8 +28,9 @@ __all__ = [
     "FileImages",
     "ImageBatch",
     "ImageClass",
-    "ImageFile",
     "ImageSource",
+    "LoadedImage",
+    "ScannedFile",
     "batch_images",
     "by_class",
     "center_crop",

@@ -18,7 +18,7 @@ from PIL import Image
 from mgd3_fast.datasets.decoding import decode_image
 
 
-class ImageFile(NamedTuple):
+class ScannedFile(NamedTuple):
     """What a scan keeps of a file: name relative to the class folder, bytes, time of change in ns."""
 
     name: str
@@ -69,7 +69,7 @@ class FileImages:
 
     in_memory = False
 
-    def __init__(self, folder: Path, files: Iterable[ImageFile]) -> None:
+    def __init__(self, folder: Path, files: Iterable[ScannedFile]) -> None:
         listed = list(files)
         encoded = [os.fsencode(file.name) for file in listed]
         self.folder = folder

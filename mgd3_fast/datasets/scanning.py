@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from mgd3_fast.datasets.dataset import ImageClass
-from mgd3_fast.datasets.images import FileImages, ImageFile
+from mgd3_fast.datasets.images import FileImages, ScannedFile
 from mgd3_fast.errors import UserError
 from mgd3_fast.progress import SILENT, Progress
 
@@ -71,7 +71,7 @@ def scan_folder(folder: Path) -> FileImages:
     return FileImages(folder, sorted(_image_files(str(folder), "")))
 
 
-def _image_files(folder: str, prefix: str) -> Iterator[ImageFile]:
+def _image_files(folder: str, prefix: str) -> Iterator[ScannedFile]:
     with os.scandir(folder) as entries:
         for entry in entries:
             if entry.name.startswith("."):
@@ -81,7 +81,7 @@ def _image_files(folder: str, prefix: str) -> Iterator[ImageFile]:
             elif entry.name.lower().endswith(IMAGE_SUFFIXES):
                 found = entry.stat()
                 if stat.S_ISREG(found.st_mode):
-                    yield ImageFile(prefix + entry.name, found.st_size, found.st_mtime_ns)
+                    yield ScannedFile(prefix + entry.name, found.st_size, found.st_mtime_ns)
 
 
 def listed(names: Sequence[str], shown: int = 5) -> str:

@@ -1,0 +1,14 @@
+"""Images become latents on disk, once: every later run over the same files finds them."""
+
+from mgd3_fast.latents.encoding import Encoder, EncodeReport, encode_dataset, latent_shape
+from mgd3_fast.latents.store import ClassLatents, LatentStore, default_cache_dir
+
+__all__ = [
+    "ClassLatents",
+    "EncodeReport",
+    "Encoder",
+    "LatentStore",
+    "default_cache_dir",
+    "encode_dataset",
+    "latent_shape",
+]

@@ -1,0 +1,192 @@
+"""Safetensors files that are never half written, whose damage is noticed, and whose bytes are repeatable.
+
+The library's own writer puts metadata in random order and its temporary files under names that cannot be
+told from a running process's, so the format (eight bytes of header length, JSON header, tensors end to
+end) is written here; reading is the library's, memory-mapped.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import socket
+import time
+from collections.abc import Mapping
+from itertools import count
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+_DTYPES = {
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.int64: "I64",
+    torch.uint8: "U8",
+}
+_CHECKSUM = "sha256"
+_TEMPORARY = re.compile(r"\..+\.(\d+)-\d+@([^@]+)\.tmp")
+_DAY_S = 86_400.0
+_numbers = count()
+_being_written: set[Path] = set()
+
+
+class DamagedFileError(ValueError):
+    """A tensor file that is truncated, corrupt or of another kind."""
+
+
+class TensorFile(NamedTuple):
+    """Tensors (memory-mapped: read when they are touched) and string metadata."""
+
+    tensors: dict[str, Tensor]
+    metadata: dict[str, str]
+
+
+def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    """Write a safetensors file under a temporary name, flush it to disk, and rename it.
+
+    Args:
+        path: Target; an existing file is replaced at once or not at all.
+        tensors: float32, float16, bfloat16, int64 or uint8, on the CPU.
+        metadata: Kept in the header; a checksum of the tensors is added.
+
+    Raises:
+        OSError: The folder cannot be written or the disk is full; nothing is left behind.
+    """
+    header = _header(tensors, {**metadata, _CHECKSUM: _checksum(tensors)})
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{next(_numbers)}@{_host()}.tmp")
+    _being_written.add(temporary)
+    try:
+        with temporary.open("wb") as file:
+            file.write(len(header).to_bytes(8, "little") + header)
+            for tensor in tensors.values():
+                file.write(_bytes_of(tensor))
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+        _flush_folder(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+        _being_written.discard(temporary)
+
+
+def open_tensors(path: Path) -> TensorFile:
+    """Map a file written by `save_tensors`; header and size are checked, contents are not.
+
+    Args:
+        path: The file.
+
+    Returns:
+        Its tensors and metadata.
+
+    Raises:
+        FileNotFoundError: No such file.
+        DamagedFileError: Truncated, or not a safetensors file.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            return TensorFile(tensors, dict(file.metadata() or {}))
+    except SafetensorError as error:
+        raise DamagedFileError(f"{path} is damaged: {error}") from None
+
+
+def check_contents(path: Path, file: TensorFile) -> None:
+    """Compare a file's tensors with their checksum; reads all of them.
+
+    Args:
+        path: Where the file lies, for the message.
+        file: The opened file.
+
+    Raises:
+        DamagedFileError: The checksum is missing or differs.
+    """
+    if file.metadata.get(_CHECKSUM) != _checksum(file.tensors):
+        raise DamagedFileError(f"{path} is damaged: its contents differ from their checksum")
+
+
+def remove_leftovers(folder: Path) -> int:
+    """Delete temporary files that no running process is writing.
+
+    A temporary file names its process and machine. One of a dead process of this machine goes at once;
+    one of another machine, whose processes cannot be asked, after a day.
+
+    Args:
+        folder: Searched without its subfolders.
+
+    Returns:
+        Number of files deleted.
+    """
+    removed = 0
+    for path in folder.glob(".*.tmp"):
+        named = _TEMPORARY.fullmatch(path.name)
+        if named and path not in _being_written and _is_abandoned(path, int(named[1]), named[2]):
+            path.unlink(missing_ok=True)
+            removed += 1
+    return removed
+
+
+def _is_abandoned(path: Path, process: int, host: str) -> bool:
+    try:
+        old = time.time() - path.stat().st_mtime > _DAY_S
+    except FileNotFoundError:
+        return False
+    if host != _host():
+        return old
+    # Not being written here, a file under our own number is of an earlier process: containers restart at 1.
+    return old or process == os.getpid() or not _is_running(process)
+
+
+def _is_running(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _header(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:
+    entries: dict[str, object] = {"__metadata__": dict(sorted(metadata.items()))}
+    end = 0
+    for name, tensor in tensors.items():
+        start, end = end, end + tensor.numel() * tensor.element_size()
+        entries[name] = {
+            "dtype": _DTYPES[tensor.dtype],
+            "shape": list(tensor.shape),
+            "data_offsets": [start, end],
+        }
+    header = json.dumps(entries, separators=(",", ":")).encode()
+    # Tensors start at a multiple of 8 bytes, so that they can be mapped as they are.
+    return header + b" " * (-len(header) % 8)
+
+
+def _checksum(tensors: Mapping[str, Tensor]) -> str:
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
+        digest.update(_bytes_of(tensor))
+    return digest.hexdigest()
+
+
+def _bytes_of(tensor: Tensor) -> memoryview:
+    return tensor.detach().contiguous().flatten().view(torch.uint8).numpy().data
+
+
+def _flush_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _host() -> str:
+    return re.sub(r"[^A-Za-z0-9.-]", "-", socket.gethostname()) or "unnamed"
