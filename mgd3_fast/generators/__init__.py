@@ -1,0 +1,21 @@
+"""Model families behind one seam: network, autoencoder, conditioning, schedule and defaults."""
+
+from __future__ import annotations
+
+from mgd3_fast.generators.autoencoder import DEFAULT_VAE, KLAutoencoder
+from mgd3_fast.generators.base import Autoencoder, Generator, SamplingDefaults
+from mgd3_fast.generators.folder import ScheduleSettings, load_generator_folder, save_generator
+from mgd3_fast.generators.registry import GENERATOR_NAMES, load_generator
+
+__all__ = [
+    "DEFAULT_VAE",
+    "GENERATOR_NAMES",
+    "Autoencoder",
+    "Generator",
+    "KLAutoencoder",
+    "SamplingDefaults",
+    "ScheduleSettings",
+    "load_generator",
+    "load_generator_folder",
+    "save_generator",
+]

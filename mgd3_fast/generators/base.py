@@ -1,0 +1,154 @@
+"""The seam between a model family and everything else: a network, its autoencoder and how to sample them.
+
+Shape letters: B images, R rows of the network's input, C channels, h w latent size, P resolution in pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Protocol, TypeVar
+
+import torch
+from mgd3_engine import Denoiser, NoiseSchedule
+from torch import Tensor
+
+from mgd3_fast.generators.class_mapping import map_classes
+
+Self = TypeVar("Self", bound="Autoencoder")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplingDefaults:
+    """What a generator is sampled with unless told otherwise; the values here are MGD3's for DiT.
+
+    Args:
+        sampler: "ddpm" or "ddim".
+        steps: Denoising steps.
+        cfg_scale: Classifier-free guidance; 1 is off.
+        mode_scale: Strength of mode guidance; 0 is off.
+        t_stop: Guide while the step index is above this.
+    """
+
+    sampler: str = "ddpm"
+    steps: int = 50
+    cfg_scale: float = 4.0
+    mode_scale: float = 0.1
+    t_stop: int = 25
+
+
+class Autoencoder(Protocol):
+    """Between images and the latents that a network denoises; weights load on first use.
+
+    `downsample` is image pixels per latent pixel, `latent_channels` the channels of a latent, and
+    `scaling_factor` what brings the encoder's latents to the network's units.
+    """
+
+    @property
+    def downsample(self) -> int: ...  # noqa: D102
+
+    @property
+    def latent_channels(self) -> int: ...  # noqa: D102
+
+    @property
+    def scaling_factor(self) -> float: ...  # noqa: D102
+
+    @property
+    def digest(self) -> str:
+        """sha256 over the weights and the scaling factor: equal digests give equal latents."""
+        ...
+
+    def to(self: Self, device: torch.device | str, dtype: torch.dtype = torch.float32) -> Self:
+        """Move the networks, now or when they load; returns itself."""
+        ...
+
+    def encode(self, images: Tensor) -> Tensor:
+        """Turn uint8 `[B, 3, P, P]` into float32 `[B, C, h, w]` in the network's units."""
+        ...
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Turn float32 `[B, C, h, w]` in the network's units into uint8 `[B, 3, P, P]`."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Generator:
+    """One trained class-conditional diffusion model, of any family.
+
+    Conditioning is the denoiser's affair: it receives class ids, the null class among them. A network that
+    is conditioned on text looks up the embedding of each class's prompt, the null prompt's being the last.
+
+    Args:
+        name: Short name for reports.
+        source: Where the weights come from: a hub id or a path.
+        resolution: P, side of the square images in pixels.
+        latent_shape: (C, h, w) of one latent.
+        num_classes: Classes without the null class.
+        null_class: Id of the null class; None if the network has none, so that guidance must be off.
+        cfg_channels: Classifier-free guidance acts on the first so many channels; None is all.
+        schedule: Noise schedule of the training.
+        prediction: "epsilon" or "v".
+        learned_variance: The network's output has 2C channels, the second C being the variance.
+        defaults: Sampling settings unless told otherwise.
+        class_names: Names of the classes in the order of their ids, where they are known.
+        licence: Of the network's weights.
+        autoencoder: Between images and latents.
+        load_denoiser: Called with device and dtype; loads the weights.
+        compute_digest: sha256 of the network's weights; loads them.
+    """
+
+    name: str
+    source: str
+    resolution: int
+    latent_shape: tuple[int, int, int]
+    num_classes: int
+    null_class: int | None
+    cfg_channels: int | None
+    schedule: NoiseSchedule
+    prediction: str = "epsilon"
+    learned_variance: bool = False
+    defaults: SamplingDefaults = SamplingDefaults()
+    class_names: tuple[str, ...] | None = None
+    licence: str
+    autoencoder: Autoencoder
+    load_denoiser: Callable[[torch.device, torch.dtype], Denoiser]
+    compute_digest: Callable[[], str]
+
+    def denoiser(self, device: torch.device | str, dtype: torch.dtype) -> Denoiser:
+        """Load the network where and as it is wanted.
+
+        Args:
+            device: Where it runs.
+            dtype: Of its weights and its input.
+
+        Returns:
+            The `Denoiser`: (x `[R, C, h, w]` of `dtype`, timestep int64 `[R]`, class_ids int64 `[R]`) ->
+            `[R, C or 2C, h, w]`.
+
+        Raises:
+            UserError: The weights cannot be had or are damaged.
+        """
+        return self.load_denoiser(torch.device(device), dtype)
+
+    @cached_property
+    def digest(self) -> str:
+        """sha256 of the network's weights, whatever file layout they came in; loads them."""
+        return self.compute_digest()
+
+    def class_ids(self, class_names: Sequence[str]) -> list[int]:
+        """Find the network's id of each class of a dataset.
+
+        By name where the generator knows names; by wnid for a network of the 1,000 ImageNet classes; by
+        position where the dataset has as many classes as the network.
+
+        Args:
+            class_names: Names of the dataset's classes, in label order.
+
+        Returns:
+            One id per name.
+
+        Raises:
+            UserError: A name is unknown, or the rules above do not apply.
+        """
+        return map_classes(class_names, self.class_names, self.num_classes, self.name)

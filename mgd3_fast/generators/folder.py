@@ -1,0 +1,205 @@
+"""Our own generator folder: what `train` writes and the shipped demo model is.
+
+`generator.json` describes it, `dit.safetensors` holds the network and `vae/` the autoencoder as diffusers
+saves one. `generator.json` is written last: a folder that has it is complete.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from mgd3_engine import NoiseSchedule
+from mgd3_engine.dit import DiT, DiTConfig, load_dit, save_dit
+from mgd3_engine.dit.weight_files import read_json
+
+from mgd3_fast.errors import UserError
+from mgd3_fast.generators.autoencoder import KLAutoencoder
+from mgd3_fast.generators.base import Generator, SamplingDefaults
+from mgd3_fast.generators.dit import DIT_CFG_CHANNELS, DiTNetwork, dit_generator
+
+FORMAT_VERSION = 1
+DESCRIPTION = "generator.json"
+NETWORK = "dit.safetensors"
+AUTOENCODER = "vae"
+
+_Settings = TypeVar("_Settings", DiTConfig, SamplingDefaults, "ScheduleSettings")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScheduleSettings:
+    """A noise schedule by name, as a file can hold it.
+
+    Args:
+        kind: "linear" or "scaled_linear".
+        timesteps: Timesteps of the training.
+        start: First beta.
+        end: Last beta.
+    """
+
+    kind: str = "linear"
+    timesteps: int = 1000
+    start: float = 1e-4
+    end: float = 2e-2
+
+    def build(self) -> NoiseSchedule:
+        """Compute the betas.
+
+        Raises:
+            ValueError: The kind is unknown or a beta out of range.
+        """
+        kinds = {"linear": NoiseSchedule.linear, "scaled_linear": NoiseSchedule.scaled_linear}
+        if self.kind not in kinds:
+            raise ValueError(f"schedule kind must be one of {', '.join(kinds)}, got {self.kind!r}")
+        return kinds[self.kind](self.timesteps, self.start, self.end)
+
+
+def save_generator(
+    folder: str | Path,
+    dit: DiT,
+    *,
+    name: str,
+    vae: Any | None = None,
+    vae_source: str | None = None,
+    class_names: tuple[str, ...] | None,
+    licence: str,
+    recipe: Mapping[str, Any],
+    defaults: SamplingDefaults | None = None,
+    schedule: ScheduleSettings | None = None,
+    cfg_channels: int | None = DIT_CFG_CHANNELS,
+    dtype: torch.dtype | None = None,
+) -> None:
+    """Write a generator folder.
+
+    Args:
+        folder: The folder; made if it does not exist.
+        dit: The network.
+        name: Short name for reports.
+        vae: diffusers' `AutoencoderKL`, to be written into the folder; its `config.scaling_factor` is 1 /
+            standard deviation of the latents. None with `vae_source`, or where `folder/vae` is already there.
+        vae_source: Hub id or path of an autoencoder that is not copied into the folder.
+        class_names: In the order of the class ids, or None.
+        licence: Of the weights.
+        recipe: How it was trained: anything JSON can hold.
+        defaults: Sampling settings; None is the paper's for DiT.
+        schedule: Noise schedule of the training; None is the paper's.
+        cfg_channels: Channels that classifier-free guidance acts on; None is all.
+        dtype: Of the stored weights; None keeps the networks'.
+
+    Raises:
+        ValueError: There is no autoencoder, or its latents do not fit the network.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / DESCRIPTION).unlink(missing_ok=True)
+    if vae is not None:
+        _save_vae(folder / AUTOENCODER, vae, dtype)
+    autoencoder = KLAutoencoder(vae_source if vae_source is not None else folder / AUTOENCODER)
+    schedule = schedule if schedule is not None else ScheduleSettings()
+    defaults = defaults if defaults is not None else SamplingDefaults()
+    generator = dit_generator(
+        DiTNetwork(lambda: dit), dit.config, autoencoder, name=name, source=str(folder), licence=licence
+    )
+    save_dit(folder / NETWORK, dit, dtype=dtype)
+    description = {
+        "format": FORMAT_VERSION,
+        "name": name,
+        "resolution": generator.resolution,
+        "latent_shape": list(generator.latent_shape),
+        "class_names": None if class_names is None else list(class_names),
+        "prediction": generator.prediction,
+        "cfg_channels": cfg_channels,
+        "schedule": asdict(schedule),
+        "defaults": asdict(defaults),
+        "dit": asdict(dit.config),
+        "vae": vae_source if vae_source is not None else AUTOENCODER,
+        "licence": licence,
+        "recipe": dict(recipe),
+    }
+    _write_text(folder / DESCRIPTION, json.dumps(description, indent=2) + "\n")
+
+
+def load_generator_folder(folder: str | Path, vae: str | None = None) -> Generator:
+    """Open a generator folder; its weights load on first use, as float32.
+
+    Args:
+        folder: A folder that `save_generator` wrote.
+        vae: Another autoencoder than the folder's: a path or hub id.
+
+    Returns:
+        The generator.
+
+    Raises:
+        FileNotFoundError: A file of the folder is missing.
+        UserError: The description is damaged, of a later version, or does not fit the autoencoder.
+    """
+    folder = Path(folder)
+    path = folder / DESCRIPTION
+    description = read_json(path)
+    if description.get("format") != FORMAT_VERSION:
+        raise UserError(f"format of {path} must be {FORMAT_VERSION}, got {description.get('format')!r}")
+    if not (folder / NETWORK).is_file():
+        raise FileNotFoundError(f"no {NETWORK} in {folder}")
+    config = _settings(DiTConfig, description, "dit", path)
+    own_vae = str(description.get("vae", AUTOENCODER))
+    source = vae or (str(folder / own_vae) if (folder / own_vae).exists() else own_vae)
+    names = description.get("class_names")
+    if names is not None and len(names) != config.num_classes:
+        raise UserError(f"class_names of {path} must be {config.num_classes} names, got {len(names)}")
+    return dit_generator(
+        DiTNetwork(lambda: load_dit(folder / NETWORK, config)),
+        config,
+        KLAutoencoder(source),
+        name=str(description.get("name", folder.name)),
+        source=str(folder),
+        licence=str(description.get("licence", "not stated")),
+        class_names=None if names is None else tuple(str(name) for name in names),
+        defaults=_settings(SamplingDefaults, description, "defaults", path),
+        schedule=_settings(ScheduleSettings, description, "schedule", path).build(),
+        cfg_channels=description.get("cfg_channels", DIT_CFG_CHANNELS),
+    )
+
+
+def _settings(cls: type[_Settings], description: Mapping[str, Any], key: str, path: Path) -> _Settings:
+    stored = description.get(key)
+    allowed = {field.name for field in fields(cls)}
+    if not isinstance(stored, dict) or not stored.keys() <= allowed:
+        raise UserError(
+            f"{key} of {path} must be an object with {', '.join(sorted(allowed))}, got {stored!r}"
+        )
+    try:
+        return cls(**stored)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{key} of {path} is not valid: {error}") from None
+
+
+def _save_vae(folder: Path, vae: Any, dtype: torch.dtype | None) -> None:
+    from safetensors.torch import save_file
+
+    folder.mkdir(exist_ok=True)
+    weights = {
+        name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in vae.state_dict().items()
+    }
+    unfinished = folder / f".weights.{os.getpid()}.tmp"
+    try:
+        save_file(weights, unfinished, metadata={"format": "pt"})
+        unfinished.replace(folder / "diffusion_pytorch_model.safetensors")
+    finally:
+        unfinished.unlink(missing_ok=True)
+    settings = {key: value for key, value in vae.config.items() if not key.startswith("_")}
+    settings = {"_class_name": type(vae).__name__, **settings}
+    _write_text(folder / "config.json", json.dumps(settings, indent=2, sort_keys=True) + "\n")
+
+
+def _write_text(path: Path, text: str) -> None:
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        unfinished.write_text(text, encoding="utf-8")
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
