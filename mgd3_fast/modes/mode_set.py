@@ -1,0 +1,138 @@
+"""The modes of all classes of a run, and the file they are kept in.
+
+Shape letters: N classes, K modes of a class (= ipc), C channels, h w latent size.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from mgd3_fast.errors import UserError
+from mgd3_fast.tensor_files import DamagedFileError, check_contents, open_tensors, save_tensors
+
+_FORMAT = "mgd3-fast modes 1"
+
+
+@dataclass(frozen=True)
+class ModeSet:
+    """Modes of some classes.
+
+    Args:
+        class_names: Names of the N classes.
+        modes: float32 [N, K, C, h, w], in the units of the diffusion latents.
+        weights: float32 [N, K], share of a class's images that each mode stands for.
+        source_index: int64 [N, K], position in its class of the image nearest to each mode.
+        key: Hex sha256 of all that the modes depend on: latents, method, ipc and seed.
+        method: Name of the discovery method.
+        seed: Its seed.
+
+    Raises:
+        ValueError: Shapes do not agree.
+    """
+
+    class_names: tuple[str, ...]
+    modes: Tensor
+    weights: Tensor
+    source_index: Tensor
+    key: str
+    method: str
+    seed: int
+
+    def __post_init__(self) -> None:
+        leading = self.modes.shape[:2]
+        if self.modes.ndim != 5 or len(self.class_names) != len(self.modes):
+            raise ValueError(
+                f"modes must be [{len(self.class_names)} classes, K, C, h, w], got {list(self.modes.shape)}"
+            )
+        if self.weights.shape != leading or self.source_index.shape != leading:
+            raise ValueError(
+                f"weights and source_index must be {list(leading)}, "
+                f"got {list(self.weights.shape)} and {list(self.source_index.shape)}"
+            )
+
+    @property
+    def ipc(self) -> int:
+        """K."""
+        return self.modes.shape[1]
+
+    def of_class(self, name: str) -> Tensor:
+        """Modes [K, C, h, w] of a class.
+
+        Raises:
+            UserError: The class has no modes here.
+        """
+        if name not in self.class_names:
+            raise UserError(f"modes must cover class {name}, got only {len(self.class_names)} others")
+        return self.modes[self.class_names.index(name)]
+
+    def save(self, path: Path | str) -> None:
+        """Write a safetensors file, atomically and with a checksum.
+
+        Raises:
+            OSError: The file cannot be written.
+        """
+        metadata = {
+            "format": _FORMAT,
+            "class_names": json.dumps(self.class_names),
+            "method": self.method,
+            "ipc": str(self.ipc),
+            "seed": str(self.seed),
+            "key": self.key,
+        }
+        tensors = {"modes": self.modes, "weights": self.weights, "source_index": self.source_index}
+        save_tensors(Path(path), tensors, metadata)
+
+    @classmethod
+    def load(cls, path: Path | str) -> ModeSet:
+        """Read a file written by `save` and compare it with its checksum.
+
+        Args:
+            path: The file.
+
+        Returns:
+            The modes, memory-mapped.
+
+        Raises:
+            UserError: No such file, damaged, or not a file of modes.
+        """
+        path = Path(path)
+        try:
+            file = open_tensors(path)
+            if file.metadata.get("format") != _FORMAT:
+                got = file.metadata.get("format", "another kind of file")
+                raise UserError(f"modes must be a file of format {_FORMAT!r}, got {got} in {path}")
+            check_contents(path, file)
+        except FileNotFoundError:
+            raise UserError(f"modes must be an existing file, got {path}") from None
+        except (DamagedFileError, OSError) as error:
+            raise UserError(f"modes must be a readable file: {error}") from None
+        return cls(
+            class_names=tuple(json.loads(file.metadata["class_names"])),
+            modes=file.tensors["modes"],
+            weights=file.tensors["weights"],
+            source_index=file.tensors["source_index"],
+            key=file.metadata["key"],
+            method=file.metadata["method"],
+            seed=int(file.metadata["seed"]),
+        )
+
+
+def empty_mode_set(
+    class_names: tuple[str, ...], ipc: int, shape: tuple[int, int, int], *, key: str, method: str, seed: int
+) -> ModeSet:
+    """A mode set of the right shapes, to be filled class by class; unfilled modes are NaN."""
+    leading = (len(class_names), ipc)
+    return ModeSet(
+        class_names,
+        torch.full((*leading, *shape), float("nan")),
+        torch.full(leading, float("nan")),
+        torch.full(leading, -1, dtype=torch.int64),
+        key,
+        method,
+        seed,
+    )
