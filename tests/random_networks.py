@@ -58,3 +58,19 @@ def dit_inputs(config: DiTConfig, rows: int) -> tuple[Tensor, Tensor, Tensor]:
     class_ids = torch.arange(rows) * 7 % config.num_classes
     class_ids[-1] = config.null_class
     return x, timestep, class_ids
+
+
+def random_vae(*, seed: int = 0, **settings: Any) -> Any:
+    """Build a small `AutoencoderKL`: 32 px to 4x8x8, with attention in the middle."""
+    from diffusers import AutoencoderKL
+
+    defaults: dict[str, Any] = {
+        "down_block_types": ("DownEncoderBlock2D",) * 3,
+        "up_block_types": ("UpDecoderBlock2D",) * 3,
+        "block_out_channels": (8, 16, 16),
+        "norm_num_groups": 4,
+        "sample_size": 32,
+        "scaling_factor": 1.5,
+    }
+    torch.manual_seed(seed)
+    return AutoencoderKL(**{**defaults, **settings}).eval().requires_grad_(False)

@@ -13,7 +13,7 @@ import pytest
 import torch
 from mgd3_engine.dit import DiT, DiTConfig, dit_config, load_dit, save_dit
 from random_networks import dit_inputs, random_diffusers_dit, random_dit
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, save_file
 from torch import Tensor
 
 SMALL = DiTConfig(input_size=8, patch_size=2, hidden_size=96, depth=2, num_heads=3, num_classes=10)
@@ -211,7 +211,7 @@ def test_wrong_diffusers_folder(problem: str, tmp_path: Path) -> None:
     change, message = BAD_DIFFUSERS[problem]
     random_diffusers_dit(SMALL).save_pretrained(tmp_path)
     path = tmp_path / "diffusion_pytorch_model.safetensors"
-    save_file(change(load_file(path)), path)
+    save_file(change(load(path.read_bytes())), path)
     with pytest.raises(ValueError, match=message) as caught:
         load_dit(tmp_path)
     assert str(tmp_path) in str(caught.value)

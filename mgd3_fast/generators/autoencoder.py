@@ -173,19 +173,19 @@ class KLAutoencoder:
         empty = torch.empty(0, 3, height, width, dtype=torch.uint8)
         return self._in_batches(decode_batch, latents, height * width, empty)
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def _in_batches(
         self, apply: Callable[[Tensor], Tensor], inputs: Tensor, pixels: int, empty: Tensor
     ) -> Tensor:
         """Apply to batches whose row count depends on the image size alone; the last one is padded."""
         rows = max(1, min(_LARGEST_BATCH, _PIXELS_PER_BATCH // pixels))
         results = [empty.to(inputs.device)]
-        for batch in torch.split(inputs, rows):
+        for batch in torch.split(inputs, rows) if len(inputs) else ():
             padded = torch.cat([batch, batch[-1:].expand(rows - len(batch), -1, -1, -1)])  # [rows, ...]
             results.append(apply(padded.to(self._device))[: len(batch)].to(inputs.device))
         return torch.cat(results)
 
 
 def _moved(network: nn.Module, device: torch.device, dtype: torch.dtype) -> nn.Module:
-    """Move by torch's own method: diffusers' warns of layers to be kept in float32, of which there are none."""
+    """Move by torch's own method; that of diffusers warns, of an empty list of layers."""
     return nn.Module.to(network, device, dtype)

@@ -74,10 +74,10 @@ def load_vae(path: Path) -> Any:
 
     settings = vae_config(path)
     weights = _read(path)
-    if any(".down_blocks." in name for name in weights):
-        weights = {_present_name(name): tensor for name, tensor in weights.items()}
-    else:
+    if any(".down.0.block.0." in name for name in weights):
         weights = _from_original(weights, settings, path)
+    else:
+        weights = {_present_name(name): tensor for name, tensor in weights.items()}
     try:
         with torch.device("meta"):
             vae = AutoencoderKL.from_config(settings)
