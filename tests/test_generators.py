@@ -1,4 +1,4 @@
-"""The seam: every way to name a generator, our folder format, a text-conditioned U-Net through the sampler."""
+"""The seam: every way to name a generator, our folder format, a text-conditioned U-Net in the sampler."""
 
 from __future__ import annotations
 
