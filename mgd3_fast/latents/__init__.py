@@ -1,6 +1,7 @@
 """Images become latents on disk, once: every later run over the same files finds them."""
 
-from mgd3_fast.latents.encoding import Encoder, EncodeReport, encode_dataset, latent_shape
+from mgd3_fast.latents.encoder import Encoder, latent_shape
+from mgd3_fast.latents.encoding import EncodeReport, encode_dataset
 from mgd3_fast.latents.store import ClassLatents, LatentStore, default_cache_dir
 
 __all__ = [

@@ -10,7 +10,6 @@ import shutil
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -25,6 +24,7 @@ from mgd3_fast.datasets import (
     stream_images,
 )
 from mgd3_fast.errors import UserError
+from mgd3_fast.latents.encoder import Encoder, latent_shape
 from mgd3_fast.latents.store import LatentStore
 from mgd3_fast.progress import SILENT, Bar, Progress
 from mgd3_fast.tensor_files import DamagedFileError
@@ -37,28 +37,6 @@ _CPU_BATCH_VALUES = 2**26
 _GPU_BATCH_VALUES = 2**30
 _FIRST_CHANNELS = 128
 _LARGEST_BATCH = 64
-
-
-class Encoder(Protocol):
-    """What encoding needs of an autoencoder."""
-
-    @property
-    def latent_channels(self) -> int:
-        """C."""
-        ...
-
-    @property
-    def downsample(self) -> int:
-        """Pixels a side per latent value, R / h."""
-        ...
-
-    def encode(self, images: Tensor) -> Tensor:
-        """Images uint8 [B, 3, R, R] to posterior means x scaling factor, float32 [B, C, h, w]."""
-        ...
-
-    def to(self, device: torch.device, dtype: torch.dtype) -> object:
-        """Move to a device and number format, in place."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -96,16 +74,16 @@ def encode_dataset(
 ) -> EncodeReport:
     """Bring the latents of every class into the store.
 
-    Every batch, the last one too, has the same number of rows, a multiple of eight, so that a latent does
-    not depend on which images share its batch.
+    Batches begin with a class and the last one of a class is padded, to a multiple of eight rows: latents
+    depend neither on which other classes are encoded nor on what an earlier run had finished.
 
     Args:
         dataset: The classes.
         autoencoder: The encoder; moved to `device` and the store's dtype when there is something to encode.
         store: Where latents are found and kept.
         resolution: Must be the store's; the store's by default.
-        batch_size: Rows of a batch, rounded up to a multiple of 8; by default 64, fewer for large images
-            on a CPU.
+        batch_size: Rows of a batch, rounded up to a multiple of 8; by default 64, fewer for large images.
+            Classes with fewer images than that take fewer rows.
         device: Where to encode.
         on_bad_image: "error" or "skip".
         num_workers: Decoding threads; see `stream_images`.
@@ -142,28 +120,9 @@ def encode_dataset(
     return _report(dataset, store, pending, written, time.monotonic() - started)
 
 
-def latent_shape(autoencoder: Encoder, resolution: int) -> tuple[int, int, int]:
-    """Shape of one image's latents.
-
-    Args:
-        autoencoder: The encoder.
-        resolution: Pixels a side.
-
-    Returns:
-        (C, h, w).
-
-    Raises:
-        UserError: `resolution` is not a multiple of the autoencoder's downsampling.
-    """
-    if resolution % autoencoder.downsample:
-        raise UserError(f"resolution must be a multiple of {autoencoder.downsample}, got {resolution}")
-    side = resolution // autoencoder.downsample
-    return autoencoder.latent_channels, side, side
-
-
 @dataclass(frozen=True)
 class _ClassEncoder:
-    """Encodes one class after another, in batches of a fixed number of rows."""
+    """Encodes one class after another, in batches of one number of rows a class."""
 
     autoencoder: Encoder
     store: LatentStore
@@ -178,9 +137,10 @@ class _ClassEncoder:
         index = torch.empty(len(cls), dtype=torch.int64)
         bad: list[BadImage] = []
         kept = seen = 0
-        for batch in batch_images(images, self.rows, bad):
+        rows = min(self.rows, _whole_eights(len(cls)))
+        for batch in batch_images(images, rows, bad):
             end = kept + len(batch.indices)
-            latents[kept:end] = self._encode(cls, batch.images)
+            latents[kept:end] = self._encode(cls, batch.images, rows)
             index[kept:end] = batch.indices
             kept = end
             self.bar.advance(kept + len(bad) - seen)
@@ -189,11 +149,10 @@ class _ClassEncoder:
         self.store.put(cls, latents[:kept], index[:kept], tuple(bad))
         return latents[:kept].nbytes
 
-    def _encode(self, cls: ImageClass, images: Tensor) -> Tensor:
-        rows = len(images)
-        padding = images[-1:].expand(self.rows - rows, -1, -1, -1)
+    def _encode(self, cls: ImageClass, images: Tensor, rows: int) -> Tensor:
+        padding = images[-1:].expand(rows - len(images), -1, -1, -1)
         padded = torch.cat([images, padding]).to(self.device)  # [B, 3, R, R]
-        latents = self.autoencoder.encode(padded)[:rows].cpu()  # [B, C, h, w]
+        latents = self.autoencoder.encode(padded)[: len(images)].cpu()  # [B, C, h, w]
         got = tuple(latents.shape[1:])
         if got != self.shape:
             raise UserError(f"autoencoder must give latents {self.shape}, got {got}")
@@ -242,7 +201,12 @@ def _batch_rows(batch_size: int | None, resolution: int, device: torch.device) -
         batch_size = min(_LARGEST_BATCH, max(1, values // (_FIRST_CHANNELS * resolution**2)))
     if batch_size < 1:
         raise UserError(f"batch_size must be at least 1, got {batch_size}")
-    return -(-batch_size // 8) * 8
+    return _whole_eights(batch_size)
+
+
+def _whole_eights(count: int) -> int:
+    """The next multiple of 8: in batches of other sizes matrix libraries treat rows by their place."""
+    return -(-count // 8) * 8
 
 
 def _report(dataset: Dataset, store: LatentStore, encoded: int, written: int, seconds: float) -> EncodeReport:

@@ -101,6 +101,10 @@ class LatentStore:
         """Hex sha256 of everything the latents of a class depend on."""
         return hashlib.sha256(f"{self._settings}\n{cls.cache_key}".encode()).hexdigest()
 
+    def content_key(self, cls: ImageClass) -> str:
+        """Hex sha256 of what decides the latents, without times of change: equal for copies of the files."""
+        return hashlib.sha256(f"{self._settings}\n{cls.fingerprint}".encode()).hexdigest()
+
     def path(self, cls: ImageClass) -> Path:
         """Where the latents of a class lie, whether they exist or not."""
         return self.folder / f"{_plain(cls.name)[:80]}-{self.key(cls)[:20]}.safetensors"

@@ -1,6 +1,6 @@
 """Latents of a class become its modes: as many points of latent space as images are wanted."""
 
-from mgd3_fast.modes.discovering import check_ipc, discover_modes, modes_key
+from mgd3_fast.modes.discovering import check_ipc, classes_without_modes, discover_modes, modes_key
 from mgd3_fast.modes.method import METHOD_NAMES, ModeDiscovery, Modes, discovery
 from mgd3_fast.modes.mode_set import ModeSet
 
@@ -10,6 +10,7 @@ __all__ = [
     "ModeSet",
     "Modes",
     "check_ipc",
+    "classes_without_modes",
     "discover_modes",
     "discovery",
     "modes_key",

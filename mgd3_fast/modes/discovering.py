@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -66,6 +66,26 @@ def modes_key(dataset: Dataset, store: LatentStore, method: str, ipc: int, seed:
     return hashlib.sha256("\n".join(keys).encode()).hexdigest()
 
 
+def classes_without_modes(
+    dataset: Dataset, store: LatentStore, method: str, ipc: int, seed: int, workdir: Path
+) -> list[int]:
+    """Find out what a call of `discover_modes` would still have to do.
+
+    Args:
+        dataset: The classes.
+        store: Their latents; they need not be there.
+        method: Name of the discovery method.
+        ipc: Modes per class.
+        seed: Seed of the method.
+        workdir: Folder with the results of single classes; need not exist.
+
+    Returns:
+        Labels of the classes that have no result, and so need their latents.
+    """
+    job = _Job(method, ipc, seed, store, workdir)
+    return [cls.label for cls in dataset.classes if job.kept(cls) is None]
+
+
 def discover_modes(
     dataset: Dataset,
     store: LatentStore,
@@ -82,7 +102,7 @@ def discover_modes(
 
     Args:
         dataset: The classes.
-        store: Holds the latents of all of them.
+        store: Holds the latents of those without a result in `workdir`.
         latent_shape: (C, h, w) that the generator wants.
         method: Name of the discovery method; see `METHOD_NAMES`.
         ipc: Modes per class, at most the images of the smallest class.
@@ -99,74 +119,84 @@ def discover_modes(
         UserError: A class without latents, with fewer images than `ipc`, or of another latent shape; found
             before any work starts.
     """
-    made = discovery(method)
-    _check_latents(dataset, store, latent_shape, ipc)
-    key = modes_key(dataset, store, method, ipc, seed)
-    found = empty_mode_set(dataset.class_names, ipc, latent_shape, key=key, method=method, seed=seed)
+    job = _Job(method, ipc, seed, store, workdir)
+    results = [job.kept(cls) for cls in dataset.classes]
+    lacking = [position for position, kept in enumerate(results) if kept is None]
+    _check_latents([dataset.classes[position] for position in lacking], store, latent_shape, ipc)
     if workdir is not None:
         workdir.mkdir(parents=True, exist_ok=True)
         remove_leftovers(workdir)
-    job = _Job(made, method, ipc, seed, store, workdir)
-    workers = num_workers or min(16, len(os.sched_getaffinity(0)), len(dataset.classes))
+    key = modes_key(dataset, store, method, ipc, seed)
+    found = empty_mode_set(dataset.class_names, ipc, latent_shape, key=key, method=method, seed=seed)
+    for position, kept in enumerate(results):
+        if kept is not None:
+            found.fill(position, kept)
+    if lacking:
+        workers = num_workers or min(16, len(os.sched_getaffinity(0)), len(lacking))
+        _fit_classes(dataset, lacking, job, found, workers, progress)
+    return found
 
-    def fill(position: int) -> None:
-        modes = job.run(dataset.classes[position])
-        found.modes[position] = modes.centers.reshape(ipc, *latent_shape)
-        found.weights[position] = modes.weights
-        found.source_index[position] = modes.source_index
 
+def _fit_classes(
+    dataset: Dataset, positions: Sequence[int], job: _Job, found: ModeSet, workers: int, progress: Progress
+) -> None:
+    # Made first: it loads the libraries whose threads are limited next.
+    method = discovery(job.method)
+
+    def fit(position: int) -> None:
+        found.fill(position, job.run(dataset.classes[position], method))
+
+    total = len(dataset.classes)
     with (
         _single_threaded_blas(),
-        progress.stage("discover", total=len(dataset.classes), unit="class") as bar,
+        progress.stage("discover", total=total, unit="class", initial=total - len(positions)) as bar,
         ThreadPoolExecutor(workers, thread_name_prefix="discover") as pool,
     ):
         try:
-            for done in as_completed([pool.submit(fill, i) for i in range(len(dataset.classes))]):
+            for done in as_completed([pool.submit(fit, position) for position in positions]):
                 done.result()
                 bar.advance()
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
-    return found
 
 
 @dataclass(frozen=True)
 class _Job:
-    """One class at a time: take up its result, or find and keep it."""
+    """What is wanted of a class, and where its result is kept."""
 
-    made: ModeDiscovery
     method: str
     ipc: int
     seed: int
     store: LatentStore
     workdir: Path | None
 
-    def run(self, cls: ImageClass) -> Modes:
-        key = _class_key(self.store, cls, self.method, self.ipc, self.seed)
-        path = None if self.workdir is None else self.workdir / f"{key}.safetensors"
-        kept = _read_class_modes(path)
-        if kept is not None:
-            return kept
+    def kept(self, cls: ImageClass) -> Modes | None:
+        return None if self.workdir is None else _read_class_modes(self._path(cls, self.workdir))
+
+    def run(self, cls: ImageClass, method: ModeDiscovery) -> Modes:
         latents = self.store.open(cls)
         if latents is None:
             raise UserError(f"latents of class {cls.name} must stay during a run, got deleted")
         features = latents.latents.flatten(1).float()  # [n, D]
-        fitted = self.made.fit(features, self.ipc, self.seed)
+        fitted = method.fit(features, self.ipc, self.seed)
         modes = Modes(fitted.centers, fitted.weights, latents.index[fitted.source_index])
-        if path is not None:
+        if self.workdir is not None:
             tensors = {"centers": modes.centers, "weights": modes.weights, "source_index": modes.source_index}
-            save_tensors(path, tensors, {"format": _FORMAT, "key": key, "class": cls.name})
+            save_tensors(self._path(cls, self.workdir), tensors, {"format": _FORMAT, "class": cls.name})
         return modes
+
+    def _path(self, cls: ImageClass, workdir: Path) -> Path:
+        return workdir / f"{_class_key(self.store, cls, self.method, self.ipc, self.seed)}.safetensors"
 
 
 def _class_key(store: LatentStore, cls: ImageClass, method: str, ipc: int, seed: int) -> str:
-    settings = [_FORMAT, store.key(cls), method, str(ipc), str(seed)]
+    # Without times of change: shards on machines with their own copies of the images share their modes.
+    settings = [_FORMAT, store.content_key(cls), method, str(ipc), str(seed)]
     return hashlib.sha256("\n".join(settings).encode()).hexdigest()
 
 
-def _read_class_modes(path: Path | None) -> Modes | None:
-    if path is None:
-        return None
+def _read_class_modes(path: Path) -> Modes | None:
     try:
         file = open_tensors(path)
         check_contents(path, file)
@@ -175,9 +205,11 @@ def _read_class_modes(path: Path | None) -> Modes | None:
     return Modes(file.tensors["centers"], file.tensors["weights"], file.tensors["source_index"])
 
 
-def _check_latents(dataset: Dataset, store: LatentStore, shape: tuple[int, int, int], ipc: int) -> None:
+def _check_latents(
+    classes: Sequence[ImageClass], store: LatentStore, shape: tuple[int, int, int], ipc: int
+) -> None:
     counts = {}
-    for cls in dataset.classes:
+    for cls in classes:
         found = store.open(cls)
         if found is None:
             raise UserError(f"latents of class {cls.name} must be encoded first, got none in {store.folder}")
@@ -185,7 +217,8 @@ def _check_latents(dataset: Dataset, store: LatentStore, shape: tuple[int, int, 
         if got != shape:
             raise UserError(f"latents of class {cls.name} must be {shape}, got {got} in {store.folder}")
         counts[cls.name] = len(found.latents)
-    check_ipc(counts, ipc)
+    if counts:
+        check_ipc(counts, ipc)
 
 
 def _single_threaded_blas() -> AbstractContextManager[object]:

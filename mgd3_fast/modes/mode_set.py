@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from mgd3_fast.errors import UserError
+from mgd3_fast.modes.method import Modes
 from mgd3_fast.tensor_files import DamagedFileError, check_contents, open_tensors, save_tensors
 
 _FORMAT = "mgd3-fast modes 1"
@@ -69,6 +70,12 @@ class ModeSet:
         if name not in self.class_names:
             raise UserError(f"modes must cover class {name}, got only {len(self.class_names)} others")
         return self.modes[self.class_names.index(name)]
+
+    def fill(self, position: int, modes: Modes) -> None:
+        """Set the modes of the class at a position; see `empty_mode_set`."""
+        self.modes[position] = modes.centers.reshape(self.modes.shape[1:])
+        self.weights[position] = modes.weights
+        self.source_index[position] = modes.source_index
 
     def save(self, path: Path | str) -> None:
         """Write a safetensors file, atomically and with a checksum.
