@@ -74,6 +74,24 @@ def test_step_against_float64(case: Case, provider: Provider) -> None:
         assert torch.equal(problem.options["net_input"], torch.cat([stored] * case.input_halves))
 
 
+def test_every_column_of_the_table(provider: Provider) -> None:
+    """`Coefficient`'s formula with all ten columns at once, which no published rule uses together."""
+    problem = make_problem(Case(input_halves=0), provider.device)
+    problem.table[30] = torch.linspace(-0.9, 0.8, len(Coefficient))
+    k = {column: problem.table[30, column].item() for column in Coefficient}
+    x, out, m = (t.cpu().double() for t in (problem.x, problem.out, problem.options["modes"]))
+    z = philox_normal(problem.options["seeds"].cpu(), 30, x.shape[1:]).double()
+    pred, f = out[:2, :4].clone(), (out[:2, 4:] + 1) / 2
+    pred[:, :3] = out[2:, :3] + 4 * (pred[:, :3] - out[2:, :3])
+    sigma = torch.exp((f * k[Coefficient.LOG_VAR_MAX] + (1 - f) * k[Coefficient.LOG_VAR_MIN]) / 2)
+    x0 = k[Coefficient.X0_FROM_X] * x + k[Coefficient.X0_FROM_OUT] * pred
+    want = k[Coefficient.NEXT_FROM_X] * x
+    want += k[Coefficient.NEXT_FROM_X0] * (x0 + k[Coefficient.X0_SHIFT] * (m - x0))
+    want += k[Coefficient.PUSH] * sigma * (m - x0)
+    want += (k[Coefficient.NOISE_SIGMA] * sigma + k[Coefficient.NOISE_STD]) * z
+    assert relative_error(provider(problem), want) < BOUND[provider.name]
+
+
 @pytest.mark.parametrize("layout", ["channel-slice", "row-slice", "channels-last", "every-other-pixel"])
 def test_layout_of_out_changes_nothing(layout: str, provider: Provider) -> None:
     dense = make_problem(Case(shape=(2, 3, 5, 7)), provider.device)

@@ -1,0 +1,101 @@
+"""Every variant of the fused step compiles ahead of time, without a GPU, and to what the design asks for.
+
+The compiler runs in a process of its own, because Triton's interpreter, once chosen, stays chosen.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+REPORT = Path(__file__).parent.parent / "bench" / "kernel_resources.py"
+CAPABILITIES = (80, 86, 89, 90, 100, 120)
+COVERING = (
+    "main",
+    "main-unguided",
+    "fp32",
+    "fp16-strided",
+    "odd-size",
+    "odd-size-strided",
+    "ddim",
+    "no-cfg-no-input",
+)
+
+# Measured: at most 40 over all variants and capabilities; 12 blocks of 128 threads a multiprocessor at 40.
+REGISTER_BOUND = 48
+
+
+Rows = dict[tuple[str, int], dict[str, Any]]  # by variant and capability
+
+
+def compile_report(cache: Path, *arguments: str) -> list[dict[str, Any]]:
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    environment |= {"TRITON_CACHE_DIR": str(cache), "PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, str(REPORT), "--json", *arguments]
+    result = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    return [json.loads(line) for line in result.stdout.splitlines()]
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory: pytest.TempPathFactory) -> Rows:
+    """The main variant for every capability, the covering set for 9.0."""
+    pytest.importorskip("triton", minversion="3.3", reason="ahead-of-time compilation as written needs it")
+    others = [str(capability) for capability in CAPABILITIES if capability != 90]
+    found = compile_report(tmp_path_factory.mktemp("triton"), "--cc", "90", "--main-cc", *others)
+    return {(row["variant"], row["capability"]): row for row in found}
+
+
+def check_resources(row: dict[str, Any]) -> None:
+    assert row["cubin_bytes"] > 0
+    assert row["stack_bytes"] == 0, "registers spilled"
+    assert row["registers"] <= REGISTER_BOUND
+
+
+def check_accesses(row: dict[str, Any]) -> None:
+    """Every tensor is read and written once, four elements (one Philox block) at a time, with no exchange."""
+    wide, out = "v4.b32", "v4.b32" if row["dtype"] == "fp32" else "v2.b32"
+    accesses = row["accesses"]
+    given_noise = row["noise"] == 1
+    sigma = row["learned_variance"] and (row["guided"] or row["noise"] != 0)  # else the load is dropped
+    want = {f"{op}.global.{width}": 0 for op in ("ld", "st") for width in ("v2.b32", "v4.b32")}
+    want[f"ld.global.{wide}"] += 1 + row["guided"] + given_noise
+    want[f"ld.global.{out}"] += 1 + row["cfg"] + sigma
+    want[f"st.global.{wide}"] += 1
+    want[f"st.global.{out}"] += row["input_halves"]
+    assert {name: accesses.get(name, 0) for name in want} == want
+    assert set(accesses) <= {*want, "ld.global.b32", "ld.global.b64"}, "an access of one element"
+    assert accesses["ld.global.b32"] <= 10, "more than the coefficients is read one by one"
+    assert (row["shared_bytes"], row["barriers"]) == (0, 0)
+
+
+@pytest.mark.parametrize("capability", CAPABILITIES)
+def test_main_variant_on_every_capability(capability: int, rows: Rows) -> None:
+    row = rows["main", capability]
+    check_resources(row)
+    check_accesses(row)
+    assert row["rounds_to_nearest"] > 0
+
+
+@pytest.mark.parametrize("variant", COVERING)
+def test_variant(variant: str, rows: Rows) -> None:
+    row = rows[variant, 90]
+    check_resources(row)
+    if row["aligned"]:
+        check_accesses(row)
+
+
+@pytest.mark.slow
+def test_every_variant(tmp_path: Path) -> None:
+    pytest.importorskip("triton", minversion="3.3", reason="ahead-of-time compilation as written needs it")
+    rows = compile_report(tmp_path, "--variants", "all", "--cc", "90")
+    assert len(rows) == 48
+    for row in rows:
+        check_resources(row)
+        check_accesses(row)
