@@ -255,25 +255,21 @@ class DistillConfig(DiscoverConfig):
             raise UserError(f"shard must be I/N with I from 1 to N, got {self.shard!r}")
         return part, parts
 
-    def with_defaults_of(self, defaults: SamplingDefaults) -> DistillConfig:
+    def sampling(self, defaults: SamplingDefaults) -> SamplingDefaults:
         """Fill every `None` from a generator's defaults; `t_stop` keeps its share of the steps.
 
         Args:
             defaults: What the generator is sampled with unless told otherwise.
 
         Returns:
-            A configuration in which sampler, steps, scales and `t_stop` are set.
+            Sampler, steps, scales and `t_stop` of this run.
 
         Raises:
-            UserError: If what was given does not fit the generator's steps.
+            UserError: If what was given does not fit what was filled in.
         """
-        steps = defaults.steps if self.steps is None else self.steps
-        t_stop = round(defaults.t_stop * steps / defaults.steps) if self.t_stop is None else self.t_stop
-        return replace(
-            self,
-            sampler=defaults.sampler if self.sampler is None else self.sampler,
-            steps=steps,
-            cfg_scale=defaults.cfg_scale if self.cfg_scale is None else self.cfg_scale,
-            mode_scale=defaults.mode_scale if self.mode_scale is None else self.mode_scale,
-            t_stop=t_stop,
-        )
+        names = ("sampler", "steps", "cfg_scale", "mode_scale", "t_stop")
+        given = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+        steps = given.get("steps", defaults.steps)
+        chosen = replace(defaults, **{"t_stop": round(defaults.t_stop * steps / defaults.steps), **given})
+        replace(self, **{name: getattr(chosen, name) for name in names})  # checks them against each other
+        return chosen

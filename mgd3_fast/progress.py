@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Protocol, TextIO
+from typing import Any, Protocol, TextIO
 
 from tqdm import tqdm
 
@@ -20,7 +20,7 @@ class Bar(Protocol):
 
 
 class _TerminalBar:
-    def __init__(self, bar: tqdm[object]) -> None:
+    def __init__(self, bar: tqdm[Any]) -> None:
         self._bar = bar
 
     def advance(self, n: int = 1) -> None:
@@ -28,13 +28,15 @@ class _TerminalBar:
 
 
 class _PlainBar:
-    """Print a line at the start, at most every `period_s` seconds, and at the end."""
+    """Print a line at most every `period_s` seconds, and at the end."""
 
-    def __init__(self, stage: str, total: int, unit: str, stream: TextIO, period_s: float = 10.0) -> None:
+    def __init__(
+        self, stage: str, total: int, unit: str, initial: int, stream: TextIO, period_s: float = 10.0
+    ) -> None:
         self._stage, self._total, self._unit, self._stream = stage, total, unit, stream
         self._period_s = period_s
         self._started = self._printed = time.monotonic()
-        self._done = 0
+        self._initial = self._done = initial
 
     def advance(self, n: int = 1) -> None:
         self._done += n
@@ -47,7 +49,7 @@ class _PlainBar:
     def _print_line(self) -> None:
         self._printed = time.monotonic()
         elapsed_s = self._printed - self._started
-        rate = self._done / elapsed_s if elapsed_s > 0 else 0.0
+        rate = (self._done - self._initial) / elapsed_s if elapsed_s > 0 else 0.0
         line = f"{self._stage}: {self._done}/{self._total} {self._unit}, {rate:.4g} {self._unit}/s"
         if rate > 0 and self._done < self._total:
             line += f", {(self._total - self._done) / rate:.0f} s left"
@@ -90,7 +92,7 @@ class Progress:
             with tqdm(desc=name, total=total, unit=unit, initial=initial, file=self.stream) as bar:
                 yield _TerminalBar(bar)
         else:
-            plain = _PlainBar(name, total - initial, unit, self.stream)
+            plain = _PlainBar(name, total, unit, initial, self.stream)
             yield plain
             plain.close()
 

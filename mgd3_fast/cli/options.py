@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from dataclasses import MISSING, Field, fields
 from typing import Any, NoReturn, TypeVar
 
+from mgd3_fast.progress import Progress
+
 Config = TypeVar("Config")
 
 
@@ -75,3 +77,14 @@ def _parsed(one: Field[Any], text: str) -> Any:
         return one.metadata["parse"](text)
     except ValueError:
         return text
+
+
+def add_reporting(parser: argparse.ArgumentParser) -> None:
+    """Give a parser `--quiet` and `--json`."""
+    parser.add_argument("--quiet", action="store_true", help="print no progress, only mistakes")
+    parser.add_argument("--json", action="store_true", help="print the result as one JSON object")
+
+
+def progress_from(arguments: argparse.Namespace) -> Progress:
+    """Make the progress display that `add_reporting`'s options ask for."""
+    return Progress(quiet=arguments.quiet)

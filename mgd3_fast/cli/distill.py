@@ -1,0 +1,60 @@
+"""`mgd3-fast distill`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from typing import TYPE_CHECKING
+
+from mgd3_fast.cli.options import add_options, add_reporting, config_from, progress_from
+from mgd3_fast.config import DistillConfig
+
+if TYPE_CHECKING:
+    from mgd3_fast.distillation import DistilledDataset
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    add_options(parser, DistillConfig)
+    add_reporting(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Distil and report."""
+    config = config_from(arguments, DistillConfig)
+    from mgd3_fast.distillation import distill
+
+    distilled = distill(config, progress_from(arguments))
+    if arguments.json:
+        print(json.dumps(_summary(distilled)))
+    elif not arguments.quiet:
+        print(_closing(distilled))
+    return 0
+
+
+def _summary(distilled: DistilledDataset) -> dict[str, object]:
+    return {
+        "folder": str(distilled.folder),
+        "images": len(distilled),
+        "classes": len(distilled.class_names),
+        "made": distilled.made,
+        "missing": distilled.missing,
+        "contact_sheet": str(distilled.contact_sheet) if distilled.contact_sheet else None,
+        "timings_s": distilled.timings_s,
+    }
+
+
+def _closing(distilled: DistilledDataset) -> str:
+    timings = dict(distilled.timings_s)
+    total = timings.pop("total")
+    spent = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in timings.items())
+    rate = f", {distilled.made / total:.1f} images/s" if distilled.made else ""
+    times = f"{total:.1f} s" + (f" ({spent})" if spent else "") + rate
+    if distilled.missing:
+        return (
+            f"{distilled.made:,} images made in {distilled.folder}; {distilled.missing:,} of other shards are"
+            f" still missing, and the shard that finishes last writes the manifest\n{times}"
+        )
+    done = f"{distilled.made:,} made now" if distilled.made else "nothing was left to do"
+    found = f"{len(distilled):,} images of {len(distilled.class_names):,} classes in {distilled.folder}"
+    return f"{found} ({done})\ncontact sheet: {distilled.contact_sheet}\n{times}"

@@ -1,0 +1,36 @@
+"""Which exceptions are the user's to mend, and how they are said in one line."""
+
+from __future__ import annotations
+
+from mgd3_fast.errors import UserError
+
+OUR_PACKAGES = ("mgd3_fast", "mgd3_engine", "mgd3_kernels")
+
+
+def is_users_mistake(error: BaseException) -> bool:
+    """Tell a mistake of the user from a bug.
+
+    A `UserError` and an `OSError` (a missing file, a full disk) are the user's to mend, and so is a
+    `ValueError` that one of our own checks raised; the same type out of a library's depths is a bug, and
+    keeps its traceback.
+    """
+    if isinstance(error, (UserError, OSError)):
+        return True
+    return isinstance(error, (ValueError, ImportError)) and _raised_by_us(error)
+
+
+def one_line(error: BaseException) -> str:
+    """Say an error in one line: the file first where the system names one."""
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename is not None else error.strerror
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _raised_by_us(error: BaseException) -> bool:
+    trace = error.__traceback__
+    if trace is None:
+        return False
+    while trace.tb_next is not None:
+        trace = trace.tb_next
+    module = str(trace.tb_frame.f_globals.get("__name__", ""))
+    return module.split(".")[0] in OUR_PACKAGES

@@ -1,0 +1,159 @@
+"""The main job: encode -> discover -> sample -> decode -> write, skipping what is already there."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from mgd3_fast.completion import complete, finished_digests
+from mgd3_fast.config import DistillConfig
+from mgd3_fast.devices import device_name
+from mgd3_fast.errors import Interrupted
+from mgd3_fast.modes import ModeSet
+from mgd3_fast.plan import Plan, make_plan
+from mgd3_fast.progress import SILENT, Progress
+from mgd3_fast.sampling import make_images
+from mgd3_fast.stages import modes_of, prepare_latents
+from mgd3_fast.timings import Timings
+from mgd3_fast.versions import versions
+from mgd3_fast.writers import (
+    CONTACT_SHEET,
+    OutState,
+    PngWriter,
+    RunFolder,
+    check_writable,
+    read_manifest,
+    state_of,
+)
+
+
+@dataclass(frozen=True)
+class DistilledDataset:
+    """A folder of distilled images.
+
+    Iterating yields (path, label) of every image, class after class in label order.
+
+    Args:
+        folder: Output folder.
+        manifest: Content of `manifest.json`; None while images of other shards are missing.
+        made: Images made by this call.
+        missing: Images that other shards have still to make.
+        timings_s: Seconds of this call per stage, and in total.
+    """
+
+    folder: Path
+    manifest: dict[str, Any] | None
+    made: int
+    missing: int
+    timings_s: dict[str, float]
+
+    @property
+    def contact_sheet(self) -> Path | None:
+        """The contact sheet, once the run is complete."""
+        return self.folder / CONTACT_SHEET if self.manifest else None
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Class names in label order."""
+        return tuple(one["name"] for one in self.manifest["classes"]) if self.manifest else ()
+
+    def __len__(self) -> int:
+        return len(self.manifest["images"]) if self.manifest else 0
+
+    def __iter__(self) -> Iterator[tuple[Path, int]]:
+        for image in self.manifest["images"] if self.manifest else ():
+            yield self.folder / image["file"], image["label"]
+
+
+def distill(config: DistillConfig, progress: Progress = SILENT) -> DistilledDataset:
+    """Distil a dataset into `config.ipc` images per class by mode-guided diffusion (MGD3).
+
+    An interrupted run goes on where it stopped when called again, and ends with the same files. A folder
+    that is already complete is checked against its manifest; missing or damaged images are made again.
+
+    Args:
+        config: What to distil, with what, into which folder.
+        progress: Receives bars and notes.
+
+    Returns:
+        The distilled dataset.
+
+    Raises:
+        UserError: If the configuration does not fit the dataset, the generator or this machine, or the folder
+            holds something else.
+        Interrupted: On Ctrl-C; what was finished is kept.
+        OSError: If the folder cannot be written.
+    """
+    timings = Timings()
+    plan = make_plan(config, progress)
+    out, settings = Path(config.out), plan.settings()
+    state = state_of(out, settings)
+    run = RunFolder(out, settings, plan.layout, *config.shard_of())
+    block = plan.layout.block(*config.shard_of())
+    manifest = read_manifest(out) if state is OutState.FINISHED else None
+    if manifest is None:
+        done = run.intact(run.finished()[0], block)
+    else:
+        done, damaged = finished_digests(run, manifest)
+        if not damaged:
+            run.clear()
+            return DistilledDataset(out, manifest, 0, 0, timings.rounded())
+        progress.note(f"made again, because missing or damaged: {len(damaged)} files ({damaged[0]}, ...)")
+    todo = [image for image in block if image not in done]
+    with _saying_what_is_kept(run):
+        # Latents go to the cache: a bad image is found before the output folder is touched.
+        check_writable(out)
+        prepare_latents(plan, run, plan.layout.classes_of(todo), progress, timings)
+        with run.open():
+            if manifest is not None:
+                run.reopen(manifest, done)
+            modes = _make(plan, run, todo, progress, timings) if todo else None
+            manifest, missing = complete(plan, run, modes, progress, timings)
+    return DistilledDataset(out, manifest, len(todo), missing, timings.rounded())
+
+
+def _make(plan: Plan, run: RunFolder, todo: list[int], progress: Progress, timings: Timings) -> ModeSet:
+    """Make images from the discover stage on, and note in the journal how it went; return their modes."""
+    session = _session(plan)
+    run.record_session(session)
+    modes = modes_of(plan, run, plan.layout.classes_of(todo), progress, timings)
+    block = plan.layout.block(*plan.config.shard_of())
+    with (
+        progress.stage("sample", total=len(block), unit="img", initial=len(block) - len(todo)) as bar,
+        PngWriter(run.out, run.temporary, run.record) as writer,
+    ):
+        make_images(plan, modes, todo, writer, bar, timings)
+        with timings.measure("write"):
+            writer.close()
+    run.record_session({**session, "images": len(todo), "timings_s": timings.rounded()})
+    return modes
+
+
+def _session(plan: Plan) -> dict[str, Any]:
+    """What this process runs on; its times are added when it is done."""
+    return {
+        "id": uuid.uuid4().hex[:12],
+        "started": datetime.now(timezone.utc).isoformat(timespec="milliseconds"),
+        "shard": plan.config.shard,
+        "device": device_name(plan.sources.device),
+        "versions": versions(),
+        "images": None,
+        "timings_s": None,
+    }
+
+
+@contextmanager
+def _saying_what_is_kept(run: RunFolder) -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        kept = len(run.finished()[0])
+        raise Interrupted(
+            f"{kept:,} of {len(run.layout):,} images are kept in {run.out}, and so are finished latents and"
+            " modes; the same command goes on from here"
+        ) from None

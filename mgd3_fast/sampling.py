@@ -1,0 +1,60 @@
+"""Modes to image files, batch after batch: sample latents, decode them, hand the pixels to the writer.
+
+Shape letters: B images of a batch, C channels, h w latent size, H W pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from mgd3_engine import image_seeds
+
+from mgd3_fast.devices import autoencoder_dtype
+
+if TYPE_CHECKING:
+    from mgd3_fast.modes import ModeSet
+    from mgd3_fast.plan import Plan
+    from mgd3_fast.progress import Bar
+    from mgd3_fast.timings import Timings
+    from mgd3_fast.writers import PngWriter
+
+
+def make_images(
+    plan: Plan, modes: ModeSet, images: Sequence[int], writer: PngWriter, bar: Bar, timings: Timings
+) -> None:
+    """Make the given images and queue them for writing.
+
+    Image (class, k) is pulled to mode k of its class and its noise has a seed of its own, so a file does not
+    depend on which others are made in this call or share its batch.
+
+    Args:
+        plan: The run.
+        modes: Modes of at least the classes of these images.
+        images: Image numbers of the run.
+        writer: Receives every image.
+        bar: Advanced by each batch.
+        timings: Receives the seconds of `sample`, `decode` and `write`.
+    """
+    layout, device = plan.layout, plan.sources.device
+    autoencoder = plan.sources.generator.autoencoder.to(device, autoencoder_dtype(plan.sources.precision))
+    row_of_class = {name: row for row, name in enumerate(modes.class_names)}
+    B = plan.sampler.batch_shape
+    for start in range(0, len(images), B):
+        batch = images[start : start + B]
+        places = [layout.place(image) for image in batch]
+        identities = [(layout.class_names[class_index], mode) for class_index, mode in places]
+        with timings.measure("sample"):
+            latents = plan.sampler.sample(
+                torch.tensor([plan.class_ids[class_index] for class_index, _ in places]),
+                torch.stack([modes.modes[row_of_class[name], mode] for name, mode in identities]),
+                image_seeds(plan.config.seed, identities),
+            )  # [B, C, h, w]
+        with timings.measure("decode"):
+            decoded = autoencoder.decode(latents)  # [B, 3, H, W]
+            pixels = decoded.permute(0, 2, 3, 1).cpu().contiguous().numpy()  # [B, H, W, 3]
+        with timings.measure("write"):
+            for image, one in zip(batch, pixels, strict=True):
+                writer.put(image, layout.file(image), one)
+        bar.advance(len(batch))

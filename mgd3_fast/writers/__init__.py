@@ -1,0 +1,36 @@
+"""Distilled images on disk: layout, atomic and resumable writing, manifest and contact sheet."""
+
+from mgd3_fast.writers.contact_sheet import write_contact_sheet
+from mgd3_fast.writers.layout import Layout
+from mgd3_fast.writers.manifest import MANIFEST, read_manifest, write_manifest
+from mgd3_fast.writers.png import PngWriter, write_png
+from mgd3_fast.writers.run_folder import (
+    CONTACT_SHEET,
+    MODES,
+    WORK,
+    OutState,
+    RunFolder,
+    check_ours,
+    check_writable,
+    file_digest,
+    state_of,
+)
+
+__all__ = [
+    "CONTACT_SHEET",
+    "MANIFEST",
+    "MODES",
+    "WORK",
+    "Layout",
+    "OutState",
+    "PngWriter",
+    "RunFolder",
+    "check_ours",
+    "check_writable",
+    "file_digest",
+    "read_manifest",
+    "state_of",
+    "write_contact_sheet",
+    "write_manifest",
+    "write_png",
+]

@@ -1,0 +1,80 @@
+"""What is finished, one JSON line each: a line is written after its image has its final name."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from mgd3_fast.errors import UserError
+
+
+class Journal:
+    """The append-only record of one shard; only one process at a time may hold it.
+
+    Args:
+        path: The journal's file; created where missing.
+
+    Raises:
+        UserError: If another process is writing the same shard.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("a+b")
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self._file.close()
+            raise UserError(
+                f"out must not be in use by another process with the same --shard, got {path.parent.parent}"
+            ) from None
+        except OSError:
+            pass  # a file system without locks: two equal processes would only do the same work twice
+        self._drop_half_line()
+
+    def append(self, record: dict[str, Any]) -> None:
+        """Add one record and hand it to the operating system."""
+        self._file.write(json.dumps(record).encode() + b"\n")
+        self._file.flush()
+
+    def close(self) -> None:
+        """Close the file, which also makes it visible to other machines, and release the lock."""
+        self._file.close()
+
+    def __enter__(self) -> Journal:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _drop_half_line(self) -> None:
+        """Cut off a last line that a killed process did not finish."""
+        self._file.seek(0)
+        content = self._file.read()
+        whole = content.rfind(b"\n") + 1
+        if whole < len(content):
+            self._file.truncate(whole)
+
+
+def read_journal(path: Path) -> Iterator[dict[str, Any]]:
+    """Read the records of a journal that may be under way.
+
+    Args:
+        path: The journal's file.
+
+    Yields:
+        Every record; a half-written line is skipped.
+    """
+    with path.open("rb") as lines:
+        for line in lines:
+            try:
+                record = json.loads(line)
+            except ValueError:
+                continue
+            if isinstance(record, dict) and line.endswith(b"\n"):
+                yield record

@@ -1,0 +1,58 @@
+"""Where each image of a run lies: class-major numbers, and the block of them that a shard makes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The image list of a run, class after class in label order, `ipc` images each.
+
+    Args:
+        class_names: Names of the classes of the run.
+        labels: Label of each; not 0, 1, ... when the run takes only some classes of a list.
+        ipc: Images per class.
+        format: "imagefolder" names folders by class, "numeric" by label, `00000` onwards, so that the order
+            of sorted folder names is the label order.
+    """
+
+    class_names: tuple[str, ...]
+    labels: tuple[int, ...]
+    ipc: int
+    format: str = "imagefolder"
+
+    def __len__(self) -> int:
+        return len(self.class_names) * self.ipc
+
+    def folder(self, class_index: int) -> str:
+        """Return the folder name of a class, by its place in the run."""
+        return (
+            f"{self.labels[class_index]:05d}" if self.format == "numeric" else self.class_names[class_index]
+        )
+
+    def place(self, image: int) -> tuple[int, int]:
+        """Return (place of the class in the run, mode index) of an image number."""
+        return divmod(image, self.ipc)
+
+    def file(self, image: int) -> str:
+        """Return the file of an image number, relative to the output folder."""
+        class_index, mode = self.place(image)
+        return f"{self.folder(class_index)}/{mode}.png"
+
+    def block(self, part: int, parts: int) -> range:
+        """Return the image numbers of one shard.
+
+        Args:
+            part: Number of the shard, from 1.
+            parts: Number of shards.
+
+        Returns:
+            A contiguous range; all shards together cover every image once, in equal parts up to one image.
+        """
+        return range(len(self) * (part - 1) // parts, len(self) * part // parts)
+
+    def classes_of(self, images: Iterable[int]) -> list[int]:
+        """Return the places of the classes that the given images belong to, ascending, each once."""
+        return sorted({self.place(image)[0] for image in images})

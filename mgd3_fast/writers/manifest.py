@@ -1,0 +1,58 @@
+"""The manifest: everything needed to say what was made, from what, by what, and to check it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from mgd3_fast.errors import UserError
+
+MANIFEST = "manifest.json"
+FORMAT = "mgd3-fast manifest"
+FORMAT_VERSION = 1
+
+
+def write_manifest(target: Path, content: dict[str, Any], temporary: Path) -> None:
+    """Write a manifest: indented JSON, with one line per image.
+
+    Args:
+        target: Final path.
+        content: Sections of the manifest; `images` is a list of flat records.
+        temporary: Path on the same file system for the unfinished file.
+    """
+    head = {"format": FORMAT, "format_version": FORMAT_VERSION}
+    head.update({name: section for name, section in content.items() if name != "images"})
+    images = ",\n    ".join(json.dumps(record) for record in content["images"])
+    text = json.dumps(head, indent=2)[: -len("\n}")] + f',\n  "images": [\n    {images}\n  ]\n}}\n'
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(target)
+
+
+def read_manifest(folder: Path) -> dict[str, Any] | None:
+    """Read the manifest of an output folder.
+
+    Args:
+        folder: Output folder.
+
+    Returns:
+        Its content, or None where there is none.
+
+    Raises:
+        UserError: If there is a `manifest.json` that this program did not write.
+    """
+    path = folder / MANIFEST
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except ValueError:
+        content = None
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise UserError(f"out must be empty or hold a run of mgd3-fast, got {path}, which is something else")
+    if content["format_version"] != FORMAT_VERSION:
+        raise UserError(
+            f"manifest version must be {FORMAT_VERSION}, got {content['format_version']} in {path}:"
+            " it was written by another version of mgd3-fast"
+        )
+    return content

@@ -1,0 +1,274 @@
+"""The output folder while a run is under way: whose it is, what is finished, and how it is completed.
+
+Working state lives in `OUT/.mgd3-fast/`: `run.json` (the settings every shard must agree on), one journal and
+one folder of unfinished files per shard, and what the stages keep. It is removed once the manifest is
+written: the manifest is there if and only if the run is complete.
+"""
+
+from __future__ import annotations
+
+import enum
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from mgd3_fast.errors import UserError
+from mgd3_fast.writers.journal import Journal, read_journal
+from mgd3_fast.writers.layout import Layout
+from mgd3_fast.writers.manifest import MANIFEST, read_manifest
+
+WORK = ".mgd3-fast"
+MODES = "modes.safetensors"
+CONTACT_SHEET = "contact_sheet.png"
+
+
+class OutState(enum.Enum):
+    """What an output folder holds."""
+
+    NEW = "nothing of a run"
+    STARTED = "an unfinished run of the same settings"
+    FINISHED = "a finished run of the same settings"
+
+
+def state_of(out: Path, settings: dict[str, Any]) -> OutState:
+    """Look at an output folder without touching it.
+
+    Args:
+        out: Output folder; need not exist.
+        settings: What decides the images of this run, in the order differences are reported.
+
+    Returns:
+        What the folder holds.
+
+    Raises:
+        UserError: If it holds a run of other settings, or files that are not ours.
+    """
+    if out.exists() and not out.is_dir():
+        raise UserError(f"out must be a folder, got the file {out}")
+    manifest = read_manifest(out)
+    if manifest is not None:
+        _check_same(out, manifest["settings"], settings)
+        return OutState.FINISHED
+    started = _read_run(out)
+    if started is not None:
+        _check_same(out, started, settings)
+        return OutState.STARTED
+    check_ours(out)
+    return OutState.NEW
+
+
+def check_ours(out: Path) -> None:
+    """Refuse a folder that holds files of somebody else.
+
+    Args:
+        out: Output folder; need not exist. A run of ours, finished or not, is welcome.
+
+    Raises:
+        UserError: Naming what is there.
+    """
+    if not out.exists() or (out / WORK / "run.json").exists() or read_manifest(out) is not None:
+        return
+    foreign = sorted(path.name for path in out.iterdir() if path.name not in (WORK, MODES))
+    if foreign:
+        more = f" and {len(foreign) - 1} more" if len(foreign) > 1 else ""
+        raise UserError(f"out must be empty or hold a run of mgd3-fast, got {out} with {foreign[0]!r}{more}")
+
+
+def check_writable(out: Path) -> None:
+    """Try whether a folder can be made and written, and leave no trace.
+
+    Args:
+        out: Output folder; need not exist.
+
+    Raises:
+        UserError: With the system's reason.
+    """
+    made = [folder for folder in (out, *out.parents) if not folder.exists()]
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=out) as probe:
+            probe.write(b"x")
+    except OSError as error:
+        raise _unwritable(out, error) from None
+    finally:
+        with suppress(OSError):
+            for folder in made:
+                folder.rmdir()
+
+
+class RunFolder:
+    """One shard's hold on the output folder.
+
+    Args:
+        out: Output folder.
+        settings: What decides the images of this run.
+        layout: The image list.
+        part: Number of this shard, from 1.
+        parts: Number of shards.
+    """
+
+    def __init__(self, out: Path, settings: dict[str, Any], layout: Layout, part: int, parts: int) -> None:
+        self.out, self.work = out, out / WORK
+        self.layout, self._settings = layout, settings
+        self.shard = f"{part}-of-{parts}"
+        self.temporary = self.work / f"unfinished-{self.shard}"
+        self._journal: Journal | None = None
+
+    @contextmanager
+    def open(self) -> Iterator[RunFolder]:
+        """Make the folder ours: record the settings, take the shard's journal, clear its unfinished files.
+
+        Yields:
+            This object, ready for `record`.
+
+        Raises:
+            UserError: If another process has meanwhile started other settings, or holds this shard.
+        """
+        try:
+            self.work.mkdir(parents=True, exist_ok=True)
+            self._claim()
+        except OSError as error:
+            raise _unwritable(self.out, error) from None
+        with Journal(self.work / f"journal-{self.shard}.jsonl") as self._journal:
+            shutil.rmtree(self.temporary, ignore_errors=True)
+            self.temporary.mkdir()
+            yield self
+            # A shard that leaves work to others leaves no empty folder behind.
+            with suppress(OSError):
+                self.temporary.rmdir()
+
+    def record(self, image: int, sha256: str) -> None:
+        """Note that an image has its final name."""
+        assert self._journal is not None
+        self._journal.append({"image": image, "sha256": sha256})
+
+    def record_session(self, session: dict[str, Any]) -> None:
+        """Note what this process runs on and, once done, its times; the last note of a process counts."""
+        assert self._journal is not None
+        self._journal.append({"session": session})
+
+    def finished(self) -> tuple[dict[int, str], list[dict[str, Any]]]:
+        """Read the journals of all shards.
+
+        Returns:
+            sha256 by image number, and the sessions noted so far.
+
+        Raises:
+            FileNotFoundError: If another shard completed the run meanwhile.
+        """
+        digests: dict[int, str] = {}
+        sessions: dict[str, dict[str, Any]] = {}
+        for path in sorted(self.work.glob("journal-*.jsonl")):
+            for record in read_journal(path):
+                if "session" in record:
+                    sessions[record["session"]["id"]] = record["session"]
+                else:
+                    digests[record["image"]] = record["sha256"]
+        return digests, sorted(sessions.values(), key=lambda session: str(session["started"]))
+
+    def intact(self, digests: dict[int, str], images: range) -> dict[int, str]:
+        """Keep the entries of `images` whose files are there and have the recorded sha256."""
+        return {
+            image: digests[image]
+            for image in images
+            if image in digests and file_digest(self.out / self.layout.file(image)) == digests[image]
+        }
+
+    def reopen(self, manifest: dict[str, Any], digests: dict[int, str]) -> None:
+        """Turn a finished run with missing or damaged files back into an unfinished one.
+
+        Args:
+            manifest: The finished run's manifest.
+            digests: sha256 of the images that are intact.
+        """
+        for session in manifest["sessions"]:
+            self.record_session(session)
+        for image, sha256 in digests.items():
+            self.record(image, sha256)
+        (self.out / MANIFEST).unlink(missing_ok=True)
+
+    @contextmanager
+    def completing(self) -> Iterator[bool]:
+        """Hold the right to complete the run; several shards may come here at the same time.
+
+        Yields:
+            True for the shard that is to write the manifest, False where another one has.
+        """
+        assert self._journal is not None
+        self._journal.close()
+        with ExitStack() as held:
+            try:
+                lock = held.enter_context((self.work / "completing").open("w"))
+            except FileNotFoundError:
+                yield False
+                return
+            with suppress(OSError):
+                fcntl.flock(lock, fcntl.LOCK_EX)
+            try:
+                yield not (self.out / MANIFEST).exists()
+            except FileNotFoundError:
+                # Where locks do not work, the other shard may clear the working state under our hands.
+                if not (self.out / MANIFEST).exists():
+                    raise
+
+    def clear(self) -> None:
+        """Remove the working state, once the manifest is written."""
+        shutil.rmtree(self.work, ignore_errors=True)
+
+    def _claim(self) -> None:
+        """Write `run.json` unless it is there; of several processes that start at once, one wins."""
+        run = self.work / "run.json"
+        if not run.exists():
+            draft = self.work / f"run-{self.shard}-{os.getpid()}.json"
+            draft.write_text(json.dumps({"settings": self._settings}, indent=2), encoding="utf-8")
+            try:
+                run.hardlink_to(draft)
+            except FileExistsError:
+                pass
+            except OSError:
+                draft.replace(run)  # a file system without hard links
+            draft.unlink(missing_ok=True)
+        started = _read_run(self.out)
+        if started is not None:
+            _check_same(self.out, started, self._settings)
+
+
+def file_digest(path: Path) -> str | None:
+    """Return the sha256 of a file, or None where there is none."""
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
+def _unwritable(out: Path, error: OSError) -> UserError:
+    return UserError(f"out must be a folder that can be written, got {out}: {error.strerror}")
+
+
+def _read_run(out: Path) -> dict[str, Any] | None:
+    try:
+        settings = json.loads((out / WORK / "run.json").read_text(encoding="utf-8"))["settings"]
+    except FileNotFoundError:
+        return None
+    except (ValueError, KeyError, TypeError):
+        raise UserError(
+            f"out must hold a readable run, got {out / WORK / 'run.json'}, which is damaged"
+        ) from None
+    assert isinstance(settings, dict)
+    return settings
+
+
+def _check_same(out: Path, found: dict[str, Any], wanted: dict[str, Any]) -> None:
+    for name in [*wanted, *found]:
+        if found.get(name) != wanted.get(name):
+            raise UserError(
+                f"out must be unused or hold a run of the same settings, got {out},"
+                f" whose {name} is {found.get(name)!r} while {wanted.get(name)!r} is asked for"
+            )
