@@ -31,8 +31,8 @@ from mgd3_fast.tensor_files import DamagedFileError
 
 # Left free on the disk beyond the latents themselves.
 _MARGIN_BYTES = 64 * 2**20
-# Batches grow until the first activations, 128 channels at full size, hold this many values: 8 images of
-# 256 pixels on a CPU, whose speed does not grow with more; 64 of 512 pixels would take 8 GiB on a GPU.
+# Batches grow until the first activations, 128 channels at full size, hold this many values: 256 MiB on a
+# CPU (8 images of 256 pixels), 4 GiB on a GPU (32 of 512).
 _CPU_BATCH_VALUES = 2**26
 _GPU_BATCH_VALUES = 2**30
 _FIRST_CHANNELS = 128
