@@ -116,8 +116,10 @@ class ModeSet:
             check_contents(path, file)
         except FileNotFoundError:
             raise UserError(f"modes must be an existing file, got {path}") from None
-        except (DamagedFileError, OSError) as error:
-            raise UserError(f"modes must be a readable file: {error}") from None
+        except OSError as error:
+            raise UserError(f"modes must be a readable file, got {path}: {error}") from None
+        except DamagedFileError as error:
+            raise UserError(f"modes must be an undamaged file: {error}") from None
         return cls(
             class_names=tuple(json.loads(file.metadata["class_names"])),
             modes=file.tensors["modes"],
