@@ -67,7 +67,7 @@ class StepState:
         x0: float32 `[B, C, H, W]`: the predicted clean latent, after classifier-free guidance.
         eps: float32 `[B, C, H, W]`: the noise that x_t then holds, (x_t - sqrt(abar) x0) / sqrt(1 - abar).
         mean: float32 `[B, C, H, W]`: x_{i-1} before guidance terms and noise.
-        sigma: float32 `[B, C, H, W]` or `[]`: standard deviation of the DDPM step, also under ddim.
+        sigma: float32 `[B, C, H, W]`: standard deviation of the DDPM step, also under ddim.
         step: Respaced index i, S-1 down to 0.
         timestep: S_i, the timestep that the network was told.
         class_ids: int64 `[B]`.

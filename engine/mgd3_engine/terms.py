@@ -89,7 +89,7 @@ class TermEvaluator:
             x0=x0,
             eps=(x_t - math.sqrt(abar) * x0) / math.sqrt(1.0 - abar),
             mean=k[Coefficient.NEXT_FROM_X0] * x0 + k[Coefficient.NEXT_FROM_X] * x_t,
-            sigma=torch.exp(0.5 * log_var),
+            sigma=torch.exp(0.5 * log_var).expand_as(x_t),
             step=step,
             timestep=int(self.respaced.timesteps[step]),
             class_ids=buffers.class_ids[:images],
