@@ -102,7 +102,9 @@ class PatchEmbedder(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Turn `[N, C, H, W]` into tokens `[N, T, d]`."""
         patches: Tensor = self.proj(x)  # [N, d, H/P, W/P]
-        return patches.flatten(2).transpose(1, 2)
+        # Blocks hand this layout on: with channels first, a bfloat16 `addcmul` takes 420 us on a CPU, not 70
+        # (DiT-S/2, two rows).
+        return patches.flatten(2).transpose(1, 2).contiguous()
 
 
 class TimestepEmbedder(nn.Module):
