@@ -59,9 +59,10 @@ class KMeansDiscovery:
             return _modes(samples[first[turn]], shares[turn], first[turn])
         with threadpool_limits(limits=1):
             fitted = self._kmeans(n_clusters=ipc, random_state=seed, n_init="auto").fit(samples)
-        centers = fitted.cluster_centers_.astype(np.float32)
+            centers = fitted.cluster_centers_.astype(np.float32)
+            nearest = _nearest_samples(samples, centers)
         shares = np.bincount(fitted.labels_, minlength=ipc) / len(samples)
-        return _modes(centers, shares, _nearest_samples(samples, centers))
+        return _modes(centers, shares, nearest)
 
 
 def _distinct_samples(samples: NDArray[np.float32]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
