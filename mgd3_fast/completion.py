@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mgd3_engine import image_seed
@@ -108,7 +109,7 @@ def _manifest(
         },
         "generator": {
             "name": generator.name,
-            "source": generator.source,
+            "source": _portable(generator.source),
             "licence": generator.licence,
             "digest": generator.digest,
             "autoencoder_digest": generator.autoencoder.digest,
@@ -135,6 +136,11 @@ def _manifest(
         "sessions": sessions,
         "images": [_image_record(plan, modes, image, digests[image]) for image in range(len(run.layout))],
     }
+
+
+def _portable(source: str) -> str:
+    """A hub id as it is; of a path of this machine the last part, the digest says the rest."""
+    return Path(source).name if Path(source).exists() else source
 
 
 def _image_record(plan: Plan, modes: ModeSet, image: int, sha256: str) -> dict[str, Any]:

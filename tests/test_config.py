@@ -1,0 +1,136 @@
+"""Configurations: what they refuse, what they fill in, and that their words are the engine's words."""
+
+from __future__ import annotations
+
+from dataclasses import FrozenInstanceError, fields, replace
+from importlib.metadata import version
+from typing import Any
+
+import pytest
+from mgd3_engine import backend_names
+from mgd3_engine.coefficients import METHODS
+from mgd3_engine.guidance import FORMS
+
+import mgd3_fast
+from mgd3_fast import config as config_module
+from mgd3_fast.config import DiscoverConfig, DistillConfig, EncodeConfig
+from mgd3_fast.datasets import BAD_IMAGE_RULES
+from mgd3_fast.errors import UserError
+from mgd3_fast.generators import SamplingDefaults
+from mgd3_fast.modes import METHOD_NAMES
+
+PAPER = SamplingDefaults(sampler="ddpm", steps=50, cfg_scale=4.0, mode_scale=0.1, t_stop=25)
+
+
+def config(**changes: Any) -> DistillConfig:
+    return DistillConfig(**{"dataset": "mnist5k", "ipc": 10, "out": "out", **changes})
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        pytest.param({"dataset": ""}, "dataset must be", id="no dataset"),
+        pytest.param({"ipc": 0}, "ipc must be a whole number of at least 1, got 0", id="ipc 0"),
+        pytest.param({"ipc": 2.5}, "ipc must be a whole number", id="ipc 2.5"),
+        pytest.param({"ipc": True}, "ipc must be a whole number", id="ipc True"),
+        pytest.param({"ipc": "ten"}, "ipc must be a whole number of at least 1, got 'ten'", id="ipc word"),
+        pytest.param({"seed": -1}, "seed must be a whole number from 0 to 4294967295", id="seed -1"),
+        pytest.param({"seed": 2**32}, "seed must be", id="seed 2**32"),
+        pytest.param({"steps": 0}, "steps must be", id="steps 0"),
+        pytest.param({"t_stop": -1}, "t_stop must be a whole number of at least 0, got -1", id="t_stop -1"),
+        pytest.param(
+            {"t_stop": 51, "steps": 50}, "t_stop must be a whole number from 0 to 50", id="t_stop 51"
+        ),
+        pytest.param({"cfg_scale": float("nan")}, "cfg_scale must be a finite number", id="cfg nan"),
+        pytest.param({"mode_scale": float("inf")}, "mode_scale must be a finite number", id="mode inf"),
+        pytest.param(
+            {"mode_scale": -0.1}, "mode_scale must be a finite number of at least 0", id="mode -0.1"
+        ),
+        pytest.param({"eta": 1.5}, "eta must be a finite number from 0 to 1, got 1.5", id="eta 1.5"),
+        pytest.param({"eta": 0.5, "sampler": "ddpm"}, "eta must be 0 with sampler ddpm", id="eta of ddpm"),
+        pytest.param({"sampler": "euler"}, "sampler must be one of ddpm, ddim, got 'euler'", id="sampler"),
+        pytest.param({"spacing": "even"}, "spacing must be one of linspace, ddim", id="spacing"),
+        pytest.param({"guidance_form": "eps"}, "guidance_form must be one of auto, posterior", id="form"),
+        pytest.param({"discovery": "magic"}, "discovery must be one of kmeans, got 'magic'", id="discovery"),
+        pytest.param({"backend": "onnx"}, "backend must be one of auto, eager, compiled", id="backend"),
+        pytest.param({"precision": "fp4"}, "precision must be one of auto, fp32, bf16, fp16", id="precision"),
+        pytest.param({"format": "zip"}, "format must be one of imagefolder, numeric", id="format"),
+        pytest.param({"on_bad_image": "hide"}, "on_bad_image must be one of error, skip", id="bad image"),
+        pytest.param({"batch_size": 0}, "batch_size must be a whole number of at least 1", id="batch 0"),
+        pytest.param({"batch_size": "big"}, "batch_size must be a whole number", id="batch word"),
+        pytest.param({"device": "gpu"}, "device must be auto, cpu, cuda or cuda:N, got 'gpu'", id="device"),
+        pytest.param({"shard": "0/2"}, "shard must be I/N with I from 1 to N, got '0/2'", id="shard 0/2"),
+        pytest.param({"shard": "3/2"}, "shard must be I/N", id="shard 3/2"),
+        pytest.param({"shard": "one"}, "shard must be I/N", id="shard word"),
+    ],
+)
+def test_refuses_in_one_line(changes: dict[str, Any], words: str) -> None:
+    with pytest.raises(UserError) as refusal:
+        config(**changes)
+    assert str(refusal.value).startswith(words)
+    assert "\n" not in str(refusal.value)
+
+
+def test_is_frozen_and_keyword_only() -> None:
+    with pytest.raises(FrozenInstanceError):
+        config().ipc = 3  # type: ignore[misc]
+    with pytest.raises(TypeError):
+        DistillConfig("mnist5k", 10, "out")  # type: ignore[misc]
+
+
+def test_defaults_come_from_the_generator() -> None:
+    assert config().sampling(PAPER) == PAPER
+
+
+def test_what_is_given_wins() -> None:
+    chosen = config(sampler="ddim", steps=20, cfg_scale=1.5, mode_scale=0.0, t_stop=3).sampling(PAPER)
+    assert chosen == SamplingDefaults(sampler="ddim", steps=20, cfg_scale=1.5, mode_scale=0.0, t_stop=3)
+
+
+@pytest.mark.parametrize(("steps", "t_stop"), [(50, 25), (20, 10), (25, 12), (100, 50), (1, 0)])
+def test_t_stop_keeps_its_share_of_the_steps(steps: int, t_stop: int) -> None:
+    assert config(steps=steps).sampling(PAPER).t_stop == t_stop
+
+
+def test_t_stop_is_checked_against_the_generators_steps() -> None:
+    with pytest.raises(UserError, match="t_stop must be a whole number from 0 to 50, got 60"):
+        config(t_stop=60).sampling(PAPER)
+
+
+def test_eta_is_checked_against_the_generators_sampler() -> None:
+    with pytest.raises(UserError, match="eta must be 0 with sampler ddpm"):
+        config(eta=0.5).sampling(PAPER)
+    assert config(eta=0.5).sampling(replace(PAPER, sampler="ddim")).sampler == "ddim"
+
+
+@pytest.mark.parametrize(("shard", "expected"), [("1/1", (1, 1)), ("2/3", (2, 3)), ("10/10", (10, 10))])
+def test_shard(shard: str, expected: tuple[int, int]) -> None:
+    assert config(shard=shard).shard_of() == expected
+
+
+def test_words_are_those_of_the_modules_that_use_them() -> None:
+    assert ("auto", *backend_names()) == config_module.BACKENDS
+    assert config_module.SAMPLERS == METHODS
+    assert ("auto", *FORMS) == config_module.GUIDANCE_FORMS
+    assert config_module.DISCOVERIES == METHOD_NAMES
+    assert config_module.ON_BAD_IMAGE == BAD_IMAGE_RULES
+
+
+def test_every_field_has_help_and_stages_share_their_fields() -> None:
+    names = {}
+    for stage in (EncodeConfig, DiscoverConfig, DistillConfig):
+        assert all(one.metadata["help"] for one in fields(stage))
+        names[stage] = [one.name for one in fields(stage)]
+    assert names[DiscoverConfig][: len(names[EncodeConfig])] == names[EncodeConfig]
+    assert names[DistillConfig][: len(names[DiscoverConfig])] == names[DiscoverConfig]
+
+
+def test_version_is_the_distributions() -> None:
+    assert mgd3_fast.__version__ == version("mgd3-fast")
+
+
+def test_public_names_load_on_first_use() -> None:
+    assert mgd3_fast.DistillConfig is DistillConfig
+    assert callable(mgd3_fast.distill)
+    with pytest.raises(AttributeError, match="no attribute 'destill'"):
+        mgd3_fast.destill  # noqa: B018
