@@ -67,8 +67,8 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[st
                 file.write(_bytes_of(tensor))
             file.flush()
             os.fsync(file.fileno())
+        # The folder is not flushed: a power cut can lose the new name, never leave it with half a file.
         temporary.replace(path)
-        _flush_folder(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
         _being_written.discard(temporary)
@@ -178,14 +178,6 @@ def _checksum(tensors: Mapping[str, Tensor]) -> str:
 
 def _bytes_of(tensor: Tensor) -> memoryview:
     return tensor.detach().contiguous().flatten().view(torch.uint8).numpy().data
-
-
-def _flush_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _host() -> str:
