@@ -19,8 +19,9 @@ from mgd3_kernels import Coefficient, guided_step, guided_step_reference, philox
 from step_cases import CASES, STEPS, Case, Problem, lay_out, make_problem, schedule, table_row, textbook_step
 from torch import Tensor
 
-# Bounds on max |error| / max |expected|; measured over all cases: reference 1.9e-7, interpreter 2.3e-7.
-BOUND = {"reference": 3e-7, "kernel": 4e-7}
+# Bounds on max |error| / max |expected|; measured over all cases: reference 1.9e-7, interpreter 2.3e-7. On a
+# GPU exp and sqrt are approximations of about 2 ulp.
+BOUND = {"reference": 3e-7, "interpreter": 4e-7, "gpu": 1e-6}
 
 
 def relative_error(got: Tensor, want: Tensor) -> float:
@@ -32,11 +33,10 @@ class Provider:
     name: str
     run: Callable[..., Tensor]
     device: str
-    interpreted: bool = False
 
     def cast(self, x: Tensor, dtype: torch.dtype) -> Tensor:
         """What storing x as `dtype` gives: Triton's interpreter cuts bfloat16 off where GPUs round."""
-        if self.interpreted and dtype == torch.bfloat16:
+        if self.name == "interpreter" and dtype == torch.bfloat16:
             x = (x.contiguous().view(torch.int32) & ~0xFFFF).view(torch.float32)
         return x.to(dtype)
 
@@ -59,9 +59,9 @@ def provider(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
     if request.param == "reference":
         return Provider("reference", guided_step_reference, "cpu")
     if torch.cuda.is_available():
-        return Provider("kernel", guided_step, "cuda")
+        return Provider("gpu", guided_step, "cuda")
     monkeypatch.setenv("TRITON_INTERPRET", "1")
-    return Provider("kernel", guided_step, "cpu", interpreted=True)
+    return Provider("interpreter", guided_step, "cpu")
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
@@ -159,6 +159,7 @@ WRONG: dict[str, tuple[str, Any, str]] = {
     "x-rank": ("x", zeros(4, 8, 8), r"must be \[B, C, H, W\], got \[4, 8, 8\]"),
     "x-dtype": ("x", zeros(2, 4, 8, 8).half(), "must be torch.float32, got torch.float16"),
     "x-layout": ("x", zeros(2, 4, 8, 16)[..., ::2], "must be contiguous, got strides"),
+    "x-size": ("x", zeros(1).expand(2, 4, 2048, 2049), "must have at most 16777216 elements an image, got"),
     "out-rows": ("out", zeros(3, 8, 8, 8), r"must be \[2, 4, 8, 8\] or .*, got \[3, 8, 8, 8\]"),
     "out-channels": ("out", zeros(4, 5, 8, 8), r"must be .*, got \[4, 5, 8, 8\]"),
     "out-dtype": ("out", zeros(4, 8, 8, 8).double(), "must be .*, got torch.float64"),

@@ -15,6 +15,9 @@ from mgd3_kernels.coefficients import Coefficient
 from mgd3_kernels.philox import philox_normal
 
 _OUT_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+_MAX_ELEMENTS = (
+    2**24
+)  # of one image: 32-bit offsets within it, and fewer tiles than a grid's second axis holds
 
 
 def guided_step_reference(
@@ -95,7 +98,7 @@ def guided_step(
     call can be captured in a CUDA graph and replayed with another `step`.
 
     Args:
-        x: float32 `[B, C, H, W]`, contiguous: the state x_i; overwritten with x_{i-1}.
+        x: float32 `[B, C, H, W]`, contiguous, C*H*W up to 2**24: the state x_i; overwritten with x_{i-1}.
         out: float32, bfloat16 or float16 `[B or 2B, C or 2C, H, W]`: what the network returned. 2B rows mean
             classifier-free guidance (rows 0..B-1 conditional, B..2B-1 null); 2C channels mean that the
             second C are the learned variance. Any batch and channel stride; pixels evenly spaced.
@@ -156,6 +159,8 @@ def _check_arguments(
     if x.ndim != 4:
         raise ValueError(f"x must be [B, C, H, W], got {list(x.shape)}")
     B, C, H, W = x.shape
+    if C * H * W > _MAX_ELEMENTS:
+        raise ValueError(f"x must have at most {_MAX_ELEMENTS} elements an image, got {C * H * W}")
     two = (B, 2 * B)
     f32, ints = (torch.float32,), (torch.int64, torch.uint64)
     _check("x", x, x.device, f32, [(B, C, H, W)])

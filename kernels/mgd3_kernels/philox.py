@@ -24,12 +24,13 @@ _MASK = 0xFFFFFFFF
 
 
 def _multiply_high_low(word: Tensor, multiplier: int) -> tuple[Tensor, Tensor]:
-    """High and low 32 bits of a 32x32 product; two 16-bit halves, because 64 bits overflow a signed int64."""
-    upper = word * (multiplier >> 16)  # < 2**48
-    lower = word * (multiplier & 0xFFFF)  # < 2**48
-    high = (upper + (lower >> 16)) >> 16
-    low = (((upper & 0xFFFF) << 16) + lower) & _MASK
-    return high, low
+    """High and low 32 bits of a 32x32-bit product, in int64.
+
+    The product itself may exceed a signed int64. With M = 2**32 + (M - 2**32) and both multipliers above
+    2**31, the second part times the word stays below 2**62 and the first only adds the word to the high half.
+    """
+    product = word * (multiplier - 2**32)
+    return (product >> 32) + word, product & _MASK
 
 
 def _philox_words(
@@ -74,11 +75,12 @@ def philox4x32(counter: Tensor, key: Tensor, rounds: int = 10) -> Tensor:
     return torch.stack(_philox_words((c0, c1, c2, c3), (k0, k1), rounds), dim=-1)
 
 
-def _box_muller(word_r: Tensor, word_a: Tensor) -> tuple[Tensor, Tensor]:
-    """Two normals from two words, in float64; u = (word + 1/2) / 2**32 is never 0 or 1 (Box, Muller 1958)."""
+def _box_muller(word_r: Tensor, word_a: Tensor) -> Tensor:
+    """Two normals, along a new last dimension, from each pair of words, in float64 (Box, Muller 1958)."""
+    # u = (word + 1/2) / 2**32 is never 0 or 1.
     radius = torch.sqrt(-2.0 * torch.log(word_r.double() * 2.0**-32 + 2.0**-33))
-    angle = (2.0 * math.pi) * (word_a.double() * 2.0**-32 + 2.0**-33)
-    return radius * torch.cos(angle), radius * torch.sin(angle)
+    angle = word_a.double() * (2.0 * math.pi * 2.0**-32) + 2.0 * math.pi * 2.0**-33
+    return torch.stack((radius * torch.cos(angle), radius * torch.sin(angle)), dim=-1)
 
 
 def philox_normal(seeds: Tensor, step: int | Tensor, shape: Sequence[int], stream: int = 0) -> Tensor:
@@ -114,5 +116,5 @@ def philox_normal(seeds: Tensor, step: int | Tensor, shape: Sequence[int], strea
     word_2 = torch.full((1, 1), stream, dtype=torch.int64, device=device)
     word_3 = torch.zeros((1, 1), dtype=torch.int64, device=device)
     r0, r1, r2, r3 = _philox_words((block, word_1, word_2, word_3), key, rounds=10)
-    normals = torch.stack((*_box_muller(r0, r1), *_box_muller(r2, r3)), dim=-1)  # [N, ceil(D / 4), 4]
+    normals = _box_muller(torch.stack((r0, r2), -1), torch.stack((r1, r3), -1))  # [N, ceil(D / 4), 2, 2]
     return normals.flatten(1)[:, :count].float().reshape(len(seeds), *shape)
