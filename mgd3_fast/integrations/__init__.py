@@ -1,0 +1,1 @@
+"""Mode guidance inside other people's pipelines."""
