@@ -1,0 +1,121 @@
+"""Which images a step sees, and the images themselves.
+
+Shape letters: B images, R resolution in pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from mgd3_fast.datasets.cropping import center_crop
+from mgd3_fast.datasets.dataset import Dataset
+from mgd3_fast.datasets.decoding import BadImageError
+from mgd3_fast.errors import UserError
+from mgd3_fast.train.fitting import step_generator
+
+_KEPT_BYTES = 512 * 2**20
+_READERS = 8
+
+
+class EpochOrder:
+    """Every item once per epoch, in an order that depends on (seed, purpose, epoch) alone.
+
+    Args:
+        count: Number of items.
+        batch_size: Items of a step; a step may straddle two epochs.
+        seed: Seed of the run.
+        purpose: Word that separates this order from others of the run.
+    """
+
+    def __init__(self, count: int, batch_size: int, seed: int, purpose: str) -> None:
+        self.count, self.batch_size, self.seed, self.purpose = count, batch_size, seed, purpose
+        self._epoch = -1
+        self._order = torch.empty(0, dtype=torch.int64)
+
+    def indices(self, step: int) -> Tensor:
+        """Items of one step.
+
+        Args:
+            step: From 0.
+
+        Returns:
+            int64 `[batch_size]`, in 0..count-1.
+        """
+        positions = range(step * self.batch_size, (step + 1) * self.batch_size)
+        return torch.stack([self._item(*divmod(position, self.count)) for position in positions])
+
+    def _item(self, epoch: int, place: int) -> Tensor:
+        if epoch != self._epoch:
+            generator = step_generator(self.seed, self.purpose, "order", epoch)
+            self._epoch, self._order = epoch, torch.randperm(self.count, generator=generator)
+        return self._order[place]
+
+
+class TrainingImages:
+    """Centre-cropped images of a dataset by number, kept in memory as far as half a gibibyte goes.
+
+    Args:
+        dataset: The images; number i counts through the classes in order.
+        resolution: Side R in pixels.
+        on_bad_image: "error", or "skip": the next readable image takes the place of a bad one.
+    """
+
+    def __init__(self, dataset: Dataset, resolution: int, on_bad_image: str) -> None:
+        self.dataset, self.resolution, self.on_bad_image = dataset, resolution, on_bad_image
+        counts = [len(cls) for cls in dataset.classes]
+        self._starts = np.cumsum([0, *counts])
+        self._kept: dict[int, NDArray[np.uint8]] = {}
+        self._keep_at_most = _KEPT_BYTES // (3 * resolution**2)
+        self._readers = ThreadPoolExecutor(_READERS)
+
+    def __len__(self) -> int:
+        return int(self._starts[-1])
+
+    def load(self, indices: Tensor) -> Tensor:
+        """Read some images.
+
+        Args:
+            indices: int64 `[B]`, in 0..len-1.
+
+        Returns:
+            uint8 `[B, 3, R, R]`.
+
+        Raises:
+            UserError: An image is bad and `on_bad_image` is "error", or all are.
+        """
+        wanted = indices.tolist()
+        missing = [index for index in dict.fromkeys(wanted) if index not in self._kept]
+        read = dict(zip(missing, self._readers.map(self._read, missing), strict=True))
+        images = [read[index] if index in read else self._kept[index] for index in wanted]
+        for index, image in read.items():
+            if len(self._kept) < self._keep_at_most:
+                self._kept[index] = image
+        return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous()
+
+    def in_order(self, batch_size: int) -> Iterator[Tensor]:
+        """All images once, as uint8 `[B, 3, R, R]`."""
+        for indices in torch.split(torch.arange(len(self)), batch_size):
+            yield self.load(indices)
+
+    def _read(self, index: int) -> NDArray[np.uint8]:
+        for attempt in range(len(self)):
+            class_index, position = self._locate((index + attempt) % len(self))
+            try:
+                image = center_crop(self.dataset.load(class_index, position), self.resolution)
+                return np.asarray(image, dtype=np.uint8)
+            except BadImageError as error:
+                if self.on_bad_image == "error":
+                    cls = self.dataset.classes[class_index]
+                    where = cls.images.location(position)
+                    raise UserError(f"{where} must be a readable image, got: {error}") from None
+        raise UserError(f"dataset must have readable images, got none among {len(self)}")
+
+    def _locate(self, index: int) -> tuple[int, int]:
+        class_index = int(np.searchsorted(self._starts, index, side="right")) - 1
+        return class_index, index - int(self._starts[class_index])

@@ -1,0 +1,58 @@
+"""Training state on disk: written whole or not at all, read without executing anything."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mgd3_fast.errors import UserError
+
+
+def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
+    """Write tensors and plain values to a temporary file beside `path`, then rename it.
+
+    Args:
+        path: Receives the checkpoint; an older one is replaced.
+        state: Nested dicts and lists of tensors, numbers, strings and None.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            torch.save(state, file)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def load_checkpoint(path: Path) -> dict[str, Any] | None:
+    """Read a checkpoint with `torch.load(weights_only=True)`.
+
+    Args:
+        path: What `save_checkpoint` wrote.
+
+    Returns:
+        The state with its tensors on the CPU, or None when there is no such file.
+
+    Raises:
+        UserError: The file is damaged or holds something else.
+    """
+    if not path.exists():
+        return None
+    with path.open("rb") as file:
+        try:
+            state = torch.load(file, map_location="cpu", weights_only=True)
+        # A cut-off archive shows as any of these; a file that may not be read has raised before.
+        except (RuntimeError, EOFError, OSError, ValueError, pickle.UnpicklingError):
+            state = None
+    if not isinstance(state, dict) or "step" not in state:
+        raise UserError(f"{path} must be a training checkpoint, got a damaged or foreign file; remove it")
+    return state

@@ -1,0 +1,151 @@
+"""The latents a DiT is trained on: those of every image, and of changed copies of it.
+
+Shape letters: B images, n images of a class, C channels, h w latent size, R resolution in pixels.
+"""
+
+from __future__ import annotations
+
+import zlib
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from mgd3_fast.datasets import Dataset
+from mgd3_fast.generators import Autoencoder
+from mgd3_fast.latents import LatentStore, encode_dataset
+from mgd3_fast.progress import Progress
+from mgd3_fast.train.augment import augment
+from mgd3_fast.train.fitting import step_generator
+
+
+class ChangedCopies:
+    """An autoencoder that changes images before it encodes them.
+
+    How an image is changed depends on its pixels and the number of the copy alone, so that encoding can
+    stop and go on anywhere.
+
+    Args:
+        autoencoder: Encodes.
+        augmentation: A name of `AUGMENTATIONS`.
+        copy: Number of the copy, from 1.
+    """
+
+    def __init__(self, autoencoder: Autoencoder, augmentation: str, copy: int) -> None:
+        self._autoencoder, self._augmentation, self._copy = autoencoder, augmentation, copy
+
+    @property
+    def digest(self) -> str:
+        """Tells these latents from those of other copies."""
+        return f"{self._augmentation}{self._copy}-{self._autoencoder.digest}"
+
+    @property
+    def downsample(self) -> int:
+        """Image pixels per latent pixel."""
+        return self._autoencoder.downsample
+
+    @property
+    def latent_channels(self) -> int:
+        """Channels C of a latent."""
+        return self._autoencoder.latent_channels
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> ChangedCopies:
+        """Move the autoencoder."""
+        self._autoencoder.to(device, dtype)
+        return self
+
+    def encode(self, images: Tensor) -> Tensor:
+        """Turn uint8 `[B, 3, R, R]` into float32 `[B, C, h, w]` of their changed copies."""
+        return self._autoencoder.encode(
+            torch.cat([self._changed(image) for image in torch.split(images.cpu(), 1)])
+        )
+
+    def _changed(self, image: Tensor) -> Tensor:
+        checksum = zlib.crc32(image.numpy().tobytes())
+        return augment(image, self._augmentation, step_generator(checksum, self._augmentation, self._copy))
+
+
+class TrainingLatents:
+    """Latents by image number, memory-mapped: image i has copies 0 (itself) to K.
+
+    Args:
+        copies: Per copy, per class, float `[n, C, h, w]`.
+        class_ids: The network's id of each class.
+    """
+
+    def __init__(self, copies: list[list[Tensor]], class_ids: list[int]) -> None:
+        self._copies = copies
+        counts = torch.tensor([len(latents) for latents in copies[0]])
+        self._starts = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
+        self._class_ids = torch.tensor(class_ids)
+
+    def __len__(self) -> int:
+        return int(self._starts[-1])
+
+    @property
+    def num_copies(self) -> int:
+        """Copies of each image, itself included."""
+        return len(self._copies)
+
+    def batch(self, indices: Tensor, copies: Tensor) -> tuple[Tensor, Tensor]:
+        """Gather latents.
+
+        Args:
+            indices: int64 `[B]`, image numbers.
+            copies: int64 `[B]`, which copy of each.
+
+        Returns:
+            Latents float32 `[B, C, h, w]` and class ids int64 `[B]`.
+        """
+        classes = torch.bucketize(indices, self._starts, right=True) - 1
+        places = indices - self._starts[classes]
+        chosen = zip(copies.tolist(), classes.tolist(), places.tolist(), strict=True)
+        rows = [self._copies[copy][cls][place] for copy, cls, place in chosen]
+        return torch.stack(rows).float(), self._class_ids[classes]
+
+
+def training_latents(
+    dataset: Dataset,
+    autoencoder: Autoencoder,
+    class_ids: list[int],
+    *,
+    resolution: int,
+    augmentation: str,
+    num_changed: int,
+    cache_dir: Path | None,
+    device: torch.device,
+    on_bad_image: str,
+    progress: Progress,
+) -> TrainingLatents:
+    """Encode a dataset, and changed copies of it, as far as the latents are not in the cache already.
+
+    Args:
+        dataset: The images.
+        autoencoder: The encoder.
+        class_ids: The network's id of each class.
+        resolution: Side R in pixels.
+        augmentation: A name of `AUGMENTATIONS`.
+        num_changed: Changed copies of each image; without effect for "none".
+        cache_dir: Where latents are kept; None is the default place.
+        device: Where to encode.
+        on_bad_image: "error" or "skip".
+        progress: Where bars go.
+
+    Returns:
+        The latents.
+
+    Raises:
+        UserError: As `encode_dataset`.
+    """
+    changed = 0 if augmentation == "none" else num_changed
+    encoders: list[Autoencoder | ChangedCopies] = [
+        autoencoder,
+        *(ChangedCopies(autoencoder, augmentation, copy + 1) for copy in range(changed)),
+    ]
+    copies = []
+    for encoder in encoders:
+        store = LatentStore(cache_dir, encoder.digest, resolution)
+        encode_dataset(dataset, encoder, store, device=device, on_bad_image=on_bad_image, progress=progress)
+        found = [store.get(cls) for cls in dataset.classes]
+        copies.append([latents for latents in found if latents is not None])
+    return TrainingLatents(copies, class_ids)

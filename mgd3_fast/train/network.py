@@ -1,0 +1,155 @@
+"""Train a DiT on latents.
+
+Shape letters: B images, C channels, H W latent size.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from mgd3_engine import NoiseSchedule
+from mgd3_engine.dit import PRESET_NAMES, DiT, DiTConfig, dit_config
+from torch import Tensor, nn
+
+from mgd3_fast.errors import UserError
+from mgd3_fast.generators import Generator
+from mgd3_fast.progress import Progress
+from mgd3_fast.train.batches import EpochOrder
+from mgd3_fast.train.config import CUSTOM_MODEL, TrainConfig
+from mgd3_fast.train.diffusion_loss import DiffusionLoss
+from mgd3_fast.train.fitting import FitLog, FitSettings, fit, step_generator
+from mgd3_fast.train.latents import TrainingLatents
+
+_PRESET_PIXELS_PER_LATENT = 8  # the published presets count in pixels of their autoencoder
+
+
+def train_network(
+    config: TrainConfig,
+    network: DiT,
+    latents: TrainingLatents,
+    schedule: NoiseSchedule,
+    *,
+    checkpoint: Path,
+    device: torch.device,
+    bf16: bool,
+    progress: Progress,
+) -> tuple[DiT, FitLog]:
+    """Fit a DiT to latents, or go on doing so.
+
+    Args:
+        config: How.
+        network: Starting weights.
+        latents: What it learns to generate.
+        schedule: Noise schedule.
+        checkpoint: File of the training state.
+        device: Where it is trained.
+        bf16: Use bfloat16 autocast.
+        progress: Where bar and losses go.
+
+    Returns:
+        The averaged network on the CPU, and the log.
+
+    Raises:
+        UserError: The loss is not finite, or the network has no null class for `label_dropout`.
+    """
+    num_labels = network.config.num_labels
+    if config.label_dropout > 0 and num_labels == network.config.num_classes:
+        raise UserError(
+            f"label_dropout must be 0 for a network without null class, got {config.label_dropout}"
+        )
+    loss = DiffusionLoss(schedule, device)
+    order = EpochOrder(len(latents), config.batch_size, config.seed, "dit")
+
+    def step_loss(model: nn.Module, step: int) -> dict[str, Tensor]:
+        generator = step_generator(config.seed, "dit", step)
+        B = config.batch_size
+        copies = torch.randint(latents.num_copies, (B,), generator=generator)
+        x0, class_ids = latents.batch(order.indices(step), copies)  # [B, C, H, W], [B]
+        dropped = torch.rand(B, generator=generator) < config.label_dropout
+        class_ids = torch.where(dropped, network.null_class, class_ids)
+        timestep = torch.randint(loss.num_timesteps, (B,), generator=generator)
+        noise = torch.randn(x0.shape, generator=generator)
+        return loss(model, *(each.to(device) for each in (x0, class_ids, timestep, noise)))
+
+    settings = _settings(config, len(latents), device, bf16)
+    averaged, log = fit(network.to(device), step_loss, settings, checkpoint, progress)
+    if not isinstance(averaged, DiT):
+        raise TypeError(f"averaged network must be a DiT, got {type(averaged).__name__}")
+    return averaged.cpu(), log
+
+
+def new_network(config: TrainConfig, *, num_classes: int, latent_shape: tuple[int, int, int]) -> DiT:
+    """Make the DiT that a configuration describes.
+
+    Args:
+        config: Size and seed.
+        num_classes: Classes without the null class.
+        latent_shape: (C, H, W).
+
+    Returns:
+        DiT with random weights.
+
+    Raises:
+        UserError: The size is unknown or does not fit the latents.
+    """
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.seed)
+            return DiT(_architecture(config, num_classes, latent_shape))
+    except ValueError as error:
+        raise UserError(str(error)) from None
+
+
+def _architecture(config: TrainConfig, num_classes: int, latent_shape: tuple[int, int, int]) -> DiTConfig:
+    channels, side, _ = latent_shape
+    width, depth, heads, patch = config.hidden, config.depth, config.heads, config.patch
+    if config.model != CUSTOM_MODEL:
+        if config.model not in PRESET_NAMES:
+            allowed = ", ".join((CUSTOM_MODEL, *PRESET_NAMES))
+            raise UserError(f"model must be one of {allowed}, got {config.model!r}")
+        published = dit_config(config.model, image_size=side * _PRESET_PIXELS_PER_LATENT)
+        width, depth, heads = published.hidden_size, published.depth, published.num_heads
+        patch = published.patch_size
+    return DiTConfig(
+        input_size=side,
+        patch_size=patch,
+        in_channels=channels,
+        hidden_size=width,
+        depth=depth,
+        num_heads=heads,
+        num_classes=num_classes,
+        learn_sigma=config.variance == "learned",
+        class_dropout_prob=config.label_dropout,
+    )
+
+
+def copied_network(generator: Generator) -> DiT:
+    """Copy the DiT of a generator, so that training leaves the generator's own alone.
+
+    Raises:
+        UserError: The generator's network is not a DiT.
+    """
+    loaded = generator.denoiser("cpu", torch.float32)
+    if not isinstance(loaded, DiT):
+        raise UserError(f"init must be a generator of the DiT family, got {generator.name}")
+    network = DiT(loaded.config)
+    network.load_state_dict(loaded.state_dict())
+    return network
+
+
+def _settings(config: TrainConfig, count: int, device: torch.device, bf16: bool) -> FitSettings:
+    steps = config.steps or max(1, round((config.epochs or 0) * count / config.batch_size))
+    return FitSettings(
+        part="dit",
+        steps=steps,
+        lr=config.lr,
+        weight_decay=config.weight_decay,
+        schedule=config.schedule,
+        warmup=config.warmup,
+        ema=config.ema,
+        clip_grad=config.clip_grad,
+        bf16=bf16,
+        checkpoint_every=config.checkpoint_every,
+        device=device,
+    )
