@@ -42,6 +42,7 @@ class Variant:
     guided: bool = True
     noise: int = kernels.COUNTER_NOISE
     input_halves: int = 2
+    ones: tuple[str, ...] = ()  # arguments equal to 1, which Triton makes constants
 
 
 COVERING = {
@@ -52,6 +53,8 @@ COVERING = {
     "odd-size": Variant(aligned=False),
     "odd-size-strided": Variant(aligned=False, dense=False, noise=kernels.GIVEN_NOISE),
     "ddim": Variant(learned_variance=False, noise=kernels.NO_NOISE),
+    "batch-1": Variant(ones=("B",)),
+    "one-pixel": Variant(aligned=False, ones=("B", "cfg_end", "D", "HW", "variance_start", "stride_channel")),
     "no-cfg-no-input": Variant(cfg=False, noise=kernels.GIVEN_NOISE, input_halves=0),
 }
 
@@ -85,6 +88,7 @@ def compile_variant(variant: Variant, capability: int) -> Any:
         "net_input_ptr": variant.input_halves == 0,
     }
     constants |= {name: None for name, is_absent in absent.items() if is_absent}
+    constants |= dict.fromkeys(variant.ones, 1)
     types = {"out_ptr": f"*{variant.dtype}", "net_input_ptr": f"*{variant.dtype}", "cfg_scale": "fp32"}
     types |= {"step_ptr": "*i64", "seeds_ptr": "*i64"}
     signature = {}

@@ -24,6 +24,8 @@ COVERING = (
     "odd-size",
     "odd-size-strided",
     "ddim",
+    "batch-1",
+    "one-pixel",
     "no-cfg-no-input",
 )
 
