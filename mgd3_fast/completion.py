@@ -122,6 +122,7 @@ def _manifest(
             "class_list_hash": dataset.class_list_hash,
             "classes_in_list": len(dataset.all_class_names),
             "notes": list(dataset.notes),
+            "skipped": _skipped(sessions),
         },
         "classes": [
             {
@@ -133,9 +134,15 @@ def _manifest(
             for index, cls in enumerate(dataset.classes)
         ],
         "files": {name: file_digest(run.out / name) for name in (MODES, CONTACT_SHEET)},
-        "sessions": sessions,
+        "sessions": [{name: of[name] for name in of if name != "skipped"} for of in sessions],
         "images": [_image_record(plan, modes, image, digests[image]) for image in range(len(run.layout))],
     }
+
+
+def _skipped(sessions: list[dict[str, Any]]) -> list[dict[str, str]]:
+    """Images that some session left out, each once."""
+    told = {one["image"]: one for session in sessions for one in session.get("skipped", [])}
+    return [told[image] for image in sorted(told)]
 
 
 def _portable(source: str) -> str:

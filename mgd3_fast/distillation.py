@@ -108,18 +108,25 @@ def distill(config: DistillConfig, progress: Progress = SILENT) -> DistilledData
     with _saying_what_is_kept(run):
         # Latents go to the cache: a bad image is found before the output folder is touched.
         check_writable(out)
-        prepare_latents(plan, run, plan.layout.classes_of(todo), progress, timings)
+        skipped = prepare_latents(plan, run, plan.layout.classes_of(todo), progress, timings) if todo else []
         with run.open():
             if manifest is not None:
                 run.reopen(manifest, done)
-            modes = _make(plan, run, todo, progress, timings) if todo else None
+            modes = _make(plan, run, todo, skipped, progress, timings) if todo else None
             manifest, missing = complete(plan, run, modes, progress, timings)
     return DistilledDataset(out, manifest, len(todo), missing, timings.rounded())
 
 
-def _make(plan: Plan, run: RunFolder, todo: list[int], progress: Progress, timings: Timings) -> ModeSet:
+def _make(
+    plan: Plan,
+    run: RunFolder,
+    todo: list[int],
+    skipped: list[dict[str, str]],
+    progress: Progress,
+    timings: Timings,
+) -> ModeSet:
     """Make images from the discover stage on, and note in the journal how it went; return their modes."""
-    session = _session(plan)
+    session = {**_session(plan), "skipped": skipped}
     run.record_session(session)
     modes = modes_of(plan, run, plan.layout.classes_of(todo), progress, timings)
     block = plan.layout.block(*plan.config.shard_of())

@@ -73,7 +73,7 @@ def discover(config: DiscoverConfig, progress: Progress = SILENT) -> tuple[Path,
 
 def prepare_latents(
     plan: Plan, run: RunFolder, class_indices: Iterable[int], progress: Progress, timings: Timings
-) -> None:
+) -> list[dict[str, str]]:
     """Encode what the modes of some classes of a run still lack; writes to the cache only.
 
     Args:
@@ -83,18 +83,25 @@ def prepare_latents(
         progress: Receives the bar and notes.
         timings: Receives the seconds of `encode`.
 
+    Returns:
+        Images that were left out because they cannot be read, and why.
+
     Raises:
         UserError: If given modes are of something else, an image is damaged, or the disk has no room.
     """
     given = _given_modes(plan, run)
     if given is not None:
         _load_modes(given, plan.sources, plan.config)
-        return
+        return []
     lacking = _lacking(plan.sources, plan.config, _classes(plan, class_indices), run.work)
-    if lacking is not None:
-        with timings.measure("encode"):
-            report = _encode(plan.sources, lacking, plan.config.on_bad_image, progress)
-        check_ipc(report.counts, plan.config.ipc)
+    if lacking is None:
+        return []
+    with timings.measure("encode"):
+        report = _encode(plan.sources, lacking, plan.config.on_bad_image, progress)
+    check_ipc(report.counts, plan.config.ipc)
+    return [
+        {"image": f"{bad.class_name}/{bad.image_name}", "reason": bad.reason} for bad in report.bad_images
+    ]
 
 
 def modes_of(
