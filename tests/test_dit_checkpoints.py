@@ -141,6 +141,13 @@ def test_same_network_gives_the_same_bytes(dit: DiT, tmp_path: Path) -> None:
     assert (tmp_path / "a.safetensors").read_bytes() == (tmp_path / "b.safetensors").read_bytes()
 
 
+def test_saved_file_is_as_readable_as_any_other(dit: DiT, tmp_path: Path) -> None:
+    # safetensors' own writer makes files that only their owner can read
+    (tmp_path / "plain").touch()
+    save_dit(tmp_path / "dit.safetensors", dit)
+    assert (tmp_path / "dit.safetensors").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
 def test_safetensors_in_the_authors_names(dit: DiT, tmp_path: Path) -> None:
     save_file(dit.state_dict(), tmp_path / "dit.safetensors")
     assert_same_network(load_dit(tmp_path / "dit.safetensors", num_heads=3), dit)

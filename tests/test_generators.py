@@ -422,7 +422,7 @@ def make_text_generator() -> Callable[[Path], Generator]:
             cfg_channels=None,
             schedule=NoiseSchedule.scaled_linear(1000, 0.00085, 0.012),
             prediction="v",
-            defaults=SamplingDefaults(sampler="ddim", steps=10, cfg_scale=3.0, t_stop=5),
+            defaults=SamplingDefaults(sampler="ddim", steps=5, cfg_scale=3.0, t_stop=2),
             class_names=("cat", "dog", "horse"),
             licence="MIT",
             autoencoder=KLAutoencoder(vae_folder),

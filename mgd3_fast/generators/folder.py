@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import torch
 from mgd3_engine import NoiseSchedule
 from mgd3_engine.dit import DiT, DiTConfig, load_dit, save_dit
-from mgd3_engine.dit.weight_files import read_json
+from mgd3_engine.dit.weight_files import read_json, write_safetensors
 
 from mgd3_fast.errors import UserError
 from mgd3_fast.generators.autoencoder import KLAutoencoder
@@ -179,18 +179,9 @@ def _settings(cls: type[_Settings], description: Mapping[str, Any], key: str, pa
 
 
 def _save_vae(folder: Path, vae: Any, dtype: torch.dtype | None) -> None:
-    from safetensors.torch import save_file
-
     folder.mkdir(exist_ok=True)
-    weights = {
-        name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in vae.state_dict().items()
-    }
-    unfinished = folder / f".weights.{os.getpid()}.tmp"
-    try:
-        save_file(weights, unfinished, metadata={"format": "pt"})
-        unfinished.replace(folder / "diffusion_pytorch_model.safetensors")
-    finally:
-        unfinished.unlink(missing_ok=True)
+    weights = {name: tensor.to(dtype) for name, tensor in vae.state_dict().items()}
+    write_safetensors(folder / "diffusion_pytorch_model.safetensors", weights, {"format": "pt"})
     settings = {key: value for key, value in vae.config.items() if not key.startswith("_")}
     settings = {"_class_name": type(vae).__name__, **settings}
     _write_text(folder / "config.json", json.dumps(settings, indent=2, sort_keys=True) + "\n")

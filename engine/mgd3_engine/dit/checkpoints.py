@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Collection, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -21,7 +20,7 @@ from mgd3_engine.dit.layouts import (
     is_diffusers,
 )
 from mgd3_engine.dit.model import DiT, position_embedding
-from mgd3_engine.dit.weight_files import read_json, read_sharded_weights, read_weights
+from mgd3_engine.dit.weight_files import read_json, read_sharded_weights, read_weights, write_safetensors
 
 _METADATA_KEY = "mgd3_dit_config"
 _DIFFUSERS_FILES = (
@@ -94,19 +93,11 @@ def save_dit(path: str | Path, dit: DiT, *, dtype: torch.dtype | None = None) ->
         dit: The network.
         dtype: Of the stored weights; None keeps the network's. The fixed `pos_embed` keeps its own.
     """
-    from safetensors.torch import save_file
-
-    path = Path(path)
     weights = {
-        name: tensor.detach().to("cpu", tensor.dtype if name == "pos_embed" else dtype).contiguous()
+        name: tensor.to(tensor.dtype if name == "pos_embed" else dtype)
         for name, tensor in dit.state_dict().items()
     }
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        save_file(weights, unfinished, metadata={_METADATA_KEY: json.dumps(asdict(dit.config))})
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    write_safetensors(Path(path), weights, {_METADATA_KEY: json.dumps(asdict(dit.config))})
 
 
 def _diffusers_folder(path: Path) -> Path | None:

@@ -59,16 +59,22 @@ def position_embedding(hidden_size: int, grid_size: int) -> Tensor:
         grid_size: Tokens along one side.
 
     Returns:
-        float32 `[grid_size^2, d]`, tokens in row-major order.
+        float32 `[grid_size^2, d]` on the CPU, tokens in row-major order.
     """
     quarter = hidden_size // 4
-    k = torch.arange(quarter, dtype=torch.float64)
-    place = torch.arange(grid_size, dtype=torch.float64)
+    k = torch.arange(quarter, dtype=torch.float64, device="cpu")
+    place = torch.arange(grid_size, dtype=torch.float64, device="cpu")
     angle = place[:, None] * MAX_PERIOD ** (-k / quarter)  # [G, d/4]
     one_axis = torch.cat([torch.sin(angle), torch.cos(angle)], dim=1)  # [G, d/2]
     column = one_axis.repeat(grid_size, 1)  # [T, d/2]
     row = one_axis.repeat_interleave(grid_size, dim=0)  # [T, d/2]
     return torch.cat([column, row], dim=1).to(torch.float32)
+
+
+def _normal(weight: Tensor, std: float) -> None:
+    """Fill with normal noise; not on the meta device, where the first `normal_` takes 2 s of imports."""
+    if not weight.is_meta:
+        nn.init.normal_(weight, std=std)
 
 
 def _linear(in_features: int, out_features: int, *, std: float | None = None) -> nn.Linear:
@@ -77,7 +83,7 @@ def _linear(in_features: int, out_features: int, *, std: float | None = None) ->
     if std is None:
         nn.init.xavier_uniform_(layer.weight)
     else:
-        nn.init.normal_(layer.weight, std=std)
+        _normal(layer.weight, std)
     nn.init.zeros_(layer.bias)
     return layer
 
@@ -130,8 +136,9 @@ class LabelEmbedder(nn.Module):
 
     def __init__(self, config: DiTConfig) -> None:
         super().__init__()
-        self.embedding_table = nn.Embedding(config.num_labels, config.hidden_size)
-        nn.init.normal_(self.embedding_table.weight, std=EMBEDDING_STD)
+        rows = torch.empty(config.num_labels, config.hidden_size)
+        _normal(rows, EMBEDDING_STD)
+        self.embedding_table: nn.Embedding = nn.Embedding.from_pretrained(rows, freeze=False)  # type: ignore[no-untyped-call]
 
     def forward(self, class_ids: Tensor) -> Tensor:
         """Look up `[N]` int64 ids as `[N, d]`."""
@@ -228,7 +235,8 @@ class DiT(nn.Module):
         self.t_embedder = TimestepEmbedder(config)
         self.y_embedder = LabelEmbedder(config)
         grid = position_embedding(config.hidden_size, config.input_size // config.patch_size)
-        self.pos_embed = nn.Parameter(grid[None], requires_grad=False)  # [1, T, d]
+        grid = grid[None].to(torch.get_default_device())
+        self.pos_embed = nn.Parameter(grid, requires_grad=False)  # [1, T, d]
         self.blocks = nn.ModuleList([DiTBlock(config) for _ in range(config.depth)])
         self.final_layer = FinalLayer(config)
 

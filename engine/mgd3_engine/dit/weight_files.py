@@ -1,9 +1,11 @@
-"""Reading tensors from checkpoint files without running code from them and without copying them."""
+"""Reading tensors from checkpoint files without running code from them or copying them, and writing them."""
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +68,28 @@ def read_sharded_weights(index_path: Path) -> dict[str, Tensor]:
     if missing := sorted(set(weight_map) - set(weights)):
         raise ValueError(f"shards of {index_path} must hold every tensor of the index, missing {missing[0]}")
     return weights
+
+
+def write_safetensors(path: Path, weights: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    """Write tensors to a safetensors file that appears, or replaces an older one, only when complete.
+
+    Args:
+        path: The file; its permissions are those of any new file, not the writer's private ones.
+        weights: Tensors by name, on any device.
+        metadata: Text to store beside them.
+    """
+    from safetensors.torch import save_file
+
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        unfinished.touch()
+        permissions = unfinished.stat().st_mode
+        on_cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
+        save_file(on_cpu, unfinished, metadata=dict(metadata))
+        unfinished.chmod(permissions)
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
 
 
 def read_json(path: Path) -> dict[str, Any]:
