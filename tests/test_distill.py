@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 import runpy
 import shutil
@@ -469,20 +468,24 @@ def test_batches_do_not_depend_on_the_shard(
     assert shapes == [16, 16, 16, 16]
 
 
-def test_sigkill_at_random_moments(tiny_generator: Path, pictures: Path, tmp_path: Path) -> None:
+def test_sigkill_at_random_moments(
+    run: Callable[..., DistilledDataset], tiny_generator: Path, pictures: Path, tmp_path: Path
+) -> None:
     """Two real SIGKILLs, each some milliseconds after the journal grew, then a run to the end."""
-
-    def command(out: Path) -> list[str]:
-        options = {"dataset": pictures, "generator": tiny_generator, "ipc": 7, "batch-size": 1, "out": out}
-        words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
-        return [sys.executable, "-m", "mgd3_fast", "distill", "--quiet", "--steps", "40", *words]
-
-    moments = random.Random(20)
-    out, whole = tmp_path / "out", tmp_path / "whole"
-    subprocess.run(command(whole), check=True, env={**os.environ})
+    options = {
+        "ipc": 7,
+        "steps": 40,
+        "batch_size": 1,
+        "dataset": str(pictures),
+        "generator": str(tiny_generator),
+    }
+    words = [word for name, value in options.items() for word in (f"--{name.replace('_', '-')}", str(value))]
+    out, moments = tmp_path / "out", random.Random(20)
     journal = out / WORK / "journal-1-of-1.jsonl"
     for least_lines in (2, 9):
-        process = subprocess.Popen(command(out))
+        process = subprocess.Popen(
+            [sys.executable, "-m", "mgd3_fast", "distill", "--quiet", "--out", str(out), *words]
+        )
         while process.poll() is None and (
             not journal.exists() or journal.read_bytes().count(b"\n") <= least_lines
         ):
@@ -491,5 +494,6 @@ def test_sigkill_at_random_moments(tiny_generator: Path, pictures: Path, tmp_pat
         process.send_signal(signal.SIGKILL)
         assert process.wait() == -signal.SIGKILL
     assert 0 < len(image_files(out)) < 21
-    subprocess.run(command(out), check=True)
-    assert contents(out) == contents(whole)
+    run(out, **options)
+    run(tmp_path / "whole", **options)
+    assert contents(out) == contents(tmp_path / "whole")
