@@ -255,7 +255,7 @@ def _unwritable(out: Path, error: OSError) -> UserError:
 def _read_run(out: Path) -> dict[str, Any] | None:
     try:
         settings = json.loads((out / WORK / "run.json").read_text(encoding="utf-8"))["settings"]
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except (ValueError, KeyError, TypeError):
         raise UserError(

@@ -1,0 +1,263 @@
+"""The command line: its options, its exit statuses, what it prints where."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mgd3_fast import distillation, stages
+from mgd3_fast.cli import COMMANDS, main
+from mgd3_fast.generators.autoencoder import KLAutoencoder
+
+pytestmark = pytest.mark.usefixtures("cache")
+
+REPORTING = ["--quiet", "--json"]
+ENCODE = [
+    "--dataset",
+    "--data-dir",
+    "--classes",
+    "--generator",
+    "--vae",
+    "--on-bad-image",
+    "--precision",
+    "--device",
+    "--cache-dir",
+]
+OPTIONS = {
+    "encode": [*ENCODE, *REPORTING],
+    "discover": [*ENCODE, "--ipc", "--out", "--method", "--seed", *REPORTING],
+    "distill": [
+        *ENCODE,
+        "--ipc",
+        "--out",
+        "--discovery",
+        "--seed",
+        "--modes",
+        "--sampler",
+        "--steps",
+        "--spacing",
+        "--eta",
+        "--cfg-scale",
+        "--mode-scale",
+        "--t-stop",
+        "--guidance-form",
+        "--backend",
+        "--batch-size",
+        "--shard",
+        "--format",
+        *REPORTING,
+    ],
+    "doctor": ["--online", *REPORTING],
+}
+
+
+@pytest.fixture
+def words(tiny_generator: Path, pictures: Path) -> Callable[..., list[str]]:
+    """Arguments of a small run; options named in `changes` are added or replaced."""
+
+    def build(command: str, **changes: Any) -> list[str]:
+        options: dict[str, Any] = {"dataset": pictures, "generator": tiny_generator}
+        if command != "encode":
+            options["ipc"] = 2
+        options.update(changes)
+        return [command, *(part for name, value in options.items() for part in (f"--{name}", str(value)))]
+
+    return build
+
+
+@pytest.mark.parametrize("command", sorted(OPTIONS))
+def test_options_are_frozen(command: str) -> None:
+    parser = argparse.ArgumentParser(add_help=False)
+    import_module(f"mgd3_fast.cli.{command}").configure(parser)
+    declared = [option for action in parser._actions for option in action.option_strings]
+    assert sorted(declared) == sorted(OPTIONS[command])
+
+
+def test_commands_are_frozen() -> None:
+    assert list(COMMANDS) == ["distill", "encode", "discover", "train", "doctor"]
+
+
+def test_help_shows_each_default_once(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["distill", "--help"]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    for default in ("(default: 1/1)", "(default: imagefolder)", "(default: kmeans)", "half of the steps"):
+        assert default in shown
+    assert shown.count("(required)") == 3
+
+
+def test_help_loads_no_heavy_library() -> None:
+    script = (
+        "import sys; from mgd3_fast.cli import main\n"
+        "for words in (['--help'], ['distill', '--help'], ['encode', '--help'], ['doctor', '--help']):\n"
+        "    assert main(words) == 0\n"
+        "heavy = {'torch', 'numpy', 'diffusers', 'sklearn', 'PIL'} & set(sys.modules)\n"
+        "sys.exit(f'loaded {heavy}' if heavy else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert re.fullmatch(r"mgd3-fast \d+\.\d+\.\d+\n", capsys.readouterr().out)
+
+
+def test_distill_prints_the_plan_first_and_the_result_last(
+    words: Callable[..., list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(words("distill", out=tmp_path / "out")) == 0
+    printed = capsys.readouterr()
+    assert "3 classes, 21 images" in printed.err
+    assert "licence MIT" in printed.err
+    assert "mode guidance posterior, scale 0.1, on 1 of 4 steps (t_stop 2)" in printed.err
+    assert "6 images, 2 for each of 3 classes, in batches of 8, backend eager" in printed.err
+    assert "sample: 6/6 img" in printed.err
+    assert printed.out.startswith(f"6 images of 3 classes in {tmp_path / 'out'} (6 made now)\n")
+    assert str(tmp_path / "out" / "contact_sheet.png") in printed.out
+    assert re.search(r"sample \d+\.\d s, decode \d+\.\d s, write \d+\.\d s\), \d+\.\d images/s", printed.out)
+
+
+def test_distill_again_says_that_nothing_was_left(
+    words: Callable[..., list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main(words("distill", out=tmp_path / "out"))
+    capsys.readouterr()
+    assert main(words("distill", out=tmp_path / "out")) == 0
+    assert "(nothing was left to do)" in capsys.readouterr().out
+
+
+def test_distill_of_a_shard_tells_what_is_missing(
+    words: Callable[..., list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(words("distill", out=tmp_path / "out", shard="1/2")) == 0
+    assert "3 images made" in (shown := capsys.readouterr().out)
+    assert "3 of other shards are still missing" in shown
+
+
+def test_quiet_prints_nothing(
+    words: Callable[..., list[str]], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*words("distill", out=tmp_path / "out"), "--quiet"]) == 0
+    assert capfd.readouterr() == ("", "")
+
+
+def test_json_is_one_object_on_standard_output(
+    words: Callable[..., list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*words("distill", out=tmp_path / "out"), "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert (result["images"], result["classes"], result["made"], result["missing"]) == (6, 3, 6, 0)
+    assert Path(result["contact_sheet"]).is_file()
+    assert main([*words("encode"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["counts"] == {"ant": 7, "bee": 7, "cow": 7}
+    assert main([*words("discover", out=tmp_path / "modes"), "--json"]) == 0
+    assert Path(json.loads(capsys.readouterr().out)["file"]).is_file()
+
+
+def test_encode_and_discover_say_what_they_did(
+    words: Callable[..., list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cache = tmp_path / "cache"
+    assert main(words("encode", **{"cache-dir": cache})) == 0
+    assert "21 images encoded, 0 were there" in capsys.readouterr().out
+    assert main(words("encode", **{"cache-dir": cache})) == 0
+    assert "0 images encoded, 21 were there" in capsys.readouterr().out
+    assert main(words("discover", out=tmp_path / "out", method="kmeans")) == 0
+    assert "2 modes for each of 3 classes" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("signal_number", [signal.SIGINT, signal.SIGTERM], ids=["ctrl-c", "sigterm"])
+def test_interruption_exits_130_and_says_what_is_kept(
+    words: Callable[..., list[str]],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    signal_number: signal.Signals,
+) -> None:
+    original, calls = KLAutoencoder.decode, []
+
+    def decode(self: KLAutoencoder, latents: Any) -> Any:
+        calls.append(len(latents))
+        if len(calls) == 2:
+            os.kill(os.getpid(), signal_number)
+            time.sleep(5)
+        return original(self, latents)
+
+    monkeypatch.setattr(KLAutoencoder, "decode", decode)
+    arguments = [*words("distill", out=tmp_path / "out", ipc=4), "--batch-size", "8", "--quiet"]
+    assert main(arguments) == 130
+    printed = capsys.readouterr().err.splitlines()
+    assert len(printed) == 1
+    assert printed[0].startswith("mgd3-fast: interrupted: 8 of 12 images are kept in")
+    assert len(list((tmp_path / "out").glob("*/*.png"))) == 8
+    monkeypatch.undo()
+    assert main(arguments) == 0
+    assert len(list((tmp_path / "out").glob("*/*.png"))) == 12
+
+
+def test_sigterm_handler_is_put_back() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    main(["--version"])
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        pytest.param(KeyError("weights"), id="KeyError"),
+        pytest.param(TypeError("unsupported operand"), id="TypeError"),
+        pytest.param(AssertionError(), id="AssertionError"),
+    ],
+)
+def test_a_bug_keeps_its_traceback(
+    words: Callable[..., list[str]],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    error: Exception,
+) -> None:
+    def fail(*_: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(distillation, "make_images", fail)
+    assert main(words("distill", out=tmp_path / "out")) == 1
+    assert "Traceback (most recent call last)" in capsys.readouterr().err
+
+
+def test_a_value_error_of_a_library_is_a_bug(
+    words: Callable[..., list[str]],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(stages, "encode_dataset", lambda *given, **options: json.loads("{"))
+    assert main(words("encode")) == 1
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_debug_shows_the_traceback_of_a_mistake(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("MGD3_DEBUG", "1")
+    assert main(["distill", "--dataset", "mnist5k", "--ipc", "0", "--out", str(tmp_path)]) == 2
+    printed = capsys.readouterr().err
+    assert "Traceback" in printed
+    assert "ipc must be" in printed.splitlines()[-1]
+
+
+def test_module_can_be_run() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "mgd3_fast", "--version"], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.startswith("mgd3-fast ")
