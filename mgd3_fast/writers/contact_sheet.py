@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,7 +11,6 @@ from PIL import Image, ImageDraw, ImageFont
 MOST_CLASSES = 100
 MOST_IMAGES = 10
 LARGEST_THUMBNAIL_PX = 64
-LABEL_PX = 132
 GAP_PX = 2
 LONGEST_NAME = 20
 
@@ -28,16 +28,17 @@ def write_contact_sheet(target: Path, rows: Sequence[tuple[str, Sequence[Path]]]
         side = min(LARGEST_THUMBNAIL_PX, first.width)
     pitch = side + GAP_PX
     columns = max(len(paths) for _, paths in shown)
-    sheet = Image.new("RGB", (LABEL_PX + columns * pitch, GAP_PX + len(shown) * pitch), "white")
-    draw = ImageDraw.Draw(sheet)
     font = ImageFont.load_default()
-    for row, (name, paths) in enumerate(shown):
+    labels = [name if len(name) <= LONGEST_NAME else name[: LONGEST_NAME - 1] + "~" for name, _ in shown]
+    left = 4 * GAP_PX + math.ceil(max(font.getlength(label) for label in labels))
+    sheet = Image.new("RGB", (left + columns * pitch, GAP_PX + len(shown) * pitch), "white")
+    draw = ImageDraw.Draw(sheet)
+    for row, (label, (_, paths)) in enumerate(zip(labels, shown, strict=True)):
         top = GAP_PX + row * pitch
-        label = name if len(name) <= LONGEST_NAME else name[: LONGEST_NAME - 1] + "~"
-        draw.text((GAP_PX * 2, top + side / 2), label, fill="black", font=font, anchor="lm")
+        draw.text((2 * GAP_PX, top + side / 2), label, fill="black", font=font, anchor="lm")
         for column, path in enumerate(paths):
             with Image.open(path) as image:
                 thumbnail = image.convert("RGB").resize((side, side), Image.Resampling.BICUBIC)
-            sheet.paste(thumbnail, (LABEL_PX + column * pitch, top))
+            sheet.paste(thumbnail, (left + column * pitch, top))
     sheet.save(temporary, format="PNG")
     temporary.replace(target)
