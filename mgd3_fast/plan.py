@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from mgd3_engine import GuidedSampler, ModeGuidance
 
 from mgd3_fast.config import DistillConfig
+from mgd3_fast.datasets import imagenet_classes
 from mgd3_fast.devices import dtype_of
 from mgd3_fast.generators import SamplingDefaults
 from mgd3_fast.modes import check_ipc
@@ -146,7 +147,7 @@ def _class_ids(sources: Sources, progress: Progress) -> tuple[int, ...]:
         return tuple(generator.class_ids(dataset.class_names))
     # A generator without names counts in the full class list, also when only some classes of it are opened.
     ids = generator.class_ids(dataset.all_class_names)
-    if ids == list(range(generator.num_classes)):
+    if not set(dataset.all_class_names) <= set(imagenet_classes("imagenet1k")):
         progress.note(
             f"{generator.name} knows no class names: its class ids are taken to be the dataset's labels"
         )
