@@ -147,7 +147,8 @@ def _class_ids(sources: Sources, progress: Progress) -> tuple[int, ...]:
         return tuple(generator.class_ids(dataset.class_names))
     # A generator without names counts in the full class list, also when only some classes of it are opened.
     ids = generator.class_ids(dataset.all_class_names)
-    if not set(dataset.all_class_names) <= set(imagenet_classes("imagenet1k")):
+    wnids = frozenset(imagenet_classes("imagenet1k"))
+    if generator.num_classes != len(wnids) or wnids.isdisjoint(dataset.all_class_names):
         progress.note(
             f"{generator.name} knows no class names: its class ids are taken to be the dataset's labels"
         )
