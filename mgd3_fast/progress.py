@@ -37,6 +37,7 @@ class _PlainBar:
         self._period_s = period_s
         self._started = self._printed = time.monotonic()
         self._initial = self._done = initial
+        self._last_line_at: int | None = None
 
     def advance(self, n: int = 1) -> None:
         self._done += n
@@ -44,10 +45,12 @@ class _PlainBar:
             self._print_line()
 
     def close(self) -> None:
-        self._print_line()
+        if self._last_line_at != self._done:
+            self._print_line()
 
     def _print_line(self) -> None:
         self._printed = time.monotonic()
+        self._last_line_at = self._done
         elapsed_s = self._printed - self._started
         rate = (self._done - self._initial) / elapsed_s if elapsed_s > 0 else 0.0
         line = f"{self._stage}: {self._done}/{self._total} {self._unit}, {rate:.4g} {self._unit}/s"
