@@ -88,7 +88,10 @@ def _open_run(config: TrainConfig, progress: Progress) -> _Run:
     progress.note(describe(dataset))
     if len(dataset) < 2:
         raise UserError(f"dataset must have at least 2 images to train on, got {len(dataset)}")
-    init = None if config.init is None else load_generator(config.init, dataset_name=dataset.name)
+    init = None
+    if config.init is not None:
+        given = _given_vae(config) if config.part == "dit" else None
+        init = load_generator(config.init, dataset_name=dataset.name, vae=given)
     usual = _DEMO_RESOLUTION if dataset.name == _DEMO_DATASET else _USUAL_RESOLUTION
     resolution = config.resolution or (init.resolution if init else usual)
     if init is not None and resolution != init.resolution:
@@ -140,14 +143,18 @@ def _train_dit(config: TrainConfig, run: _Run, progress: Progress) -> None:
 
 def _vae_of(config: TrainConfig, run: _Run) -> str:
     """Source of the autoencoder that the DiT is trained on."""
-    own = run.out / "vae"
-    if config.vae is not None:
-        return config.vae
-    if (own / "config.json").is_file():
-        return str(own)
+    given = _given_vae(config)
+    if given is not None:
+        return given
     if run.init is not None:
         return _vae_source(run.init)
     raise UserError("vae must be given for part dit, unless out holds one or init has one")
+
+
+def _given_vae(config: TrainConfig) -> str | None:
+    """The autoencoder named by `vae`, or trained before in `out`."""
+    own = Path(config.out) / "vae"
+    return str(own) if config.vae is None and (own / "config.json").is_file() else config.vae
 
 
 def _vae_source(generator: Generator) -> str:
