@@ -24,10 +24,11 @@ from mgd3_fast.errors import Interrupted, UserError
 from mgd3_fast.generators import load_generator
 from mgd3_fast.progress import SILENT, Progress
 from mgd3_fast.train import TrainConfig, train
-from mgd3_fast.train.augment import AUGMENTATIONS, augment
+from mgd3_fast.train.augment import augment
 from mgd3_fast.train.autoencoder import start_autoencoder
 from mgd3_fast.train.batches import EpochOrder, TrainingImages
 from mgd3_fast.train.checkpoint import load_checkpoint, save_checkpoint
+from mgd3_fast.train.config import AUGMENTATIONS
 from mgd3_fast.train.diffusion_loss import DiffusionLoss
 from mgd3_fast.train.fitting import FitSettings, fit, learning_rate_factor, step_generator
 from mgd3_fast.train.latents import ChangedCopies, TrainingLatents

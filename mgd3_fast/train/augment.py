@@ -24,7 +24,7 @@ class _Ranges:
     shear: float = 0.0
 
 
-AUGMENTATIONS = {
+_RANGES = {
     "none": _Ranges(),
     "flip": _Ranges(flip=True),
     "shift": _Ranges(shift=1 / 16),
@@ -40,14 +40,14 @@ def augment(images: Tensor, name: str, generator: torch.Generator) -> Tensor:
 
     Args:
         images: uint8 `[B, 3, H, W]`.
-        name: A name of `AUGMENTATIONS`.
+        name: A name of `mgd3_fast.train.config.AUGMENTATIONS`.
         generator: Source of the random numbers, on the CPU.
 
     Returns:
         uint8 `[B, 3, H, W]` on the images' device; `images` itself for "none".
     """
-    ranges = AUGMENTATIONS[name]
-    if ranges == AUGMENTATIONS["none"]:
+    ranges = _RANGES[name]
+    if ranges == _RANGES["none"]:
         return images
     B = images.shape[0]
     if name == "flip":

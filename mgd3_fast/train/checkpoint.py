@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import pickle
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -16,20 +15,22 @@ from mgd3_fast.errors import UserError
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
     """Write tensors and plain values to a temporary file beside `path`, then rename it.
 
+    The temporary name is always the same, so that killed runs leave at most one, which the next one uses.
+
     Args:
         path: Receives the checkpoint; an older one is replaced.
         state: Nested dicts and lists of tensors, numbers, strings and None.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    temporary = path.with_name(f".{path.name}.new")
     try:
-        with os.fdopen(handle, "wb") as file:
+        with temporary.open("wb") as file:
             torch.save(state, file)
             file.flush()
             os.fsync(file.fileno())
-        Path(temporary).replace(path)
+        temporary.replace(path)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
 
 

@@ -10,8 +10,9 @@ from typing import Any
 
 from mgd3_fast.config import LARGEST_SEED, ON_BAD_IMAGE, check_choices, check_number, check_whole, option
 from mgd3_fast.errors import UserError
-from mgd3_fast.train.augment import AUGMENTATIONS
 
+# Stand here and not beside their code, which needs torch: the command line reads them for its help.
+AUGMENTATIONS = ("none", "flip", "shift", "affine")
 PARTS = ("vae", "dit", "both")
 SCHEDULES = ("constant", "cosine")
 TRAIN_PRECISIONS = ("auto", "fp32", "bf16")
@@ -62,9 +63,7 @@ class TrainConfig:
         parse=int,
         metavar="PX",
     )
-    augment: str = option(
-        "random change of each training image", default="none", choices=tuple(AUGMENTATIONS)
-    )
+    augment: str = option("random change of each training image", default="none", choices=AUGMENTATIONS)
     augment_copies: int = option(
         "changed copies of each image that the DiT sees beside the image itself (with --augment)",
         default=1,
@@ -93,12 +92,12 @@ class TrainConfig:
     weight_decay: float = option("AdamW's weight decay", default=0.0, parse=float, metavar="X")
     schedule: str = option("learning rate after the warm-up", default="constant", choices=SCHEDULES)
     warmup: int = option("steps over which the learning rate rises", default=0, parse=int, metavar="N")
-    ema: float = option("decay of the averaged weights, which are what is kept", default=0.9999, parse=float)
+    ema: float = option("decay of the averaged weights, which are what is kept", default=0.9999, parse=float, metavar="X")
     clip_grad: float | None = option(
         "largest norm of the gradient (default: not clipped)", default=None, parse=float, metavar="X"
     )
     label_dropout: float = option(
-        "share of labels replaced by the null class, for classifier-free guidance", default=0.1, parse=float
+        "share of labels replaced by the null class, for classifier-free guidance", default=0.1, parse=float, metavar="X"
     )
 
     vae_channels: tuple[int, ...] = option(
@@ -127,7 +126,7 @@ class TrainConfig:
     )
     vae_batch_size: int = option("images of a step of the autoencoder", default=32, parse=int, metavar="N")
     vae_lr: float = option("highest learning rate of the autoencoder", default=1e-4, parse=float, metavar="X")
-    vae_ema: float = option("decay of the autoencoder's averaged weights", default=0.999, parse=float)
+    vae_ema: float = option("decay of the autoencoder's averaged weights", default=0.999, parse=float, metavar="X")
 
     seed: int = option("seed of starting weights, order and noise", default=0, parse=int, metavar="N")
     device: str = option("auto, cpu, cuda or cuda:N", default="auto", metavar="NAME")
