@@ -59,6 +59,17 @@ OPTIONS = {
         "--format",
         *REPORTING,
     ],
+    "train": [
+        *(
+            "--dataset --data-dir --classes --out --part --init --vae --resolution --augment --augment- "
+            "copies --model --hidden --depth --heads --patch --variance --epochs --steps --batch-size --lr "
+            "--weight-decay --schedule --warmup --ema --clip-grad --label-dropout --vae-channels --vae- "
+            "layers --vae-attention --latent-channels --vae-loss --kl-weight --vae-steps --vae-batch-size "
+            "--vae-lr --vae-ema --seed --device --precision --checkpoint-every --cache-dir --on-bad-image "
+            "--stored-precision --name --licence --cfg-scale"
+        ).split(),
+        *REPORTING,
+    ],
     "doctor": ["--online", *REPORTING],
 }
 
@@ -100,8 +111,9 @@ def test_help_shows_each_default_once(capsys: pytest.CaptureFixture[str]) -> Non
 def test_help_loads_no_heavy_library() -> None:
     script = (
         "import sys; from mgd3_fast.cli import main\n"
-        "for words in (['--help'], ['distill', '--help'], ['encode', '--help'], ['doctor', '--help']):\n"
-        "    assert main(words) == 0\n"
+        "for command in ('distill', 'encode', 'discover', 'train', 'doctor'):\n"
+        "    assert main([command, '--help']) == 0\n"
+        "assert main(['--help']) == 0\n"
         "heavy = {'torch', 'numpy', 'diffusers', 'sklearn', 'PIL'} & set(sys.modules)\n"
         "sys.exit(f'loaded {heavy}' if heavy else 0)"
     )
