@@ -92,7 +92,7 @@ def tiny_config(image_folder: Path, out: Path, **changes: object) -> TrainConfig
 @pytest.fixture(scope="module")
 def trained(image_folder, tmp_path_factory):
     """A finished run of part `both`, not to be changed."""
-    config = tiny_config(image_folder, tmp_path_factory.mktemp("trained") / "gen")
+    config = tiny_config(image_folder, tmp_path_factory.mktemp("trained") / "gen", cfg_scale=1.5)
     return config, train(config)
 
 
@@ -563,6 +563,7 @@ def test_fine_tuning_starts_from_the_network_its_autoencoder_and_its_class_ids(
         tuned["y_embedder.embedding_table.weight"][0], start["y_embedder.embedding_table.weight"][0]
     )
     before, after = load_generator(str(base)), load_generator(str(folder))
+    assert (before.defaults.cfg_scale, after.defaults) == (1.5, before.defaults)
     assert after.autoencoder.digest == before.autoencoder.digest
     assert after.class_names == ("ant", "bee", "cat")
 

@@ -92,12 +92,17 @@ class TrainConfig:
     weight_decay: float = option("AdamW's weight decay", default=0.0, parse=float, metavar="X")
     schedule: str = option("learning rate after the warm-up", default="constant", choices=SCHEDULES)
     warmup: int = option("steps over which the learning rate rises", default=0, parse=int, metavar="N")
-    ema: float = option("decay of the averaged weights, which are what is kept", default=0.9999, parse=float, metavar="X")
+    ema: float = option(
+        "decay of the averaged weights, which are what is kept", default=0.9999, parse=float, metavar="X"
+    )
     clip_grad: float | None = option(
         "largest norm of the gradient (default: not clipped)", default=None, parse=float, metavar="X"
     )
     label_dropout: float = option(
-        "share of labels replaced by the null class, for classifier-free guidance", default=0.1, parse=float, metavar="X"
+        "share of labels replaced by the null class, for classifier-free guidance",
+        default=0.1,
+        parse=float,
+        metavar="X",
     )
 
     vae_channels: tuple[int, ...] = option(
@@ -126,7 +131,9 @@ class TrainConfig:
     )
     vae_batch_size: int = option("images of a step of the autoencoder", default=32, parse=int, metavar="N")
     vae_lr: float = option("highest learning rate of the autoencoder", default=1e-4, parse=float, metavar="X")
-    vae_ema: float = option("decay of the autoencoder's averaged weights", default=0.999, parse=float, metavar="X")
+    vae_ema: float = option(
+        "decay of the autoencoder's averaged weights", default=0.999, parse=float, metavar="X"
+    )
 
     seed: int = option("seed of starting weights, order and noise", default=0, parse=int, metavar="N")
     device: str = option("auto, cpu, cuda or cuda:N", default="auto", metavar="NAME")
@@ -148,9 +155,9 @@ class TrainConfig:
     )
     name: str | None = option("short name of the result (default: that of its folder)", default=None)
     licence: str = option("licence of the result's weights", default="not stated", metavar="TEXT")
-    cfg_scale: float = option(
-        "classifier-free guidance that the result is sampled with by default",
-        default=4.0,
+    cfg_scale: float | None = option(
+        "classifier-free guidance that the result is sampled with by default (default: --init's, else 4.0)",
+        default=None,
         parse=float,
         metavar="X",
     )
@@ -197,7 +204,8 @@ class TrainConfig:
                 if value == 0:
                     raise UserError(f"{name} must be above 0, got {value}")
         for name in ("weight_decay", "kl_weight", "cfg_scale"):
-            check_number(name, getattr(self, name), 0.0)
+            if getattr(self, name) is not None:
+                check_number(name, getattr(self, name), 0.0)
         for name in ("ema", "vae_ema", "label_dropout"):
             check_number(name, getattr(self, name), 0.0, 1.0)
 

@@ -177,6 +177,8 @@ def _save(config: TrainConfig, run: _Run, network: DiT, vae_source: str) -> None
     copied = local and not (own / "config.json").is_file()
     training = {part: run.log.summary(part) for part in ("vae", "dit") if run.log.finished(part)}
     defaults = SamplingDefaults() if init is None else init.defaults
+    if config.cfg_scale is not None:
+        defaults = replace(defaults, cfg_scale=config.cfg_scale)
     save_generator(
         run.out,
         network,
@@ -186,7 +188,7 @@ def _save(config: TrainConfig, run: _Run, network: DiT, vae_source: str) -> None
         class_names=run.dataset.class_names if init is None else init.class_names,
         licence=config.licence,
         recipe={"config": config.recipe(), "seed": config.seed, "training": training, "versions": versions()},
-        defaults=replace(defaults, cfg_scale=config.cfg_scale),
+        defaults=defaults,
         schedule=_schedule_settings(init),
         cfg_channels=None if init is None else init.cfg_channels,
         dtype=STORED_DTYPES[config.stored_precision],
