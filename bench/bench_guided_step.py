@@ -20,9 +20,10 @@ import numpy as np
 import pytest
 import torch
 from checking import Setting, median_seconds
-from mgd3_kernels import Coefficient, guided_step, guided_step_reference
 from step_arguments import make_step, step_bytes
 from torch import Tensor
+
+from mgd3_kernels import Coefficient, guided_step, guided_step_reference
 
 ON_GPU = torch.cuda.is_available()
 DEVICE = "cuda" if ON_GPU else "cpu"

@@ -15,12 +15,12 @@ import time
 
 import pytest
 import torch
-from mgd3_engine import Denoiser, GuidedSampler, ModeGuidance, NoiseSchedule, image_seeds
-from mgd3_kernels import philox_normal
 from pytest_benchmark.fixture import BenchmarkFixture
 from torch import Tensor
 
+from mgd3_engine import Denoiser, GuidedSampler, ModeGuidance, NoiseSchedule, image_seeds
 from mgd3_fast.generators import load_generator
+from mgd3_kernels import philox_normal
 
 N, N_AUTHORS, SHAPE, STEPS, CLASSES = 64, 8, (4, 8, 8), 50, 10
 CFG_SCALE, CFG_CHANNELS, GUIDANCE = 4.0, 3, ModeGuidance(scale=0.1, t_stop=25)

@@ -20,10 +20,10 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from mgd3_engine import GuidedSampler, image_seeds
 from PIL import Image
 from torch import Tensor, nn
 
+from mgd3_engine import GuidedSampler, image_seeds
 from mgd3_fast.datasets.mnist5k import load_mnist5k
 from mgd3_fast.generators import Generator, load_generator
 from mgd3_fast.train.augment import augment

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
 from mgd3_engine import GuidedSampler, ModeGuidance, NoiseSchedule
 from mgd3_engine.dit import DiT, dit_config, load_dit, save_dit
 

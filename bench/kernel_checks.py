@@ -15,9 +15,10 @@ from typing import Any
 
 import torch
 from checking import Setting, make_replay, median_seconds, require
-from mgd3_kernels import guided_step, guided_step_reference, philox4x32
 from step_arguments import DTYPES, STEPS, Step, make_step, step_bytes
 from torch import Tensor
+
+from mgd3_kernels import guided_step, guided_step_reference, philox4x32
 
 # max |kernel - reference| / max |reference|: both round in float32, the kernel with fused multiply-adds.
 STEP_BOUND = 2e-6

@@ -20,9 +20,10 @@ from pathlib import Path
 from typing import Any
 
 import triton
-from mgd3_kernels import triton_guided_step as kernels
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
+
+from mgd3_kernels import triton_guided_step as kernels
 
 CAPABILITIES = (80, 86, 89, 90, 100, 120)
 

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from mgd3_kernels import guided_step
 from torch import Tensor
+
+from mgd3_kernels import guided_step
 
 STEPS = 50
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}

@@ -9,8 +9,8 @@ import argparse
 from pathlib import Path
 
 import torch
-from mgd3_engine.dit import DiT, DiTConfig
 
+from mgd3_engine.dit import DiT, DiTConfig
 from mgd3_fast.generators import SamplingDefaults, save_generator
 
 

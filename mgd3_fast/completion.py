@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mgd3_engine import image_seed
-
 from mgd3_fast.stages import modes_of
 from mgd3_fast.writers import (
     CONTACT_SHEET,
@@ -61,18 +60,21 @@ def complete(
     return read_manifest(run.out), 0
 
 
-def finished_digests(run: RunFolder, manifest: dict[str, Any]) -> tuple[dict[int, str], list[str]]:
+def finished_digests(
+    run: RunFolder, manifest: dict[str, Any], progress: Progress
+) -> tuple[dict[int, str], list[str]]:
     """Compare a finished run's files with its manifest.
 
     Args:
         run: The output folder.
         manifest: Its manifest.
+        progress: Receives a bar when there are many images.
 
     Returns:
         sha256 of the images that are intact, by image number, and the files that are missing or damaged.
     """
     recorded = {image: record["sha256"] for image, record in enumerate(manifest["images"])}
-    intact = run.intact(recorded, range(len(run.layout)))
+    intact = run.intact(recorded, range(len(run.layout)), progress)
     damaged = [run.layout.file(image) for image in recorded if image not in intact]
     for name, sha256 in manifest["files"].items():
         if file_digest(run.out / name) != sha256:

@@ -97,9 +97,9 @@ def distill(config: DistillConfig, progress: Progress = SILENT) -> DistilledData
     block = plan.layout.block(*config.shard_of())
     manifest = read_manifest(out) if state is OutState.FINISHED else None
     if manifest is None:
-        done = run.intact(run.finished()[0], block)
+        done = run.intact(run.finished()[0], block, progress)
     else:
-        done, damaged = finished_digests(run, manifest)
+        done, damaged = finished_digests(run, manifest, progress)
         if not damaged:
             run.clear()
             return DistilledDataset(out, manifest, 0, 0, timings.rounded())

@@ -13,14 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from mgd3_engine import GuidedSampler, ModeGuidance, NoiseSchedule, backend_names
-from mgd3_kernels import philox_normal
 from torch import Tensor
 
+from mgd3_engine import GuidedSampler, ModeGuidance, NoiseSchedule, backend_names
 from mgd3_fast.devices import device_name, resolve_device
 from mgd3_fast.generators import load_generator
 from mgd3_fast.latents import default_cache_dir
 from mgd3_fast.versions import PACKAGES, installed_version
+from mgd3_kernels import philox_normal
 
 OPTIONAL_PACKAGES = ("mlxtend", "cuml-cu13", "cuml-cu12", "cupy-cuda13x", "cupy-cuda12x")
 PROBE_REPOSITORY = "facebook/DiT-XL-2-256"

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from mgd3_engine import GuidedSampler, ModeGuidance
-
 from mgd3_fast.config import DistillConfig
 from mgd3_fast.datasets import imagenet_classes
 from mgd3_fast.devices import dtype_of

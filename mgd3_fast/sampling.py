@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
-from mgd3_engine import image_seeds
 
+from mgd3_engine import image_seeds
 from mgd3_fast.devices import autoencoder_dtype
 
 if TYPE_CHECKING:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from mgd3_engine.dit import DiT, DiTConfig
 from torch import Tensor, nn
+
+from mgd3_engine.dit import DiT, DiTConfig
 
 
 def randomised(network: nn.Module, *, seed: int = 0) -> Any:

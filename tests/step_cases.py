@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from mgd3_kernels import Coefficient, philox_normal
 from torch import Tensor
+
+from mgd3_kernels import Coefficient, philox_normal
 
 STEPS = 50
 CFG_SCALE = 4.0

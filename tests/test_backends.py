@@ -6,9 +6,10 @@ import logging
 
 import pytest
 import torch
+from torch import Tensor, nn
+
 from mgd3_engine import GuidedSampler, ModeGuidance, NoiseSchedule, backend_names, image_seeds
 from mgd3_engine.backends import create_backend
-from torch import Tensor, nn
 
 # Largest difference over the root mean square, float32 on the CPU. Measured: 8.7e-6.
 COMPILED_AGAINST_EAGER = 4e-5

@@ -251,6 +251,25 @@ def test_a_gpu_that_is_not_there(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), MemoryError()], ids=repr)
+def test_memory_that_is_too_small(
+    tiny_generator: Path,
+    pictures: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    error: Exception,
+) -> None:
+    def fail(*_: Any) -> None:
+        raise error
+
+    monkeypatch.setattr("mgd3_fast.distillation.make_images", fail)
+    words = ["distill", "--dataset", str(pictures), "--generator", str(tiny_generator), "--ipc", "2"]
+    assert main([*words, "--out", str(tmp_path / "out"), "--quiet"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.endswith("try a smaller --batch-size")
+
+
 def test_disk_that_fills_up_keeps_what_is_written(
     tiny_generator: Path,
     pictures: Path,

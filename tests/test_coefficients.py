@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+
 from mgd3_engine import ModeGuidance, NoiseSchedule, step_table
 from mgd3_kernels import Coefficient as K
 

@@ -7,11 +7,11 @@ from importlib.metadata import version
 from typing import Any
 
 import pytest
+
+import mgd3_fast
 from mgd3_engine import backend_names
 from mgd3_engine.coefficients import METHODS
 from mgd3_engine.guidance import FORMS
-
-import mgd3_fast
 from mgd3_fast import config as config_module
 from mgd3_fast.config import DiscoverConfig, DistillConfig, EncodeConfig
 from mgd3_fast.datasets import BAD_IMAGE_RULES

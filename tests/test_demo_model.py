@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from mgd3_engine import GuidedSampler, image_seeds
 
 import mgd3_fast.generators
+from mgd3_engine import GuidedSampler, image_seeds
 from mgd3_fast.generators import load_generator
 from mgd3_fast.train.config import TrainConfig, identity
 from mgd3_fast.train.diffusion_loss import DiffusionLoss

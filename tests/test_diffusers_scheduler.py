@@ -8,9 +8,9 @@ import math
 
 import pytest
 import torch
-from mgd3_engine import GuidedSampler, ModeGuidance, NoiseSchedule
 from torch import Tensor
 
+from mgd3_engine import GuidedSampler, ModeGuidance, NoiseSchedule
 from mgd3_fast.integrations.diffusers import ModeGuidedScheduler
 
 diffusers = pytest.importorskip("diffusers")

@@ -8,11 +8,12 @@ from dataclasses import replace
 
 import pytest
 import torch
+from random_networks import dit_inputs, random_diffusers_dit, random_dit
+from torch.utils.flop_counter import FlopCounterMode
+
 from mgd3_engine.dit import PRESET_NAMES, DiT, DiTConfig, dit_config
 from mgd3_engine.dit.layouts import from_diffusers
 from mgd3_engine.dit.model import timestep_sinusoids
-from random_networks import dit_inputs, random_diffusers_dit, random_dit
-from torch.utils.flop_counter import FlopCounterMode
 
 # hidden 96 in 3 heads, and the published S/2 at 256 px
 SMALL = DiTConfig(input_size=8, patch_size=2, hidden_size=96, depth=2, num_heads=3, num_classes=10)

@@ -11,10 +11,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from mgd3_engine.dit import DiT, DiTConfig, dit_config, load_dit, save_dit
 from random_networks import dit_inputs, random_diffusers_dit, random_dit
 from safetensors.torch import load, save_file
 from torch import Tensor
+
+from mgd3_engine.dit import DiT, DiTConfig, dit_config, load_dit, save_dit
 
 SMALL = DiTConfig(input_size=8, patch_size=2, hidden_size=96, depth=2, num_heads=3, num_classes=10)
 S2 = replace(dit_config("DiT-S/2"), depth=2)

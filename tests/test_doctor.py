@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 import torch
+
 from mgd3_engine import backend_names
 from mgd3_engine import backends as engine_backends
-
 from mgd3_fast import doctor
 from mgd3_fast.cli import main
 from mgd3_fast.errors import UserError

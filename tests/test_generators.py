@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 import torch
-from mgd3_engine import GuidedSampler, ModeGuidance, NoiseSchedule
-from mgd3_engine.dit import DiT, DiTConfig, dit_config, save_dit
 from random_networks import dit_inputs, random_diffusers_dit, random_dit, random_vae, randomised
 from torch import Tensor
 
+from mgd3_engine import GuidedSampler, ModeGuidance, NoiseSchedule
+from mgd3_engine.dit import DiT, DiTConfig, dit_config, save_dit
 from mgd3_fast.datasets.imagenet import imagenet_classes
 from mgd3_fast.errors import UserError
 from mgd3_fast.generators import (

@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 
 import pytest
 import torch
-from mgd3_engine import GuidanceTerm, GuidedSampler, ModeGuidance, NoiseSchedule, StepState, image_seeds
 from torch import Tensor, nn
+
+from mgd3_engine import GuidanceTerm, GuidedSampler, ModeGuidance, NoiseSchedule, StepState, image_seeds
 
 CLASSES, SHAPE, STEPS = 6, (4, 4, 4), 10
 

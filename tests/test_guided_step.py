@@ -15,9 +15,10 @@ from typing import Any
 
 import pytest
 import torch
-from mgd3_kernels import Coefficient, guided_step, guided_step_reference, philox_normal
 from step_cases import CASES, STEPS, Case, Problem, lay_out, make_problem, schedule, table_row, textbook_step
 from torch import Tensor
+
+from mgd3_kernels import Coefficient, guided_step, guided_step_reference, philox_normal
 
 # Bounds on max |error| / max |expected|; measured over all cases: reference 1.9e-7, interpreter 2.3e-7. On a
 # GPU exp and sqrt are approximations of about 2 ulp.

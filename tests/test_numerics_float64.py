@@ -10,8 +10,9 @@ import math
 
 import pytest
 import torch
-from mgd3_engine import GuidedSampler, ModeGuidance, NoiseSchedule
 from torch import Tensor, nn
+
+from mgd3_engine import GuidedSampler, ModeGuidance, NoiseSchedule
 
 C, H, W = 4, 4, 4
 CLASSES, NULL, IMAGES, STEPS = 5, 5, 2, 50

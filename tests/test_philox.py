@@ -11,9 +11,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from mgd3_kernels import philox4x32, philox_normal
 from scipy import stats
 from torch import Tensor
+
+from mgd3_kernels import philox4x32, philox_normal
 
 # Random123 1.14, tests/kat_vectors, rows "philox4x32": rounds, counter, key, expected.
 KNOWN_ANSWERS = """\

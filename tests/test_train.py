@@ -13,12 +13,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from mgd3_engine import GuidedSampler, NoiseSchedule
-from mgd3_engine.dit import DiT, dit_config
 from PIL import Image
 from safetensors.torch import load_file
 from torch import nn
 
+from mgd3_engine import GuidedSampler, NoiseSchedule
+from mgd3_engine.dit import DiT, dit_config
 from mgd3_fast.datasets import open_dataset
 from mgd3_fast.errors import Interrupted, UserError
 from mgd3_fast.generators import load_generator

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from mgd3_kernels import Coefficient
 from torch import Tensor
 
 from mgd3_engine.guidance import ModeGuidance
 from mgd3_engine.schedule import Float64Array, RespacedSchedule
+from mgd3_kernels import Coefficient
 
 METHODS = ("ddpm", "ddim")
 PREDICTIONS = ("epsilon", "v")

@@ -10,7 +10,6 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 
 import torch
-from mgd3_kernels import guided_step, philox_normal
 from torch import Tensor, nn
 
 from mgd3_engine.backends import Denoiser, create_backend
@@ -20,6 +19,7 @@ from mgd3_engine.guidance import GuidanceTerm, ModeGuidance
 from mgd3_engine.inputs import LatentShape, SampleInputs
 from mgd3_engine.schedule import NoiseSchedule
 from mgd3_engine.terms import TermEvaluator
+from mgd3_kernels import guided_step, philox_normal
 
 NoiseSource = Callable[[int, int], Tensor]
 """(step, image_index) -> float32 `[C, H, W]`: the starting noise at step S, the noise added at step i > 0."""

@@ -11,13 +11,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from mgd3_kernels import Coefficient
 from torch import Tensor
 
 from mgd3_engine.backends import Denoiser
 from mgd3_engine.batches import BatchBuffers
 from mgd3_engine.guidance import GuidanceTerm, StepState
 from mgd3_engine.schedule import RespacedSchedule
+from mgd3_kernels import Coefficient
 
 
 @dataclass(frozen=True)

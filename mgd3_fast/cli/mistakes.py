@@ -14,16 +14,23 @@ def is_users_mistake(error: BaseException) -> bool:
     `ValueError` that one of our own checks raised; the same type out of a library's depths is a bug, and
     keeps its traceback.
     """
-    if isinstance(error, (UserError, OSError)):
+    if isinstance(error, (UserError, OSError)) or _is_out_of_memory(error):
         return True
     return isinstance(error, (ValueError, ImportError)) and _raised_by_us(error)
 
 
 def one_line(error: BaseException) -> str:
     """Say an error in one line: the file first where the system names one."""
+    if _is_out_of_memory(error):
+        return "memory must hold a batch and does not: try a smaller --batch-size"
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename}: {error.strerror}" if error.filename is not None else error.strerror
     return " ".join(str(error).split()) or type(error).__name__
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    """By name: torch, whose error of this name is a RuntimeError, need not be loaded to tell."""
+    return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
 
 
 def _raised_by_us(error: BaseException) -> bool:

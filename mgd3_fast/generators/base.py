@@ -11,9 +11,9 @@ from functools import cached_property
 from typing import Protocol, TypeVar
 
 import torch
-from mgd3_engine import Denoiser, NoiseSchedule
 from torch import Tensor
 
+from mgd3_engine import Denoiser, NoiseSchedule
 from mgd3_fast.generators.class_mapping import map_classes
 
 Self = TypeVar("Self", bound="Autoencoder")

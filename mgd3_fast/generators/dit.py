@@ -8,9 +8,9 @@ from functools import cached_property
 from pathlib import Path
 
 import torch
+
 from mgd3_engine import NoiseSchedule
 from mgd3_engine.dit import DiT, DiTConfig, dit_config, load_dit
-
 from mgd3_fast.datasets.imagenet import imagenet_classes
 from mgd3_fast.errors import UserError
 from mgd3_fast.generators.autoencoder import DEFAULT_VAE, KLAutoencoder

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+
 from mgd3_engine import NoiseSchedule
 from mgd3_engine.dit import DiT, DiTConfig, load_dit, save_dit
 from mgd3_engine.dit.weight_files import read_json, write_safetensors
-
 from mgd3_fast.errors import UserError
 from mgd3_fast.generators.autoencoder import KLAutoencoder
 from mgd3_fast.generators.base import Generator, SamplingDefaults

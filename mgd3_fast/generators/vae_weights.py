@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from mgd3_engine.dit.weight_files import read_json, read_sharded_weights, read_weights
 from torch import Tensor
 
+from mgd3_engine.dit.weight_files import read_json, read_sharded_weights, read_weights
 from mgd3_fast.errors import UserError
 
 KL_F8: dict[str, Any] = {

@@ -19,8 +19,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from mgd3_engine import ModeGuidance
 from torch import Tensor
+
+from mgd3_engine import ModeGuidance
 
 DEFAULT_GUIDANCE = ModeGuidance()
 LARGE_VARIANCES = ("fixed_large", "fixed_large_log")

@@ -8,8 +8,9 @@ from __future__ import annotations
 import math
 
 import torch
-from mgd3_engine import Denoiser, NoiseSchedule
 from torch import Tensor
+
+from mgd3_engine import Denoiser, NoiseSchedule
 
 
 class DiffusionLoss:

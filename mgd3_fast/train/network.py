@@ -8,10 +8,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from mgd3_engine import NoiseSchedule
-from mgd3_engine.dit import PRESET_NAMES, DiT, DiTConfig, dit_config
 from torch import Tensor, nn
 
+from mgd3_engine import NoiseSchedule
+from mgd3_engine.dit import PRESET_NAMES, DiT, DiTConfig, dit_config
 from mgd3_fast.errors import UserError
 from mgd3_fast.generators import Generator
 from mgd3_fast.progress import Progress

@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from mgd3_engine.dit import DiT
 
+from mgd3_engine.dit import DiT
 from mgd3_fast.datasets import Dataset, describe, open_dataset
 from mgd3_fast.devices import resolve_device, resolve_precision
 from mgd3_fast.errors import UserError

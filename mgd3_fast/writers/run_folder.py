@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from mgd3_fast.errors import UserError
+from mgd3_fast.progress import SILENT, Progress
 from mgd3_fast.writers.journal import Journal, read_journal
 from mgd3_fast.writers.layout import Layout
 from mgd3_fast.writers.manifest import MANIFEST, read_manifest
@@ -27,6 +28,7 @@ from mgd3_fast.writers.manifest import MANIFEST, read_manifest
 WORK = ".mgd3-fast"
 MODES = "modes.safetensors"
 CONTACT_SHEET = "contact_sheet.png"
+MANY_IMAGES = 2000  # reading more takes seconds
 
 
 class OutState(enum.Enum):
@@ -173,13 +175,26 @@ class RunFolder:
                     digests[record["image"]] = record["sha256"]
         return digests, sorted(sessions.values(), key=lambda session: str(session["started"]))
 
-    def intact(self, digests: dict[int, str], images: range) -> dict[int, str]:
-        """Keep the entries of `images` whose files are there and have the recorded sha256."""
-        return {
-            image: digests[image]
-            for image in images
-            if image in digests and file_digest(self.out / self.layout.file(image)) == digests[image]
-        }
+    def intact(self, digests: dict[int, str], images: range, progress: Progress = SILENT) -> dict[int, str]:
+        """Keep the entries of `images` whose files are there and have the recorded sha256.
+
+        Args:
+            digests: sha256 by image number.
+            images: Image numbers to look at.
+            progress: Receives a bar when there are many.
+
+        Returns:
+            The entries that hold.
+        """
+        recorded = [image for image in images if image in digests]
+        shown = progress if len(recorded) >= MANY_IMAGES else SILENT
+        kept = {}
+        with shown.stage("verify", total=len(recorded), unit="img") as bar:
+            for image in recorded:
+                if file_digest(self.out / self.layout.file(image)) == digests[image]:
+                    kept[image] = digests[image]
+                bar.advance()
+        return kept
 
     def reopen(self, manifest: dict[str, Any], digests: dict[int, str]) -> None:
         """Turn a finished run with missing or damaged files back into an unfinished one.
