@@ -592,6 +592,7 @@ def test_published_checkpoint_layout_can_be_fine_tuned(image_folder, trained, tm
     generator = load_generator(str(train(config)))
     assert generator.class_ids(["ant", "bee", "cat"]) == [0, 1, 2]
     assert generator.denoiser("cpu", torch.float32).config == size
+    assert "CC-BY-NC" in generator.licence  # a fine-tuned network is bound by what it came from
 
 
 def test_bf16_autocast_trains(image_folder, tmp_path):

@@ -154,7 +154,11 @@ class TrainConfig:
         "number format of the weights in the result", default="fp32", choices=STORED_PRECISIONS
     )
     name: str | None = option("short name of the result (default: that of its folder)", default=None)
-    licence: str = option("licence of the result's weights", default="not stated", metavar="TEXT")
+    licence: str | None = option(
+        "licence of the result's weights (default: that of --init, else not stated)",
+        default=None,
+        metavar="TEXT",
+    )
     cfg_scale: float | None = option(
         "classifier-free guidance that the result is sampled with by default (default: --init's, else 4.0)",
         default=None,

@@ -177,6 +177,7 @@ def _save(config: TrainConfig, run: _Run, network: DiT, vae_source: str) -> None
     copied = local and not (own / "config.json").is_file()
     training = {part: run.log.summary(part) for part in ("vae", "dit") if run.log.finished(part)}
     defaults = SamplingDefaults() if init is None else init.defaults
+    inherited = "not stated" if init is None else init.licence
     if config.cfg_scale is not None:
         defaults = replace(defaults, cfg_scale=config.cfg_scale)
     save_generator(
@@ -186,7 +187,7 @@ def _save(config: TrainConfig, run: _Run, network: DiT, vae_source: str) -> None
         vae=start_autoencoder(vae_source) if copied else None,
         vae_source=None if local else vae_source,
         class_names=run.dataset.class_names if init is None else init.class_names,
-        licence=config.licence,
+        licence=config.licence or inherited,
         recipe={"config": config.recipe(), "seed": config.seed, "training": training, "versions": versions()},
         defaults=defaults,
         schedule=_schedule_settings(init),
