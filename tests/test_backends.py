@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from mgd3_engine import GuidedSampler, ModeGuidance, NoiseSchedule, backend_names, image_seeds
-from mgd3_engine.backends import create_backend
+from mgd3_engine.backends import BackendRequest, create_backend
 
 # Largest difference over the root mean square, float32 on the CPU. Measured: 8.7e-6.
 COMPILED_AGAINST_EAGER = 4e-5
@@ -39,6 +39,10 @@ def make_sampler(network, backend: str) -> GuidedSampler:
     )
 
 
+def request_for(denoiser, device=CPU) -> BackendRequest:
+    return BackendRequest(denoiser=denoiser, device=device, dtype=torch.float32, rows=8)
+
+
 def make_images(count: int = 3) -> tuple[Tensor, Tensor, Tensor]:
     modes = torch.randn(count, 4, 4, 4, generator=torch.Generator().manual_seed(0))
     return torch.arange(count) % 5, modes, image_seeds(0, [("a", k) for k in range(count)])
@@ -46,7 +50,7 @@ def make_images(count: int = 3) -> tuple[Tensor, Tensor, Tensor]:
 
 def test_eager_is_the_network_itself():
     network = ToyNet()
-    assert create_backend("eager", network, CPU) == ("eager", network)
+    assert create_backend("eager", request_for(network)) == ("eager", network)
 
 
 def test_auto_is_eager_on_the_cpu_and_logs_why(caplog):
@@ -60,9 +64,9 @@ def test_auto_is_eager_on_the_cpu_and_logs_why(caplog):
     [("", "compiled", "the device is cuda"), ("triton", "eager", "compiling needs triton")],
 )
 def test_auto_on_cuda(monkeypatch, caplog, missing, chosen, reason):
-    monkeypatch.setattr("mgd3_engine.backends._missing_compiler", lambda device: missing)
+    monkeypatch.setattr("mgd3_engine.backends.registry.missing_compiler", lambda device: missing)
     with caplog.at_level(logging.INFO, logger="mgd3_engine.backends"):
-        assert create_backend("auto", ToyNet(), CUDA)[0] == chosen
+        assert create_backend("auto", request_for(ToyNet(), CUDA))[0] == chosen
     assert caplog.messages == [f"backend auto is {chosen}: {reason}"]
 
 
@@ -99,5 +103,5 @@ def test_many_samplers_of_a_process_all_run_compiled():
         return x @ x if torch.compiler.is_compiling() else -x
 
     for width in range(1, 13):
-        _, run = create_backend("compiled", denoiser, CPU)
+        _, run = create_backend("compiled", request_for(denoiser))
         assert (run(torch.ones(2, 4, width, width), ids, ids) == width).all()

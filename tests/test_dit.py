@@ -126,9 +126,9 @@ def test_initialisation_is_the_papers() -> None:
 def test_modulations_of_all_steps_at_once() -> None:
     dit = random_dit(SMALL)
     x, timestep, class_ids = dit_inputs(SMALL, rows=4)
-    modulations = dit.modulations(dit.conditioning(timestep, class_ids))
-    assert [tuple(m.shape) for m in modulations] == [(4, 576), (4, 576), (4, 192)]
-    assert torch.equal(dit.denoise(x, modulations), dit(x, timestep, class_ids))
+    modulation = dit.modulation(timestep, class_ids)
+    assert modulation.shape == (4, 2 * 576 + 192)
+    assert torch.equal(dit.denoise(x, modulation), dit(x, timestep, class_ids))
 
 
 @pytest.mark.parametrize(("learn_sigma", "channels"), [(True, 8), (False, 4)])

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from mgd3_engine import backend_names
-from mgd3_engine import backends as engine_backends
+from mgd3_engine.backends import compiled as compiled_backend
 from mgd3_fast import doctor
 from mgd3_fast.cli import main
 from mgd3_fast.errors import UserError
@@ -46,7 +46,7 @@ def test_without_a_gpu_the_kernels_are_named_as_unused() -> None:
 
 
 def test_a_missing_compiler_is_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engine_backends.shutil, "which", lambda name: None)
+    monkeypatch.setattr(compiled_backend.shutil, "which", lambda name: None)
     tried = doctor._tried(lambda: doctor._try_backend("compiled", torch.device("cpu")))
     assert not tried["works"]
     assert "C++ compiler" in tried["reason"]
@@ -62,10 +62,10 @@ def test_compiled_backend_works_where_there_is_a_compiler() -> None:
 
 
 def test_a_backend_with_wrong_results_does_not_work(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(
-        engine_backends._CREATORS,
-        "compiled",
-        lambda denoiser, device: lambda x, timestep, class_ids: denoiser(x, timestep, class_ids) + 0.1,
+    monkeypatch.setattr(
+        compiled_backend,
+        "create",
+        lambda request: lambda x, timestep, class_ids: request.denoiser(x, timestep, class_ids) + 0.1,
     )
     tried = doctor._tried(lambda: doctor._try_backend("compiled", torch.device("cpu")))
     assert not tried["works"]

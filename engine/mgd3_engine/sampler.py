@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 import torch
 from torch import Tensor, nn
 
-from mgd3_engine.backends import Denoiser, create_backend
+from mgd3_engine.backends import BackendRequest, Denoiser, create_backend
 from mgd3_engine.batches import BatchBuffers, padded_rows, plan_batches
 from mgd3_engine.coefficients import step_table
 from mgd3_engine.guidance import GuidanceTerm, ModeGuidance
@@ -96,12 +96,15 @@ class GuidedSampler:
         self.device = _device_of(denoiser) if device is None else torch.device(device)
         self.dtype = dtype
         self.terms = tuple(terms)
-        self.backend, self._denoiser = create_backend(backend, denoiser, self.device)
         self._variance = variance
         self._cfg_scale, self._cfg_channels = float(cfg_scale), cfg_channels
         self._null_class = None if cfg_scale == 1.0 or cfg_channels == 0 else null_class
         self._noisy = method == "ddpm" or eta > 0.0
         network_rows = self.batch_shape * (1 if self._null_class is None else 2)
+        self.backend, self._denoiser = create_backend(
+            backend,
+            BackendRequest(denoiser=denoiser, device=self.device, dtype=dtype, rows=network_rows),
+        )
         self._table = table.to(self.device)
         self._steps = torch.arange(steps, device=self.device)  # [S], the counter that guided_step reads
         timesteps = torch.from_numpy(self.respaced.timesteps.copy()).to(self.device)

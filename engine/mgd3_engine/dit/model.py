@@ -1,7 +1,8 @@
 """DiT with adaLN-Zero blocks (Peebles & Xie 2023), under the parameter names of the published checkpoints.
 
 Shape letters: N rows of a batch, C channels, H W latent size, P patch size, T = (H/P)(W/P) tokens,
-d hidden size, h heads, O output channels (2C with learned variance).
+d hidden size, h heads, O output channels (2C with learned variance), M = (6 depth + 2) d numbers of a row's
+modulation.
 """
 
 from __future__ import annotations
@@ -254,34 +255,38 @@ class DiT(nn.Module):
         Raises:
             ValueError: `x` is not of the latent shape that the network was made for.
         """
-        conditioning = self.conditioning(timestep, class_ids)  # [N, d]
-        return self.denoise(x, self.modulations(conditioning))
+        return self.denoise(x, self.modulation(timestep, class_ids))
 
-    def conditioning(self, timestep: Tensor, class_ids: Tensor) -> Tensor:
-        """Embed `[N]` timesteps and `[N]` class ids as one `[N, d]` vector per row."""
-        dtype = self.x_embedder.proj.weight.dtype
-        embedded: Tensor = self.t_embedder(timestep, dtype) + self.y_embedder(class_ids)
-        return embedded
+    def modulation(self, timestep: Tensor, class_ids: Tensor) -> Tensor:
+        """Compute all that timestep and class set: the blocks' modulations, then the last layer's.
 
-    def modulations(self, conditioning: Tensor) -> list[Tensor]:
-        """Compute what `[N, d]` conditioning sets: `[N, 6d]` per block, then `[N, 2d]` of the last layer.
+        They do not depend on `x`, so a sampler may compute those of all its steps beforehand.
 
-        They depend on timestep and class alone, so a sampler may compute those of all its steps at once.
+        Args:
+            timestep: Integer or float32 `[N]`.
+            class_ids: int64 `[N]`, in 0..num_classes.
+
+        Returns:
+            The network's dtype `[N, M]`, M = (6 depth + 2) d.
         """
+        dtype = self.x_embedder.proj.weight.dtype
+        conditioning = self.t_embedder(timestep, dtype) + self.y_embedder(class_ids)  # [N, d]
         blocks = cast("Sequence[DiTBlock]", self.blocks)
         layers = [*(block.adaLN_modulation for block in blocks), self.final_layer.adaLN_modulation]
-        return [layer(conditioning) for layer in layers]
+        return torch.cat([layer(conditioning) for layer in layers], dim=1)
 
-    def denoise(self, x: Tensor, modulations: list[Tensor]) -> Tensor:
-        """Run `forward` on latents `[N, C, H, W]` from modulations that are already there."""
+    def denoise(self, x: Tensor, modulation: Tensor) -> Tensor:
+        """Run `forward` on latents `[N, C, H, W]` from a `[N, M]` modulation that is already there."""
         config = self.config
         expected = (config.in_channels, config.input_size, config.input_size)
         if tuple(x.shape[1:]) != expected:
             raise ValueError(f"x must be latents of shape [N, {expected}], got {list(x.shape)}")
+        d = config.hidden_size
         tokens = self.x_embedder(x) + self.pos_embed  # [N, T, d]
-        for block, modulation in zip(self.blocks, modulations, strict=False):
-            tokens = block(tokens, modulation)
-        return self._unpatchify(self.final_layer(tokens, modulations[-1]))
+        *parts, last = torch.split(modulation, [*[6 * d] * config.depth, 2 * d], dim=1)
+        for block, part in zip(self.blocks, parts, strict=True):
+            tokens = block(tokens, part)
+        return self._unpatchify(self.final_layer(tokens, last))
 
     def _unpatchify(self, patches: Tensor) -> Tensor:
         """Put patches `[N, T, P*P*O]` (row, column, channel) in their places: `[N, O, H, W]`."""

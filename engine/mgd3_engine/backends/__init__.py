@@ -1,0 +1,8 @@
+"""What runs the network: named backends, each of which turns a denoiser into a faster one."""
+
+from __future__ import annotations
+
+from mgd3_engine.backends.denoiser import BackendRequest, Denoiser, HoistedDenoiser
+from mgd3_engine.backends.registry import backend_names, create_backend
+
+__all__ = ["BackendRequest", "Denoiser", "HoistedDenoiser", "backend_names", "create_backend"]

@@ -1,0 +1,60 @@
+"""The backends by name: each turns a denoiser into a faster one.
+
+A further backend is a file with a creator, its line in `_CREATORS`, and its place in `_choose`.
+"""
+
+from __future__ import annotations
+
+import logging
+from importlib import import_module
+from typing import cast
+
+import torch
+
+from mgd3_engine.backends.compiled import missing_compiler
+from mgd3_engine.backends.denoiser import BackendRequest, Denoiser
+
+_log = logging.getLogger(__name__)
+
+_CREATORS = {
+    "eager": "mgd3_engine.backends.eager:create",
+    "compiled": "mgd3_engine.backends.compiled:create",
+}
+
+
+def create_backend(name: str, request: BackendRequest) -> tuple[str, Denoiser]:
+    """Make the callable that runs the network on every step.
+
+    A backend that is asked for by name runs or raises; only `auto` chooses, and logs what and why.
+
+    Args:
+        name: One of `backend_names()`, or "auto".
+        request: The network and how it will be called.
+
+    Returns:
+        The name of the backend, never "auto", and the denoiser to call.
+
+    Raises:
+        ValueError: `name` is unknown, or the backend cannot run on this machine.
+    """
+    if name == "auto":
+        name, reason = _choose(request.device)
+        _log.info("backend auto is %s: %s", name, reason)
+    if name not in _CREATORS:
+        raise ValueError(f"backend must be one of auto, {', '.join(backend_names())}, got {name!r}")
+    module, _, create = _CREATORS[name].partition(":")
+    return name, cast(Denoiser, getattr(import_module(module), create)(request))
+
+
+def backend_names() -> tuple[str, ...]:
+    """List the backends that can be asked for by name."""
+    return tuple(_CREATORS)
+
+
+def _choose(device: torch.device) -> tuple[str, str]:
+    if device.type != "cuda":
+        return "eager", f"compiling pays on a GPU, the device is {device.type}"
+    missing = missing_compiler(device)
+    if missing:
+        return "eager", f"compiling needs {missing}"
+    return "compiled", f"the device is {device.type}"
