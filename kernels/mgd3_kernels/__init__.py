@@ -5,6 +5,16 @@ Importing this package loads torch alone: Triton is imported by the first call t
 
 from mgd3_kernels.coefficients import Coefficient
 from mgd3_kernels.guided_step import guided_step, guided_step_reference
+from mgd3_kernels.kmeans import KMeansResult, batched_kmeans, batched_kmeans_reference
 from mgd3_kernels.philox import philox4x32, philox_normal
 
-__all__ = ["Coefficient", "guided_step", "guided_step_reference", "philox4x32", "philox_normal"]
+__all__ = [
+    "Coefficient",
+    "KMeansResult",
+    "batched_kmeans",
+    "batched_kmeans_reference",
+    "guided_step",
+    "guided_step_reference",
+    "philox4x32",
+    "philox_normal",
+]
