@@ -19,7 +19,8 @@ from __future__ import annotations
 from mgd3_engine.backends import Denoiser, backend_names
 from mgd3_engine.coefficients import step_table
 from mgd3_engine.guidance import GuidanceTerm, ModeGuidance, StepState
-from mgd3_engine.sampler import GuidedSampler, NoiseSource, StepCallback
+from mgd3_engine.noise import NoiseSource
+from mgd3_engine.sampler import GuidedSampler, StepCallback
 from mgd3_engine.schedule import NoiseSchedule, RespacedSchedule
 from mgd3_engine.seeds import image_seed, image_seeds
 

@@ -6,6 +6,7 @@ Shape letters: N images of a call, B rows of state per batch (its fixed shape), 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -32,6 +33,24 @@ def padded_rows(batch_size: int) -> int:
     if not isinstance(batch_size, int) or isinstance(batch_size, bool) or batch_size < 1:
         raise ValueError(f"batch_size must be a whole number of at least 1, got {batch_size!r}")
     return 1 if batch_size == 1 else -(-batch_size // ROW_MULTIPLE) * ROW_MULTIPLE
+
+
+def batch_shapes(batch_size: int | Sequence[int]) -> tuple[int, ...]:
+    """Round one or several batch sizes up to row counts.
+
+    Args:
+        batch_size: Images asked for, each at least 1.
+
+    Returns:
+        The row counts, each once, largest first.
+
+    Raises:
+        ValueError: There is none, or one is not a whole number of at least 1.
+    """
+    sizes = [batch_size] if isinstance(batch_size, int) else list(batch_size)
+    if not sizes:
+        raise ValueError("batch_size must be at least one number, got none")
+    return tuple(sorted({padded_rows(size) for size in sizes}, reverse=True))
 
 
 def plan_batches(class_ids: Tensor, rows: int, *, keep_groups: bool = False) -> list[Tensor]:
@@ -67,6 +86,11 @@ def plan_batches(class_ids: Tensor, rows: int, *, keep_groups: bool = False) -> 
     return [torch.tensor(batch, dtype=torch.int64) for batch in batches]
 
 
+def pad(image_index: Tensor, rows: int) -> Tensor:
+    """Repeat the last of `[n]` indices until there are `rows`."""
+    return torch.cat([image_index, image_index[-1:].expand(rows - len(image_index))])
+
+
 @dataclass
 class BatchBuffers:
     """The tensors of one batch, at fixed addresses; rows past its images are copies of the last image.
@@ -74,7 +98,7 @@ class BatchBuffers:
     Args:
         x: float32 `[B, C, H, W]`: the state.
         net_input: The network's dtype `[R, C, H, W]`: the state again, in both halves.
-        class_ids: int64 `[R]`: classes, then the null class.
+        class_ids: int64 `[B]`.
         modes: float32 `[B, C, H, W]`, or None in a run without modes.
         seeds: int64 `[B]`, or None where noise is given.
         image_index: int64 on the CPU: place of each image in the call, without the padding.
@@ -89,26 +113,25 @@ class BatchBuffers:
 
     @classmethod
     def allocate(
-        cls, inputs: SampleInputs, rows: int, null_class: int | None, device: torch.device, dtype: torch.dtype
+        cls, inputs: SampleInputs, rows: int, network_rows: int, device: torch.device, dtype: torch.dtype
     ) -> BatchBuffers:
-        """Make the buffers of a run.
+        """Make the buffers of batches of one shape.
 
         Args:
             inputs: What `sample` was called with: the latent's shape, and whether there are modes and seeds.
             rows: B.
-            null_class: Class of the second half of the network's input; None for no second half.
+            network_rows: R, B or 2B.
             device: Where the network runs.
             dtype: The network's.
 
         Returns:
             Buffers whose contents `load` sets.
         """
-        network_rows = rows if null_class is None else 2 * rows
         x = torch.zeros(rows, *inputs.latent_shape, device=device)
         return cls(
             x=x,
             net_input=torch.zeros(network_rows, *inputs.latent_shape, device=device, dtype=dtype),
-            class_ids=torch.full((network_rows,), null_class or 0, device=device, dtype=torch.int64),
+            class_ids=torch.zeros(rows, device=device, dtype=torch.int64),
             modes=None if inputs.modes is None else torch.zeros_like(x),
             seeds=None if inputs.seeds is None else torch.zeros(rows, device=device, dtype=torch.int64),
             image_index=torch.zeros(0, dtype=torch.int64),
@@ -121,11 +144,10 @@ class BatchBuffers:
             inputs: The images of the call.
             image_index: int64 `[1..B]` on the CPU.
         """
-        rows = len(self.x)
         self.image_index = image_index
-        padded = torch.cat([image_index, image_index[-1:].expand(rows - len(image_index))])
+        padded = pad(image_index, len(self.x))
         for buffer, source in (
-            (self.class_ids[:rows], inputs.class_ids),
+            (self.class_ids, inputs.class_ids),
             (self.modes, inputs.modes),
             (self.seeds, inputs.seeds),
         ):

@@ -18,7 +18,7 @@ class SampleInputs:
     """The images of one call.
 
     Args:
-        class_ids: int64 `[N]`.
+        class_ids: int64 `[N]`, on the CPU.
         modes: float32 `[N, C, H, W]` or None.
         seeds: int64 `[N]` (a 64-bit pattern) or None.
         latent_shape: (C, H, W).
@@ -60,7 +60,7 @@ class SampleInputs:
         if seeds is not None:
             _check_seeds(seeds, len(class_ids))
             seeds = seeds.view(torch.int64)
-        return cls(class_ids, modes, seeds, shape)
+        return cls(class_ids.cpu(), modes, seeds, shape)
 
 
 def _check_class_ids(class_ids: Tensor, null_class: int | None) -> None:
@@ -82,7 +82,7 @@ def _latent_shape(modes: Tensor | None, latent_shape: LatentShape | None) -> Lat
     if modes is None:
         if latent_shape is None or len(latent_shape) != 3 or min(latent_shape) < 1:
             raise ValueError(f"latent_shape must be (C, H, W) where modes is None, got {latent_shape}")
-        return latent_shape
+        return latent_shape[0], latent_shape[1], latent_shape[2]
     if modes.ndim != 4 or 0 in modes.shape[1:]:
         raise ValueError(f"modes must be [N, C, H, W], got {list(modes.shape)}")
     own = (modes.shape[1], modes.shape[2], modes.shape[3])

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mgd3_engine.backends import Denoiser
 from mgd3_engine.batches import BatchBuffers
+from mgd3_engine.conditioning import StepNetwork
 from mgd3_engine.guidance import GuidanceTerm, StepState
 from mgd3_engine.schedule import RespacedSchedule
 from mgd3_kernels import Coefficient
@@ -38,15 +38,12 @@ class TermEvaluator:
     cfg_scale: float
     cfg_channels: int
 
-    def evaluate(
-        self, denoiser: Denoiser, buffers: BatchBuffers, timestep: Tensor, step: int
-    ) -> tuple[Tensor, Tensor]:
+    def evaluate(self, network: StepNetwork, buffers: BatchBuffers, step: int) -> tuple[Tensor, Tensor]:
         """Call the network, with gradients if a term needs them, then every term.
 
         Args:
-            denoiser: The network.
+            network: The network, the batch's classes loaded.
             buffers: The batch.
-            timestep: int64 `[R]`.
             step: Respaced index i.
 
         Returns:
@@ -63,7 +60,7 @@ class TermEvaluator:
                 x_t.requires_grad_()
                 state_rows = torch.cat([x_t, buffers.x[images:]])  # [B + padding, C, H, W]
                 net_input = state_rows.repeat(len(net_input) // len(state_rows), 1, 1, 1).to(net_input.dtype)
-            out = denoiser(net_input, timestep, buffers.class_ids)
+            out = network(net_input, step)
             state = self._state(x_t, out, buffers, step)
             delta = torch.zeros_like(buffers.x[:images])
             for term in self.terms:

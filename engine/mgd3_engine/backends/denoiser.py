@@ -42,7 +42,7 @@ class BackendRequest:
         denoiser: The network.
         device: Where it runs.
         dtype: Of its input x: float32, bfloat16 or float16.
-        rows: R, the rows of every call.
+        rows: R, the most rows of a call; all calls have them unless the sampler has several batch shapes.
     """
 
     denoiser: Denoiser
