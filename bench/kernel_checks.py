@@ -202,6 +202,37 @@ def check_bandwidth(setting: Setting) -> dict[str, Any]:
     return require(holds, f"below {COPY_SHARE_GOAL} of a copy's bandwidth", figures)
 
 
+def check_launch_parameters(setting: Setting) -> dict[str, Any]:
+    """The kernel's tile and warps are within 5% of the best of sixteen, at 256 images and at 8."""
+    from mgd3_kernels import triton_guided_step as kernel
+
+    chosen = kernel.BLOCK, kernel.NUM_WARPS
+    blocks, warps = ((256, 512, 1024, 2048), (1, 2, 4, 8)) if setting.on_gpu else ((256, 512), (4,))
+    figures: dict[str, Any] = {"chosen": list(chosen)}
+    slack = 1.0
+    for B in (256, 8) if setting.on_gpu else (1,):
+        first = make_step(setting.device, (B, 4, *([32, 32] if setting.on_gpu else [8, 8])))
+        steps = [first, *(deepcopy(first) for _ in range(setting.size(31, 0)))]
+        us = {}
+        try:
+            for kernel.BLOCK, kernel.NUM_WARPS in product(blocks, warps):
+
+                def run_all(steps: list[Step] = steps) -> None:
+                    for s in steps:
+                        guided_step(s.x, s.out, s.table, s.step, **s.options)
+
+                run_all()
+                replay = make_replay(setting, run_all)
+                seconds = median_seconds(setting, replay, setting.size(20, 1)) / len(steps)
+                us[kernel.BLOCK, kernel.NUM_WARPS] = seconds * 1e6
+        finally:
+            kernel.BLOCK, kernel.NUM_WARPS = chosen
+        figures[f"us_at_{B}"] = {f"{block}x{warps}": round(value, 2) for (block, warps), value in us.items()}
+        slack = max(slack, us[chosen] / min(us.values()))
+    figures["slower_than_best"] = round(slack, 3)
+    return require(not setting.on_gpu or slack < 1.05, "other launch parameters are faster", figures)
+
+
 def count_launches(function: Callable[[], object]) -> int:
     from torch.profiler import DeviceType, ProfilerActivity, profile
 
@@ -239,4 +270,5 @@ CHECKS: dict[str, Callable[[Setting], dict[str, Any]]] = {
     "graph-replay": check_graph_replay,
     "bandwidth": check_bandwidth,
     "launches": check_launches,
+    "launch-parameters": check_launch_parameters,
 }
