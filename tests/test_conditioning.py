@@ -40,7 +40,7 @@ def run(network: HoistedNetwork, step: int) -> list[int]:
 
 
 def test_every_row_gets_its_class_and_its_step():
-    network = HoistedNetwork(Scaled(), TIMESTEPS, ROWS)
+    network = HoistedNetwork(Scaled(), TIMESTEPS, ROWS, ROWS)
     for classes in ([1, 2, 3, 4, 9, 9, 9, 9], [4, 4, 4, 4, 9, 9, 9, 9], [7, 6, 5, 4, 3, 2, 1, 0]):
         network.load(classes)
         for step in range(STEPS):
@@ -49,7 +49,7 @@ def test_every_row_gets_its_class_and_its_step():
 
 def test_a_class_is_computed_once_while_there_is_room():
     denoiser = Scaled()
-    network = HoistedNetwork(denoiser, TIMESTEPS, ROWS)
+    network = HoistedNetwork(denoiser, TIMESTEPS, ROWS, ROWS)
     assert network.load([1, 1, 2, 2, 9, 9, 9, 9]) is True
     assert denoiser.asked == [1, 2, 9]
     assert network.load([3, 3, 3, 3, 9, 9, 9, 9]) is False
@@ -62,9 +62,15 @@ def test_a_class_is_computed_once_while_there_is_room():
     assert run(network, 1) == [10_001, 10_002, 10_003, 10_004, 10_005, 10_009, 10_009, 10_009]
 
 
+def test_the_table_does_not_grow_beyond_the_most_classes():
+    network = HoistedNetwork(Scaled(), TIMESTEPS, ROWS, 5)
+    assert [network.load([*range(n)] + [0] * (ROWS - n)) for n in (3, 4, 5, 2)] == [True, False, True, False]
+    assert len(network._table[0]) == 5
+
+
 def test_one_slot_is_enough_for_one_class_at_a_time():
     denoiser = Scaled()
-    network = HoistedNetwork(denoiser, TIMESTEPS, 1)
+    network = HoistedNetwork(denoiser, TIMESTEPS, 1, 1)
     assert [network.load([class_id]) for class_id in (3, 3, 4, 3)] == [True, False, False, False]
     assert denoiser.asked == [3, 4, 3]
     assert int(network(torch.ones(1, 1, 1, 1), 4)) == 40_003
@@ -72,8 +78,8 @@ def test_one_slot_is_enough_for_one_class_at_a_time():
 
 def test_only_denoisers_of_two_parts_are_hoisted():
     denoiser = Scaled()
-    assert isinstance(bind_network(denoiser, TIMESTEPS, ROWS), HoistedNetwork)
-    plain = bind_network(denoiser.__call__, TIMESTEPS, ROWS)
+    assert isinstance(bind_network(denoiser, TIMESTEPS, ROWS, ROWS), HoistedNetwork)
+    plain = bind_network(denoiser.__call__, TIMESTEPS, ROWS, ROWS)
     assert isinstance(plain, PlainNetwork)
     assert plain.load([1] * ROWS) is False
     assert run(plain, 2) == [20_001] * ROWS

@@ -28,19 +28,20 @@ class StepNetwork(Protocol):
         ...
 
 
-def bind_network(denoiser: Denoiser, timesteps: Tensor, rows: int) -> StepNetwork:
+def bind_network(denoiser: Denoiser, timesteps: Tensor, rows: int, most_classes: int) -> StepNetwork:
     """Bind a denoiser to the timesteps of a run.
 
     Args:
         denoiser: Any denoiser; a `HoistedDenoiser` is run in its two parts.
         timesteps: int64 `[S]` on the network's device.
         rows: R.
+        most_classes: Different classes that a batch can have.
 
     Returns:
         The network for batches of R rows, its classes still to be loaded.
     """
     if isinstance(denoiser, HoistedDenoiser):
-        return HoistedNetwork(denoiser, timesteps, rows)
+        return HoistedNetwork(denoiser, timesteps, rows, most_classes)
     return PlainNetwork(denoiser, timesteps, rows)
 
 
@@ -67,15 +68,15 @@ class HoistedNetwork:
 
     A class's modulations are one call of S rows, whatever else is in the batch: its bytes are the same in
     every batch. A table of U classes is S U M numbers, 20 MB a class for DiT-XL/2 in bfloat16; U grows to
-    what a batch needs, by doubling.
+    what a batch needs, by doubling, up to `most_classes`.
     """
 
-    def __init__(self, denoiser: HoistedDenoiser, timesteps: Tensor, rows: int) -> None:
+    def __init__(self, denoiser: HoistedDenoiser, timesteps: Tensor, rows: int, most_classes: int) -> None:
         self._denoiser = denoiser
         self._timesteps = timesteps  # [S]
         self._slots = timesteps.new_zeros(rows)  # [R]
         self._table = torch.empty(0)  # [S, U, M] from the first load on
-        self._capacity = 0  # U
+        self._capacity, self._most_classes = 0, most_classes  # U
         self._slot_of: OrderedDict[int, int] = OrderedDict()
 
     def load(self, row_classes: Sequence[int]) -> bool:
@@ -90,7 +91,7 @@ class HoistedNetwork:
         wanted = dict.fromkeys(row_classes)
         grown = len(wanted) > self._capacity
         if grown:
-            self._capacity = 1 << (len(wanted) - 1).bit_length()
+            self._capacity = min(1 << (len(wanted) - 1).bit_length(), self._most_classes)
             self._table = torch.empty(0)
             self._slot_of.clear()
         for class_id in wanted.keys() & self._slot_of.keys():

@@ -214,7 +214,10 @@ class GuidedSampler:
 
         def make() -> Workspace:
             buffers = BatchBuffers.allocate(inputs, rows, network_rows, self.device, self.dtype)
-            return Workspace(buffers, bind_network(self._denoiser, self._timesteps, network_rows))
+            most_classes = rows + self._halves - 1
+            return Workspace(
+                buffers, bind_network(self._denoiser, self._timesteps, network_rows, most_classes)
+            )
 
         return self._workspaces.get(rows, inputs, make)
 
