@@ -163,6 +163,7 @@ def _image_record(plan: Plan, modes: ModeSet, image: int, sha256: str) -> dict[s
         "mode": mode,
         "weight": round(float(modes.weights[class_index, mode]), 6),
         "source_image": cls.images.name(source),
+        "source_index": source,
         "seed": f"{image_seed(plan.config.seed, cls.name, mode):016x}",
         "sha256": sha256,
     }

@@ -22,7 +22,17 @@ if TYPE_CHECKING:
 SAMPLERS = ("ddpm", "ddim")
 SPACINGS = ("linspace", "ddim")
 GUIDANCE_FORMS = ("auto", "posterior", "epsilon", "x0")
-DISCOVERIES = ("kmeans",)
+DISCOVERIES = (
+    "kmeans",
+    "kmeans-closest",
+    "kmeans-pooled",
+    "gmm",
+    "gmm-pca",
+    "dbscan",
+    "spectral",
+    "random",
+)
+KMEANS_ENGINES = ("auto", "sklearn", "cuml", "triton")
 BACKENDS = ("auto", "eager", "compiled")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 FORMATS = ("imagefolder", "numeric")
@@ -161,6 +171,11 @@ class DiscoverConfig(EncodeConfig):
     ipc: int = option("images per class, and so modes per class", parse=int, metavar="N")
     out: Path | str = option("folder that receives the result", parse=Path, metavar="PATH")
     discovery: str = option("how modes are found in the latents", default="kmeans", choices=DISCOVERIES)
+    kmeans: str = option(
+        "what runs K-means: auto is triton (all classes at once) on a GPU, sklearn on a CPU; their modes differ",
+        default="auto",
+        choices=KMEANS_ENGINES,
+    )
     seed: int = option("seed of the run: of the modes and of every image", default=0, parse=int, metavar="N")
 
     def __post_init__(self) -> None:

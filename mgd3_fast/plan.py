@@ -10,7 +10,7 @@ from mgd3_fast.config import DistillConfig
 from mgd3_fast.datasets import imagenet_classes
 from mgd3_fast.devices import dtype_of
 from mgd3_fast.generators import SamplingDefaults
-from mgd3_fast.modes import check_ipc
+from mgd3_fast.modes import check_ipc, choose_engine
 from mgd3_fast.sources import Sources, open_sources
 from mgd3_fast.writers import Layout
 
@@ -62,6 +62,9 @@ class Plan:
             "generator_digest": generator.digest,
             "autoencoder_digest": generator.autoencoder.digest,
             "discovery": config.discovery,
+            "kmeans": choose_engine(
+                config.kmeans, config.discovery, config.ipc, self.sources.device
+            ).name,
             "sampler": sampling.sampler,
             "steps": sampling.steps,
             "spacing": config.spacing,

@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING
 
 from mgd3_fast.errors import UserError
 from mgd3_fast.latents import EncodeReport, encode_dataset
-from mgd3_fast.modes import ModeSet, check_ipc, classes_without_modes, discover_modes, modes_key
+from mgd3_fast.modes import (
+    EngineChoice,
+    ModeSet,
+    check_ipc,
+    choose_engine,
+    classes_without_modes,
+    discover_modes,
+    modes_key,
+)
 from mgd3_fast.progress import SILENT
 from mgd3_fast.sources import Sources, open_sources
 from mgd3_fast.timings import Timings
@@ -43,12 +51,15 @@ def encode(config: EncodeConfig, progress: Progress = SILENT) -> tuple[EncodeRep
     return _encode(sources, sources.dataset, config.on_bad_image, progress), sources
 
 
-def discover(config: DiscoverConfig, progress: Progress = SILENT) -> tuple[Path, ModeSet]:
+def discover(
+    config: DiscoverConfig, progress: Progress = SILENT, *, sources: Sources | None = None
+) -> tuple[Path, ModeSet]:
     """Find the modes of a dataset, encoding what is not encoded yet, and write `OUT/modes.safetensors`.
 
     Args:
         config: Dataset, generator, ipc, method, output folder.
         progress: Receives bars and notes.
+        sources: What `open_sources(config)` gave, if it is open already.
 
     Returns:
         The file and the modes.
@@ -56,8 +67,9 @@ def discover(config: DiscoverConfig, progress: Progress = SILENT) -> tuple[Path,
     Raises:
         UserError: If the folder holds something else, or as `encode` does.
     """
-    sources = open_sources(config, progress)
+    sources = sources or open_sources(config, progress)
     check_ipc(sources.dataset.counts, config.ipc)
+    _engine(sources, config)
     out = Path(config.out)
     check_ours(out)
     target, work = out / MODES, out / WORK
@@ -142,7 +154,15 @@ def _classes(plan: Plan, class_indices: Iterable[int]) -> Dataset:
 def _lacking(sources: Sources, config: DiscoverConfig, dataset: Dataset, work: Path) -> Dataset | None:
     """Return the classes whose modes are not kept in the working state, or None."""
     kept = work / KEPT_MODES
-    labels = classes_without_modes(dataset, sources.store, config.discovery, config.ipc, config.seed, kept)
+    labels = classes_without_modes(
+        dataset,
+        sources.store,
+        config.discovery,
+        config.ipc,
+        config.seed,
+        kept,
+        kmeans=_engine(sources, config).name,
+    )
     return dataset.subset(labels) if labels else None
 
 
@@ -172,6 +192,9 @@ def _discover(
     if lacking is not None:
         with timings.measure("encode"):
             _encode(sources, lacking, config.on_bad_image, progress)
+    engine = _engine(sources, config)
+    if lacking is not None:
+        progress.note(f"discover: {config.discovery}, K-means engine {engine.name} ({engine.reason})")
     with timings.measure("discover"):
         return discover_modes(
             dataset,
@@ -182,18 +205,28 @@ def _discover(
             config.seed,
             progress,
             work / KEPT_MODES,
+            kmeans=engine.name,
+            device=sources.device,
         )
+
+
+def _engine(sources: Sources, config: DiscoverConfig) -> EngineChoice:
+    return choose_engine(config.kmeans, config.discovery, config.ipc, sources.device)
 
 
 def _load_modes(path: Path, sources: Sources, config: DiscoverConfig) -> ModeSet:
     modes = ModeSet.load(path)
-    wanted = modes_key(sources.dataset, sources.store, config.discovery, config.ipc, config.seed)
+    kmeans = _engine(sources, config).name
+    wanted = modes_key(
+        sources.dataset, sources.store, config.discovery, config.ipc, config.seed, kmeans=kmeans
+    )
     if modes.key == wanted:
         return modes
     for name, got, asked in (
         ("ipc", modes.ipc, config.ipc),
         ("seed", modes.seed, config.seed),
         ("discovery", modes.method, config.discovery),
+        ("kmeans", modes.kmeans, kmeans),
         ("classes", len(modes.class_names), len(sources.dataset.classes)),
     ):
         if got != asked:

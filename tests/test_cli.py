@@ -37,12 +37,13 @@ ENCODE = [
 ]
 OPTIONS = {
     "encode": [*ENCODE, *REPORTING],
-    "discover": [*ENCODE, "--ipc", "--out", "--method", "--seed", *REPORTING],
+    "discover": [*ENCODE, "--ipc", "--out", "--method", "--kmeans", "--seed", *REPORTING],
     "distill": [
         *ENCODE,
         "--ipc",
         "--out",
         "--discovery",
+        "--kmeans",
         "--seed",
         "--modes",
         "--sampler",

@@ -154,7 +154,16 @@ CASES: dict[str, tuple[Callable[[Place], dict[str, Any]] | dict[str, Any], str]]
     "negative seed": ({"seed": -1}, "seed must be a whole number from 0 to 4294967295, got -1"),
     "batch size 0": ({"batch-size": 0}, "batch_size must be a whole number of at least 1, got 0"),
     "unknown sampler": ({"sampler": "euler"}, "sampler must be one of ddpm, ddim, got 'euler'"),
-    "unknown discovery": ({"discovery": "magic"}, "discovery must be one of kmeans, got 'magic'"),
+    "unknown discovery": ({"discovery": "magic"}, "discovery must be one of kmeans, kmeans-closest, "),
+    "unknown K-means engine": ({"kmeans": "faiss"}, "kmeans must be one of auto, sklearn, cuml, triton, got"),
+    "cuML without a GPU": (
+        {"kmeans": "cuml", "device": "cpu"},
+        "kmeans must be auto, sklearn or triton on cpu, got 'cuml', which needs CUDA",
+    ),
+    "K-means engine for a method without": (
+        {"kmeans": "sklearn", "discovery": "gmm"},
+        "kmeans must be auto with discovery gmm, which has no choice of engine, got 'sklearn'",
+    ),
     "unknown backend": ({"backend": "warp"}, "backend must be one of auto, eager, compiled, got 'warp'"),
     "unknown precision": ({"precision": "fp4"}, "precision must be one of auto, fp32, bf16, fp16, got 'fp4'"),
     "unknown format": ({"format": "zip"}, "format must be one of imagefolder, numeric, got 'zip'"),

@@ -205,7 +205,7 @@ class TestDiscover:
                     raise MemoryError("too large")
                 return fit(features, ipc, seed)
 
-        monkeypatch.setattr("mgd3_fast.modes.discovering.discovery", lambda name: FailsOnTwelve())
+        monkeypatch.setattr("mgd3_fast.modes.discovering.discovery", lambda name, **_: FailsOnTwelve())
         with pytest.raises(MemoryError):
             discover(encoded, workdir=tmp_path / "work", num_workers=1)
         assert 1 <= len(list((tmp_path / "work").iterdir())) <= 2
@@ -255,7 +255,7 @@ class TestDiscover:
 
 def test_every_named_method_can_be_made() -> None:
     for name in METHOD_NAMES:
-        assert callable(discovery(name).fit)
+        assert callable(discovery(name, latent_shape=SHAPE).fit)
 
 
 class TestModeSet:

@@ -1,4 +1,6 @@
-"""Latents to modes: class by class, several classes side by side, finished classes kept in small files.
+"""Latents to modes: several classes side by side, or all that fit a device at once.
+
+Finished classes are kept in small files, which a later call takes up.
 
 Shape letters: n images of a class, K modes (= ipc), C channels, h w latent size, D = C*h*w.
 """
@@ -6,18 +8,26 @@ Shape letters: n images of a class, K modes (= ipc), C channels, h w latent size
 from __future__ import annotations
 
 import hashlib
+import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from contextlib import closing
+from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
+
+import torch
+from torch import Tensor
 
 from mgd3_fast.datasets import Dataset, ImageClass
 from mgd3_fast.errors import UserError
-from mgd3_fast.latents import LatentStore
-from mgd3_fast.modes.method import ModeDiscovery, Modes, discovery
+from mgd3_fast.latents import ClassLatents, LatentStore
+from mgd3_fast.modes.class_chunks import read_chunks
+from mgd3_fast.modes.kmeans_engines import NO_ENGINE, kmeans_engine
+from mgd3_fast.modes.method import KMEANS_METHOD_NAMES, BatchedDiscovery, ModeDiscovery, Modes, discovery
 from mgd3_fast.modes.mode_set import ModeSet, empty_mode_set
+from mgd3_fast.modes.threads import one_thread
 from mgd3_fast.progress import SILENT, Progress
 from mgd3_fast.tensor_files import (
     DamagedFileError,
@@ -27,7 +37,7 @@ from mgd3_fast.tensor_files import (
     save_tensors,
 )
 
-_FORMAT = "mgd3-fast class modes 1"
+_FORMAT = "mgd3-fast class modes 2"
 
 
 def check_ipc(counts: Mapping[str, int], ipc: int) -> None:
@@ -49,7 +59,9 @@ def check_ipc(counts: Mapping[str, int], ipc: int) -> None:
         )
 
 
-def modes_key(dataset: Dataset, store: LatentStore, method: str, ipc: int, seed: int) -> str:
+def modes_key(
+    dataset: Dataset, store: LatentStore, method: str, ipc: int, seed: int, *, kmeans: str = "sklearn"
+) -> str:
     """Hex sha256 of all that the modes of a dataset depend on; `ModeSet.key` of what `discover_modes` gives.
 
     Args:
@@ -58,16 +70,24 @@ def modes_key(dataset: Dataset, store: LatentStore, method: str, ipc: int, seed:
         method: Name of the discovery method.
         ipc: Modes per class.
         seed: Seed of the method.
+        kmeans: Name of the K-means engine; see `choose_engine`.
 
     Returns:
         The key.
     """
-    keys = (_class_key(store, cls, method, ipc, seed) for cls in dataset.classes)
-    return hashlib.sha256("\n".join(keys).encode()).hexdigest()
+    job = _make_job(method, ipc, seed, kmeans, store, None)
+    return hashlib.sha256("\n".join(job.key(cls) for cls in dataset.classes).encode()).hexdigest()
 
 
 def classes_without_modes(
-    dataset: Dataset, store: LatentStore, method: str, ipc: int, seed: int, workdir: Path
+    dataset: Dataset,
+    store: LatentStore,
+    method: str,
+    ipc: int,
+    seed: int,
+    workdir: Path,
+    *,
+    kmeans: str = "sklearn",
 ) -> list[int]:
     """Find out what a call of `discover_modes` would still have to do.
 
@@ -78,11 +98,12 @@ def classes_without_modes(
         ipc: Modes per class.
         seed: Seed of the method.
         workdir: Folder with the results of single classes; need not exist.
+        kmeans: Name of the K-means engine.
 
     Returns:
         Labels of the classes that have no result, and so need their latents.
     """
-    job = _Job(method, ipc, seed, store, workdir)
+    job = _make_job(method, ipc, seed, kmeans, store, workdir)
     return [cls.label for cls in dataset.classes if job.kept(cls) is None]
 
 
@@ -96,7 +117,10 @@ def discover_modes(
     progress: Progress = SILENT,
     workdir: Path | None = None,
     *,
+    kmeans: str = "sklearn",
+    device: torch.device | None = None,
     num_workers: int | None = None,
+    chunk_bytes: int | None = None,
 ) -> ModeSet:
     """Find the modes of every class.
 
@@ -109,56 +133,104 @@ def discover_modes(
         seed: Seed of the method, the same for each class, as the authors do.
         progress: Where the bar goes.
         workdir: Folder for the results of single classes, which a later call takes up; none by default.
-        num_workers: Classes at a time; by default one per processor, at most 16. The result does not
-            depend on it.
+        kmeans: Name of the K-means engine, for methods that have one.
+        device: Where an engine for GPUs runs; the CPU by default.
+        num_workers: Classes at a time on the CPU; by default one per processor, at most 16. The result does
+            not depend on it.
+        chunk_bytes: Latents that an engine for GPUs gets at a time; chosen from free memory by default. The
+            result does not depend on it.
 
     Returns:
         The modes, classes in the dataset's order.
 
     Raises:
-        UserError: A class without latents, with fewer images than `ipc`, or of another latent shape; found
-            before any work starts.
+        UserError: A class without latents, with fewer images than `ipc`, or of another latent shape, found
+            before any work starts; or latents that are not finite.
     """
-    job = _Job(method, ipc, seed, store, workdir)
+    job = _make_job(method, ipc, seed, kmeans, store, workdir)
     results = [job.kept(cls) for cls in dataset.classes]
     lacking = [position for position, kept in enumerate(results) if kept is None]
     _check_latents([dataset.classes[position] for position in lacking], store, latent_shape, ipc)
     if workdir is not None:
         workdir.mkdir(parents=True, exist_ok=True)
         remove_leftovers(workdir)
-    key = modes_key(dataset, store, method, ipc, seed)
-    found = empty_mode_set(dataset.class_names, ipc, latent_shape, key=key, method=method, seed=seed)
+    key = modes_key(dataset, store, method, ipc, seed, kmeans=kmeans)
+    found = empty_mode_set(
+        dataset.class_names, ipc, latent_shape, key=key, method=method, seed=seed, kmeans=job.kmeans
+    )
     for position, kept in enumerate(results):
         if kept is not None:
             found.fill(position, kept)
     if lacking:
-        workers = num_workers or min(16, len(os.sched_getaffinity(0)), len(lacking))
-        _fit_classes(dataset, lacking, job, found, workers, progress)
-    return found
+        engine = kmeans_engine(kmeans) if method in KMEANS_METHOD_NAMES else None
+        # Made first: it loads the libraries whose threads are limited next.
+        finder = discovery(method, latent_shape=latent_shape, engine=engine)
+        total = len(dataset.classes)
+        with (
+            one_thread("blas"),
+            progress.stage("discover", total=total, unit="class", initial=total - len(lacking)) as bar,
+        ):
+            if engine is not None and engine.on_device and isinstance(finder, BatchedDiscovery):
+                place = device or torch.device("cpu")
+                done = _fit_in_chunks(dataset, lacking, job, finder, place, chunk_bytes)
+            else:
+                workers = num_workers or min(16, len(os.sched_getaffinity(0)), len(lacking))
+                done = _fit_side_by_side(dataset, lacking, job, finder, workers)
+            with closing(done):
+                for position, modes in done:
+                    found.fill(position, modes)
+                    bar.advance()
+    return replace(found, source_images=_image_names(dataset, found.source_index))
 
 
-def _fit_classes(
-    dataset: Dataset, positions: Sequence[int], job: _Job, found: ModeSet, workers: int, progress: Progress
-) -> None:
-    # Made first: it loads the libraries whose threads are limited next.
-    method = discovery(job.method)
+def _fit_side_by_side(
+    dataset: Dataset, positions: Sequence[int], job: _Job, method: ModeDiscovery, workers: int
+) -> Generator[tuple[int, Modes]]:
+    """Fit several classes at a time on the CPU, each in a thread."""
 
-    def fit(position: int) -> None:
-        found.fill(position, job.run(dataset.classes[position], method))
+    def fit(position: int) -> tuple[int, Modes]:
+        return position, job.run(dataset.classes[position], method)
 
-    total = len(dataset.classes)
-    with (
-        _single_threaded_blas(),
-        progress.stage("discover", total=total, unit="class", initial=total - len(positions)) as bar,
-        ThreadPoolExecutor(workers, thread_name_prefix="discover") as pool,
-    ):
+    with ThreadPoolExecutor(workers, thread_name_prefix="discover") as pool:
         try:
             for done in as_completed([pool.submit(fit, position) for position in positions]):
-                done.result()
-                bar.advance()
+                yield done.result()
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
+
+
+def _fit_in_chunks(
+    dataset: Dataset,
+    positions: Sequence[int],
+    job: _Job,
+    method: BatchedDiscovery,
+    device: torch.device,
+    chunk_bytes: int | None,
+) -> Generator[tuple[int, Modes]]:
+    """Fit as many classes at a time as their latents fit the device."""
+    classes = [dataset.classes[position] for position in positions]
+    first = job.latents(classes[0]).latents
+    chunks = read_chunks(
+        lambda place: job.latents(classes[place]),
+        [len(job.latents(cls).latents) for cls in classes],
+        math.prod(first.shape[1:]),
+        first.dtype,
+        device,
+        most_bytes=chunk_bytes,
+    )
+    for chunk in chunks:
+        for place, (begin, end) in zip(chunk.places, pairwise(chunk.offsets), strict=True):
+            _check_finite(classes[place], chunk.features[begin:end])
+        fitted = method.fit_many(chunk.features, chunk.offsets, job.ipc, job.seed)
+        for place, modes in zip(chunk.places, fitted, strict=True):
+            yield positions[place], job.keep(classes[place], modes)
+
+
+def _make_job(
+    method: str, ipc: int, seed: int, kmeans: str, store: LatentStore, workdir: Path | None
+) -> _Job:
+    return _Job(method, ipc, seed, kmeans if method in KMEANS_METHOD_NAMES else NO_ENGINE, store, workdir)
 
 
 @dataclass(frozen=True)
@@ -168,32 +240,41 @@ class _Job:
     method: str
     ipc: int
     seed: int
+    kmeans: str
     store: LatentStore
     workdir: Path | None
+
+    def key(self, cls: ImageClass) -> str:
+        # Without times of change: shards on machines with their own copies of the images share their modes.
+        content = self.store.content_key(cls)
+        settings = [_FORMAT, content, self.method, self.kmeans, str(self.ipc), str(self.seed)]
+        return hashlib.sha256("\n".join(settings).encode()).hexdigest()
 
     def kept(self, cls: ImageClass) -> Modes | None:
         return None if self.workdir is None else _read_class_modes(self._path(cls, self.workdir))
 
-    def run(self, cls: ImageClass, method: ModeDiscovery) -> Modes:
+    def latents(self, cls: ImageClass) -> ClassLatents:
         latents = self.store.open(cls)
         if latents is None:
             raise UserError(f"latents of class {cls.name} must stay during a run, got deleted")
-        features = latents.latents.flatten(1).float()  # [n, D]
-        fitted = method.fit(features, self.ipc, self.seed)
-        modes = Modes(fitted.centers, fitted.weights, latents.index[fitted.source_index])
+        return latents
+
+    def run(self, cls: ImageClass, method: ModeDiscovery) -> Modes:
+        features = self.latents(cls).latents.flatten(1).float()  # [n, D]
+        _check_finite(cls, features)
+        return self.keep(cls, method.fit(features, self.ipc, self.seed))
+
+    def keep(self, cls: ImageClass, fitted: Modes) -> Modes:
+        """Count source images in the class instead of in its latents, and write the result down."""
+        assert bool(fitted.centers.isfinite().all()), f"modes of class {cls.name} are not finite"
+        modes = Modes(fitted.centers, fitted.weights, self.latents(cls).index[fitted.source_index])
         if self.workdir is not None:
             tensors = {"centers": modes.centers, "weights": modes.weights, "source_index": modes.source_index}
             save_tensors(self._path(cls, self.workdir), tensors, {"format": _FORMAT, "class": cls.name})
         return modes
 
     def _path(self, cls: ImageClass, workdir: Path) -> Path:
-        return workdir / f"{_class_key(self.store, cls, self.method, self.ipc, self.seed)}.safetensors"
-
-
-def _class_key(store: LatentStore, cls: ImageClass, method: str, ipc: int, seed: int) -> str:
-    # Without times of change: shards on machines with their own copies of the images share their modes.
-    settings = [_FORMAT, store.content_key(cls), method, str(ipc), str(seed)]
-    return hashlib.sha256("\n".join(settings).encode()).hexdigest()
+        return workdir / f"{self.key(cls)}.safetensors"
 
 
 def _read_class_modes(path: Path) -> Modes | None:
@@ -221,13 +302,17 @@ def _check_latents(
         check_ipc(counts, ipc)
 
 
-def _single_threaded_blas() -> AbstractContextManager[object]:
-    """Hold linear algebra at one thread while classes run side by side.
+def _check_finite(cls: ImageClass, features: Tensor) -> None:
+    # One infinite or undefined number makes the sum so: a pass over the latents, and one number back.
+    if not bool(features.sum(dtype=torch.float64).isfinite()):
+        raise UserError(
+            f"latents of class {cls.name} must be finite, got infinite or undefined numbers:"
+            " encode again with precision fp32"
+        )
 
-    The limit is the process's, not a thread's: were it set in each fit alone, the first fit to end would
-    lift it from the others.
-    """
-    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
-    limits: AbstractContextManager[object] = threadpool_limits(limits=1, user_api="blas")
-    return limits
+def _image_names(dataset: Dataset, source_index: Tensor) -> tuple[tuple[str, ...], ...]:
+    return tuple(
+        tuple(cls.images.name(image) for image in images)
+        for cls, images in zip(dataset.classes, source_index.tolist(), strict=True)
+    )

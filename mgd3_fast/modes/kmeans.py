@@ -1,36 +1,40 @@
-"""K-means as the authors run it: scikit-learn, one k-means++ start, Lloyd's iterations.
+"""K-means as the authors use it, and two variants; which engine runs it is chosen elsewhere.
 
-Shape letters: n images of a class, K modes, D = C*H*W.
+Shape letters: n images of a class, N images of P classes end to end, K modes, C channels, h w latent size,
+D = C*h*w.
 """
 
 from __future__ import annotations
 
-import hashlib
+from collections.abc import Sequence
+from itertools import accumulate, pairwise
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
+from mgd3_fast.modes.clusters import few_distinct, member_means, nearest_samples, shares
+from mgd3_fast.modes.kmeans_engines import Clusters, KMeansEngine, SklearnKMeans
 from mgd3_fast.modes.method import Modes
+from mgd3_fast.modes.threads import one_thread
+
+POOLED_SIDE = 8
 
 
 class KMeansDiscovery:
-    """Cluster centres of scikit-learn's `KMeans(n_clusters=ipc, random_state=seed, n_init="auto")`.
+    """Cluster centres: MGD3 section 4.1, K = IPC.
 
-    scikit-learn adds up partial sums in the order its threads finish, so centres differ in the last bits
-    between thread counts (9.5e-7 measured between one and two); every fit here runs on one thread, and
-    `discover_modes` runs several classes side by side instead.
+    Args:
+        engine: What runs K-means; scikit-learn, as the authors do, by default.
+        latent_shape: (C, h, w); of no use to this method.
     """
 
-    def __init__(self) -> None:
-        # Loaded before any thread limit is set: limits reach only libraries that are there.
-        from sklearn.cluster import KMeans
-
-        self._kmeans = KMeans
+    def __init__(
+        self, engine: KMeansEngine | None = None, latent_shape: tuple[int, int, int] | None = None
+    ) -> None:
+        self._engine = engine or SklearnKMeans()
 
     def fit(self, features: Tensor, ipc: int, seed: int) -> Modes:
-        """Cluster the latents of a class (MGD3 section 4.1: modes are the centroids, K = IPC).
+        """Cluster the latents of a class.
 
         Fewer than `ipc` distinct samples would leave clusters empty. Then the modes are the distinct
         samples in order of first appearance, repeated in turn until there are `ipc`, and the copies of a
@@ -42,58 +46,125 @@ class KMeansDiscovery:
             seed: 0..2^32-1.
 
         Returns:
-            Centres in k-means order, their shares of the samples, and the sample nearest to each.
+            Modes in K-means order, their shares of the samples, and the sample nearest to each.
 
         Raises:
             ValueError: n < ipc.
         """
-        from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+        return self.fit_many(features, (0, len(features)), ipc, seed)[0]
 
-        samples = features.to(torch.float32).numpy()
-        if len(samples) < ipc:
-            raise ValueError(f"ipc must be at most the {len(samples)} samples, got {ipc}")
-        first, sizes = _distinct_samples(samples)
-        if len(first) < ipc:
-            turn = np.arange(ipc) % len(first)
-            shares = sizes / np.bincount(turn) / len(samples)
-            return _modes(samples[first[turn]], shares[turn], first[turn])
-        with threadpool_limits(limits=1):
-            fitted = self._kmeans(n_clusters=ipc, random_state=seed, n_init="auto").fit(samples)
-            centers = fitted.cluster_centers_.astype(np.float32)
-            nearest = _nearest_samples(samples, centers)
-        shares = np.bincount(fitted.labels_, minlength=ipc) / len(samples)
-        return _modes(centers, shares, nearest)
+    def fit_many(self, features: Tensor, offsets: Sequence[int], ipc: int, seed: int) -> list[Modes]:
+        """Cluster the latents of P classes in one call of the engine, each as `fit` would.
+
+        Args:
+            features: float32 or float16 [N, D], on the engine's device.
+            offsets: P + 1 numbers; class p has rows offsets[p]..offsets[p + 1], at least ipc.
+            ipc: K.
+            seed: 0..2^32-1, the same for each class.
+
+        Returns:
+            Modes of each class, on the CPU.
+
+        Raises:
+            ValueError: A class has fewer rows than ipc.
+        """
+        classes = [features[begin:end] for begin, end in pairwise(offsets)]
+        least = min(len(samples) for samples in classes)
+        if least < ipc:
+            raise ValueError(f"ipc must be at most the {least} samples, got {ipc}")
+        with one_thread():
+            few = [few_distinct(samples, ipc, enough=ipc) for samples in classes]
+            many = [samples for samples, modes in zip(classes, few, strict=True) if modes is None]
+            joined = features if len(many) == len(classes) else torch.cat(many) if many else features[:0]
+            found = iter(self._fit_distinct(joined, _offsets(many), ipc, seed) if many else ())
+            return [modes if modes is not None else next(found) for modes in few]
+
+    def _fit_distinct(self, features: Tensor, offsets: Sequence[int], ipc: int, seed: int) -> list[Modes]:
+        """Modes of classes with at least `ipc` distinct samples each."""
+        clusters = self._engine.cluster(features, offsets, ipc, seed)
+        return [
+            self._modes(features[begin:end], centers, clusters.labels[begin:end])
+            for (begin, end), centers in zip(pairwise(offsets), clusters.centers, strict=True)
+        ]
+
+    def _modes(self, samples: Tensor, centers: Tensor, labels: Tensor) -> Modes:
+        return _on_cpu(centers, shares(labels, len(centers)), nearest_samples(samples, centers))
 
 
-def _distinct_samples(samples: NDArray[np.float32]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """First row and number of copies of each distinct sample, in order of first appearance."""
-    found: dict[bytes, list[int]] = {}
-    for row, sample in enumerate(samples):
-        # Adding zero makes -0.0 equal to 0.0.
-        digest = hashlib.blake2b((sample + np.float32(0)).tobytes(), digest_size=16).digest()
-        found.setdefault(digest, [row, 0])[1] += 1
-    first, sizes = np.array(list(found.values()), dtype=np.int64).T
-    return first, sizes
+class ClosestDiscovery(KMeansDiscovery):
+    """The real latent nearest to each K-means centre (MGD3, Table 7, "closest sample").
 
-
-def _nearest_samples(samples: NDArray[np.float32], centers: NDArray[np.float32]) -> NDArray[np.int64]:
-    """Row of the sample nearest to each centre, the first one of equals.
-
-    A matrix product narrows the choice, float64 differences make it: cancellation decides no near tie.
+    Where two centres share their nearest latent, the later one takes the nearest that is still free, so
+    that no image is taken twice.
     """
-    squares = np.einsum("nd,nd->n", samples, samples)
-    rough = squares[:, None] - 2 * (samples @ centers.T)  # [n, K], squared distance less a constant
-    slack = 1e-4 * max(float(squares.max()), float(np.einsum("kd,kd->k", centers, centers).max()))
-    nearest = []
-    for center, distances in zip(centers.astype(np.float64), rough.T, strict=True):
-        near = np.flatnonzero(distances <= distances.min() + slack)
-        nearest.append(near[np.argmin(np.square(samples[near] - center).sum(axis=1))])
-    return np.array(nearest, dtype=np.int64)
+
+    def _modes(self, samples: Tensor, centers: Tensor, labels: Tensor) -> Modes:
+        rows = nearest_samples(samples, centers).tolist()
+        for mode in range(1, len(rows)):
+            if rows[mode] in rows[:mode]:
+                taken = samples[rows[:mode]]
+                copies = torch.stack([(samples == one).all(1) for one in taken]).any(0)
+                free = torch.nonzero(~copies)[:, 0]
+                rows[mode] = int(free[nearest_samples(samples[free], centers[mode : mode + 1])[0]])
+        chosen = torch.tensor(rows, device=samples.device)
+        return _on_cpu(samples[chosen], shares(labels, len(centers)), chosen)
 
 
-def _modes(centers: NDArray[np.float32], shares: NDArray[np.float64], nearest: NDArray[np.int64]) -> Modes:
-    return Modes(
-        torch.from_numpy(np.ascontiguousarray(centers)),
-        torch.from_numpy(shares.astype(np.float32)),
-        torch.from_numpy(nearest),
-    )
+class PooledDiscovery(KMeansDiscovery):
+    """K-means on average-pooled latents; a mode is the mean of its members at full resolution.
+
+    Latents are pooled to 8x8, or to half their size where they are no larger than that: 4x32x32 become 256
+    numbers, which tell composition from texture. A class with fewer than `ipc` distinct pooled latents is
+    clustered by its latents themselves.
+
+    Args:
+        engine: What runs K-means; scikit-learn by default.
+        latent_shape: (C, h, w).
+
+    Raises:
+        ValueError: No latent shape.
+    """
+
+    def __init__(
+        self, engine: KMeansEngine | None = None, latent_shape: tuple[int, int, int] | None = None
+    ) -> None:
+        super().__init__(engine)
+        if latent_shape is None:
+            raise ValueError("latent_shape must be (C, h, w) for kmeans-pooled, got None")
+        self._latent_shape = latent_shape
+
+    def _fit_distinct(self, features: Tensor, offsets: Sequence[int], ipc: int, seed: int) -> list[Modes]:
+        classes = [features[begin:end] for begin, end in pairwise(offsets)]
+        pooled = [self._pool(samples) for samples in classes]
+        coarse = [few_distinct(points, ipc, enough=ipc) is not None for points in pooled]
+        labels: dict[int, Tensor] = {}
+        for whole, points in ((False, pooled), (True, classes)):
+            chosen = [place for place, is_coarse in enumerate(coarse) if is_coarse == whole]
+            if chosen:
+                clusters = self._clusters([points[place] for place in chosen], ipc, seed)
+                sizes = [len(points[place]) for place in chosen]
+                labels.update(zip(chosen, torch.split(clusters.labels, sizes), strict=True))
+        return [_of_members(samples, labels[place], ipc) for place, samples in enumerate(classes)]
+
+    def _clusters(self, classes: Sequence[Tensor], ipc: int, seed: int) -> Clusters:
+        return self._engine.cluster(torch.cat(list(classes)), _offsets(classes), ipc, seed)
+
+    def _pool(self, samples: Tensor) -> Tensor:
+        height, width = (min(POOLED_SIDE, -(-side // 2)) for side in self._latent_shape[1:])
+        latents = samples.float().reshape(-1, *self._latent_shape)  # [n, C, h, w]
+        return torch.nn.functional.adaptive_avg_pool2d(latents, (height, width)).flatten(1)
+
+
+def _of_members(samples: Tensor, labels: Tensor, ipc: int) -> Modes:
+    """Means of the clusters' members; an empty cluster repeats the mean of the largest one."""
+    centers, weights = member_means(samples, labels, ipc), shares(labels, ipc)
+    centers = torch.where((weights > 0)[:, None], centers, centers[weights.argmax()])
+    return _on_cpu(centers, weights, nearest_samples(samples, centers))
+
+
+def _offsets(classes: Sequence[Tensor]) -> list[int]:
+    return list(accumulate((len(samples) for samples in classes), initial=0))
+
+
+def _on_cpu(centers: Tensor, weights: Tensor, source_index: Tensor) -> Modes:
+    return Modes(centers.float().cpu().contiguous(), weights.cpu(), source_index.cpu())

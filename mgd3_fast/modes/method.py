@@ -2,21 +2,39 @@
 
 A further method is a file with a class that has `fit`, and its line in `_METHODS`.
 
-Shape letters: n images of a class, K modes (= ipc), D = C*H*W.
+Shape letters: n images of a class, N images of several, P classes, K modes (= ipc), C channels, h w latent
+size, D = C*h*w.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Protocol, cast
+from typing import TYPE_CHECKING, Protocol, cast, runtime_checkable
 
 from torch import Tensor
 
 from mgd3_fast.errors import UserError
 
-_METHODS = {"kmeans": "mgd3_fast.modes.kmeans:KMeansDiscovery"}
+if TYPE_CHECKING:
+    from mgd3_fast.modes.kmeans_engines import KMeansEngine
+
+_KMEANS_METHODS = {
+    "kmeans": "mgd3_fast.modes.kmeans:KMeansDiscovery",
+    "kmeans-closest": "mgd3_fast.modes.kmeans:ClosestDiscovery",
+    "kmeans-pooled": "mgd3_fast.modes.kmeans:PooledDiscovery",
+}
+_METHODS = {
+    **_KMEANS_METHODS,
+    "gmm": "mgd3_fast.modes.gmm:GaussianMixtureDiscovery",
+    "gmm-pca": "mgd3_fast.modes.gmm:ProjectedMixtureDiscovery",
+    "dbscan": "mgd3_fast.modes.dbscan:DbscanDiscovery",
+    "spectral": "mgd3_fast.modes.spectral:SpectralDiscovery",
+    "random": "mgd3_fast.modes.random_images:RandomDiscovery",
+}
 METHOD_NAMES = tuple(_METHODS)
+KMEANS_METHOD_NAMES = tuple(_KMEANS_METHODS)
 
 
 @dataclass(frozen=True)
@@ -25,7 +43,7 @@ class Modes:
 
     Args:
         centers: float32 [K, D], in the units of the diffusion latents.
-        weights: float32 [K], share of the class's images in each cluster; they add up to 1.
+        weights: float32 [K], share of the class's images that each mode stands for; they add up to 1.
         source_index: int64 [K], row of the sample nearest to each mode.
     """
 
@@ -42,19 +60,37 @@ class ModeDiscovery(Protocol):
         ...
 
 
-def discovery(name: str) -> ModeDiscovery:
+@runtime_checkable
+class BatchedDiscovery(Protocol):
+    """Finds the modes of several classes in one call, each as `fit` would."""
+
+    def fit_many(self, features: Tensor, offsets: Sequence[int], ipc: int, seed: int) -> list[Modes]:
+        """Find `ipc` modes in each of P classes; class p has rows offsets[p]..offsets[p + 1] of [N, D]."""
+        ...
+
+
+def discovery(
+    name: str,
+    *,
+    latent_shape: tuple[int, int, int] | None = None,
+    engine: KMeansEngine | None = None,
+) -> ModeDiscovery:
     """Make a method known by name.
 
     Args:
         name: One of `METHOD_NAMES`.
+        latent_shape: (C, h, w) of what a row of features is; `kmeans-pooled` needs it.
+        engine: What runs the K-means of `KMEANS_METHOD_NAMES`; scikit-learn's by default.
 
     Returns:
         The method.
 
     Raises:
         UserError: No such method.
+        ValueError: The method needs a latent shape.
     """
     if name not in _METHODS:
         raise UserError(f"discovery must be one of {', '.join(METHOD_NAMES)}, got {name!r}")
     module, _, made = _METHODS[name].partition(":")
-    return cast(ModeDiscovery, getattr(import_module(module), made)())
+    method = getattr(import_module(module), made)
+    return cast(ModeDiscovery, method(engine, latent_shape) if name in _KMEANS_METHODS else method())

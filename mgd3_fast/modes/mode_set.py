@@ -16,7 +16,7 @@ from mgd3_fast.errors import UserError
 from mgd3_fast.modes.method import Modes
 from mgd3_fast.tensor_files import DamagedFileError, check_contents, open_tensors, save_tensors
 
-_FORMAT = "mgd3-fast modes 1"
+_FORMAT = "mgd3-fast modes 2"
 
 
 @dataclass(frozen=True)
@@ -28,9 +28,11 @@ class ModeSet:
         modes: float32 [N, K, C, h, w], in the units of the diffusion latents.
         weights: float32 [N, K], share of a class's images that each mode stands for.
         source_index: int64 [N, K], position in its class of the image nearest to each mode.
-        key: Hex sha256 of all that the modes depend on: latents, method, ipc and seed.
+        key: Hex sha256 of all that the modes depend on: latents, method, engine, ipc and seed.
         method: Name of the discovery method.
         seed: Its seed.
+        kmeans: Name of the engine that ran its K-means, or "none".
+        source_images: N tuples of K names, the images that `source_index` counts to; empty if unknown.
 
     Raises:
         ValueError: Shapes do not agree.
@@ -43,6 +45,8 @@ class ModeSet:
     key: str
     method: str
     seed: int
+    kmeans: str = "sklearn"
+    source_images: tuple[tuple[str, ...], ...] = ()
 
     def __post_init__(self) -> None:
         leading = self.modes.shape[:2]
@@ -89,7 +93,9 @@ class ModeSet:
             "method": self.method,
             "ipc": str(self.ipc),
             "seed": str(self.seed),
+            "kmeans": self.kmeans,
             "key": self.key,
+            "source_images": json.dumps(self.source_images),
         }
         tensors = {"modes": self.modes, "weights": self.weights, "source_index": self.source_index}
         save_tensors(Path(path), tensors, metadata)
@@ -128,11 +134,20 @@ class ModeSet:
             key=file.metadata["key"],
             method=file.metadata["method"],
             seed=int(file.metadata["seed"]),
+            kmeans=file.metadata["kmeans"],
+            source_images=tuple(tuple(names) for names in json.loads(file.metadata["source_images"])),
         )
 
 
 def empty_mode_set(
-    class_names: tuple[str, ...], ipc: int, shape: tuple[int, int, int], *, key: str, method: str, seed: int
+    class_names: tuple[str, ...],
+    ipc: int,
+    shape: tuple[int, int, int],
+    *,
+    key: str,
+    method: str,
+    seed: int,
+    kmeans: str,
 ) -> ModeSet:
     """A mode set of the right shapes, to be filled class by class; unfilled modes are NaN."""
     leading = (len(class_names), ipc)
@@ -144,4 +159,5 @@ def empty_mode_set(
         key,
         method,
         seed,
+        kmeans,
     )

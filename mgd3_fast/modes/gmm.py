@@ -1,0 +1,117 @@
+"""Means of a mixture of Gaussians, the best of MGD3's Table 7, by scikit-learn.
+
+Shape letters: n images of a class, K components, D = C*h*w, d principal components.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from mgd3_fast.modes.clusters import (
+    check_samples,
+    few_distinct,
+    member_means,
+    nearest_samples,
+    shares,
+    split_clusters,
+)
+from mgd3_fast.modes.method import Modes
+from mgd3_fast.modes.threads import one_thread
+
+SAMPLES_PER_DIMENSION = 2
+MOST_COMPONENTS = 32
+_REGULARISATION = 1e-6  # of the mean variance, added to every variance
+_DEAD = 0.5  # images: a component that answers for fewer has no mean worth having
+
+
+class GaussianMixtureDiscovery:
+    """Component means of scikit-learn's `GaussianMixture(n_components=ipc, random_state=seed)`.
+
+    Covariances are full where a component has at least two samples per dimension on average
+    (n >= 2 * D * ipc), diagonal everywhere else: a full one of 4,096 dimensions has 8.4 million entries.
+    """
+
+    def __init__(self) -> None:
+        # Loaded before any thread limit is set: limits reach only libraries that are there.
+        from sklearn.mixture import GaussianMixture
+
+        self._mixture = GaussianMixture
+
+    def fit(self, features: Tensor, ipc: int, seed: int) -> Modes:
+        """Fit a mixture to the latents of a class by expectation maximisation from a K-means start.
+
+        A component that ends up with less than half an image gives its place to a half of the widest
+        cluster; see `split_clusters`.
+
+        Args:
+            features: float32 [n, D], n >= ipc.
+            ipc: K.
+            seed: 0..2^32-1.
+
+        Returns:
+            Component means, mixture weights, and the sample nearest to each mean.
+
+        Raises:
+            ValueError: n < ipc.
+        """
+        samples = check_samples(features, ipc)
+        few = few_distinct(samples, ipc, enough=ipc + 1)
+        if few is not None:
+            return few
+        with one_thread():
+            answers = self._responsibilities(samples, ipc, seed)  # [n, K]
+            images = answers.sum(axis=0)
+            if images.min() < _DEAD:
+                labels = split_clusters(samples, torch.from_numpy(answers.argmax(axis=1)), ipc, seed)
+                centers, weights = member_means(samples, labels, ipc), shares(labels, ipc)
+            else:
+                means = answers.T @ samples.double().numpy() / images[:, None]
+                centers = torch.from_numpy(means.astype(np.float32))
+                weights = torch.from_numpy((images / images.sum()).astype(np.float32))
+            return Modes(centers, weights, nearest_samples(samples, centers))
+
+    def _responsibilities(self, samples: Tensor, ipc: int, seed: int) -> NDArray[np.float64]:
+        """How far each component answers for each sample; rows add up to 1."""
+        return self._fit_mixture(_centered(samples), ipc, seed)
+
+    def _fit_mixture(self, points: NDArray[np.float64], ipc: int, seed: int) -> NDArray[np.float64]:
+        full = len(points) >= SAMPLES_PER_DIMENSION * points.shape[1] * ipc
+        mixture = self._mixture(
+            ipc,
+            covariance_type="full" if full else "diag",
+            reg_covar=_REGULARISATION * float(points.var(axis=0).mean()),
+            max_iter=300,
+            random_state=seed,
+        )
+        answers: NDArray[np.float64] = mixture.fit(points).predict_proba(points)
+        return answers
+
+
+class ProjectedMixtureDiscovery(GaussianMixtureDiscovery):
+    """A mixture in the class's first principal components, where covariances can be full.
+
+    There are d = n / (2 * ipc) of them, so that a component has two samples per dimension on average, and
+    from 1 to 32. A mode is the mean of the whole latents, each weighted by how far the component answers for
+    it: what the component's mean is in the projection.
+    """
+
+    def __init__(self) -> None:
+        from sklearn.decomposition import PCA
+
+        super().__init__()
+        self._pca = PCA
+
+    def _responsibilities(self, samples: Tensor, ipc: int, seed: int) -> NDArray[np.float64]:
+        wanted = len(samples) // (SAMPLES_PER_DIMENSION * ipc)
+        components = max(1, min(wanted, MOST_COMPONENTS, samples.shape[1]))
+        points = _centered(samples)
+        projection = self._pca(components, svd_solver="randomized", random_state=seed)
+        return self._fit_mixture(projection.fit_transform(points), ipc, seed)
+
+
+def _centered(samples: Tensor) -> NDArray[np.float64]:
+    """Less their mean, in float64: the expanded squares of the likelihood cancel far from the origin."""
+    return (samples.double() - samples.double().mean(0)).numpy()

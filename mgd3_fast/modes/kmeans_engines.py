@@ -1,0 +1,231 @@
+"""What runs K-means: scikit-learn on a CPU, cuML or this project's batched kernels on a GPU.
+
+All follow one rule (greedy k-means++ start, Lloyd's iterations until centres move less than 1e-4 of the mean
+variance, at most 300), but draw and add up differently: their centres differ, and so the engine is part of
+what identifies a set of modes.
+
+Shape letters: N images of P classes end to end, K clusters, D features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from itertools import pairwise
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+from torch.utils.dlpack import from_dlpack
+
+from mgd3_fast.errors import UserError
+from mgd3_fast.modes.method import KMEANS_METHOD_NAMES
+from mgd3_fast.modes.threads import one_thread
+
+ENGINE_NAMES = ("sklearn", "cuml", "triton")
+NO_ENGINE = "none"
+MOST_ITERATIONS = 300
+TOLERANCE = 1e-4
+MOST_TRITON_CLUSTERS = 256
+
+
+@dataclass(frozen=True)
+class Clusters:
+    """K-means clusters of P classes, on the device of their features.
+
+    Args:
+        centers: float32 [P, K, D].
+        labels: int64 [N], 0..K-1, which cluster of its class each row belongs to.
+    """
+
+    centers: Tensor
+    labels: Tensor
+
+
+class KMeansEngine(Protocol):
+    """Runs K-means on several classes; each class's result is that of the class alone."""
+
+    @property
+    def on_device(self) -> bool:
+        """Whether features are wanted on the device, many classes in one call."""
+        ...
+
+    def cluster(self, features: Tensor, offsets: Sequence[int], k: int, seed: int) -> Clusters:
+        """Cluster each class; class p has rows offsets[p]..offsets[p + 1] of float32 or float16 [N, D]."""
+        ...
+
+
+class EngineChoice(NamedTuple):
+    """An engine's name, or `NO_ENGINE`, and why it is this one."""
+
+    name: str
+    reason: str
+
+
+class SklearnKMeans:
+    """scikit-learn's `KMeans(n_clusters=k, random_state=seed, n_init="auto")`, as the authors run it."""
+
+    on_device = False
+
+    def __init__(self) -> None:
+        # Loaded before any thread limit is set: limits reach only libraries that are there.
+        from sklearn.cluster import KMeans
+
+        self._kmeans = KMeans
+
+    def cluster(self, features: Tensor, offsets: Sequence[int], k: int, seed: int) -> Clusters:
+        """Cluster each class on one thread; see `KMeansEngine.cluster`."""
+        with one_thread():
+            fitted = [
+                self._kmeans(k, random_state=seed, n_init="auto").fit(features[begin:end].float().numpy())
+                for begin, end in pairwise(offsets)
+            ]
+        return Clusters(
+            torch.stack([torch.from_numpy(one.cluster_centers_).float() for one in fitted]),
+            torch.cat([torch.from_numpy(one.labels_).long() for one in fitted]),
+        )
+
+
+class CumlKMeans:
+    """cuML's `cluster.KMeans`, class after class; features and results cross by DLPack, without a copy.
+
+    cuML compares the movement of the centres with `tol` as it is, where scikit-learn scales it by the mean
+    variance of the features: it is scaled here, so that both stop by one rule.
+
+    Raises:
+        UserError: cuML or CuPy is not installed.
+    """
+
+    on_device = True
+
+    def __init__(self) -> None:
+        try:
+            import cupy
+            from cuml.cluster import KMeans
+        except ImportError as error:
+            raise _without_cuml(str(error)) from None
+        self._cupy: Any = cupy
+        self._kmeans: Any = KMeans
+
+    def cluster(self, features: Tensor, offsets: Sequence[int], k: int, seed: int) -> Clusters:
+        """Cluster each class; see `KMeansEngine.cluster`."""
+        centers, labels = [], []
+        with self._cupy.cuda.Device(features.device.index or 0):
+            for begin, end in pairwise(offsets):
+                samples = features[begin:end].float().contiguous()
+                spread = float(samples.var(0, correction=0).mean())
+                fitted = self._kmeans(
+                    n_clusters=k,
+                    max_iter=MOST_ITERATIONS,
+                    tol=TOLERANCE * spread,
+                    init="scalable-k-means++",
+                    n_init=1,
+                    random_state=seed,
+                    output_type="cupy",
+                ).fit(self._cupy.from_dlpack(samples))
+                centers.append(from_dlpack(fitted.cluster_centers_))
+                labels.append(from_dlpack(fitted.labels_).long())
+        return Clusters(torch.stack(centers), torch.cat(labels))
+
+
+class TritonKMeans:
+    """This project's batched K-means: all classes of a call at once, each stopping on its own.
+
+    On a CPU its plain torch form runs, which is exact and slow.
+    """
+
+    on_device = True
+
+    def __init__(self) -> None:
+        from mgd3_kernels import batched_kmeans
+
+        self._batched_kmeans = batched_kmeans
+
+    def cluster(self, features: Tensor, offsets: Sequence[int], k: int, seed: int) -> Clusters:
+        """Cluster all classes at once; see `KMeansEngine.cluster`."""
+        found = self._batched_kmeans(
+            features,
+            torch.tensor(offsets, dtype=torch.int64),
+            k,
+            seed=seed,
+            max_iterations=MOST_ITERATIONS,
+            tolerance=TOLERANCE,
+        )
+        return Clusters(found.centers, found.labels.long())
+
+
+def kmeans_engine(name: str) -> KMeansEngine:
+    """Make an engine known by name.
+
+    Args:
+        name: One of `ENGINE_NAMES`.
+
+    Returns:
+        The engine.
+
+    Raises:
+        UserError: No such engine, or a package it needs is missing.
+    """
+    if name == "sklearn":
+        return SklearnKMeans()
+    if name == "cuml":
+        return CumlKMeans()
+    if name == "triton":
+        return TritonKMeans()
+    raise UserError(f"kmeans must be one of auto, {', '.join(ENGINE_NAMES)}, got {name!r}")
+
+
+def choose_engine(wanted: str, method: str, ipc: int, device: torch.device) -> EngineChoice:
+    """Decide what runs the K-means of a method.
+
+    Args:
+        wanted: "auto" or one of `ENGINE_NAMES`.
+        method: Name of the discovery method.
+        ipc: Modes per class.
+        device: Where the networks run, and an engine of GPUs.
+
+    Returns:
+        What was named, if it can run; for "auto" the batched kernels on CUDA and scikit-learn elsewhere;
+        `NO_ENGINE` for a method without K-means.
+
+    Raises:
+        UserError: The engine does not fit the method, the number of modes or the machine.
+    """
+    if wanted not in ("auto", *ENGINE_NAMES):
+        raise UserError(f"kmeans must be one of auto, {', '.join(ENGINE_NAMES)}, got {wanted!r}")
+    if method not in KMEANS_METHOD_NAMES:
+        if wanted != "auto":
+            raise UserError(
+                f"kmeans must be auto with discovery {method}, which has no choice of engine, got {wanted!r}"
+            )
+        return EngineChoice(NO_ENGINE, f"{method} has no choice of engine")
+    if wanted == "auto":
+        return _best_engine(ipc, device)
+    if wanted == "cuml":
+        if device.type != "cuda":
+            allowed = "auto, sklearn or triton"
+            raise UserError(f"kmeans must be {allowed} on {device.type}, got 'cuml', which needs CUDA")
+        missing = [package for package in ("cuml", "cupy") if find_spec(package) is None]
+        if missing:
+            raise _without_cuml(f"no module named {missing[0]}")
+    if wanted == "triton" and ipc > MOST_TRITON_CLUSTERS:
+        raise UserError(f"ipc must be at most {MOST_TRITON_CLUSTERS} with kmeans triton, got {ipc}")
+    return EngineChoice(wanted, "asked for")
+
+
+def _best_engine(ipc: int, device: torch.device) -> EngineChoice:
+    if device.type != "cuda":
+        return EngineChoice("sklearn", "no CUDA device")
+    if find_spec("triton") is None:
+        return EngineChoice("sklearn", "Triton is not installed")
+    if ipc > MOST_TRITON_CLUSTERS:
+        return EngineChoice("sklearn", f"the batched kernels make at most {MOST_TRITON_CLUSTERS} clusters")
+    return EngineChoice("triton", "all classes at once on CUDA")
+
+
+def _without_cuml(reason: str) -> UserError:
+    return UserError(
+        "kmeans must be one that works here, got 'cuml', which needs the extra cuda13 or cuda12"
+        f" (pip install 'mgd3-fast[cuda13]'): {reason}"
+    )

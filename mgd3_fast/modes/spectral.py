@@ -1,0 +1,92 @@
+"""Cluster means of spectral clustering, one of MGD3's Table 7, by scikit-learn.
+
+Shape letters: n images of a class, K modes, D = C*h*w.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from mgd3_fast.modes.clusters import (
+    check_samples,
+    few_distinct,
+    member_means,
+    nearest_samples,
+    shares,
+    split_clusters,
+)
+from mgd3_fast.modes.method import Modes
+from mgd3_fast.modes.threads import one_thread
+
+NEIGHBOURS = 10
+
+
+class SpectralDiscovery:
+    """Cluster means of scikit-learn's `SpectralClustering(ipc, affinity="precomputed", random_state=seed)`.
+
+    The graph joins each sample to its 10 nearest, as scikit-learn's own affinity of neighbours does, and
+    along the minimum spanning tree of all distances: without it classes fall into several pieces, and the
+    embedding tells the pieces apart instead of the clusters.
+
+    Fewer clusters than `ipc`: the one with the largest scatter is split in two until there are enough.
+    """
+
+    def __init__(self) -> None:
+        # Loaded before any thread limit is set: limits reach only libraries that are there.
+        from sklearn.cluster import SpectralClustering
+        from sklearn.metrics.pairwise import euclidean_distances
+
+        self._clustering, self._distances = SpectralClustering, euclidean_distances
+
+    def fit(self, features: Tensor, ipc: int, seed: int) -> Modes:
+        """Cluster the latents of a class by the graph of their neighbours.
+
+        Args:
+            features: float32 [n, D], n >= ipc.
+            ipc: K.
+            seed: 0..2^32-1.
+
+        Returns:
+            Cluster means, shares of the samples, and the sample nearest to each mean.
+
+        Raises:
+            ValueError: n < ipc.
+        """
+        samples = check_samples(features, ipc)
+        few = few_distinct(samples, ipc, enough=ipc + 1)
+        if few is not None:
+            return few
+        if ipc == 1:
+            labels = torch.zeros(len(samples), dtype=torch.int64)
+        with one_thread():
+            if ipc > 1:
+                distances = self._distances((samples - samples.double().mean(0)).float().numpy())
+                clustering = self._clustering(ipc, affinity="precomputed", random_state=seed)
+                found = clustering.fit(_neighbour_graph(distances)).labels_
+                labels = split_clusters(samples, torch.from_numpy(found.astype(np.int64)), ipc, seed)
+            centers = member_means(samples, labels, ipc)
+            return Modes(centers, shares(labels, ipc), nearest_samples(samples, centers))
+
+
+def _neighbour_graph(distances: NDArray[np.float32]) -> Any:
+    """Symmetric sparse weights [n, n]: 1 for neighbours of each other, 1/2 for neighbours of one side.
+
+    Edges of the minimum spanning tree have at least 1/2, so that the graph is connected.
+    """
+    from scipy.sparse import csr_matrix  # type: ignore[import-untyped]
+    from scipy.sparse.csgraph import minimum_spanning_tree  # type: ignore[import-untyped]
+
+    count = len(distances)
+    nearest = np.argsort(distances, axis=1, kind="stable")[:, : min(NEIGHBOURS, count)]
+    rows = np.repeat(np.arange(count), nearest.shape[1])
+    chosen = csr_matrix((np.ones(rows.size), (rows, nearest.ravel())), shape=distances.shape)
+    # A distance of zero is no edge to the tree: shifting all of them changes nothing else.
+    lengths = distances.astype(np.float64)
+    tree = minimum_spanning_tree(lengths + lengths.max())
+    tree.data[:] = 0.5
+    return ((chosen + chosen.T) / 2).maximum(tree + tree.T).tocsr()
