@@ -33,7 +33,7 @@ DISCOVERIES = (
     "random",
 )
 KMEANS_ENGINES = ("auto", "sklearn", "cuml", "triton")
-BACKENDS = ("auto", "eager", "compiled")
+BACKENDS = ("auto", "eager", "compiled", "tensorrt", "onnxruntime")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 FORMATS = ("imagefolder", "numeric")
 ON_BAD_IMAGE = ("error", "skip")

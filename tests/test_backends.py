@@ -77,8 +77,9 @@ def test_a_named_backend_that_cannot_run_is_an_error(monkeypatch):
 
 
 def test_unknown_names_list_the_known_ones():
-    assert backend_names() == ("eager", "compiled")
-    with pytest.raises(ValueError, match="backend must be one of auto, eager, compiled, got 'fast'"):
+    assert backend_names() == ("eager", "compiled", "tensorrt", "onnxruntime")
+    names = "auto, eager, compiled, tensorrt, onnxruntime"
+    with pytest.raises(ValueError, match=f"backend must be one of {names}, got 'fast'"):
         make_sampler(ToyNet(), "fast")
 
 

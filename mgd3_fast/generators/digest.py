@@ -1,27 +1,7 @@
-"""One sha256 for a network, whatever file its weights came in."""
+"""One sha256 for a network, whatever file its weights came in: the engine's, under the name used here."""
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Mapping
+from mgd3_engine.dit.digest import weights_digest
 
-import torch
-from torch import Tensor
-
-
-def weights_digest(weights: Mapping[str, Tensor], settings: str) -> str:
-    """Hash names, shapes and bytes of the weights, in the order of their names.
-
-    Args:
-        weights: Tensors of any dtype on the CPU.
-        settings: Whatever else decides what the network computes.
-
-    Returns:
-        64 hexadecimal digits.
-    """
-    digest = hashlib.sha256(settings.encode())
-    for name in sorted(weights):
-        tensor = weights[name].detach().contiguous()
-        digest.update(f"|{name}|{tensor.dtype}|{list(tensor.shape)}|".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
+__all__ = ["weights_digest"]

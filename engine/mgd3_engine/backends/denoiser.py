@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -43,9 +44,11 @@ class BackendRequest:
         device: Where it runs.
         dtype: Of its input x: float32, bfloat16 or float16.
         rows: R, the most rows of a call; all calls have them unless the sampler has several batch shapes.
+        cache_dir: Keeps what a backend exports or builds; None is `mgd3_engine.cache.default_cache_dir()`.
     """
 
     denoiser: Denoiser
     device: torch.device
     dtype: torch.dtype
     rows: int
+    cache_dir: Path | None = None

@@ -19,6 +19,8 @@ _log = logging.getLogger(__name__)
 _CREATORS = {
     "eager": "mgd3_engine.backends.eager:create",
     "compiled": "mgd3_engine.backends.compiled:create",
+    "tensorrt": "mgd3_engine.backends.tensorrt:create",
+    "onnxruntime": "mgd3_engine.backends.onnxruntime:create",
 }
 
 

@@ -1,0 +1,63 @@
+"""The network as a TensorRT engine, found in the cache or built for this GPU on first use."""
+
+from __future__ import annotations
+
+import logging
+
+import torch
+
+from mgd3_engine.backends.denoiser import BackendRequest, Denoiser
+from mgd3_engine.export import identify, require_dit
+from mgd3_engine.tensorrt.building import RowRange, capability_of, export_engine
+from mgd3_engine.tensorrt.cached_engine import engine_folder, engine_name, find_engine
+from mgd3_engine.tensorrt.engine_file import EngineFile, EngineTarget
+from mgd3_engine.tensorrt.execution import CudaStreams, LoadedEngine, TensorRTDenoiser
+from mgd3_engine.tensorrt.flavour import installed_flavour
+
+_log = logging.getLogger(__name__)
+
+
+def create(request: BackendRequest) -> Denoiser:
+    """Load the network's engine; where the cache has none for this GPU and these rows, build it first.
+
+    Args:
+        request: The network, a `mgd3_engine.dit.DiT`, and how it will be called.
+
+    Returns:
+        The denoiser, for up to `request.rows` rows.
+
+    Raises:
+        ValueError: The device is no GPU, TensorRT is missing or does not know the GPU, the network is no DiT,
+            or the engine cannot be built.
+    """
+    device = request.device
+    if device.type != "cuda":
+        raise ValueError(
+            f"device must be cuda for backend tensorrt, got {device.type}; an engine for another machine is"
+            " built by mgd3-fast export --format tensorrt-rtx"
+        )
+    dit = require_dit(request.denoiser, request.dtype, "backend tensorrt")
+    device = torch.device("cuda", torch.cuda.current_device() if device.index is None else device.index)
+    capability = capability_of(device)
+    flavour = installed_flavour(capability)
+    identity = identify(dit)
+    target = EngineTarget(
+        flavour=flavour.name,
+        version=flavour.version,
+        weights=identity.digest,
+        precision=identity.precision,
+        rows=request.rows,
+        capability=capability,
+        gpu=torch.cuda.get_device_name(device),
+    )
+    found = find_engine(target, engine_folder(request.cache_dir))
+    if found is None:
+        rows = RowRange(1, request.rows, request.rows)
+        settings = (flavour.name, flavour.version, rows, target.gpu, capability)
+        path = engine_folder(request.cache_dir) / engine_name(identity, settings)
+        _log.warning("building the engine %s, once for this network, GPU and batch size", path)
+        with torch.cuda.device(device):
+            export_engine(dit, path, flavour, rows, cache_dir=request.cache_dir, identity=identity)
+        found = EngineFile.open(path)
+    engine = LoadedEngine(flavour, found.read(target), device)
+    return TensorRTDenoiser(engine, identity, device, CudaStreams(device))

@@ -1,0 +1,12 @@
+"""Where what is made once and used by every later run is kept."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+def default_cache_dir() -> Path:
+    """$MGD3_CACHE, or ~/.cache/mgd3-fast."""
+    named = os.environ.get("MGD3_CACHE")
+    return Path(named).expanduser() if named else Path.home() / ".cache" / "mgd3-fast"
