@@ -172,7 +172,7 @@ class DiscoverConfig(EncodeConfig):
     out: Path | str = option("folder that receives the result", parse=Path, metavar="PATH")
     discovery: str = option("how modes are found in the latents", default="kmeans", choices=DISCOVERIES)
     kmeans: str = option(
-        "what runs K-means: auto is triton (all classes at once) on a GPU, sklearn on a CPU; their modes differ",
+        "what runs K-means; auto is triton (all classes at once) on a GPU, else sklearn; their modes differ",
         default="auto",
         choices=KMEANS_ENGINES,
     )

@@ -62,9 +62,7 @@ class Plan:
             "generator_digest": generator.digest,
             "autoencoder_digest": generator.autoencoder.digest,
             "discovery": config.discovery,
-            "kmeans": choose_engine(
-                config.kmeans, config.discovery, config.ipc, self.sources.device
-            ).name,
+            "kmeans": choose_engine(config.kmeans, config.discovery, config.ipc, self.sources.device).name,
             "sampler": sampling.sampler,
             "steps": sampling.steps,
             "spacing": config.spacing,

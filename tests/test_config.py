@@ -51,7 +51,9 @@ def config(**changes: Any) -> DistillConfig:
         pytest.param({"sampler": "euler"}, "sampler must be one of ddpm, ddim, got 'euler'", id="sampler"),
         pytest.param({"spacing": "even"}, "spacing must be one of linspace, ddim", id="spacing"),
         pytest.param({"guidance_form": "eps"}, "guidance_form must be one of auto, posterior", id="form"),
-        pytest.param({"discovery": "magic"}, "discovery must be one of kmeans, kmeans-closest, ", id="discovery"),
+        pytest.param(
+            {"discovery": "magic"}, "discovery must be one of kmeans, kmeans-closest, ", id="discovery"
+        ),
         pytest.param({"backend": "onnx"}, "backend must be one of auto, eager, compiled", id="backend"),
         pytest.param({"precision": "fp4"}, "precision must be one of auto, fp32, bf16, fp16", id="precision"),
         pytest.param({"format": "zip"}, "format must be one of imagefolder, numeric", id="format"),
@@ -113,7 +115,7 @@ def test_words_are_those_of_the_modules_that_use_them() -> None:
     assert config_module.SAMPLERS == METHODS
     assert ("auto", *FORMS) == config_module.GUIDANCE_FORMS
     assert config_module.DISCOVERIES == METHOD_NAMES
-    assert config_module.KMEANS_ENGINES == ("auto", *ENGINE_NAMES)
+    assert ("auto", *ENGINE_NAMES) == config_module.KMEANS_ENGINES
     assert config_module.ON_BAD_IMAGE == BAD_IMAGE_RULES
 
 
