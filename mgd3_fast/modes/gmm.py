@@ -95,7 +95,8 @@ class ProjectedMixtureDiscovery(GaussianMixtureDiscovery):
 
     There are d = n / (2 * ipc) of them, so that a component has two samples per dimension on average, and
     from 1 to 32. A mode is the mean of the whole latents, each weighted by how far the component answers for
-    it: what the component's mean is in the projection.
+    it: what the component's mean is in the projection. A class with fewer than `ipc` distinct projections
+    keeps its latents as they are.
     """
 
     def __init__(self) -> None:
@@ -109,7 +110,10 @@ class ProjectedMixtureDiscovery(GaussianMixtureDiscovery):
         components = max(1, min(wanted, MOST_COMPONENTS, samples.shape[1]))
         points = _centered(samples)
         projection = self._pca(components, svd_solver="randomized", random_state=seed)
-        return self._fit_mixture(projection.fit_transform(points), ipc, seed)
+        projected = projection.fit_transform(points)  # [n, d]
+        if few_distinct(torch.from_numpy(projected).float(), ipc, enough=ipc) is not None:
+            projected = points
+        return self._fit_mixture(projected, ipc, seed)
 
 
 def _centered(samples: Tensor) -> NDArray[np.float64]:
