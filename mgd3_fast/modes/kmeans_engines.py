@@ -144,14 +144,11 @@ class TritonKMeans:
 
     def cluster(self, features: Tensor, offsets: Sequence[int], k: int, seed: int) -> Clusters:
         """Cluster all classes at once; see `KMeansEngine.cluster`."""
-        found = self._batched_kmeans(
-            features,
-            torch.tensor(offsets, dtype=torch.int64),
-            k,
-            seed=seed,
-            max_iterations=MOST_ITERATIONS,
-            tolerance=TOLERANCE,
-        )
+        bounds = torch.tensor(offsets, dtype=torch.int64)
+        with torch.cuda.device_of(features):  # Triton launches on the current device
+            found = self._batched_kmeans(
+                features, bounds, k, seed=seed, max_iterations=MOST_ITERATIONS, tolerance=TOLERANCE
+            )
         return Clusters(found.centers, found.labels.long())
 
 
