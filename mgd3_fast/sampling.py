@@ -1,6 +1,6 @@
-"""Modes to image files, batch after batch: sample latents, decode them, hand the pixels to the writer.
+"""Modes to image files, batch after batch: sample latents and queue them for decoding and writing.
 
-Shape letters: B images of a batch, C channels, h w latent size, H W pixels.
+Shape letters: B images of a batch, C channels, h w latent size.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from mgd3_engine import image_seeds
+from mgd3_fast.decoding import DecodeQueue
 from mgd3_fast.devices import autoencoder_dtype
 
 if TYPE_CHECKING:
@@ -35,26 +36,24 @@ def make_images(
         images: Image numbers of the run.
         writer: Receives every image.
         bar: Advanced by each batch.
-        timings: Receives the seconds of `sample`, `decode` and `write`.
+        timings: Receives the seconds of `sample`, `decode` and `write`; on a GPU the last two run beside the
+            first, so that they can add up to more than the total.
     """
     layout, device = plan.layout, plan.sources.device
     autoencoder = plan.sources.generator.autoencoder.to(device, autoencoder_dtype(plan.sources.precision))
     row_of_class = {name: row for row, name in enumerate(modes.class_names)}
     B = plan.sampler.batch_shape
-    for start in range(0, len(images), B):
-        batch = images[start : start + B]
-        places = [layout.place(image) for image in batch]
-        identities = [(layout.class_names[class_index], mode) for class_index, mode in places]
-        with timings.measure("sample"):
-            latents = plan.sampler.sample(
-                torch.tensor([plan.class_ids[class_index] for class_index, _ in places]),
-                torch.stack([modes.modes[row_of_class[name], mode] for name, mode in identities]),
-                image_seeds(plan.config.seed, identities),
-            )  # [B, C, h, w]
-        with timings.measure("decode"):
-            decoded = autoencoder.decode(latents)  # [B, 3, H, W]
-            pixels = decoded.permute(0, 2, 3, 1).cpu().contiguous().numpy()  # [B, H, W, 3]
-        with timings.measure("write"):
-            for image, one in zip(batch, pixels, strict=True):
-                writer.put(image, layout.file(image), one)
-        bar.advance(len(batch))
+    with DecodeQueue(autoencoder, writer, device, bar.advance) as decoding:
+        for start in range(0, len(images), B):
+            batch = images[start : start + B]
+            places = [layout.place(image) for image in batch]
+            identities = [(layout.class_names[class_index], mode) for class_index, mode in places]
+            with timings.measure("sample"):
+                latents = plan.sampler.sample(
+                    torch.tensor([plan.class_ids[class_index] for class_index, _ in places]),
+                    torch.stack([modes.modes[row_of_class[name], mode] for name, mode in identities]),
+                    image_seeds(plan.config.seed, identities),
+                )  # [B, C, h, w]
+            decoding.put([(image, layout.file(image)) for image in batch], latents)
+    for stage, seconds in decoding.seconds.items():
+        timings.add(stage, seconds)

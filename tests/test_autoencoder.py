@@ -15,6 +15,7 @@ from torch import Tensor
 
 from mgd3_fast.errors import UserError
 from mgd3_fast.generators import KLAutoencoder
+from mgd3_fast.generators.autoencoder import DECODE_CHOICES
 from mgd3_fast.generators.vae_weights import KL_F8, load_vae
 
 
@@ -92,6 +93,43 @@ def test_bytes_do_not_depend_on_the_rest_of_the_call(dtype: torch.dtype, folder:
     for index in (0, 13, 36):
         assert torch.equal(autoencoder.encode(images[index : index + 1]), latents[index : index + 1])
         assert torch.equal(autoencoder.decode(latents[index : index + 1]), decoded[index : index + 1])
+
+
+@pytest.mark.parametrize("count", [1, 32, 33, 70])
+def test_every_decode_batch_has_one_shape(folder: Path, monkeypatch: pytest.MonkeyPatch, count: int) -> None:
+    autoencoder, shapes = KLAutoencoder(folder), set()
+    decode = autoencoder._network.decode
+    monkeypatch.setattr(autoencoder._network, "decode", lambda z: (shapes.add(z.shape), decode(z))[1])
+    batches = list(autoencoder.decode_batches(torch.randn(count, 4, 8, 8)))
+    assert shapes == {(32, 4, 8, 8)}
+    assert {len(batch) for batch in batches[:-1]} <= {32}
+    assert sum(map(len, batches)) == count
+
+
+@pytest.mark.parametrize(
+    ("side_px", "device", "rows"),
+    [
+        pytest.param(32, "cpu", 32, id="demo"),
+        pytest.param(96, "cpu", 4, id="a power of two"),
+        pytest.param(256, "cpu", 1, id="256 px"),
+        pytest.param(1024, "cpu", 1, id="more pixels than a batch"),
+        pytest.param(256, "cuda", 32, id="256 px on a GPU"),
+        pytest.param(512, "cuda", 8, id="512 px on a GPU"),
+    ],
+)
+def test_decode_batches_are_bounded_by_pixels(side_px: int, device: str, rows: int) -> None:
+    assert DECODE_CHOICES[device].rows(side_px**2) == rows
+
+
+def test_decoder_is_channels_last_in_float32_alone(folder: Path) -> None:
+    autoencoder = KLAutoencoder(folder)
+    weight = lambda: autoencoder._network.decoder.conv_in.weight  # noqa: E731
+    assert weight().is_contiguous(memory_format=torch.channels_last)
+    autoencoder.to("cpu", torch.bfloat16)
+    assert weight().is_contiguous()
+    autoencoder.to("cpu", torch.float32)
+    assert weight().is_contiguous(memory_format=torch.channels_last)
+    assert autoencoder._network.encoder.conv_in.weight.is_contiguous()
 
 
 def test_empty_call(folder: Path) -> None:

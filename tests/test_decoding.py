@@ -1,124 +1,168 @@
-"""Damaged files are told, pixel formats become RGB."""
+"""Decoding behind the sampler: every image once and in order, bounded, and nothing finished is lost."""
 
 from __future__ import annotations
 
-import io
-import struct
-import zlib
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from pictures import encoded, photo
-from PIL import Image, ImageFile
+import torch
+from torch import Tensor
 
-from mgd3_fast.datasets import BadImageError, decode_image
+from mgd3_fast.decoding import BATCHES_AHEAD, DecodeQueue
+from mgd3_fast.generators import load_generator
 
-
-def png_with_broken_pixels() -> bytes:
-    content = bytearray(encoded(photo(0), "PNG"))
-    middle = len(content) // 2
-    content[middle : middle + 8] = bytes(8)
-    return bytes(content)
+CPU = torch.device("cpu")
+WAIT_S = 20
+THREADED = pytest.mark.parametrize("threaded", [False, True], ids=["inline", "thread"])
 
 
-def png_header_claiming(width: int, height: int) -> bytes:
-    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+class StandIn:
+    """Decodes two latents a batch into pixels of their first value, when it is let."""
 
-    def chunk(kind: bytes, body: bytes) -> bytes:
-        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+    def __init__(self, *, open_gate: bool = True) -> None:
+        self.gate, self.entered = threading.Event(), threading.Event()
+        self.batches: list[list[int]] = []
+        if open_gate:
+            self.gate.set()
 
-    return (
-        b"\x89PNG\r\n\x1a\n"
-        + chunk(b"IHDR", header)
-        + chunk(b"IDAT", zlib.compress(b""))
-        + chunk(b"IEND", b"")
-    )
-
-
-def jpeg_with_zeroed_end() -> bytes:
-    noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8))
-    content = encoded(noise)
-    return content[: len(content) // 2] + bytes(len(content) - len(content) // 2)
+    def decode_batches(self, latents: Tensor) -> Iterator[Tensor]:
+        for batch in latents.split(2):
+            self.entered.set()
+            assert self.gate.wait(WAIT_S)
+            self.batches.append(batch[:, 0, 0, 0].int().tolist())
+            yield batch[:, :1].expand(-1, 3, -1, -1).to(torch.uint8)
 
 
-DAMAGED = {
-    "empty": (b"", "the file is empty"),
-    "text": (b"<html>404</html>", "not an image"),
-    "truncated-jpeg": (encoded(photo(0, 200, 200))[:-40], "truncated"),
-    "truncated-png": (encoded(photo(0), "PNG")[:-60], "truncated"),
-    "truncated-bmp": (encoded(photo(0), "BMP")[:-3], "truncated"),
-    "truncated-webp": (encoded(photo(0), "WEBP")[:-9], "decoder"),
-    "zeroed-jpeg": (jpeg_with_zeroed_end(), "overwritten with zeros"),
-    "broken-png": (png_with_broken_pixels(), "data stream"),
-    "bomb": (png_header_claiming(60_000, 60_000), "178,956,970 pixels"),
-}
+class Images:
+    """A sink that keeps what it gets."""
+
+    def __init__(self, fail_at: int | None = None) -> None:
+        self.got: dict[int, tuple[str, int]] = {}
+        self._fail_at = fail_at
+
+    def put(self, image: int, file: str, pixels: np.ndarray) -> None:
+        if image == self._fail_at:
+            raise OSError(28, "No space left on device")
+        assert pixels.dtype == np.uint8
+        assert pixels.shape == (8, 8, 3)
+        self.got[image] = (file, int(pixels[0, 0, 0]))
 
 
-@pytest.mark.parametrize("kind", DAMAGED)
-def test_damage_is_told(kind: str) -> None:
-    content, reason = DAMAGED[kind]
-    with pytest.raises(BadImageError, match=reason):
-        decode_image(content)
+def batch_of(start: int, count: int) -> tuple[list[tuple[int, str]], Tensor]:
+    numbers = range(start, start + count)
+    values = torch.tensor(list(numbers), dtype=torch.float32)
+    return [(number, f"{number}.png") for number in numbers], values[:, None, None, None].expand(-1, 4, 8, 8)
 
 
-def test_bomb_is_refused_also_when_pillows_guard_is_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
-    with pytest.raises(BadImageError, match="60000x60000 pixels, more than 178,956,970"):
-        decode_image(DAMAGED["bomb"][0])
+def queue_of(
+    autoencoder: Any, sink: Any, threaded: bool | None, advance: Any = lambda n: None
+) -> DecodeQueue:
+    return DecodeQueue(autoencoder, sink, CPU, advance, threaded=threaded)
 
 
-def test_truncation_is_refused_even_when_pillow_is_told_to_tolerate_it(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
-    with pytest.raises(BadImageError, match="truncated"):
-        decode_image(DAMAGED["truncated-jpeg"][0])
-    assert ImageFile.LOAD_TRUNCATED_IMAGES is True
+@THREADED
+def test_every_image_arrives_once_and_in_order(threaded: bool) -> None:
+    autoencoder, sink, counts = StandIn(), Images(), []
+    with queue_of(autoencoder, sink, threaded, counts.append) as decoding:
+        for start, count in ((0, 5), (5, 4), (9, 1)):
+            decoding.put(*batch_of(start, count))
+    assert sink.got == {number: (f"{number}.png", number) for number in range(10)}
+    assert list(sink.got) == list(range(10))
+    assert autoencoder.batches == [[0, 1], [2, 3], [4], [5, 6], [7, 8], [9]]
+    assert counts == [2, 2, 1, 2, 2, 1]
+    assert decoding.seconds["decode"] > 0
 
 
-def test_jpeg_padded_after_its_end_marker_is_fine() -> None:
-    content = encoded(photo(0))
-    np.testing.assert_array_equal(decode_image(content + bytes(64)), decode_image(content))
+def test_the_sampler_waits_only_for_the_third_batch() -> None:
+    autoencoder, sink = StandIn(open_gate=False), Images()
+    with queue_of(autoencoder, sink, True) as decoding:
+        for number in range(BATCHES_AHEAD):
+            decoding.put(*batch_of(number, 1))
+        assert not sink.got
+        third = threading.Thread(target=decoding.put, args=batch_of(BATCHES_AHEAD, 1))
+        third.start()
+        third.join(0.1)
+        assert third.is_alive()
+        autoencoder.gate.set()
+        third.join(WAIT_S)
+        assert not third.is_alive()
+    assert list(sink.got) == list(range(BATCHES_AHEAD + 1))
 
 
-@pytest.mark.parametrize(
-    ("image", "kind", "expected"),
-    [
-        pytest.param(Image.new("L", (2, 2), 77), "PNG", (77, 77, 77), id="grey"),
-        pytest.param(Image.new("1", (2, 2), 1), "PNG", (255, 255, 255), id="bilevel"),
-        pytest.param(Image.new("LA", (2, 2), (50, 9)), "PNG", (50, 50, 50), id="grey-alpha"),
-        pytest.param(Image.new("RGBA", (2, 2), (9, 8, 7, 0)), "PNG", (9, 8, 7), id="rgba-alpha-dropped"),
-        pytest.param(Image.new("RGB", (2, 2), (255, 0, 0)).convert("P"), "PNG", (255, 0, 0), id="palette"),
-        pytest.param(Image.fromarray(np.full((2, 2), 51400, np.uint16)), "PNG", (200, 200, 200), id="16-bit"),
-    ],
-)
-def test_modes_become_rgb(image: Image.Image, kind: str, expected: tuple[int, int, int]) -> None:
-    decoded = decode_image(encoded(image, kind))
-    assert decoded.mode == "RGB"
-    assert decoded.getpixel((1, 1)) == expected
+def test_on_a_cpu_a_batch_is_with_the_sink_when_put_returns() -> None:
+    sink = Images()
+    with queue_of(StandIn(), sink, None) as decoding:
+        decoding.put(*batch_of(0, 3))
+        assert list(sink.got) == [0, 1, 2]
 
 
-def test_cmyk_jpeg_is_near_its_rgb() -> None:
-    decoded = np.asarray(decode_image(encoded(Image.new("CMYK", (8, 8), (0, 255, 255, 0))))).astype(int)
-    assert np.abs(decoded - [255, 0, 0]).max() <= 3
+@THREADED
+def test_a_failing_sink_reaches_the_sampler(threaded: bool) -> None:
+    sink = Images(fail_at=3)
+
+    def run() -> None:
+        with queue_of(StandIn(), sink, threaded) as decoding:
+            for start in range(0, 40, 4):
+                decoding.put(*batch_of(start, 4))
+
+    with pytest.raises(OSError, match="No space left on device"):
+        run()
+    assert list(sink.got) == [0, 1, 2]
+    assert not [thread for thread in threading.enumerate() if thread.name == "decode"]
 
 
-def test_transparent_palette_keeps_its_colours_without_a_warning(recwarn: pytest.WarningsRecorder) -> None:
-    palette = Image.new("P", (2, 2), 1)
-    palette.putpalette([0, 0, 0, 10, 20, 30])
-    buffer = io.BytesIO()
-    palette.save(buffer, "PNG", transparency=bytes([0, 128]))
-    assert decode_image(buffer.getvalue()).getpixel((0, 0)) == (10, 20, 30)
-    assert not recwarn.list
+def test_a_failure_in_the_last_batch_is_raised_at_the_end() -> None:
+    decoding = queue_of(StandIn(), Images(fail_at=0), True)
+    decoding.put(*batch_of(0, 1))
+    with pytest.raises(OSError, match="No space left on device"):
+        decoding.close()
 
 
-@pytest.mark.parametrize("value", [70_000, -1])
-def test_32_bit_grey_beyond_16_bits_is_refused(value: int) -> None:
-    wide = Image.fromarray(np.full((2, 2), value, np.int32))
-    with pytest.raises(BadImageError, match=f"{value}.* do not fit 16 bits"):
-        decode_image(encoded(wide, "TIFF"))
+def test_an_interruption_keeps_what_is_decoded_and_drops_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+    autoencoder, sink = StandIn(open_gate=False), Images()
+
+    def run() -> None:
+        with queue_of(autoencoder, sink, True) as decoding:
+            decoding.put(*batch_of(0, 6))
+            decoding.put(*batch_of(6, 2))
+            assert autoencoder.entered.wait(WAIT_S)
+            stop = decoding._stopping.set
+            monkeypatch.setattr(decoding._stopping, "set", lambda: (stop(), autoencoder.gate.set()))
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run()
+    assert list(sink.got) == [0, 1]
+    assert not [thread for thread in threading.enumerate() if thread.name == "decode"]
 
 
-def test_floating_point_pixels_are_refused() -> None:
-    with pytest.raises(BadImageError, match="no defined range"):
-        decode_image(encoded(Image.new("F", (2, 2), 0.5), "TIFF"))
+def decoded_by(queue: DecodeQueue, sink: Images, latents: Tensor) -> list[np.ndarray]:
+    kept: list[np.ndarray] = []
+    sink.put = lambda image, file, pixels: kept.append(pixels.copy())  # type: ignore[method-assign]
+    with queue as decoding:
+        for batch in latents.split(23):
+            decoding.put([(number, "") for number in range(len(batch))], batch)
+    return kept
+
+
+@THREADED
+def test_pixels_are_those_of_decode(tiny_generator: Path, threaded: bool) -> None:
+    autoencoder = load_generator(str(tiny_generator)).autoencoder
+    latents = torch.randn(70, 4, 4, 4, generator=torch.Generator().manual_seed(0))
+    sink = Images()
+    got = decoded_by(queue_of(autoencoder, sink, threaded), sink, latents)
+    assert np.array_equal(np.stack(got), autoencoder.decode(latents).permute(0, 2, 3, 1).numpy())
+
+
+@pytest.mark.gpu
+def test_pixels_from_a_gpu_are_those_of_decode(tiny_generator: Path) -> None:
+    device = torch.device("cuda:0")
+    autoencoder = load_generator(str(tiny_generator)).autoencoder.to(device)
+    latents = torch.randn(300, 4, 4, 4, generator=torch.Generator().manual_seed(0))
+    sink = Images()
+    got = decoded_by(DecodeQueue(autoencoder, sink, device, lambda n: None), sink, latents)
+    assert np.array_equal(np.stack(got), autoencoder.decode(latents).permute(0, 2, 3, 1).numpy())

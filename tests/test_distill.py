@@ -190,8 +190,8 @@ def after(calls: int, function: Callable[..., Any], error: BaseException) -> Cal
 KILL_POINTS = [
     pytest.param(stages, "discover_modes", 0, id="before the modes"),
     pytest.param(distillation, "PngWriter", 0, id="after the modes"),
-    pytest.param(KLAutoencoder, "decode", 0, id="in the first batch"),
-    pytest.param(KLAutoencoder, "decode", 1, id="in the second batch"),
+    pytest.param(KLAutoencoder, "decode_batches", 0, id="in the first batch"),
+    pytest.param(KLAutoencoder, "decode_batches", 1, id="in the second batch"),
     pytest.param(RunFolder, "record", 3, id="between an image and its journal line"),
     pytest.param(distillation, "complete", 0, id="after the last image"),
     pytest.param(completion, "write_contact_sheet", 0, id="after modes.safetensors"),
@@ -216,7 +216,7 @@ def test_killed_anywhere_it_ends_the_same(
 
 def test_resuming_makes_only_what_is_missing(run: Callable[..., DistilledDataset], tmp_path: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(KLAutoencoder, "decode", after(1, KLAutoencoder.decode, Killed()))
+        patch.setattr(KLAutoencoder, "decode_batches", after(1, KLAutoencoder.decode_batches, Killed()))
         with pytest.raises(Killed):
             run(tmp_path / "out")
     first = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("*/*.png")}
@@ -227,7 +227,9 @@ def test_resuming_makes_only_what_is_missing(run: Callable[..., DistilledDataset
 
 def test_interruption_says_what_is_kept(run: Callable[..., DistilledDataset], tmp_path: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(KLAutoencoder, "decode", after(1, KLAutoencoder.decode, KeyboardInterrupt()))
+        patch.setattr(
+            KLAutoencoder, "decode_batches", after(1, KLAutoencoder.decode_batches, KeyboardInterrupt())
+        )
         with pytest.raises(Interrupted, match=r"^8 of 12 images are kept in"):
             run(tmp_path / "out")
 

@@ -5,7 +5,7 @@ Shape letters: B images, R rows of the network's input, C channels, h w latent s
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Protocol, TypeVar
@@ -69,6 +69,10 @@ class Autoencoder(Protocol):
 
     def decode(self, latents: Tensor) -> Tensor:
         """Turn float32 `[B, C, h, w]` in the network's units into uint8 `[B, 3, P, P]`."""
+        ...
+
+    def decode_batches(self, latents: Tensor) -> Iterator[Tensor]:
+        """Decode as `decode`, batch after batch, and leave the pixels where the network runs."""
         ...
 
 
