@@ -1,0 +1,107 @@
+"""A part of every training class held out, so that settings are tuned on it and not on the test images."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import replace
+
+from PIL import Image
+
+from mgd3_fast.datasets.dataset import Dataset, ImageClass
+from mgd3_fast.datasets.images import ImageSource
+from mgd3_fast.errors import UserError
+
+SHARE = 0.2
+MOST_PER_CLASS = 100
+
+
+class ChosenImages:
+    """Some images of a class.
+
+    Args:
+        images: The class.
+        positions: Which of them, in the order they are to have.
+    """
+
+    def __init__(self, images: ImageSource, positions: Sequence[int]) -> None:
+        self._images, self._positions = images, tuple(positions)
+        self.in_memory = images.in_memory
+
+    def __len__(self) -> int:
+        return len(self._positions)
+
+    def name(self, position: int) -> str:
+        """Name of an image inside the whole class."""
+        return self._images.name(self._positions[position])
+
+    def location(self, position: int) -> str:
+        """Where an image lies, for messages."""
+        return self._images.location(self._positions[position])
+
+    def load(self, position: int) -> Image.Image:
+        """Read one image as RGB; see `ImageSource.load`."""
+        return self._images.load(self._positions[position])
+
+    def content_key(self) -> str:
+        """Hex sha256 of the whole class's key and the choice."""
+        return self._chosen_of(self._images.content_key())
+
+    def cache_key(self) -> str:
+        """The same with times of change."""
+        return self._chosen_of(self._images.cache_key())
+
+    def _chosen_of(self, key: str) -> str:
+        return hashlib.sha256(f"{key}\n{self._positions}".encode()).hexdigest()
+
+
+def fit_part(dataset: Dataset) -> Dataset:
+    """The training images that are not held out.
+
+    Args:
+        dataset: A train split.
+
+    Returns:
+        The same classes and labels, split "fit".
+
+    Raises:
+        UserError: A class has fewer than 2 images.
+    """
+    return _part(dataset, "fit", held_out=False)
+
+
+def held_out_part(dataset: Dataset) -> Dataset:
+    """The training images that are held out: a fifth of every class, at most 100, at least 1.
+
+    Which ones depends on the class's name and its images' names alone: those with the smallest sha256.
+
+    Args:
+        dataset: A train split.
+
+    Returns:
+        The same classes and labels, split "val of train".
+
+    Raises:
+        UserError: A class has fewer than 2 images.
+    """
+    return _part(dataset, "val of train", held_out=True)
+
+
+def _part(dataset: Dataset, split: str, *, held_out: bool) -> Dataset:
+    classes = []
+    for cls in dataset.classes:
+        chosen = _held_out(cls)
+        positions = [place for place in range(len(cls)) if (place in chosen) == held_out]
+        classes.append(replace(cls, images=ChosenImages(cls.images, positions)))
+    return replace(dataset, classes=tuple(classes), split=split, notes=list(dataset.notes))
+
+
+def _held_out(cls: ImageClass) -> set[int]:
+    if len(cls) < 2:
+        raise UserError(f"class {cls.name} must have at least 2 images to hold one out, got {len(cls)}")
+    count = min(max(1, round(SHARE * len(cls))), MOST_PER_CLASS)
+    digests = (
+        (hashlib.sha256(f"{cls.name}/{cls.images.name(place)}".encode()).digest(), place)
+        for place in range(len(cls))
+    )
+    return {place for _, place in sorted(digests)[:count]}

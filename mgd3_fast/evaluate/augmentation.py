@@ -1,0 +1,65 @@
+"""Stored pixels to a training batch: the named augmentations of the protocols, batched on the device.
+
+Shape letters: B images, H W their stored size, R side of what the network sees.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from mgd3_fast.evaluate.colours import jitter, lighting, normalise
+from mgd3_fast.evaluate.geometry import (
+    AxisMaps,
+    crop_maps,
+    draw_boxes,
+    flip_half,
+    shift_maps,
+    shuffle_patches,
+)
+from mgd3_fast.evaluate.siamese import augment_siamese
+
+if TYPE_CHECKING:
+    from mgd3_fast.evaluate.recipe import Recipe
+
+_SHIFT_SHARE = 8  # 4 pixels of 32, as IDC pads small images
+
+
+def augment_batch(pixels: Tensor, recipe: Recipe, generator: torch.Generator) -> Tensor:
+    """Augment and normalise a batch as the recipe's augmentation says.
+
+    Args:
+        pixels: uint8 `[B, 3, H, W]`.
+        recipe: Names the augmentation and its settings.
+        generator: Source of random numbers, on the CPU.
+
+    Returns:
+        float32 `[B, 3, R, R]`, normalised, on the pixels' device.
+    """
+    images = pixels.float() / 255
+    maps = _maps(images, recipe, generator)
+    if maps is not None:
+        images = maps.apply(images)
+    if recipe.augmentation == "imagenet":
+        images = lighting(jitter(images, generator), generator)
+    images = normalise(images)
+    if recipe.augmentation == "siamese":
+        images = augment_siamese(images, recipe.flip, generator)
+    return images
+
+
+def _maps(images: Tensor, recipe: Recipe, generator: torch.Generator) -> AxisMaps | None:
+    """What moves rows and columns, or None where nothing does."""
+    count, _, height, width = images.shape
+    if recipe.augmentation in ("none", "siamese"):
+        return None
+    if recipe.augmentation == "shift":
+        maps = shift_maps(count, recipe.size, recipe.size // _SHIFT_SHARE, generator)
+    else:
+        boxes = draw_boxes(count, height, width, recipe.crop_area, generator)
+        maps = crop_maps(boxes, height, width, recipe.size)
+    if recipe.augmentation == "patches":
+        maps = shuffle_patches(maps, recipe.patches, generator)
+    return flip_half(maps, generator) if recipe.flip else maps

@@ -1,0 +1,114 @@
+"""The teacher of the soft-label protocol: a trained classifier from a file, cut down to a dataset's classes.
+
+Shape letters: N classes of the dataset, M outputs of the file.
+"""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from mgd3_fast.datasets import Dataset, imagenet_classes
+from mgd3_fast.errors import UserError
+from mgd3_fast.evaluate.networks import build_network
+
+if TYPE_CHECKING:
+    from torch import nn
+
+_WRAPPERS = ("state_dict", "model", "net")
+_PREFIXES = ("module.", "_orig_mod.")
+
+
+def load_teacher(path: Path, network: str, dataset: Dataset, size: int) -> nn.Module:
+    """Read a teacher's weights and keep the outputs of the dataset's classes, as RDED does.
+
+    Args:
+        path: .safetensors, or a checkpoint of plain tensors in torch's format (torchvision's, RDED's);
+            tensors may lie under "state_dict" or "model" and their names begin with "module.".
+        network: The teacher's architecture.
+        dataset: Classes in label order. A file of M = N outputs is taken to be of these classes, one of as
+            many outputs as the full list, of that list; one of 1000, of ILSVRC-2012 in sorted order.
+        size: Side of its images in pixels.
+
+    Returns:
+        The network in evaluation mode, with N outputs, not to be trained.
+
+    Raises:
+        UserError: No such file, unreadable, not of this network, or outputs of other classes.
+    """
+    state = _read(path)
+    last = _last_layer(state, path)
+    outputs = _outputs(len(state[f"{last}.weight"]), dataset, path)
+    with torch.random.fork_rng(devices=[]):
+        teacher = build_network(network, len(dataset.classes), size)
+    for name in (f"{last}.weight", f"{last}.bias"):
+        state[name] = state[name][outputs]
+    try:
+        teacher.load_state_dict(state)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split("\n\t")[1:2]) or str(error)
+        raise UserError(f"teacher must be weights of {network}, got {path}: {reason}") from None
+    return teacher.eval().requires_grad_(False)
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    if not path.is_file():
+        raise UserError(f"teacher must be an existing file, got {path}")
+    content: Any
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            content = load_file(path)
+        else:
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    # What a damaged or foreign file raises depends on where it breaks.
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, pickle.UnpicklingError):
+        content = None
+    except Exception as error:
+        if type(error).__name__ != "SafetensorError":
+            raise
+        content = None
+    for wrapper in _WRAPPERS:
+        if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
+            content = content[wrapper]
+    if not isinstance(content, dict) or not content or not all(map(torch.is_tensor, content.values())):
+        raise UserError(f"teacher must be a file of plain tensors by name, got {path}")
+    return {_plain_name(name): tensor for name, tensor in content.items()}
+
+
+def _plain_name(name: str) -> str:
+    for prefix in _PREFIXES:
+        name = name.removeprefix(prefix)
+    return name
+
+
+def _last_layer(state: dict[str, Tensor], path: Path) -> str:
+    """Name of the layer that gives the outputs: the last with a two-axis weight and a bias of its length."""
+    for name in reversed(state):
+        last = name.removesuffix(".weight")
+        bias = state.get(f"{last}.bias")
+        if name.endswith(".weight") and state[name].ndim == 2 and bias is not None:
+            return last
+    raise UserError(f"teacher must be a classifier with a linear last layer, got {path}")
+
+
+def _outputs(count: int, dataset: Dataset, path: Path) -> list[int]:
+    """Rows of the last layer that belong to the dataset's classes."""
+    names = dataset.class_names
+    if count == len(names):
+        return list(range(count))
+    if count == len(dataset.all_class_names):
+        return [cls.label for cls in dataset.classes]
+    wnids = imagenet_classes("imagenet1k")
+    if count == len(wnids) and set(names) <= set(wnids):
+        return [wnids.index(name) for name in names]
+    raise UserError(
+        f"teacher must have {len(names)} outputs for {dataset.name}"
+        f"{'' if len(names) == len(dataset.all_class_names) else f' or {len(dataset.all_class_names)}'},"
+        f" got {count} in {path}"
+    )
