@@ -24,7 +24,10 @@ COMMANDS = {
     "distill": "the main job: encode -> discover -> sample -> decode -> write; skips what is already there",
     "encode": "only the latent store",
     "discover": "only the modes",
+    "evaluate": "train classifiers on distilled folders and test them on real images",
     "train": "fit a generator (autoencoder and DiT) on a dataset",
+    "export": "the network as an ONNX graph or a TensorRT engine, ahead of time",
+    "metrics": "how diverse and representative distilled folders are, beside the real images",
     "doctor": "what this machine has, which backends work and why the others do not",
 }
 DONE, BUG, MISTAKE, INTERRUPTED = 0, 1, 2, 130

@@ -1,0 +1,97 @@
+"""What a measurement is asked to do: a frozen configuration, checked when it is made."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from mgd3_fast.config import LARGEST_SEED, EncodeConfig, check_whole, option
+from mgd3_fast.errors import UserError
+
+# Stand here and not beside their code, which needs torch: the command line reads them for its help.
+INPUT_RANGES = ("imagenet", "symmetric", "unit", "byte")
+FEATURES = ("latents", "pixels")
+
+
+def paths_of(words: list[str]) -> tuple[Path, ...]:
+    """Take the positional arguments."""
+    return tuple(Path(word) for word in words)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MetricsConfig(EncodeConfig):
+    """Everything `metrics` is asked to do.
+
+    Args:
+        folders: Distilled folders, measured side by side.
+
+    Raises:
+        UserError: If a field is out of range; the message names the field, the rule and the value.
+    """
+
+    folders: tuple[Path, ...] = field(metadata={"parse": paths_of})
+    features: str = option(
+        "where distances are taken: latents of the generator's autoencoder, pixels, or the output of an"
+        " ONNX network given by its file",
+        default="latents",
+        metavar="latents|pixels|FILE.onnx",
+    )
+    input_range: str = option(
+        "what an ONNX network wants: imagenet (mean and deviation taken off), symmetric (-1..1), unit (0..1)"
+        " or byte (0..255)",
+        default="imagenet",
+        choices=INPUT_RANGES,
+    )
+    resolution: int | None = option(
+        "side of the images in pixels (default: the generator's)", default=None, parse=int, metavar="PX"
+    )
+    ipc: int | None = option(
+        "use only the first N images of each class, by name (default: all)",
+        default=None,
+        parse=int,
+        metavar="N",
+    )
+    real_images: int | None = option(
+        "use at most N real images of each class, evenly spread (default: all)",
+        default=None,
+        parse=int,
+        metavar="N",
+    )
+    nearest: int = option(
+        "real images that representativeness is a mean over", default=50, parse=int, metavar="N"
+    )
+    neighbours: int = option(
+        "real neighbours that a ball of coverage and density reaches", default=5, parse=int, metavar="N"
+    )
+    tsne: str = option(
+        "map each class with t-SNE, as the paper does; off leaves out what is measured on the map",
+        default="on",
+        choices=("on", "off"),
+    )
+    seed: int = option("seed of the t-SNE maps", default=0, parse=int, metavar="N")
+    out: Path | str | None = option(
+        "folder for metrics.json and, with --plot, pictures (default: nothing is written)",
+        default=None,
+        parse=Path,
+        metavar="PATH",
+    )
+    plot: str = option("draw the maps and scores into --out", default="off", choices=("on", "off"))
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.folders:
+            raise UserError("folders must name at least one distilled folder, got none")
+        if self.features not in FEATURES and Path(self.features).suffix != ".onnx":
+            raise UserError(
+                f"features must be latents, pixels or the path of an .onnx file, got {self.features!r}"
+            )
+        for name in ("resolution", "ipc", "real_images"):
+            if getattr(self, name) is not None:
+                check_whole(name, getattr(self, name), 1)
+        check_whole("nearest", self.nearest, 1)
+        check_whole("neighbours", self.neighbours, 1)
+        check_whole("seed", self.seed, 0, LARGEST_SEED)
+        if self.plot == "on" and self.out is None:
+            raise UserError("out must be given with --plot on, got none")
+        if self.plot == "on" and self.tsne == "off":
+            raise UserError("tsne must be on with --plot on, got off")

@@ -1,0 +1,233 @@
+"""Distilled folders to numbers: class by class, all folders on one map.
+
+Shape letters: n real images of a class, m synthetic images of a class, D features.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mgd3_fast.evaluate.distilled import DistilledFolder, read_folder
+from mgd3_fast.metrics.config import MetricsConfig
+from mgd3_fast.metrics.embedding import joint_map
+from mgd3_fast.metrics.frechet import Moments, frechet_distance
+from mgd3_fast.metrics.neighbours import cosine_scores, coverage_and_density, mean_of_nearest, nearest_other
+from mgd3_fast.metrics.real_images import Comparison, open_comparison
+from mgd3_fast.progress import SILENT, Progress
+from mgd3_fast.versions import versions
+
+RESULT = "metrics.json"
+SCORES = (
+    "diversity",
+    "representativeness",
+    "cosine_diversity",
+    "cosine_representativeness",
+    "coverage",
+    "density",
+)
+"""Scores of a class; larger is more of each. The first two are taken on the t-SNE map."""
+
+# A covariance of more features than this takes minutes to decompose.
+_MOST_FRECHET_FEATURES = 4096
+
+Points = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class ClassMeasures:
+    """What one class of a folder scores.
+
+    Args:
+        scores: Each of `SCORES`; NaN where it has no value, such as the diversity of one image.
+        image_diversity: Of every image, in the order of file names; empty without a map.
+        image_representativeness: Likewise.
+    """
+
+    scores: dict[str, float]
+    image_diversity: tuple[float, ...]
+    image_representativeness: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class FolderMeasures:
+    """What a folder scores.
+
+    Args:
+        name: Of the folder.
+        path: Where it lies.
+        ipc: Images of each class.
+        classes: By class name, in label order.
+        mean: Mean of each score over the classes that have it.
+        frechet: Squared Fréchet distance of all images to all real ones; None for fewer than two images or
+            more than 4,096 features. With an Inception network's features it is FID.
+    """
+
+    name: str
+    path: str
+    ipc: int
+    classes: dict[str, ClassMeasures]
+    mean: dict[str, float]
+    frechet: float | None
+
+
+@dataclass(frozen=True)
+class ClassMap:
+    """Where the images of a class lie on its map: real `[n, 2]`, and `[m, 2]` of each folder."""
+
+    class_name: str
+    real: Points
+    synthetic: tuple[Points, ...]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """The result of a measurement.
+
+    Args:
+        folders: In the order asked for.
+        maps: Of every class, empty without t-SNE.
+        settings: What the numbers depend on.
+    """
+
+    folders: tuple[FolderMeasures, ...]
+    maps: tuple[ClassMap, ...]
+    settings: dict[str, Any]
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON values only: settings and folders; what has no value is null."""
+        folders = [_without_nan(asdict(folder)) for folder in self.folders]
+        return {"settings": self.settings, "folders": folders}
+
+    def save(self, out: Path) -> Path:
+        """Write `metrics.json` into a folder, which is made; an older one is replaced when complete."""
+        out.mkdir(parents=True, exist_ok=True)
+        unfinished = out / f".{RESULT}.new"
+        unfinished.write_text(json.dumps(self.to_json(), indent=2) + "\n", encoding="utf-8")
+        return unfinished.replace(out / RESULT)
+
+
+def measure(config: MetricsConfig, progress: Progress = SILENT) -> Measured:
+    """Measure distilled folders against the dataset they were made from.
+
+    Args:
+        config: Folders, dataset, features.
+        progress: Receives bars and notes.
+
+    Returns:
+        Scores per class, their means, and maps; nothing is written.
+
+    Raises:
+        UserError: A folder does not fit the dataset, or something named does not exist.
+    """
+    comparison = open_comparison(config, progress)
+    folders = [read_folder(path, comparison.dataset, config.ipc) for path in config.folders]
+    classes: list[dict[str, ClassMeasures]] = [{} for _ in folders]
+    parts: list[list[NDArray[np.float32]]] = [[] for _ in folders]
+    maps: list[ClassMap] = []
+    total: Moments | None = None
+    with progress.stage("measure", total=len(comparison.dataset.classes), unit="class") as bar:
+        for place, cls in enumerate(comparison.dataset.classes):
+            real = _thinned(comparison.real(place), config.real_images)  # [n, D]
+            if real.shape[1] <= _MOST_FRECHET_FEATURES:
+                total = total or Moments(real.shape[1])
+                total.add(real)
+            made = [comparison.of_files(_files_of(folder, place)) for folder in folders]  # each [m, D]
+            drawn = _map_class(cls.name, real, made, config)
+            maps += [drawn] if drawn else []
+            for index, rows in enumerate(made):
+                parts[index].append(rows)
+                classes[index][cls.name] = _class_measures(real, rows, drawn, index, config)
+            bar.advance()
+    measured = tuple(
+        FolderMeasures(folder.name, str(folder.path), folder.ipc, found, _means(found), _frechet(total, rows))
+        for folder, found, rows in zip(folders, classes, parts, strict=True)
+    )
+    return Measured(measured, tuple(maps), _settings(comparison, config))
+
+
+def _map_class(
+    name: str, real: NDArray[np.float32], made: Sequence[NDArray[np.float32]], config: MetricsConfig
+) -> ClassMap | None:
+    if config.tsne == "off" or len(real) < 2:
+        return None
+    placed, parts = joint_map(real, made, config.seed)
+    return ClassMap(name, placed, tuple(parts))
+
+
+def _class_measures(
+    real: NDArray[np.float32],
+    rows: NDArray[np.float32],
+    drawn: ClassMap | None,
+    index: int,
+    config: MetricsConfig,
+) -> ClassMeasures:
+    exact_real, exact = real.astype(np.float64), rows.astype(np.float64)
+    scores = dict.fromkeys(SCORES, math.nan)
+    diversity = representativeness = np.empty(0)
+    if drawn is not None:
+        diversity = nearest_other(drawn.synthetic[index])
+        representativeness = 1.0 - mean_of_nearest(drawn.synthetic[index], drawn.real, config.nearest)
+        scores["diversity"] = float(diversity.mean())
+        scores["representativeness"] = float(representativeness.mean())
+    scores["cosine_diversity"], scores["cosine_representativeness"] = cosine_scores(exact, exact_real)
+    if len(real) > 1:
+        scores["coverage"], scores["density"] = coverage_and_density(exact, exact_real, config.neighbours)
+    return ClassMeasures(scores, tuple(diversity.tolist()), tuple(representativeness.tolist()))
+
+
+def _means(classes: dict[str, ClassMeasures]) -> dict[str, float]:
+    means = {}
+    for name in SCORES:
+        values = [one.scores[name] for one in classes.values() if not math.isnan(one.scores[name])]
+        means[name] = math.fsum(values) / len(values) if values else math.nan
+    return means
+
+
+def _frechet(real: Moments | None, parts: Sequence[NDArray[np.float32]]) -> float | None:
+    """Of all images of a folder, class by class in `parts`."""
+    if real is None or min(real.count, sum(len(rows) for rows in parts)) < 2:
+        return None
+    return frechet_distance(real, np.concatenate(parts))
+
+
+def _files_of(folder: DistilledFolder, label: int) -> list[Path]:
+    return [Path(image.location) for image in folder.images if image.label == label]
+
+
+def _thinned(rows: NDArray[np.float32], most: int | None) -> NDArray[np.float32]:
+    if most is None or len(rows) <= most:
+        return rows
+    evenly = np.linspace(0, len(rows) - 1, most).round().astype(np.int64)
+    thinned: NDArray[np.float32] = rows[evenly]
+    return thinned
+
+
+def _settings(comparison: Comparison, config: MetricsConfig) -> dict[str, Any]:
+    return {
+        **comparison.settings,
+        "dataset": comparison.dataset.name,
+        "dataset_fingerprint": comparison.dataset.fingerprint,
+        "classes": len(comparison.dataset.classes),
+        "real_images": config.real_images,
+        "tsne": config.tsne == "on",
+        "nearest": config.nearest,
+        "neighbours": config.neighbours,
+        "seed": config.seed,
+        "versions": versions(),
+    }
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_nan(one) for key, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_without_nan(one) for one in value]
+    return None if isinstance(value, float) and math.isnan(value) else value

@@ -1,0 +1,266 @@
+"""Metrics: each against its formula written out, the command on real digits, and what is refused."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mgd3_fast.cli import main
+from mgd3_fast.datasets import open_dataset
+from mgd3_fast.errors import UserError
+from mgd3_fast.metrics import MetricsConfig, measure
+from mgd3_fast.metrics.embedding import joint_map
+from mgd3_fast.metrics.frechet import Moments, frechet_distance
+from mgd3_fast.metrics.neighbours import cosine_scores, coverage_and_density, mean_of_nearest, nearest_other
+
+RNG = np.random.default_rng(0)
+REAL, MADE = RNG.normal(size=(40, 6)), RNG.normal(size=(7, 6)) + 0.5
+
+
+def apart(a: np.ndarray, b: np.ndarray) -> float:
+    return math.sqrt(math.fsum((a - b) ** 2))
+
+
+def test_diversity_is_the_distance_to_the_nearest_other_image():
+    want = [min(apart(a, b) for j, b in enumerate(MADE) if j != i) for i, a in enumerate(MADE)]
+    np.testing.assert_allclose(nearest_other(MADE), want, rtol=1e-12)
+    assert np.isnan(nearest_other(MADE[:1])).all()
+    assert (nearest_other(np.repeat(MADE[:1], 3, axis=0)) == 0).all()
+
+
+@pytest.mark.parametrize("count", [1, 5, 40, 50])
+def test_representativeness_is_a_mean_over_the_nearest_real_images(count):
+    want = [np.mean(sorted(apart(a, b) for b in REAL)[:count]) for a in MADE]
+    np.testing.assert_allclose(mean_of_nearest(MADE, REAL, count), want, rtol=1e-12)
+
+
+@pytest.mark.parametrize("k", [1, 3, 5])
+def test_coverage_and_density(k):
+    radii = [sorted(apart(a, b) for j, b in enumerate(REAL) if j != i)[k - 1] for i, a in enumerate(REAL)]
+    inside = np.array([[apart(a, b) <= radius for b, radius in zip(REAL, radii, strict=True)] for a in MADE])
+    coverage, density = coverage_and_density(MADE, REAL, k)
+    assert coverage == pytest.approx(inside.any(axis=0).mean())
+    assert density == pytest.approx(inside.sum() / (k * len(MADE)))
+
+
+def test_coverage_of_the_set_itself_is_whole_and_of_far_images_nothing():
+    assert coverage_and_density(REAL, REAL, 5)[0] == 1.0
+    assert coverage_and_density(REAL + 100, REAL, 5) == (0.0, 0.0)
+    assert coverage_and_density(REAL[:2], REAL[:2], 5)[0] == 1.0  # as many neighbours as there are
+
+
+def test_cosine_scores():
+    def cosine(a, b):
+        return float(a @ b / np.linalg.norm(a) / np.linalg.norm(b))
+
+    diversity = 1 - max(cosine(a, b) for a, b in itertools.combinations(MADE, 2))
+    representativeness = min(max(cosine(a, b) for b in REAL) for a in MADE)
+    assert cosine_scores(MADE, REAL) == pytest.approx((diversity, representativeness), rel=1e-12)
+    assert math.isnan(cosine_scores(MADE[:1], REAL)[0])
+    assert np.isfinite(cosine_scores(np.zeros((2, 6)), REAL)).all()
+
+
+def moments(rows: np.ndarray, *cuts: int) -> Moments:
+    total = Moments(rows.shape[1])
+    for part in np.split(rows, cuts):
+        total.add(part)
+    return total
+
+
+def test_moments_do_not_depend_on_the_batches():
+    rows = RNG.normal(size=(50, 4)) * 1e-3 + 1e3
+    for total in (moments(rows), moments(rows, 1, 1, 7, 30)):
+        np.testing.assert_allclose(total.mean, rows.mean(axis=0), rtol=1e-14)
+        np.testing.assert_allclose(total.covariance, np.cov(rows.T), rtol=1e-8)
+    with pytest.raises(ValueError, match="rows must be at least 2 for a covariance, got 1"):
+        _ = moments(rows[:1]).covariance
+
+
+def test_frechet_distance_against_the_matrix_square_root():
+    from scipy.linalg import sqrtm
+
+    first, second = RNG.normal(size=(60, 5)), RNG.normal(size=(30, 5)) @ RNG.normal(size=(5, 5)) + 1
+    shift, covariances = first.mean(0) - second.mean(0), (np.cov(first.T), np.cov(second.T))
+    root = np.real(sqrtm(covariances[0] @ covariances[1]))
+    want = shift @ shift + np.trace(sum(covariances) - 2 * root)
+    assert frechet_distance(moments(first, 20), second) == pytest.approx(want, rel=1e-9)
+    assert frechet_distance(moments(first, 20), first) == pytest.approx(0, abs=1e-9)
+    with pytest.raises(ValueError, match="rows must be at least 2"):
+        frechet_distance(moments(first), second[:1])
+
+
+def test_frechet_distance_of_fewer_rows_than_features():
+    from scipy.linalg import sqrtm
+
+    first, second = RNG.normal(size=(60, 8)), RNG.normal(size=(5, 8)) * 2 + 1
+    shift, covariances = first.mean(0) - second.mean(0), (np.cov(first.T), np.cov(second.T))
+    half = np.real(sqrtm(covariances[0]))
+    roots = np.sqrt(np.maximum(np.linalg.eigvalsh(half @ covariances[1] @ half), 0))
+    want = shift @ shift + np.trace(sum(covariances)) - 2 * roots.sum()
+    # The reference takes roots of eigenvalues that are zero but for rounding, 1e-8 each.
+    assert frechet_distance(moments(first), second) == pytest.approx(want, rel=1e-7)
+
+
+def test_the_map_is_repeatable_and_its_unit_is_the_real_images_extent():
+    real = np.concatenate([RNG.normal(size=(40, 8)), RNG.normal(size=(40, 8)) + 6]).astype(np.float32)
+    made = [real[:3], real[40:42] + np.float32(0.01)]
+    placed, parts = joint_map(real, made, 3)
+    again, _ = joint_map(real, made, 3)
+    assert np.array_equal(placed, again)
+    assert float(np.ptp(placed, axis=0).max()) == pytest.approx(1.0)
+    assert [part.shape for part in parts] == [(3, 2), (2, 2)]
+    # An image that is (almost) a real one lies beside it, one of the other cluster does not.
+    for part, own in zip(parts, (0, 40), strict=True):
+        beside = np.linalg.norm(placed[own] - part[0])
+        assert beside < 0.1 < np.linalg.norm(placed[40 - own] - part[0])
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory) -> list[Path]:
+    """Real digits as distilled folders: six spread over each class, and one image six times."""
+    dataset, root = open_dataset("mnist5k"), tmp_path_factory.mktemp("folders")
+    for place, name in itertools.product((0, 1, 7), ("spread", "same")):
+        folder = root / name / dataset.classes[place].name
+        folder.mkdir(parents=True)
+        for k in range(6):
+            dataset.load(place, k * 60 if name == "spread" else 5).save(folder / f"{k}.png")
+    return [root / "spread", root / "same"]
+
+
+CLASSES = {"dataset": "mnist5k", "classes": "0,1,7", "features": "pixels", "real_images": 80}
+
+
+def test_spread_images_score_higher_than_copies(folders):
+    measured = measure(MetricsConfig(folders=tuple(folders), **CLASSES))
+    spread, same = (folder.mean for folder in measured.folders)
+    assert same["diversity"] < 0.01 < spread["diversity"]
+    assert same["cosine_diversity"] == pytest.approx(0, abs=1e-6)
+    assert spread["cosine_diversity"] > 0.05
+    assert spread["coverage"] > same["coverage"]
+    assert measured.folders[0].frechet < measured.folders[1].frechet
+    assert [len(one.synthetic) for one in measured.maps] == [2] * 3
+    assert all(len(one.real) == 80 for one in measured.maps)
+    assert len(measured.folders[0].classes["7"].image_diversity) == 6
+
+
+def test_the_command_writes_json_and_pictures(folders, tmp_path, capsys):
+    arguments = ["metrics", *map(str, folders), "--dataset", "mnist5k", "--classes", "0,1,7"]
+    arguments += ["--features", "pixels", "--real-images", "40", "--ipc", "4"]
+    arguments += ["--out", str(tmp_path / "m"), "--plot", "on"]
+    assert main([*arguments, "--quiet", "--json"]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    written = json.loads((tmp_path / "m" / "metrics.json").read_text())
+    assert shown["folders"] == written["folders"]
+    assert [folder["ipc"] for folder in written["folders"]] == [4, 4]
+    assert list(written["folders"][0]["classes"]) == ["0", "1", "7"]
+    names = {"maps.png", "classes.png", "images.png", "folders.png"}
+    pictures = {path.name: path.read_bytes() for path in (tmp_path / "m").glob("*.png")}
+    assert set(pictures) == names
+    assert all(min(Image.open(tmp_path / "m" / name).size) > 300 for name in names)
+    assert main([*arguments, "--quiet"]) == 0
+    assert pictures == {path.name: path.read_bytes() for path in (tmp_path / "m").glob("*.png")}
+    assert main([*arguments, "--tsne", "off", "--plot", "off"]) == 0
+    table = capsys.readouterr().out
+    assert "diversity                  -" in table
+    assert "Fréchet distance" in table
+
+
+def test_one_image_a_class_has_no_diversity_but_is_measured(folders):
+    measured = measure(MetricsConfig(folders=(folders[0],), ipc=1, tsne="off", **CLASSES))
+    score = measured.to_json()["folders"][0]
+    assert score["mean"]["diversity"] is None
+    assert score["mean"]["cosine_diversity"] is None
+    assert 0 < score["mean"]["coverage"] < 1
+    assert score["frechet"] > 0
+
+
+def test_latents_are_those_of_the_demo_model(folders):
+    measured = measure(MetricsConfig(folders=(folders[0],), dataset="mnist5k", classes="0,1,7", tsne="off"))
+    # Of real images themselves: each has itself as the nearest real one.
+    assert measured.folders[0].mean["cosine_representativeness"] == pytest.approx(1.0, abs=1e-3)
+    assert measured.settings["features"] == "latents"
+
+
+def onnx_network(path: Path, inputs: int = 1) -> Path:
+    onnx = pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+    images = [
+        onnx.helper.make_tensor_value_info(f"images{k}", onnx.TensorProto.FLOAT, ["n", 3, 32, 32])
+        for k in range(inputs)
+    ]
+    pooled = onnx.helper.make_tensor_value_info("pooled", onnx.TensorProto.FLOAT, ["n", 3, 1, 1])
+    node = onnx.helper.make_node("GlobalAveragePool", ["images0"], ["pooled"])
+    graph = onnx.helper.make_graph([node], "pool", images, [pooled])
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)])
+    model.ir_version = 10
+    onnx.save(model, path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("input_range", "low", "high"),
+    [("byte", 0, 255), ("unit", 0, 1), ("symmetric", -1, 1), ("imagenet", -2.2, 2.7)],
+)
+def test_an_onnx_network_gives_the_features(folders, tmp_path, input_range, low, high):
+    from mgd3_fast.metrics.real_images import open_comparison
+    from mgd3_fast.progress import SILENT
+
+    network = str(onnx_network(tmp_path / "pool.onnx"))
+    config = MetricsConfig(
+        folders=(folders[0],), dataset="mnist5k", features=network, input_range=input_range
+    )
+    comparison = open_comparison(config, SILENT)
+    pixels = np.stack([np.asarray(comparison.dataset.load(2, k)) for k in range(400)]).mean(axis=(1, 2))
+    got = comparison.real(2)
+    assert got.shape == (400, 3)
+    scaled = {"byte": pixels, "unit": pixels / 255, "symmetric": pixels / 127.5 - 1}
+    scaled["imagenet"] = (pixels / 255 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
+    np.testing.assert_allclose(got, scaled[input_range], rtol=1e-4, atol=1e-4)
+    assert low < got.min()
+    assert got.max() < high
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"folders": ()}, "folders must name at least one distilled folder, got none"),
+        (
+            {"features": "resnet"},
+            "features must be latents, pixels or the path of an .onnx file",
+        ),
+        ({"nearest": 0}, "nearest must be"),
+        ({"plot": "on"}, "out must be given with --plot on, got none"),
+        ({"plot": "on", "out": "x", "tsne": "off"}, "tsne must be on with --plot on, got off"),
+        ({"input_range": "other"}, "input_range must be one of imagenet, symmetric, unit, byte"),
+    ],
+)
+def test_wrong_options_say_what_is_allowed(options, message):
+    with pytest.raises(UserError, match=message):
+        MetricsConfig(**{"folders": (Path("a"),), "dataset": "mnist5k"} | options)
+
+
+def test_wrong_networks_and_folders_say_what_is_expected(folders, tmp_path):
+    two = onnx_network(tmp_path / "two.onnx", inputs=2)
+    (tmp_path / "text.onnx").write_text("not a network")
+    large = str(onnx_network(tmp_path / "pool.onnx"))
+    for features, resolution, message in (
+        (str(two), None, "features must be an ONNX network of one input, got images0, images1"),
+        (str(tmp_path / "text.onnx"), None, "features must be an ONNX network, got"),
+        (str(tmp_path / "none.onnx"), None, "or an existing .onnx file, got"),
+        (large, 64, r"must take images \[64, 3, 64, 64\]"),
+    ):
+        config = MetricsConfig(
+            folders=(folders[0],), resolution=resolution, **CLASSES | {"features": features}
+        )
+        with pytest.raises(UserError, match=message):
+            measure(config)
+    with pytest.raises(UserError, match="resolution must be 32 for the latents of demo-mnist5k, got 64"):
+        measure(MetricsConfig(folders=(folders[0],), dataset="mnist5k", resolution=64))
+    with pytest.raises(UserError, match="folders must be existing folders"):
+        measure(MetricsConfig(folders=(tmp_path / "no",), **CLASSES))
