@@ -24,6 +24,7 @@ from mgd3_fast.generators.autoencoder import KLAutoencoder
 pytestmark = pytest.mark.usefixtures("cache")
 
 REPORTING = ["--quiet", "--json"]
+PLOTTING = ["--plot", "--projection", "--plot-classes"]
 ENCODE = [
     "--dataset",
     "--data-dir",
@@ -37,7 +38,7 @@ ENCODE = [
 ]
 OPTIONS = {
     "encode": [*ENCODE, *REPORTING],
-    "discover": [*ENCODE, "--ipc", "--out", "--method", "--kmeans", "--seed", *REPORTING],
+    "discover": [*ENCODE, "--ipc", "--out", "--method", "--kmeans", "--seed", *PLOTTING, *REPORTING],
     "distill": [
         *ENCODE,
         "--ipc",
@@ -109,6 +110,67 @@ OPTIONS = {
         "--cfg-scale",
         *REPORTING,
     ],
+    "metrics": [
+        *ENCODE,
+        "--features",
+        "--input-range",
+        "--resolution",
+        "--ipc",
+        "--real-images",
+        "--nearest",
+        "--neighbours",
+        "--tsne",
+        "--seed",
+        "--out",
+        "--plot",
+        *REPORTING,
+    ],
+    "export": [
+        "--generator",
+        "--format",
+        "--precision",
+        "--rows",
+        "--compute-capability",
+        "--out",
+        "--cache-dir",
+        *REPORTING,
+    ],
+    "evaluate": [
+        "--dataset",
+        "--data-dir",
+        "--classes",
+        "--protocol",
+        "--preset",
+        "--networks",
+        "--repeats",
+        "--seed",
+        "--ipc",
+        "--eval-split",
+        "--out",
+        "--size",
+        "--stored-size",
+        "--epochs",
+        "--batch-size",
+        "--lr",
+        "--tests",
+        "--augment",
+        "--flip",
+        "--crop-area",
+        "--mix",
+        "--mix-probability",
+        "--large-rule",
+        "--cross-recipe",
+        "--teacher",
+        "--teacher-network",
+        "--temperature",
+        "--patches",
+        "--bn-updates",
+        "--device",
+        "--precision",
+        "--compile",
+        "--keep-weights",
+        *REPORTING,
+    ],
     "doctor": ["--online", *REPORTING],
 }
 
@@ -136,7 +198,8 @@ def test_options_are_frozen(command: str) -> None:
 
 
 def test_commands_are_frozen() -> None:
-    assert list(COMMANDS) == ["distill", "encode", "discover", "train", "doctor"]
+    names = ["distill", "encode", "discover", "evaluate", "train", "export", "metrics", "doctor"]
+    assert list(COMMANDS) == names
 
 
 def test_help_shows_each_default_once(capsys: pytest.CaptureFixture[str]) -> None:
@@ -150,7 +213,7 @@ def test_help_shows_each_default_once(capsys: pytest.CaptureFixture[str]) -> Non
 def test_help_loads_no_heavy_library() -> None:
     script = (
         "import sys; from mgd3_fast.cli import main\n"
-        "for command in ('distill', 'encode', 'discover', 'train', 'doctor'):\n"
+        "for command in ('distill', 'encode', 'discover', 'evaluate', 'train', 'export', 'doctor'):\n"
         "    assert main([command, '--help']) == 0\n"
         "assert main(['--help']) == 0\n"
         "heavy = {'torch', 'numpy', 'diffusers', 'sklearn', 'PIL'} & set(sys.modules)\n"
