@@ -13,8 +13,9 @@ from mgd3_fast.datasets.batches import (
 from mgd3_fast.datasets.cropping import center_crop
 from mgd3_fast.datasets.dataset import Dataset, ImageClass, describe
 from mgd3_fast.datasets.decoding import BadImageError, decode_image
+from mgd3_fast.datasets.file_list import FileList, ScannedFile
 from mgd3_fast.datasets.imagenet import IMAGENET_NAMES, imagenet_class_titles, imagenet_classes
-from mgd3_fast.datasets.images import ArrayImages, FileImages, ImageSource, ScannedFile
+from mgd3_fast.datasets.images import ArrayImages, FileImages, ImageSource
 from mgd3_fast.datasets.opening import DATASET_NAMES, open_dataset
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "BadImageError",
     "Dataset",
     "FileImages",
+    "FileList",
     "ImageBatch",
     "ImageClass",
     "ImageSource",

@@ -6,24 +6,16 @@ Shape letters: n images, H W pixels.
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Iterable
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from mgd3_fast.datasets.decoding import decode_image
-
-
-class ScannedFile(NamedTuple):
-    """What a scan keeps of a file: name relative to the class folder, bytes, time of change in ns."""
-
-    name: str
-    size: int
-    mtime_ns: int
+from mgd3_fast.datasets.file_list import FileList, ScannedFile
 
 
 class ImageSource(Protocol):
@@ -58,9 +50,7 @@ class ImageSource(Protocol):
 
 
 class FileImages:
-    """Image files of one folder, kept in about 40 bytes a file.
-
-    Names lie end to end in one byte string, so that the 1.28 million files of ImageNet-1K cost 50 MB.
+    """Image files of one folder.
 
     Args:
         folder: The class folder.
@@ -70,21 +60,15 @@ class FileImages:
     in_memory = False
 
     def __init__(self, folder: Path, files: Iterable[ScannedFile]) -> None:
-        listed = list(files)
-        encoded = [os.fsencode(file.name) for file in listed]
         self.folder = folder
-        self._names = b"".join(encoded)
-        self._ends = np.cumsum([len(name) for name in encoded], dtype=np.int64)
-        self._sizes = np.array([file.size for file in listed], dtype=np.int64)
-        self._mtimes_ns = np.array([file.mtime_ns for file in listed], dtype=np.int64)
+        self._files = FileList.of(files)
 
     def __len__(self) -> int:
-        return len(self._sizes)
+        return len(self._files)
 
     def name(self, position: int) -> str:
         """Name of a file relative to the class folder."""
-        start = int(self._ends[position - 1]) if position else 0
-        return os.fsdecode(self._names[start : int(self._ends[position])])
+        return self._files.name(position)
 
     def location(self, position: int) -> str:
         """Full path of a file."""
@@ -107,19 +91,11 @@ class FileImages:
 
     def content_key(self) -> str:
         """Hex sha256 over relative names and sizes."""
-        return self._digest().hexdigest()
+        return self._files.content_key()
 
     def cache_key(self) -> str:
         """Hex sha256 over relative names, sizes and times of change."""
-        digest = self._digest()
-        digest.update(self._mtimes_ns.astype("<i8").tobytes())
-        return digest.hexdigest()
-
-    def _digest(self) -> hashlib._Hash:
-        digest = hashlib.sha256(self._names)
-        digest.update(self._ends.astype("<i8").tobytes())
-        digest.update(self._sizes.astype("<i8").tobytes())
-        return digest
+        return self._files.cache_key()
 
 
 class ArrayImages:

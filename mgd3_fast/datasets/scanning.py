@@ -9,7 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from mgd3_fast.datasets.dataset import ImageClass
-from mgd3_fast.datasets.images import FileImages, ScannedFile
+from mgd3_fast.datasets.file_list import ScannedFile
+from mgd3_fast.datasets.images import FileImages
 from mgd3_fast.errors import UserError
 from mgd3_fast.progress import SILENT, Progress
 

@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from mgd3_fast.cache_dir import cache_dir_or_default
 from mgd3_fast.datasets import BadImage, ImageClass
 from mgd3_fast.errors import UserError
 from mgd3_fast.tensor_files import (
@@ -43,12 +44,6 @@ class ClassLatents:
     latents: Tensor
     index: Tensor
     bad_images: tuple[BadImage, ...]
-
-
-def default_cache_dir() -> Path:
-    """$MGD3_CACHE, or ~/.cache/mgd3-fast."""
-    named = os.environ.get("MGD3_CACHE")
-    return Path(named).expanduser() if named else Path.home() / ".cache" / "mgd3-fast"
 
 
 class LatentStore:
@@ -94,8 +89,7 @@ class LatentStore:
         self._settings = "\n".join([_FORMAT, *settings])
         formats = f"{str(dtype).removeprefix('torch.')}-{_STORAGE_DTYPES[storage_dtype]}"
         folder = f"{_plain(autoencoder_digest[:16])}-{resolution}px-{formats}"
-        base = Path(root).expanduser() if root is not None else default_cache_dir()
-        self.folder = base / "latents" / folder
+        self.folder = cache_dir_or_default(root) / "latents" / folder
 
     def key(self, cls: ImageClass) -> str:
         """Hex sha256 of everything the latents of a class depend on."""
