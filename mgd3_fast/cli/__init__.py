@@ -28,6 +28,8 @@ COMMANDS = {
     "train": "fit a generator (autoencoder and DiT) on a dataset",
     "export": "the network as an ONNX graph or a TensorRT engine, ahead of time",
     "metrics": "how diverse and representative distilled folders are, beside the real images",
+    "convert": "a distilled folder into another format: numeric, tensor, parquet, webdataset",
+    "report": "one self-contained HTML page about a distilled folder",
     "doctor": "what this machine has, which backends work and why the others do not",
 }
 DONE, BUG, MISTAKE, INTERRUPTED = 0, 1, 2, 130

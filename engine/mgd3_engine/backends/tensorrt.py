@@ -8,9 +8,9 @@ import torch
 
 from mgd3_engine.backends.denoiser import BackendRequest, Denoiser
 from mgd3_engine.export import identify, require_dit
-from mgd3_engine.tensorrt.building import RowRange, capability_of, export_engine
-from mgd3_engine.tensorrt.cached_engine import engine_folder, engine_name, find_engine
-from mgd3_engine.tensorrt.engine_file import EngineFile, EngineTarget
+from mgd3_engine.tensorrt.building import RowRange, capability_of
+from mgd3_engine.tensorrt.cached_engine import cached_engine, engine_folder, find_engine
+from mgd3_engine.tensorrt.engine_file import EngineTarget
 from mgd3_engine.tensorrt.execution import CudaStreams, LoadedEngine, TensorRTDenoiser
 from mgd3_engine.tensorrt.flavour import installed_flavour
 
@@ -53,11 +53,8 @@ def create(request: BackendRequest) -> Denoiser:
     found = find_engine(target, engine_folder(request.cache_dir))
     if found is None:
         rows = RowRange(1, request.rows, request.rows)
-        settings = (flavour.name, flavour.version, rows, target.gpu, capability)
-        path = engine_folder(request.cache_dir) / engine_name(identity, settings)
-        _log.warning("building the engine %s, once for this network, GPU and batch size", path)
+        _log.warning("building an engine, once for this network, GPU and batch size: %s rows", rows)
         with torch.cuda.device(device):
-            export_engine(dit, path, flavour, rows, cache_dir=request.cache_dir, identity=identity)
-        found = EngineFile.open(path)
+            found = cached_engine(dit, flavour, rows, cache_dir=request.cache_dir, identity=identity)
     engine = LoadedEngine(flavour, found.read(target), device)
     return TensorRTDenoiser(engine, identity, device, CudaStreams(device))

@@ -87,8 +87,6 @@ def export_onnx(
 def cached_onnx(dit: DiT, cache_dir: Path | None = None, *, identity: NetworkIdentity | None = None) -> Path:
     """Find a network's graph in the cache, exporting it the first time.
 
-    The name covers the weights, the architecture, the number format and the versions of what writes graphs.
-
     Args:
         dit: The network.
         cache_dir: Cache folder; `default_cache_dir()` by default.
@@ -101,13 +99,28 @@ def cached_onnx(dit: DiT, cache_dir: Path | None = None, *, identity: NetworkIde
         ValueError, OSError: As `export_onnx`.
     """
     identity = identity or identify(dit)
-    key = hashlib.sha256(json.dumps([_FORMAT, _metadata(identity), _writers()]).encode()).hexdigest()
-    folder = (cache_dir if cache_dir is not None else default_cache_dir()) / "onnx"
-    path = folder / f"{identity.precision}-{key[:24]}.onnx"
+    path = graph_path(identity, cache_dir)
     if not path.is_file():
         _log.info("exporting the network to %s", path)
         export_onnx(dit, path, identity=identity)
     return path
+
+
+def graph_path(identity: NetworkIdentity, cache_dir: Path | None = None) -> Path:
+    """Name a network's graph in the cache, whether it exists or not.
+
+    The name covers the weights, the architecture, the number format and the versions of what writes graphs.
+
+    Args:
+        identity: Of the network.
+        cache_dir: Cache folder; `default_cache_dir()` by default.
+
+    Returns:
+        A file in `cache_dir/onnx`.
+    """
+    key = hashlib.sha256(json.dumps([_FORMAT, _metadata(identity), _writers()]).encode()).hexdigest()
+    folder = (cache_dir if cache_dir is not None else default_cache_dir()) / "onnx"
+    return folder / f"{identity.precision}-{key[:24]}.onnx"
 
 
 def data_file(path: Path) -> Path:

@@ -70,14 +70,7 @@ def export_engine(
         ValueError: There is no GPU and none is needed, a capability is unknown, or the build fails.
         OSError: The folder cannot be written.
     """
-    _check_capabilities(flavour, capabilities)
-    if not capabilities and not torch.cuda.is_available():
-        hint = (
-            f"give the compute capabilities it is for, of {', '.join(flavour.capabilities())}"
-            if flavour.builds_ahead
-            else "tensorrt-rtx builds without one"
-        )
-        raise ValueError(f"{flavour.name} must have a GPU here to build an engine for it, got none: {hint}")
+    check_capabilities(flavour, capabilities)
     identity = identity or identify(dit)
     graph = cached_onnx(dit, cache_dir, identity=identity)
     engine = build_engine(flavour, graph, rows, capabilities)
@@ -130,6 +123,32 @@ def build_engine(flavour: Flavour, graph: Path, rows: RowRange, capabilities: Se
     return engine
 
 
+def check_capabilities(flavour: Flavour, capabilities: Sequence[str]) -> None:
+    """Refuse what cannot be built here, before anything is loaded for it.
+
+    Args:
+        flavour: What would build.
+        capabilities: Compute capabilities such as "8.6"; none is this machine's GPU.
+
+    Raises:
+        ValueError: One is unknown, the library builds for the GPU at hand alone, or there is none.
+    """
+    known = flavour.capabilities() if flavour.builds_ahead else {}
+    if not capabilities and not torch.cuda.is_available():
+        hint = f"give the compute capabilities it is for, of {', '.join(known)}" if known else ""
+        raise ValueError(
+            f"{flavour.name} must have a GPU here to build for, got none:"
+            f" {hint or 'tensorrt-rtx builds without one'}"
+        )
+    if capabilities and not known:
+        raise ValueError(
+            f"compute_capability must not be given for {flavour.name}, which builds for the GPU at hand,"
+            f" got {', '.join(capabilities)}"
+        )
+    if unknown := [one for one in capabilities if one not in known]:
+        raise ValueError(f"compute_capability must be of {', '.join(known)}, got {unknown[0]!r}")
+
+
 def capability_of(device: torch.device) -> str:
     """Return a GPU's compute capability, such as "9.0"."""
     return "{}.{}".format(*torch.cuda.get_device_capability(device))
@@ -142,14 +161,3 @@ def _profile(builder: Any, network: Any, rows: RowRange) -> Any:
         shapes = [(count, *tuple(one.shape)[1:]) for count in (rows.least, rows.best, rows.most)]
         profile.set_shape(one.name, *shapes)
     return profile
-
-
-def _check_capabilities(flavour: Flavour, capabilities: Sequence[str]) -> None:
-    if capabilities and not flavour.builds_ahead:
-        raise ValueError(
-            f"compute capabilities must not be given for {flavour.name}, which builds for the GPU at hand,"
-            f" got {', '.join(capabilities)}"
-        )
-    known = flavour.capabilities() if capabilities else {}
-    if unknown := [one for one in capabilities if one not in known]:
-        raise ValueError(f"compute capability must be one of {', '.join(known)}, got {unknown[0]!r}")

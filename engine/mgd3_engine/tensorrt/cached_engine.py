@@ -5,12 +5,17 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from dataclasses import asdict
+from collections.abc import Sequence
 from pathlib import Path
 
+import torch
+
 from mgd3_engine.cache import default_cache_dir
-from mgd3_engine.export import NetworkIdentity
-from mgd3_engine.tensorrt.engine_file import EngineFile, EngineTarget
+from mgd3_engine.dit import DiT
+from mgd3_engine.export import NetworkIdentity, identify
+from mgd3_engine.tensorrt.building import RowRange, capability_of, check_capabilities, export_engine
+from mgd3_engine.tensorrt.engine_file import EngineFile, EngineTarget, description_file
+from mgd3_engine.tensorrt.flavour import Flavour
 
 _log = logging.getLogger(__name__)
 SUFFIX = ".engine"
@@ -60,15 +65,65 @@ def find_engine(target: EngineTarget, folder: Path) -> EngineFile | None:
     return min(fitting, key=distance, default=None)
 
 
-def engine_name(identity: NetworkIdentity, settings: tuple[object, ...]) -> str:
-    """Name an engine in the cache by all that it is made of.
+def cached_engine(
+    dit: DiT,
+    flavour: Flavour,
+    rows: RowRange,
+    *,
+    capabilities: Sequence[str] = (),
+    cache_dir: Path | None = None,
+    identity: NetworkIdentity | None = None,
+) -> EngineFile:
+    """Find the engine of exactly these settings in the cache, building it the first time.
+
+    Args:
+        dit: The network.
+        flavour: What builds it.
+        rows: What it will be called with.
+        capabilities: As `export_engine`.
+        cache_dir: Cache folder; None is the default one.
+        identity: Of the network, where it is known already.
+
+    Returns:
+        The engine, in `engine_folder(cache_dir)`.
+
+    Raises:
+        ValueError, OSError: As `export_engine`.
+    """
+    identity = identity or identify(dit)
+    path = engine_path(identity, flavour, rows, capabilities=capabilities, cache_dir=cache_dir)
+    if not description_file(path).is_file():
+        export_engine(
+            dit, path, flavour, rows, capabilities=capabilities, cache_dir=cache_dir, identity=identity
+        )
+    return EngineFile.open(path)
+
+
+def engine_path(
+    identity: NetworkIdentity,
+    flavour: Flavour,
+    rows: RowRange,
+    *,
+    capabilities: Sequence[str] = (),
+    cache_dir: Path | None = None,
+) -> Path:
+    """Name an engine in the cache by all that it is made of, whether it exists or not.
 
     Args:
         identity: Of the network.
-        settings: Library, version, rows and GPUs.
+        flavour: What builds it.
+        rows: What it will be called with.
+        capabilities: As `export_engine`.
+        cache_dir: Cache folder; None is the default one.
 
     Returns:
-        A file name.
+        A file in `engine_folder(cache_dir)`.
+
+    Raises:
+        ValueError: What cannot be built here, see `check_capabilities`.
     """
-    content = json.dumps([identity.digest, asdict(identity.config), *map(str, settings)])
-    return f"{identity.precision}-{hashlib.sha256(content.encode()).hexdigest()[:24]}{SUFFIX}"
+    check_capabilities(flavour, capabilities)
+    gpus = sorted(capabilities) or [torch.cuda.get_device_name(), capability_of(torch.device("cuda"))]
+    content = json.dumps([identity.digest, flavour.name, flavour.version, str(rows), *gpus])
+    name = f"{identity.precision}-{hashlib.sha256(content.encode()).hexdigest()[:24]}{SUFFIX}"
+    return engine_folder(cache_dir) / name
