@@ -32,6 +32,7 @@ DISCOVERIES = (
     "spectral",
     "random",
 )
+PROJECTIONS = ("tsne", "pca")
 KMEANS_ENGINES = ("auto", "sklearn", "cuml", "triton")
 BACKENDS = ("auto", "eager", "compiled", "tensorrt", "onnxruntime")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
@@ -182,6 +183,23 @@ class DiscoverConfig(EncodeConfig):
         super().__post_init__()
         check_whole("ipc", self.ipc, 1)
         check_whole("seed", self.seed, 0, LARGEST_SEED)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlotConfig:
+    """How the modes of a run are drawn."""
+
+    projection: str = option(
+        "plane that --plot maps latents and modes to; tsne takes seconds a class",
+        default="tsne",
+        choices=PROJECTIONS,
+    )
+    plot_classes: str | None = option(
+        "classes that --plot draws, as for --classes (default: the first 10)", default=None, metavar="NAMES"
+    )
+
+    def __post_init__(self) -> None:
+        check_choices(self)
 
 
 @dataclass(frozen=True, kw_only=True)

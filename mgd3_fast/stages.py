@@ -18,13 +18,14 @@ from mgd3_fast.modes import (
     discover_modes,
     modes_key,
 )
+from mgd3_fast.plots import MOST_CLASSES, check_drawable, plot_modes
 from mgd3_fast.progress import SILENT
 from mgd3_fast.sources import Sources, open_sources
 from mgd3_fast.timings import Timings
-from mgd3_fast.writers import MODES, WORK, check_ours
+from mgd3_fast.writers import MODES, WORK, check_ours, check_writable
 
 if TYPE_CHECKING:
-    from mgd3_fast.config import DiscoverConfig, EncodeConfig
+    from mgd3_fast.config import DiscoverConfig, EncodeConfig, PlotConfig
     from mgd3_fast.datasets import Dataset
     from mgd3_fast.plan import Plan
     from mgd3_fast.progress import Progress
@@ -81,6 +82,44 @@ def discover(
     if not (work / "run.json").exists():
         shutil.rmtree(work, ignore_errors=True)
     return target, modes
+
+
+def discover_and_plot(
+    config: DiscoverConfig, pictured: PlotConfig, folder: Path, progress: Progress = SILENT
+) -> tuple[Path, ModeSet, list[Path]]:
+    """Find the modes of a dataset as `discover` does, and draw those of some classes.
+
+    Args:
+        config: As for `discover`.
+        pictured: Which classes, in which projection.
+        folder: Receives the pictures.
+        progress: Receives bars and notes.
+
+    Returns:
+        The file of modes, the modes, and the pictures.
+
+    Raises:
+        UserError: As `discover`, for classes that are not opened, and without matplotlib; all of it before
+            any work starts.
+        OSError: The folder cannot be written.
+    """
+    check_drawable(pictured.projection)
+    sources = open_sources(config, progress)
+    labels = [cls.label for cls in sources.dataset.classes[:MOST_CLASSES]]
+    drawn = sources.dataset.subset(pictured.plot_classes or labels)
+    check_writable(folder)
+    path, modes = discover(config, progress, sources=sources)
+    _encode(sources, drawn, config.on_bad_image, progress)  # modes may be there while latents are gone
+    pictures = plot_modes(
+        drawn,
+        sources.store,
+        modes,
+        folder,
+        resolution=sources.generator.resolution,
+        projection=pictured.projection,
+        progress=progress,
+    )
+    return path, modes, pictures
 
 
 def prepare_latents(

@@ -18,6 +18,7 @@ from mgd3_fast.datasets import BAD_IMAGE_RULES
 from mgd3_fast.errors import UserError
 from mgd3_fast.generators import SamplingDefaults
 from mgd3_fast.modes import ENGINE_NAMES, METHOD_NAMES
+from mgd3_fast.plots import PROJECTIONS
 
 PAPER = SamplingDefaults(sampler="ddpm", steps=50, cfg_scale=4.0, mode_scale=0.1, t_stop=25)
 
@@ -116,6 +117,7 @@ def test_words_are_those_of_the_modules_that_use_them() -> None:
     assert ("auto", *FORMS) == config_module.GUIDANCE_FORMS
     assert config_module.DISCOVERIES == METHOD_NAMES
     assert ("auto", *ENGINE_NAMES) == config_module.KMEANS_ENGINES
+    assert config_module.PROJECTIONS == PROJECTIONS
     assert config_module.ON_BAD_IMAGE == BAD_IMAGE_RULES
 
 

@@ -145,7 +145,8 @@ class TritonKMeans:
     def cluster(self, features: Tensor, offsets: Sequence[int], k: int, seed: int) -> Clusters:
         """Cluster all classes at once; see `KMeansEngine.cluster`."""
         bounds = torch.tensor(offsets, dtype=torch.int64)
-        with torch.cuda.device_of(features):  # Triton launches on the current device
+        # Triton launches on the current device.
+        with torch.cuda.device_of(features):  # type: ignore[no-untyped-call]
             found = self._batched_kmeans(
                 features, bounds, k, seed=seed, max_iterations=MOST_ITERATIONS, tolerance=TOLERANCE
             )

@@ -6,6 +6,7 @@ from mgd3_fast.writers.manifest import MANIFEST, read_manifest, write_manifest
 from mgd3_fast.writers.png import PngWriter, write_png
 from mgd3_fast.writers.run_folder import (
     CONTACT_SHEET,
+    MODE_PLOTS,
     MODES,
     WORK,
     OutState,
@@ -20,6 +21,7 @@ __all__ = [
     "CONTACT_SHEET",
     "MANIFEST",
     "MODES",
+    "MODE_PLOTS",
     "WORK",
     "Layout",
     "OutState",

@@ -27,6 +27,7 @@ from mgd3_fast.writers.manifest import MANIFEST, read_manifest
 
 WORK = ".mgd3-fast"
 MODES = "modes.safetensors"
+MODE_PLOTS = "mode-plots"
 CONTACT_SHEET = "contact_sheet.png"
 MANY_IMAGES = 2000  # reading more takes seconds
 
@@ -77,7 +78,7 @@ def check_ours(out: Path) -> None:
     """
     if not out.exists() or (out / WORK / "run.json").exists() or read_manifest(out) is not None:
         return
-    foreign = sorted(path.name for path in out.iterdir() if path.name not in (WORK, MODES))
+    foreign = sorted(path.name for path in out.iterdir() if path.name not in (WORK, MODES, MODE_PLOTS))
     if foreign:
         more = f" and {len(foreign) - 1} more" if len(foreign) > 1 else ""
         raise UserError(f"out must be empty or hold a run of mgd3-fast, got {out} with {foreign[0]!r}{more}")

@@ -1,0 +1,120 @@
+"""Modes and latents of some classes become pictures in a folder."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from mgd3_fast.datasets import Dataset, ImageClass, center_crop
+from mgd3_fast.errors import UserError
+from mgd3_fast.plots.members import MOST_NEAREST, ModeMembers, mode_members
+from mgd3_fast.plots.mode_map import draw_mode_map
+from mgd3_fast.plots.nearest_sheet import MOST_MODES, draw_nearest_sheet
+from mgd3_fast.progress import SILENT, Progress
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from mgd3_fast.latents import LatentStore
+    from mgd3_fast.modes import ModeSet
+
+PROJECTIONS = ("tsne", "pca")
+MOST_CLASSES = 10
+
+
+def check_drawable(projection: str) -> None:
+    """Refuse before any work starts what would fail after it.
+
+    Raises:
+        UserError: No such projection, or matplotlib is missing.
+    """
+    if projection not in PROJECTIONS:
+        raise UserError(f"projection must be one of {', '.join(PROJECTIONS)}, got {projection!r}")
+    if find_spec("matplotlib") is None:
+        raise UserError("plot must be off without matplotlib: pip install 'mgd3-fast[plot]'")
+
+
+def plot_modes(
+    dataset: Dataset,
+    store: LatentStore,
+    modes: ModeSet,
+    folder: Path,
+    *,
+    resolution: int,
+    projection: str = "tsne",
+    progress: Progress = SILENT,
+) -> list[Path]:
+    """Draw a map and a sheet of nearest images for each class of a dataset.
+
+    Args:
+        dataset: The classes to draw; their images are read.
+        store: Holds their latents.
+        modes: Modes of at least these classes.
+        folder: Receives `LABEL-CLASS-map.png` and `LABEL-CLASS-nearest.png`; made if it is missing.
+        resolution: Pixels a side that images were encoded at.
+        projection: "tsne" or "pca".
+        progress: Receives the bar.
+
+    Returns:
+        The pictures, class after class.
+
+    Raises:
+        UserError: A class without latents, matplotlib is missing, or no such projection.
+        OSError: The folder cannot be written.
+    """
+    check_drawable(projection)
+    folder.mkdir(parents=True, exist_ok=True)
+    pictures = []
+    with progress.stage("plot", total=len(dataset.classes), unit="class") as bar:
+        for cls in dataset.classes:
+            members, index = _members(cls, store, modes)
+            images = _nearest_images(cls, members, index, resolution)
+            stem = f"{cls.label:04d}-{re.sub(r'[^A-Za-z0-9_-]', '_', cls.name)[:80]}"
+            draw_map = partial(draw_mode_map, members=members, projection=projection, seed=modes.seed)
+            draw_sheet = partial(draw_nearest_sheet, members=members, rows=images)
+            pictures.append(_written(folder / f"{stem}-map.png", draw_map))
+            pictures.append(_written(folder / f"{stem}-nearest.png", draw_sheet))
+            bar.advance()
+    return pictures
+
+
+def _members(cls: ImageClass, store: LatentStore, modes: ModeSet) -> tuple[ModeMembers, torch.Tensor]:
+    found = store.open(cls)
+    if found is None:
+        raise UserError(f"latents of class {cls.name} must be encoded first, got none in {store.folder}")
+    of_class = modes.of_class(cls.name).flatten(1)  # [K, D]
+    place = modes.class_names.index(cls.name)
+    row_of = {image: row for row, image in enumerate(found.index.tolist())}
+    engine = "" if modes.kmeans == "none" else f" by {modes.kmeans}"
+    return (
+        mode_members(
+            f"class {cls.name}: {modes.ipc} modes ({modes.method}{engine}) of {len(found.latents):,} images",
+            found.latents.flatten(1).float(),
+            of_class,
+            modes.weights[place],
+            torch.tensor([row_of[image] for image in modes.source_index[place].tolist()]),
+        ),
+        found.index,
+    )
+
+
+def _nearest_images(
+    cls: ImageClass, members: ModeMembers, index: torch.Tensor, resolution: int
+) -> list[list[Image.Image]]:
+    shown = members.nearest[:MOST_MODES, :MOST_NEAREST]
+    return [
+        [center_crop(cls.images.load(image), resolution) for image in images]
+        for images in index[shown].tolist()
+    ]
+
+
+def _written(path: Path, draw: Callable[[Path], None]) -> Path:
+    unfinished = path.with_name(f".{path.name}.new")
+    draw(unfinished)
+    return unfinished.replace(path)
