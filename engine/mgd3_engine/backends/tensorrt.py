@@ -9,7 +9,7 @@ import torch
 from mgd3_engine.backends.denoiser import BackendRequest, Denoiser
 from mgd3_engine.export import identify, require_dit
 from mgd3_engine.tensorrt.building import RowRange, capability_of
-from mgd3_engine.tensorrt.cached_engine import cached_engine, engine_folder, find_engine
+from mgd3_engine.tensorrt.engine_cache import cached_engine, engine_folder, find_engine
 from mgd3_engine.tensorrt.engine_file import EngineTarget
 from mgd3_engine.tensorrt.execution import CudaStreams, LoadedEngine, TensorRTDenoiser
 from mgd3_engine.tensorrt.flavour import installed_flavour

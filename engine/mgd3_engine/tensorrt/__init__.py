@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mgd3_engine.tensorrt.building import RowRange, check_capabilities, export_engine
-from mgd3_engine.tensorrt.cached_engine import cached_engine, engine_folder, engine_path, find_engine
+from mgd3_engine.tensorrt.engine_cache import cached_engine, engine_folder, engine_path, find_engine
 from mgd3_engine.tensorrt.engine_file import EngineDescription, EngineFile, EngineTarget
 from mgd3_engine.tensorrt.flavour import FLAVOURS, Flavour, installed_flavour, load_flavour
 
