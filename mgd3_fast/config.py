@@ -36,7 +36,7 @@ PROJECTIONS = ("tsne", "pca")
 KMEANS_ENGINES = ("auto", "sklearn", "cuml", "triton")
 BACKENDS = ("auto", "eager", "compiled", "tensorrt", "onnxruntime")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
-FORMATS = ("imagefolder", "numeric")
+FORMATS = ("imagefolder", "numeric", "tensor", "parquet", "webdataset")
 ON_BAD_IMAGE = ("error", "skip")
 LARGEST_SEED = 2**32 - 1  # scikit-learn takes no larger one
 
@@ -254,7 +254,10 @@ class DistillConfig(DiscoverConfig):
         metavar="I/N",
     )
     format: str = option(
-        "imagefolder names folders by class, numeric by label", default="imagefolder", choices=FORMATS
+        "imagefolder names folders by class, numeric by label; the others are made of an imagefolder, in"
+        " OUT/FORMAT",
+        default="imagefolder",
+        choices=FORMATS,
     )
 
     def __post_init__(self) -> None:

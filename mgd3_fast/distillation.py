@@ -5,7 +5,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,8 @@ from mgd3_fast.completion import complete, finished_digests
 from mgd3_fast.config import DistillConfig
 from mgd3_fast.devices import device_name
 from mgd3_fast.errors import Interrupted
+from mgd3_fast.formats.config import EXPORT_FORMATS
+from mgd3_fast.formats.converting import export_run
 from mgd3_fast.modes import ModeSet
 from mgd3_fast.plan import Plan, make_plan
 from mgd3_fast.progress import SILENT, Progress
@@ -44,6 +46,7 @@ class DistilledDataset:
         made: Images made by this call.
         missing: Images that other shards have still to make.
         timings_s: Seconds of this call per stage, and in total.
+        export: Folder of the export that `format` asks for, if any, once the run is complete.
     """
 
     folder: Path
@@ -51,6 +54,7 @@ class DistilledDataset:
     made: int
     missing: int
     timings_s: dict[str, float]
+    export: Path | None = None
 
     @property
     def contact_sheet(self) -> Path | None:
@@ -90,8 +94,18 @@ def distill(config: DistillConfig, progress: Progress = SILENT) -> DistilledData
         OSError: If the folder cannot be written.
     """
     timings = Timings()
-    plan = make_plan(config, progress)
-    out, settings = Path(config.out), plan.settings()
+    distilled = _run(make_plan(config, progress), progress, timings)
+    if distilled.manifest is None or config.format not in EXPORT_FORMATS:
+        return distilled
+    with timings.measure("export"):
+        folder = _export(distilled, config.format, progress)
+    return replace(distilled, export=folder, timings_s=timings.rounded())
+
+
+def _run(plan: Plan, progress: Progress, timings: Timings) -> DistilledDataset:
+    """Do what is not done yet; the folder of images is the same whatever it is exported to."""
+    config, settings = plan.config, plan.settings()
+    out = Path(config.out)
     state = state_of(out, settings)
     run = RunFolder(out, settings, plan.layout, *config.shard_of())
     block = plan.layout.block(*config.shard_of())
@@ -152,6 +166,16 @@ def _session(plan: Plan) -> dict[str, Any]:
         "images": None,
         "timings_s": None,
     }
+
+
+def _export(distilled: DistilledDataset, format: str, progress: Progress) -> Path:
+    try:
+        return export_run(distilled.folder, format, progress).folder
+    except KeyboardInterrupt:
+        raise Interrupted(
+            f"all {len(distilled):,} images are kept in {distilled.folder}; the same command goes on with the"
+            f" {format} export"
+        ) from None
 
 
 @contextmanager

@@ -9,10 +9,11 @@ from mgd3_engine import GuidedSampler, ModeGuidance
 from mgd3_fast.config import DistillConfig
 from mgd3_fast.datasets import imagenet_classes
 from mgd3_fast.devices import dtype_of
+from mgd3_fast.formats.converting import check_format
 from mgd3_fast.generators import SamplingDefaults
 from mgd3_fast.modes import check_ipc, choose_engine
 from mgd3_fast.sources import Sources, open_sources
-from mgd3_fast.writers import Layout
+from mgd3_fast.writers import Layout, layout_of
 
 if TYPE_CHECKING:
     from mgd3_fast.progress import Progress
@@ -57,7 +58,7 @@ class Plan:
             "dataset_fingerprint": dataset.fingerprint,
             "ipc": config.ipc,
             "seed": config.seed,
-            "format": config.format,
+            "format": layout_of(config.format),
             "generator": generator.name,
             "generator_digest": generator.digest,
             "autoencoder_digest": generator.autoencoder.digest,
@@ -113,8 +114,9 @@ def make_plan(config: DistillConfig, progress: Progress) -> Plan:
     dataset, generator = sources.dataset, sources.generator
     check_ipc(dataset.counts, config.ipc)
     sampling = config.sampling(generator.defaults)
+    check_format(config.format, dataset.class_names)
     layout = Layout(
-        dataset.class_names, tuple(cls.label for cls in dataset.classes), config.ipc, config.format
+        dataset.class_names, tuple(cls.label for cls in dataset.classes), config.ipc, layout_of(config.format)
     )
     guidance = _guidance(config, sampling)
     sampler = _sampler(config, sampling, sources, guidance, len(layout))

@@ -125,6 +125,18 @@ OPTIONS = {
         "--plot",
         *REPORTING,
     ],
+    "report": [
+        "--dataset",
+        "--data-dir",
+        "--generator",
+        "--evaluation",
+        "--classes-shown",
+        "--images-shown",
+        "--map",
+        "--cache-dir",
+        "--out",
+        *REPORTING,
+    ],
     "export": [
         "--generator",
         "--format",
@@ -171,6 +183,16 @@ OPTIONS = {
         "--keep-weights",
         *REPORTING,
     ],
+    "convert": [
+        "--format",
+        "--dataset",
+        "--size",
+        "--dtype",
+        "--normalisation",
+        "--tensor-file",
+        "--shard-mib",
+        *REPORTING,
+    ],
     "doctor": ["--online", *REPORTING],
 }
 
@@ -198,8 +220,8 @@ def test_options_are_frozen(command: str) -> None:
 
 
 def test_commands_are_frozen() -> None:
-    names = ["distill", "encode", "discover", "evaluate", "train", "export", "metrics", "doctor"]
-    assert list(COMMANDS) == names
+    names = ["distill", "encode", "discover", "evaluate", "train", "export", "metrics", "convert", "report"]
+    assert list(COMMANDS) == [*names, "doctor"]
 
 
 def test_help_shows_each_default_once(capsys: pytest.CaptureFixture[str]) -> None:
@@ -213,7 +235,8 @@ def test_help_shows_each_default_once(capsys: pytest.CaptureFixture[str]) -> Non
 def test_help_loads_no_heavy_library() -> None:
     script = (
         "import sys; from mgd3_fast.cli import main\n"
-        "for command in ('distill', 'encode', 'discover', 'evaluate', 'train', 'export', 'doctor'):\n"
+        "names = ('distill', 'encode', 'discover', 'evaluate', 'train', 'export', 'convert', 'doctor')\n"
+        "for command in names:\n"
         "    assert main([command, '--help']) == 0\n"
         "assert main(['--help']) == 0\n"
         "heavy = {'torch', 'numpy', 'diffusers', 'sklearn', 'PIL'} & set(sys.modules)\n"

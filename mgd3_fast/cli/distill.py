@@ -40,6 +40,7 @@ def _summary(distilled: DistilledDataset) -> dict[str, object]:
         "made": distilled.made,
         "missing": distilled.missing,
         "contact_sheet": str(distilled.contact_sheet) if distilled.contact_sheet else None,
+        "export": str(distilled.export) if distilled.export else None,
         "timings_s": distilled.timings_s,
     }
 
@@ -57,4 +58,5 @@ def _closing(distilled: DistilledDataset) -> str:
         )
     done = f"{distilled.made:,} made now" if distilled.made else "nothing was left to do"
     found = f"{len(distilled):,} images of {len(distilled.class_names):,} classes in {distilled.folder}"
-    return f"{found} ({done})\ncontact sheet: {distilled.contact_sheet}\n{times}"
+    export = f"export: {distilled.export}\n" if distilled.export else ""
+    return f"{found} ({done})\ncontact sheet: {distilled.contact_sheet}\n{export}{times}"

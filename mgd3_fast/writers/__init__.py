@@ -1,7 +1,7 @@
 """Distilled images on disk: layout, atomic and resumable writing, manifest and contact sheet."""
 
 from mgd3_fast.writers.contact_sheet import write_contact_sheet
-from mgd3_fast.writers.layout import Layout
+from mgd3_fast.writers.layout import Layout, class_folder, layout_of
 from mgd3_fast.writers.manifest import MANIFEST, read_manifest, write_manifest
 from mgd3_fast.writers.png import PngWriter, write_png
 from mgd3_fast.writers.run_folder import (
@@ -29,7 +29,9 @@ __all__ = [
     "RunFolder",
     "check_ours",
     "check_writable",
+    "class_folder",
     "file_digest",
+    "layout_of",
     "read_manifest",
     "state_of",
     "write_contact_sheet",

@@ -6,6 +6,16 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 
+def layout_of(format: str) -> str:
+    """Name the folders of a run in some format: exports are made beside folders named by class."""
+    return "numeric" if format == "numeric" else "imagefolder"
+
+
+def class_folder(name: str, label: int, format: str) -> str:
+    """Name the folder of a class: `00007` in the numeric format, else the class's own name."""
+    return f"{label:05d}" if format == "numeric" else name
+
+
 @dataclass(frozen=True)
 class Layout:
     """The image list of a run, class after class in label order, `ipc` images each.
@@ -28,9 +38,7 @@ class Layout:
 
     def folder(self, class_index: int) -> str:
         """Return the folder name of a class, by its place in the run."""
-        return (
-            f"{self.labels[class_index]:05d}" if self.format == "numeric" else self.class_names[class_index]
-        )
+        return class_folder(self.class_names[class_index], self.labels[class_index], self.format)
 
     def place(self, image: int) -> tuple[int, int]:
         """Return (place of the class in the run, mode index) of an image number."""

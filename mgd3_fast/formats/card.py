@@ -1,0 +1,151 @@
+"""The `README.md` of a parquet export: a header that Hugging Face tools read, and words for people."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from mgd3_fast.formats.source import Source
+
+# Licences that the hub knows by these very names; others are given as "other" with their own words.
+_HUB_LICENCES = (
+    *("mit", "apache-2.0", "bsd-2-clause", "bsd-3-clause", "cc0-1.0", "cc-by-4.0", "cc-by-sa-4.0"),
+    *("cc-by-nc-4.0", "cc-by-nc-sa-4.0", "cc-by-nd-4.0", "cc-by-nc-nd-4.0"),
+    *("creativeml-openrail-m", "openrail", "openrail++"),
+)
+_SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
+_LARGEST = "1M<n<10M"
+
+
+def write_card(
+    target: Path,
+    source: Source,
+    names: Sequence[str],
+    columns: Sequence[tuple[str, str]],
+    num_bytes: int,
+    size: int,
+) -> None:
+    """Write the card.
+
+    Args:
+        target: Path of `README.md`.
+        source: What was converted.
+        names: Name of every label.
+        columns: Name and type of the columns besides image and label.
+        num_bytes: Of the table in memory.
+        size: Of the files.
+    """
+    text = "\n".join([*_header(source, names, columns, num_bytes, size), "", *_body(source, columns), ""])
+    target.write_text(text, encoding="utf-8")
+
+
+def _header(
+    source: Source, names: Sequence[str], columns: Sequence[tuple[str, str]], num_bytes: int, size: int
+) -> list[str]:
+    return [
+        "---",
+        *_licence_lines(licence_of(source)),
+        "task_categories:",
+        "- image-classification",
+        "tags:",
+        "- dataset-distillation",
+        "- synthetic",
+        "size_categories:",
+        f"- {_size_category(len(source.images))}",
+        "dataset_info:",
+        "  features:",
+        "  - name: image",
+        "    dtype: image",
+        "  - name: label",
+        "    dtype:",
+        "      class_label:",
+        "        names:",
+        *(f"          '{label}': {json.dumps(name)}" for label, name in enumerate(names)),
+        *(line for name, dtype in columns for line in (f"  - name: {name}", f"    dtype: {dtype}")),
+        "  splits:",
+        "  - name: train",
+        f"    num_bytes: {num_bytes}",
+        f"    num_examples: {len(source.images)}",
+        f"  download_size: {size}",
+        f"  dataset_size: {num_bytes}",
+        "configs:",
+        "- config_name: default",
+        "  data_files:",
+        "  - split: train",
+        "    path: data/train-*",
+        "---",
+    ]
+
+
+def licence_of(source: Source) -> str | None:
+    """The licence of the generator's weights, as the run's manifest records it."""
+    licence = ((source.run or {}).get("generator") or {}).get("licence")
+    return str(licence) if licence else None
+
+
+def _licence_lines(licence: str | None) -> list[str]:
+    if licence is None:
+        return ["license: unknown"]
+    if licence.lower() in _HUB_LICENCES:
+        return [f"license: {licence.lower()}"]
+    return ["license: other", f"license_name: {json.dumps(licence)}"]
+
+
+def _size_category(images: int) -> str:
+    return next((category for limit, category in _SIZES if images < limit), _LARGEST)
+
+
+def _body(source: Source, columns: Sequence[tuple[str, str]]) -> list[str]:
+    per_class = f"{source.ipc} of each" if source.ipc else "not equally many of each"
+    lines = [
+        f"# {source.dataset}, distilled" if source.run else f"# {source.dataset}",
+        "",
+        f"{len(source.images):,} images of {len(source.classes):,} classes, {per_class}. `label` counts in"
+        f" the class list of {source.dataset}, whose names the feature carries; `class` is the name again"
+        + (", `title` its English synonyms." if any(one.title for one in source.classes) else "."),
+    ]
+    if source.run is not None:
+        lines += ["", *_how_made(source.run)]
+    return [
+        *lines,
+        "",
+        "```python",
+        "from datasets import load_dataset",
+        "",
+        'images = load_dataset("path/of/this/folder", split="train")',
+        'images[0]["image"], images.features["label"].int2str(images[0]["label"])',
+        "```",
+        "",
+        "| label | class | title | images |",
+        "| --- | --- | --- | --- |",
+        *(
+            f"| {one.label} | {_cell(one.name)} | {_cell(one.title or '')} | {one.images} |"
+            for one in source.classes
+        ),
+    ]
+
+
+def _how_made(run: dict[str, Any]) -> list[str]:
+    generator, guidance, settings = (run.get(name, {}) for name in ("generator", "guidance", "settings"))
+    return [
+        "Synthetic images by mode-guided diffusion (MGD3, ICML 2025), made with mgd3-fast; `weight` is the"
+        " share of its class's images that the mode of an image stands for, `source_image` the one nearest to"
+        " the mode.",
+        "",
+        "| | |",
+        "| --- | --- |",
+        f"| generator | {_cell(generator.get('name'))}, digest `{str(generator.get('digest'))[:16]}` |",
+        f"| licence of its weights | {_cell(generator.get('licence'))} |",
+        f"| guidance | {_cell(guidance.get('form'))}, scale {guidance.get('scale')},"
+        f" t_stop {guidance.get('t_stop')} of {guidance.get('steps')} steps |",
+        f"| modes | {_cell(settings.get('discovery'))} |",
+        f"| seed | {settings.get('seed')} |",
+        "",
+        "The dataset that the modes come from has terms of its own.",
+    ]
+
+
+def _cell(text: object) -> str:
+    return str(text).replace("|", "\\|").replace("\n", " ")

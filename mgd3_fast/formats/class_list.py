@@ -1,0 +1,43 @@
+"""What labels mean: the class names of a whole list, and English titles where they are known."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+from mgd3_fast.datasets import IMAGENET_NAMES, imagenet_class_titles, imagenet_classes, open_dataset
+
+_DIGITS = tuple(str(digit) for digit in range(10))
+
+
+def built_in_list(name: str) -> tuple[str, ...] | None:
+    """The class names of a dataset that comes with its list, in label order; None for any other."""
+    if name in IMAGENET_NAMES:
+        return imagenet_classes(name)
+    return _DIGITS if name == "mnist5k" else None
+
+
+def class_list(dataset: str) -> tuple[str, ...]:
+    """The class names of a dataset in label order.
+
+    Args:
+        dataset: A name, or the path of a folder with one folder of images per class.
+
+    Returns:
+        Class names; the place of each is its label.
+
+    Raises:
+        UserError: Neither a name nor such a folder.
+    """
+    return built_in_list(dataset) or open_dataset(dataset).all_class_names
+
+
+def list_hash(names: Sequence[str]) -> str:
+    """Hex sha256 of class names joined by newlines, as the manifest records it."""
+    return hashlib.sha256("\n".join(names).encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def class_titles(names: Sequence[str]) -> list[str | None]:
+    """English synonyms of ImageNet classes ("tench, Tinca tinca"); None for names that are no wnid of it."""
+    titles = dict(zip(imagenet_classes("imagenet1k"), imagenet_class_titles(), strict=True))
+    return [titles.get(name) for name in names]

@@ -1,0 +1,84 @@
+"""What a conversion is asked to do."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+
+from mgd3_fast.config import FORMATS, check_choices, check_whole, option
+from mgd3_fast.errors import UserError
+
+EXPORT_FORMATS = ("tensor", "parquet", "webdataset")  # what `distill` makes beside its folders of images
+DTYPES = ("float32", "uint8")
+NORMALISATIONS = ("auto", "imagenet", "mnist5k", "none")
+TENSOR_FILES = ("both", "safetensors", "pt")
+DEFAULT_SHARD_MIB = 256
+LARGEST_SHARD_MIB = 65536
+
+_CONCERNS = {
+    "size": ("tensor",),
+    "dtype": ("tensor",),
+    "normalisation": ("tensor",),
+    "tensor_file": ("tensor",),
+    "shard_mib": ("parquet", "webdataset"),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConvertConfig:
+    """A folder of images, and the format it is wanted in.
+
+    Args:
+        src: A folder that `distill` wrote, or any folder with one folder of images per class.
+        out: Folder that receives the result.
+
+    Raises:
+        UserError: If a field is out of range or does not concern the format.
+    """
+
+    src: Path | str = field(metadata={"parse": Path})
+    out: Path | str = field(metadata={"parse": Path})
+    format: str = option("what OUT is to be", choices=FORMATS)
+    dataset: str | None = option(
+        "name or path of the dataset whose class list gives the labels, for a SRC without manifest.json",
+        default=None,
+        metavar="NAME|PATH",
+    )
+    size: int | None = option(
+        "tensor: side that images are resized and centre-cropped to (default: their own)",
+        default=None,
+        parse=int,
+        metavar="N",
+    )
+    dtype: str = option("tensor: number format; uint8 is not normalised", default="float32", choices=DTYPES)
+    normalisation: str = option(
+        "tensor: mean and standard deviation; auto is mnist5k's own for mnist5k, else ImageNet's",
+        default="auto",
+        choices=NORMALISATIONS,
+    )
+    tensor_file: str = option(
+        "tensor: images.safetensors, images.pt and labels.pt, or both", default="both", choices=TENSOR_FILES
+    )
+    shard_mib: int = option(
+        "parquet, webdataset: MiB of images per file", default=DEFAULT_SHARD_MIB, parse=int, metavar="N"
+    )
+
+    def __post_init__(self) -> None:
+        check_choices(self)
+        defaults = {one.name: one.default for one in fields(self)}
+        for name, formats in _CONCERNS.items():
+            if self.format not in formats and getattr(self, name) != defaults[name]:
+                raise UserError(
+                    f"{name} must be left out unless format is {' or '.join(formats)},"
+                    f" got format {self.format}"
+                )
+        if self.size is not None:
+            check_whole("size", self.size, 1, 8192)
+        check_whole("shard_mib", self.shard_mib, 1, LARGEST_SHARD_MIB)
+        if self.dtype == "uint8" and self.normalisation not in ("auto", "none"):
+            raise UserError(f"normalisation must be none for dtype uint8, got {self.normalisation!r}")
+
+    def options(self) -> dict[str, str | int | None]:
+        """Name what decides the files besides the images: the format and what concerns it."""
+        concerning = [name for name, formats in _CONCERNS.items() if self.format in formats]
+        return {"format": self.format, **{name: getattr(self, name) for name in concerning}}

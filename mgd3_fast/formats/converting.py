@@ -1,0 +1,144 @@
+"""A folder of images into another format, all of it or nothing."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+
+from mgd3_fast.errors import UserError
+from mgd3_fast.formats.config import EXPORT_FORMATS, ConvertConfig
+from mgd3_fast.formats.opening import open_source
+from mgd3_fast.formats.record import RECORD, check_same, conversion_key, is_intact, read_record, write_record
+from mgd3_fast.formats.source import Source
+from mgd3_fast.formats.target import draft_in, held, put_in_place
+from mgd3_fast.formats.written import Writer
+from mgd3_fast.progress import SILENT, Progress
+
+_HOMES = {
+    "imagefolder": "mgd3_fast.formats.folders",
+    "numeric": "mgd3_fast.formats.folders",
+    "tensor": "mgd3_fast.formats.tensor",
+    "parquet": "mgd3_fast.formats.parquet",
+    "webdataset": "mgd3_fast.formats.webdataset",
+}
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """What a conversion did.
+
+    Args:
+        folder: The output folder.
+        format: Its format.
+        images: Images in it.
+        classes: Classes in it.
+        bytes: Of its files, without the record.
+        made: Whether anything was written; False where the very same export was there.
+        seconds: How long it took.
+    """
+
+    folder: Path
+    format: str
+    images: int
+    classes: int
+    bytes: int
+    made: bool
+    seconds: float
+
+
+def convert(config: ConvertConfig, progress: Progress = SILENT) -> Conversion:
+    """Convert a folder of images; image files are copied byte for byte, never encoded again.
+
+    Args:
+        config: Which folder, into what, where.
+        progress: Receives bars and notes.
+
+    Returns:
+        What was done.
+
+    Raises:
+        UserError: If the source is unfinished, damaged or has no label order, or OUT holds something else.
+        OSError: If OUT cannot be written; nothing is left of the attempt.
+    """
+    check_format(config.format)
+    source = open_source(Path(config.src), config.dataset, progress)
+    here, there = source.folder.resolve(), Path(config.out).resolve()
+    if there == here or (source.manifest is None and here in there.parents):
+        raise UserError(f"out must be another folder than src and outside of it, got {config.out}")
+    return _write(source, config, progress, replace=False)
+
+
+def export_run(folder: Path, format: str, progress: Progress = SILENT) -> Conversion:
+    """Convert a finished run into `FOLDER/FORMAT`; an older export that lies there gives way.
+
+    Args:
+        folder: Output folder of the run.
+        format: "tensor", "parquet" or "webdataset".
+        progress: Receives a bar.
+
+    Returns:
+        What was done.
+
+    Raises:
+        UserError: If something else lies there, or a package is missing.
+        OSError: If it cannot be written.
+    """
+    config = ConvertConfig(src=folder, out=folder / format, format=format)
+    return _write(open_source(folder, progress=progress), config, progress, replace=True)
+
+
+def check_format(format: str, class_names: Sequence[str] = ()) -> None:
+    """Refuse what cannot be done before hours of work rather than after them.
+
+    Args:
+        format: Any format of `distill` or `convert`.
+        class_names: Classes of the run that is to be exported into its own folder.
+
+    Raises:
+        UserError: If a package is missing, or the export would lie in the folder of a class.
+    """
+    if format == "parquet":
+        from mgd3_fast.formats.parquet import check
+
+        check()
+    if format in EXPORT_FORMATS and format in class_names:
+        raise UserError(
+            f"format must not be the name of a class, got {format}, whose export would lie in the class's"
+            " folder"
+        )
+
+
+def _write(source: Source, config: ConvertConfig, progress: Progress, *, replace: bool) -> Conversion:
+    started = time.perf_counter()
+    out = Path(config.out)
+    key = conversion_key(source, config)
+    with held(out):
+        old = read_record(out)
+        same = old is not None and old.get("key") == key
+        if old is not None and not replace:
+            check_same(out, old, key)
+        made = not (old is not None and same and is_intact(out, old))
+        if made:
+            writer: Writer = import_module(_HOMES[config.format]).write
+            with (
+                progress.stage("convert", total=len(source.images), unit="img") as bar,
+                draft_in(out) as draft,
+            ):
+                written = writer(source, config, draft, bar)
+                write_record(draft / RECORD, source, config, written.files, written.facts)
+                put_in_place(draft, out, keep_card=same)
+        record = read_record(out)
+        assert record is not None
+        size = sum((out / name).stat().st_size for name in record["files"])
+    return Conversion(
+        folder=out,
+        format=config.format,
+        images=len(source.images),
+        classes=len(source.classes),
+        bytes=size,
+        made=made,
+        seconds=round(time.perf_counter() - started, 3),
+    )

@@ -1,0 +1,130 @@
+"""`parquet`: the layout of a Hugging Face dataset repository, with image and class-label features."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from mgd3_fast.errors import UserError
+from mgd3_fast.formats.card import write_card
+from mgd3_fast.formats.config import ConvertConfig
+from mgd3_fast.formats.reading import read_ahead, sha256_of
+from mgd3_fast.formats.record import CARD
+from mgd3_fast.formats.sharding import split_by_size
+from mgd3_fast.formats.source import Source, SourceImage, content_of
+from mgd3_fast.formats.written import Written
+from mgd3_fast.progress import Bar
+
+_ROWS_OF_GROUP = 100  # what the hub's viewer reads at once
+
+# Name of each column, its Arrow type and its type on the hub, besides image and label.
+_COLUMNS = {
+    "class": "string",
+    "title": "string",
+    "index": "int32",
+    "weight": "float64",
+    "source_image": "string",
+    "seed": "string",
+}
+
+
+def check() -> None:
+    """Refuse to start where pyarrow is missing.
+
+    Raises:
+        UserError: Naming the extra.
+    """
+    try:
+        import_module("pyarrow.parquet")
+    except ImportError:
+        raise UserError(
+            "format parquet must have the package pyarrow, which is missing: pip install 'mgd3-fast[data]'"
+        ) from None
+
+
+def write(source: Source, config: ConvertConfig, draft: Path, bar: Bar) -> Written:
+    """Write `data/train-00000-of-0000N.parquet` and a `README.md` card.
+
+    `image` holds the bytes of the file and its name, `label` the label in the full class list, whose names
+    the `ClassLabel` feature carries.
+
+    Args:
+        source: The images.
+        config: Gives the size of a file.
+        draft: Receives the files.
+        bar: Counts images.
+
+    Returns:
+        The files.
+
+    Raises:
+        UserError: If an image is missing or changed, or pyarrow is not installed.
+    """
+    check()
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    names = label_names(source.names)
+    schema = _schema(names)
+    titles = {one.label: one.title for one in source.classes}
+    shards = split_by_size(source.images, config.shard_mib)
+    files: dict[str, str] = {}
+    num_bytes = 0
+    (draft / "data").mkdir()
+    for number, images in enumerate(shards):
+        name = f"data/train-{number:05d}-of-{len(shards):05d}.parquet"
+        with pq.ParquetWriter(draft / name, schema, compression="snappy") as writer:
+            for group in _groups(images):
+                rows = []
+                for image, content in read_ahead(group, content_of):
+                    rows.append(_row(image, content, titles[image.label]))
+                    bar.advance()
+                table = pa.Table.from_pylist(rows, schema=schema)
+                num_bytes += table.nbytes
+                writer.write_table(table)
+        files[name] = sha256_of(draft / name)
+    size = sum((draft / name).stat().st_size for name in files)
+    write_card(draft / CARD, source, names, list(_COLUMNS.items()), num_bytes, size)
+    return Written(files, {"rows": len(source.images)})
+
+
+def label_names(names: Sequence[str | None]) -> list[str]:
+    """Name every label of the list; one whose name is not known is called `unnamed-00007`."""
+    return [f"unnamed-{label:05d}" if name is None else name for label, name in enumerate(names)]
+
+
+def _schema(names: list[str]) -> Any:
+    import pyarrow as pa
+
+    features: dict[str, Any] = {
+        "image": {"_type": "Image"},
+        "label": {"names": names, "_type": "ClassLabel"},
+        **{name: {"dtype": dtype, "_type": "Value"} for name, dtype in _COLUMNS.items()},
+    }
+    fields = [
+        pa.field("image", pa.struct([pa.field("bytes", pa.binary()), pa.field("path", pa.string())])),
+        pa.field("label", pa.int64()),
+        *(pa.field(name, pa.type_for_alias(dtype)) for name, dtype in _COLUMNS.items()),
+    ]
+    return pa.schema(fields, metadata={"huggingface": json.dumps({"info": {"features": features}})})
+
+
+def _groups(images: Sequence[SourceImage]) -> list[Sequence[SourceImage]]:
+    return [images[start : start + _ROWS_OF_GROUP] for start in range(0, len(images), _ROWS_OF_GROUP)]
+
+
+def _row(image: SourceImage, content: bytes, title: str | None) -> dict[str, Any]:
+    source_image = image.facts.get("source_image", image.facts.get("original"))
+    return {
+        "image": {"bytes": content, "path": f"{image.class_name}-{image.index}{image.suffix}"},
+        "label": image.label,
+        "class": image.class_name,
+        "title": title,
+        "index": image.index,
+        "weight": image.facts.get("weight"),
+        "source_image": source_image,
+        "seed": image.facts.get("seed"),
+    }

@@ -1,0 +1,137 @@
+"""The output folder of an export: whole under its names, or not there.
+
+Files are made in `OUT/.mgd3-fast/export/` and renamed into place when all of them are there, `export.json`
+last: it is there if and only if the export is whole.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path, PurePosixPath
+
+from mgd3_fast.errors import UserError
+from mgd3_fast.formats.record import CARD, RECORD, read_record
+from mgd3_fast.writers import WORK
+
+_DRAFT = "export"
+
+
+@contextmanager
+def held(out: Path) -> Iterator[None]:
+    """Make an output folder ours: nobody else converts into it meanwhile, and failure leaves no trace.
+
+    Args:
+        out: Output folder; made if missing, and taken away again if it stays empty.
+
+    Yields:
+        With the folder there, empty or holding an export of ours.
+
+    Raises:
+        UserError: If it holds something else or cannot be written.
+    """
+    if out.exists() and not out.is_dir():
+        raise UserError(f"out must be a folder, got the file {out}")
+    made = [folder for folder in (out, *out.parents) if not folder.exists()]
+    try:
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(out, os.O_RDONLY)
+        except OSError as error:
+            raise UserError(
+                f"out must be a folder that can be written, got {out}: {error.strerror}"
+            ) from None
+        try:
+            with suppress(OSError):  # a file system without locks: both would write the same bytes
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+            _clear_unfinished(out)
+            _check_ours(out)
+            yield
+        finally:
+            os.close(descriptor)
+    finally:
+        with suppress(OSError):
+            for folder in made:
+                folder.rmdir()
+
+
+@contextmanager
+def draft_in(out: Path) -> Iterator[Path]:
+    """Make a folder for the files of an export, and take it away at the end.
+
+    Args:
+        out: Output folder, held.
+
+    Yields:
+        The empty folder, on the same file system.
+
+    Raises:
+        UserError: If it cannot be written.
+    """
+    draft = out / WORK / _DRAFT
+    try:
+        draft.mkdir(parents=True)
+    except OSError as error:
+        raise UserError(f"out must be a folder that can be written, got {out}: {error.strerror}") from None
+    try:
+        yield draft
+    finally:
+        shutil.rmtree(out / WORK, ignore_errors=True)
+
+
+def put_in_place(draft: Path, out: Path, *, keep_card: bool) -> None:
+    """Rename finished files into place; an older export of ours gives way, files of others stay.
+
+    Args:
+        draft: The finished files, with their record.
+        out: Output folder, held.
+        keep_card: Leave a README.md that is there already: its reader may have edited it.
+    """
+    new, old = read_record(draft), read_record(out)
+    assert new is not None
+    for name in set(old["files"] if old else ()) - set(new["files"]):
+        _remove(out, name)
+    (out / RECORD).unlink(missing_ok=True)
+    for name in new["files"]:
+        (out / name).parent.mkdir(parents=True, exist_ok=True)
+        (draft / name).replace(out / name)
+    card = draft / CARD
+    if card.exists() and not (keep_card and (out / CARD).exists()):
+        card.replace(out / CARD)
+    (draft / RECORD).replace(out / RECORD)
+
+
+def _clear_unfinished(out: Path) -> None:
+    """Take away what a killed conversion left: its draft, and what it had renamed already."""
+    draft = out / WORK / _DRAFT
+    if not draft.is_dir():
+        return
+    record = read_record(draft)
+    if record is not None and read_record(out) is None:
+        for name in (*record["files"], CARD):
+            _remove(out, name)
+    shutil.rmtree(out / WORK)
+
+
+def _remove(out: Path, name: str) -> None:
+    """Remove a file and the folders that become empty."""
+    path = PurePosixPath(name)
+    if path.is_absolute() or ".." in path.parts:
+        return
+    (out / path).unlink(missing_ok=True)
+    for folder in path.parents:
+        with suppress(OSError):
+            if folder.parts:
+                (out / folder).rmdir()
+
+
+def _check_ours(out: Path) -> None:
+    found = sorted(path.name for path in out.iterdir())
+    if found and read_record(out) is None:
+        more = f" and {len(found) - 1} more" if len(found) > 1 else ""
+        raise UserError(
+            f"out must be empty or hold an export of mgd3-fast, got {out} with {found[0]!r}{more}"
+        )

@@ -1,0 +1,67 @@
+"""`webdataset`: POSIX tar files of images, each with its label and what is known about it."""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+from pathlib import Path
+from typing import Any
+
+from mgd3_fast.formats.config import ConvertConfig
+from mgd3_fast.formats.reading import read_ahead, sha256_of
+from mgd3_fast.formats.sharding import split_by_size
+from mgd3_fast.formats.source import Source, SourceImage, content_of
+from mgd3_fast.formats.written import Written
+from mgd3_fast.progress import Bar
+
+
+def write(source: Source, config: ConvertConfig, draft: Path, bar: Bar) -> Written:
+    """Write `mgd3-000000.tar` onwards; sample `<label>-<k>` is `.cls` (label), `.json`, and the image itself.
+
+    Equal images give equal bytes: no times, owners or names of this machine are in the files.
+
+    Args:
+        source: The images.
+        config: Gives the size of a file.
+        draft: Receives the files.
+        bar: Counts images.
+
+    Returns:
+        The files.
+
+    Raises:
+        UserError: If an image is missing or changed.
+    """
+    titles = {one.label: one.title for one in source.classes}
+    files: dict[str, str] = {}
+    samples: list[int] = []
+    for number, images in enumerate(split_by_size(source.images, config.shard_mib)):
+        name = f"mgd3-{number:06d}.tar"
+        with tarfile.open(draft / name, "w", format=tarfile.USTAR_FORMAT) as archive:
+            for image, content in read_ahead(images, content_of):
+                key = f"{image.label:05d}-{image.index:05d}"
+                _add(archive, f"{key}.cls", str(image.label).encode())
+                _add(archive, f"{key}.json", json.dumps(_described(image, titles[image.label])).encode())
+                _add(archive, f"{key}{image.suffix}", content)
+                bar.advance()
+        files[name] = sha256_of(draft / name)
+        samples.append(len(images))
+    return Written(files, {"samples": samples})
+
+
+def _add(archive: tarfile.TarFile, name: str, content: bytes) -> None:
+    member = tarfile.TarInfo(name)  # mode 644, time 0, owner 0
+    member.size = len(content)
+    archive.addfile(member, io.BytesIO(content))
+
+
+def _described(image: SourceImage, title: str | None) -> dict[str, Any]:
+    return {
+        "label": image.label,
+        "class": image.class_name,
+        "title": title,
+        "index": image.index,
+        "sha256": image.sha256,
+        **image.facts,
+    }
