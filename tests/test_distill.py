@@ -100,6 +100,7 @@ def test_output_is_an_imagefolder_with_manifest_modes_and_contact_sheet(whole: P
 def test_manifest_says_what_was_made_from_what(whole: Path, tiny_generator: Path, pictures: Path) -> None:
     manifest = json.loads((whole / "manifest.json").read_text())
     assert manifest["settings"]["ipc"] == 4
+    assert (manifest["settings"]["discovery"], manifest["settings"]["kmeans"]) == ("kmeans", "sklearn")
     assert manifest["guidance"] == {
         "form": "posterior",
         "scale": 0.1,
@@ -122,6 +123,8 @@ def test_manifest_says_what_was_made_from_what(whole: Path, tiny_generator: Path
         assert record["weight"] == pytest.approx(float(modes.weights[label, mode]), abs=1e-6)
         source = pictures / record["class"] / record["source_image"]
         assert source.name == f"{int(modes.source_index[label, mode])}.png"
+        assert record["source_index"] == int(modes.source_index[label, mode])
+        assert record["source_image"] == modes.source_images[label][mode]
         assert source.exists()
     assert len({record["seed"] for record in manifest["images"]}) == 12
 
@@ -409,6 +412,8 @@ def test_encode_and_discover_are_taken_up_by_distill(
     [
         pytest.param({"ipc": 3}, "whose ipc is 4, not 3", id="ipc"),
         pytest.param({"seed": 1}, "whose seed is 0, not 1", id="seed"),
+        pytest.param({"discovery": "gmm"}, "whose discovery is kmeans, not gmm", id="discovery"),
+        pytest.param({"kmeans": "triton"}, "whose kmeans is sklearn, not triton", id="kmeans"),
         pytest.param({"classes": "ant"}, "whose classes is 3, not 1", id="classes"),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from mgd3_fast.datasets import Dataset
 from mgd3_fast.errors import UserError
 from mgd3_fast.latents import LatentStore, encode_dataset
 from mgd3_fast.modes import (
+    KMEANS_METHOD_NAMES,
     METHOD_NAMES,
     Modes,
     ModeSet,
@@ -266,6 +268,31 @@ class TestModeSet:
         assert equal(loaded, found)
         assert (loaded.key, loaded.method, loaded.seed, loaded.ipc) == (found.key, "kmeans", 4, 5)
         assert torch.equal(loaded.of_class("1"), found.modes[1])
+        assert (loaded.kmeans, loaded.source_images) == ("sklearn", found.source_images)
+
+    def test_source_images_are_named(self, encoded: tuple[Dataset, LatentStore]) -> None:
+        dataset, _ = encoded
+        found = discover(encoded)
+        for position, cls in enumerate(dataset.classes):
+            named = [cls.images.name(image) for image in found.source_index[position].tolist()]
+            assert list(found.source_images[position]) == named
+
+    def test_names_that_are_no_unicode_survive(
+        self, encoded: tuple[Dataset, LatentStore], tmp_path: Path
+    ) -> None:
+        named = replace(discover(encoded), source_images=(("caf\udce9.png", 'a"b'), (), ()))
+        named.save(tmp_path / "modes.safetensors")
+        assert ModeSet.load(tmp_path / "modes.safetensors").source_images == named.source_images
+
+    @pytest.mark.parametrize("method", METHOD_NAMES)
+    def test_every_method_fills_a_set(
+        self, encoded: tuple[Dataset, LatentStore], tmp_path: Path, method: str
+    ) -> None:
+        found = discover(encoded, method=method, workdir=tmp_path)
+        assert equal(discover(encoded, method=method, num_workers=1), found)
+        assert bool(found.modes.isfinite().all())
+        torch.testing.assert_close(found.weights.sum(1), torch.ones(3))
+        assert found.kmeans == ("sklearn" if method in KMEANS_METHOD_NAMES else "none")
 
     def test_bytes_are_repeatable(self, encoded: tuple[Dataset, LatentStore], tmp_path: Path) -> None:
         for name in "ab":

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mgd3_fast.metrics.embedding import joint_map
 from mgd3_fast.modes.threads import one_thread
 from mgd3_fast.plots.members import ModeMembers
 
@@ -41,6 +40,8 @@ def project(members: ModeMembers, projection: str, seed: int) -> tuple[Points, P
     latents, modes = members.latents.numpy(), members.modes.numpy()
     with one_thread():
         if projection == "tsne" and len(latents) >= FEWEST_FOR_TSNE:
+            from mgd3_fast.metrics.embedding import joint_map
+
             points, (placed,) = joint_map(latents, [modes], seed)
             return points, placed, "t-SNE of latents and modes"
         from sklearn.decomposition import PCA
