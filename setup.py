@@ -13,7 +13,7 @@ setup(
         "mgd3_kernels": "kernels/mgd3_kernels",
     },
     package_data={
-        "mgd3_fast": ["py.typed", "datasets/classlists/*", "generators/demo_mnist5k/**/*"],
+        "mgd3_fast": ["py.typed", "datasets/classlists/*", "generators/demo_mnist5k/**/*", "report/*.j2"],
         "mgd3_engine": ["py.typed"],
         "mgd3_kernels": ["py.typed"],
     },

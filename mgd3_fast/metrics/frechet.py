@@ -63,8 +63,8 @@ def frechet_distance(real: Moments, rows: NDArray[np.floating]) -> float:
     made = Moments(rows.shape[1])
     made.add(rows)
     first, second = real.covariance, made.covariance
-    # tr (S_1 S_2)^(1/2) is the sum of the roots of the eigenvalues of S_1 S_2. With S_2 = F^T F they are those
-    # of F S_1 F^T, as many as there are rows; with R R = S_1 those of R S_2 R, as many as features.
+    # tr (S_1 S_2)^(1/2) is the sum of the roots of the eigenvalues of S_1 S_2. With S_2 = F^T F they are
+    # those of F S_1 F^T, as many as there are rows; with R R = S_1 those of R S_2 R, as many as features.
     if len(rows) <= rows.shape[1]:
         factor = (np.asarray(rows, dtype=np.float64) - made.mean) / np.sqrt(made.count - 1)  # [m, D]
         product = factor @ first @ factor.T

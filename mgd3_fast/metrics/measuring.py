@@ -114,12 +114,15 @@ class Measured:
         return unfinished.replace(out / RESULT)
 
 
-def measure(config: MetricsConfig, progress: Progress = SILENT) -> Measured:
+def measure(
+    config: MetricsConfig, progress: Progress = SILENT, *, places: Sequence[int] | None = None
+) -> Measured:
     """Measure distilled folders against the dataset they were made from.
 
     Args:
         config: Folders, dataset, features.
         progress: Receives bars and notes.
+        places: Measure only the classes at these places of the dataset; all by default.
 
     Returns:
         Scores per class, their means, and maps; nothing is written.
@@ -133,24 +136,26 @@ def measure(config: MetricsConfig, progress: Progress = SILENT) -> Measured:
     parts: list[list[NDArray[np.float32]]] = [[] for _ in folders]
     maps: list[ClassMap] = []
     total: Moments | None = None
-    with progress.stage("measure", total=len(comparison.dataset.classes), unit="class") as bar:
-        for place, cls in enumerate(comparison.dataset.classes):
+    places = range(len(comparison.dataset.classes)) if places is None else places
+    with progress.stage("measure", total=len(places), unit="class") as bar:
+        for place in places:
+            name = comparison.dataset.classes[place].name
             real = _thinned(comparison.real(place), config.real_images)  # [n, D]
             if real.shape[1] <= _MOST_FRECHET_FEATURES:
                 total = total or Moments(real.shape[1])
                 total.add(real)
             made = [comparison.of_files(_files_of(folder, place)) for folder in folders]  # each [m, D]
-            drawn = _map_class(cls.name, real, made, config)
+            drawn = _map_class(name, real, made, config)
             maps += [drawn] if drawn else []
             for index, rows in enumerate(made):
                 parts[index].append(rows)
-                classes[index][cls.name] = _class_measures(real, rows, drawn, index, config)
+                classes[index][name] = _class_measures(real, rows, drawn, index, config)
             bar.advance()
     measured = tuple(
         FolderMeasures(folder.name, str(folder.path), folder.ipc, found, _means(found), _frechet(total, rows))
         for folder, found, rows in zip(folders, classes, parts, strict=True)
     )
-    return Measured(measured, tuple(maps), _settings(comparison, config))
+    return Measured(measured, tuple(maps), _settings(comparison, config, len(places)))
 
 
 def _map_class(
@@ -210,12 +215,12 @@ def _thinned(rows: NDArray[np.float32], most: int | None) -> NDArray[np.float32]
     return thinned
 
 
-def _settings(comparison: Comparison, config: MetricsConfig) -> dict[str, Any]:
+def _settings(comparison: Comparison, config: MetricsConfig, classes: int) -> dict[str, Any]:
     return {
         **comparison.settings,
         "dataset": comparison.dataset.name,
         "dataset_fingerprint": comparison.dataset.fingerprint,
-        "classes": len(comparison.dataset.classes),
+        "classes": classes,
         "real_images": config.real_images,
         "tsne": config.tsne == "on",
         "nearest": config.nearest,

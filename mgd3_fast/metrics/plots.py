@@ -40,7 +40,7 @@ def draw(measured: Measured, out: Path) -> list[Path]:
         import matplotlib.figure  # noqa: F401 - the one import that can fail
     except ModuleNotFoundError:
         raise UserError("plot must be off without matplotlib: pip install 'mgd3-fast[plot]'") from None
-    chosen = _spread(range(len(measured.maps)), MOST_CLASSES)
+    chosen = spread(len(measured.maps), MOST_CLASSES)
     pictures = {
         "maps.png": _maps(measured, chosen),
         "classes.png": _classes(measured.folders),
@@ -141,11 +141,11 @@ def _look(place: int) -> dict[str, Any]:
     return {"color": COLOURS[place % len(COLOURS)], "marker": MARKERS[place % len(MARKERS)]}
 
 
-def _spread(places: Sequence[int], most: int) -> list[int]:
-    """At most so many places, evenly spread."""
-    if len(places) <= most:
-        return list(places)
-    return [places[round(k * (len(places) - 1) / (most - 1))] for k in range(most)]
+def spread(count: int, most: int) -> Sequence[int]:
+    """Choose at most `most` of the places 0..count-1, evenly spread."""
+    if count <= most:
+        return range(count)
+    return [round(k * (count - 1) / max(1, most - 1)) for k in range(most)]
 
 
 def _save(figure: Figure, path: Path) -> Path:

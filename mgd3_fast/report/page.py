@@ -1,0 +1,231 @@
+"""A distilled folder as one HTML page that needs no network and no other file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from mgd3_fast import __version__
+from mgd3_fast.datasets import BadImageError, Dataset, center_crop, decode_image, open_dataset
+from mgd3_fast.errors import UserError
+from mgd3_fast.metrics.config import MetricsConfig
+from mgd3_fast.metrics.measuring import SCORES, Measured, measure
+from mgd3_fast.metrics.plots import spread
+from mgd3_fast.progress import SILENT, Progress
+from mgd3_fast.report.config import ReportConfig
+from mgd3_fast.report.pictures import MapPicture, data_url, place_map
+from mgd3_fast.writers import read_manifest
+
+REPORT = "report.html"
+_TEMPLATE = "report.html.j2"
+_STAGES = ("encode", "discover", "sample", "decode", "write")
+
+
+@dataclass(frozen=True)
+class ShownImage:
+    """A synthetic image, the real image nearest to its mode, and its cluster's share of the class."""
+
+    synthetic: str
+    real: str | None
+    weight: float
+    source: str
+    file: str
+
+
+@dataclass(frozen=True)
+class ShownClass:
+    """A row of the contact sheet."""
+
+    name: str
+    label: int
+    source_images: int
+    images: tuple[ShownImage, ...]
+    map: MapPicture | None
+    scores: dict[str, float]
+
+
+def write_report(config: ReportConfig, progress: Progress = SILENT) -> Path:
+    """Write the page of a finished run.
+
+    Args:
+        config: The run and what to show of it.
+        progress: Receives bars and notes; among them why something could not be shown.
+
+    Returns:
+        The file.
+
+    Raises:
+        UserError: The folder holds no finished run, an image is missing, or what was named does not fit.
+    """
+    folder = Path(config.folder)
+    manifest = read_manifest(folder)
+    if manifest is None:
+        raise UserError(f"folder must hold a finished run of distill, got no manifest.json in {folder}")
+    notes: list[str] = []
+    dataset = _open_real(config, manifest, notes, progress)
+    shown = spread(len(manifest["classes"]), config.classes_shown)
+    measured = _measure(config, manifest, dataset, shown, notes, progress)
+    with progress.stage("report", total=len(shown), unit="class") as bar:
+        classes = []
+        for place in shown:
+            classes.append(_shown_class(folder, manifest, place, dataset, measured, config.images_shown))
+            bar.advance()
+    for note in notes:
+        progress.note(note)
+    page = _render(folder, manifest, classes, measured, _evaluations(config.evaluation), notes)
+    target = folder / REPORT if config.out is None else Path(config.out)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = target.with_name(f".{target.name}.new")
+    unfinished.write_text(page, encoding="utf-8")
+    return unfinished.replace(target)
+
+
+def _open_real(
+    config: ReportConfig, manifest: dict[str, Any], notes: list[str], progress: Progress
+) -> Dataset | None:
+    """Open the run's dataset; one that was not asked for by name may be missing."""
+    recorded = manifest["dataset"]
+    names = ",".join(one["name"] for one in manifest["classes"])
+    try:
+        dataset = open_dataset(
+            config.dataset or recorded["name"],
+            data_dir=config.data_dir,
+            classes=names,
+            split=recorded["split"],
+            progress=progress,
+        )
+    except UserError as error:
+        if config.dataset is not None or config.data_dir is not None:
+            raise
+        notes.append(f"real images, maps and metrics are left out: {error}")
+        return None
+    if dataset.fingerprint != recorded["fingerprint"]:
+        raise UserError(
+            f"dataset must be the one that {config.folder} was made from ({recorded['name']}),"
+            f" got other images in {dataset.root or dataset.name}"
+        )
+    return dataset
+
+
+def _measure(
+    config: ReportConfig,
+    manifest: dict[str, Any],
+    dataset: Dataset | None,
+    places: Sequence[int],
+    notes: list[str],
+    progress: Progress,
+) -> Measured | None:
+    if dataset is None or config.map == "off":
+        return None
+    try:
+        metrics = MetricsConfig(
+            folders=(Path(config.folder),),
+            dataset=config.dataset or manifest["dataset"]["name"],
+            data_dir=config.data_dir,
+            classes=",".join(dataset.class_names),
+            generator=config.generator or manifest["generator"]["name"],
+            cache_dir=config.cache_dir,
+            on_bad_image="skip",
+        )
+        return measure(metrics, progress, places=places)
+    except UserError as error:
+        if config.generator is not None:
+            raise
+        notes.append(f"maps and metrics are left out: {error}")
+        return None
+
+
+def _shown_class(
+    folder: Path,
+    manifest: dict[str, Any],
+    place: int,
+    dataset: Dataset | None,
+    measured: Measured | None,
+    most: int,
+) -> ShownClass:
+    one = manifest["classes"][place]
+    records = [record for record in manifest["images"] if record["class"] == one["name"]]
+    images = []
+    for index in spread(len(records), most):
+        record = records[index]
+        real = None
+        if dataset is not None:
+            whole = dataset.load(place, record["source_index"])
+            real = data_url(center_crop(whole, manifest["generator"]["resolution"]))
+        images.append(
+            ShownImage(
+                data_url(_read(folder / record["file"])),
+                real,
+                record["weight"],
+                record["source_image"],
+                record["file"],
+            )
+        )
+    drawn, scores = None, {}
+    if measured is not None:
+        scores = measured.folders[0].classes[one["name"]].scores
+        found = [each for each in measured.maps if each.class_name == one["name"]]
+        drawn = place_map(found[0].real, found[0].synthetic[0]) if found else None
+    return ShownClass(one["name"], one["label"], one["source_images"], tuple(images), drawn, scores)
+
+
+def _read(file: Path) -> Image.Image:
+    try:
+        return decode_image(file.read_bytes())
+    except (FileNotFoundError, BadImageError) as error:
+        raise UserError(
+            f"images must be there and whole, got {file}: {error}; distill makes it again"
+        ) from None
+
+
+def _evaluations(paths: Sequence[Path]) -> list[dict[str, Any]]:
+    found = []
+    for path in paths:
+        file = path / "evaluation.json" if path.is_dir() else path
+        try:
+            content = json.loads(file.read_text(encoding="utf-8"))
+            found.append({"path": str(path), "rows": content["rows"]})
+        except (FileNotFoundError, ValueError, KeyError, TypeError) as error:
+            raise UserError(
+                f"evaluation must be an evaluation.json of evaluate or its folder, got {path}: {error}"
+            ) from None
+    return found
+
+
+def _timings(sessions: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Seconds of each stage over all sessions, and their share of the longest."""
+    seconds = {stage: sum((one["timings_s"] or {}).get(stage, 0.0) for one in sessions) for stage in _STAGES}
+    longest = max(seconds.values()) or 1.0
+    return [{"stage": stage, "s": value, "share": value / longest} for stage, value in seconds.items()]
+
+
+def _render(
+    folder: Path,
+    manifest: dict[str, Any],
+    classes: Sequence[ShownClass],
+    measured: Measured | None,
+    evaluations: Sequence[dict[str, Any]],
+    notes: Sequence[str],
+) -> str:
+    import jinja2
+
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
+    template = files("mgd3_fast.report").joinpath(_TEMPLATE).read_text(encoding="utf-8")
+    page: str = environment.from_string(template).render(
+        title=folder.resolve().name,
+        manifest=manifest,
+        classes=classes,
+        measured=None if measured is None else measured.folders[0],
+        scores=SCORES,
+        evaluations=evaluations,
+        notes=notes,
+        timings=_timings(manifest["sessions"]),
+        version=__version__,
+    )
+    return page
