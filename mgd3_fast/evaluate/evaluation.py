@@ -151,10 +151,7 @@ def _write_result(plan: Plan, store: TrainingStore, outcomes: Outcomes) -> dict[
         "rows": rows,
         "differences": differences(rows),
         "folders": {name: _folder_record(plan, name, folder) for name, folder in plan.folders.items()},
-        "recipes": [
-            {"network": training.network, "folder": training.folder, **asdict(training.recipe)}
-            for training in plan.trainings
-        ],
+        "recipes": [_recipe_record(training) for training in plan.trainings],
         "options": _options(plan.config),
         "device": device_name(plan.device),
         "threads": torch.get_num_threads(),
@@ -162,6 +159,11 @@ def _write_result(plan: Plan, store: TrainingStore, outcomes: Outcomes) -> dict[
     }
     write_json(store.out / RESULT, result)
     return result
+
+
+def _recipe_record(training: Training) -> dict[str, Any]:
+    recipe = {**asdict(training.recipe), "crop_area": list(training.recipe.crop_area)}
+    return {"network": training.network, "folder": training.folder, **recipe}
 
 
 def _folder_record(plan: Plan, name: str, folder: DistilledFolder) -> dict[str, Any]:
