@@ -61,6 +61,16 @@ def test_compiled_backend_works_where_there_is_a_compiler() -> None:
         assert "C++ compiler" in tried["reason"]
 
 
+def test_backends_that_take_only_a_dit_are_tried_with_one() -> None:
+    pytest.importorskip("onnxruntime")
+    tried = {
+        name: doctor._tried(lambda name=name: doctor._try_backend(name, torch.device("cpu")))
+        for name in doctor.DIT_BACKENDS
+    }
+    assert tried["onnxruntime"]["works"], tried
+    assert "device must be cuda for backend tensorrt" in tried["tensorrt"]["reason"]
+
+
 def test_a_backend_with_wrong_results_does_not_work(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         compiled_backend,
