@@ -1,9 +1,10 @@
-"""The `README.md` of a parquet export: a header that Hugging Face tools read, and words for people."""
+"""The `README.md` of an export: a header that Hugging Face tools read, and words for people."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,43 +18,54 @@ _HUB_LICENCES = (
 )
 _SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
 _LARGEST = "1M<n<10M"
+_SETTINGS = ("method", "discovery", "sampler", "steps", "cfg_scale", "seed")
 
 
-def write_card(
-    target: Path,
-    source: Source,
-    names: Sequence[str],
-    columns: Sequence[tuple[str, str]],
-    num_bytes: int,
-    size: int,
-) -> None:
+@dataclass(frozen=True)
+class CardText:
+    """What the card of a format says that others do not.
+
+    Args:
+        data_files: Pattern of the files that hold the images.
+        dataset_info: Lines of the header's section of that name; none where readers infer it.
+        fields: A sentence on what a sample holds.
+        snippet: Lines of Python that open the folder.
+    """
+
+    data_files: str
+    dataset_info: Sequence[str]
+    fields: str
+    snippet: Sequence[str]
+
+
+def write_card(target: Path, source: Source, text: CardText) -> None:
     """Write the card.
 
     Args:
         target: Path of `README.md`.
         source: What was converted.
+        text: What the format adds.
+    """
+    lines = [*_header(source, text), "", *_body(source, text), ""]
+    target.write_text("\n".join(lines), encoding="utf-8")
+
+
+def dataset_info(
+    names: Sequence[str], columns: Mapping[str, str], examples: int, num_bytes: int, size: int
+) -> list[str]:
+    """The header's section of features and sizes.
+
+    Args:
         names: Name of every label.
-        columns: Name and type of the columns besides image and label.
+        columns: Type of each column besides image and label.
+        examples: Number of rows.
         num_bytes: Of the table in memory.
         size: Of the files.
+
+    Returns:
+        Lines of YAML.
     """
-    text = "\n".join([*_header(source, names, columns, num_bytes, size), "", *_body(source, columns), ""])
-    target.write_text(text, encoding="utf-8")
-
-
-def _header(
-    source: Source, names: Sequence[str], columns: Sequence[tuple[str, str]], num_bytes: int, size: int
-) -> list[str]:
     return [
-        "---",
-        *_licence_lines(licence_of(source)),
-        "task_categories:",
-        "- image-classification",
-        "tags:",
-        "- dataset-distillation",
-        "- synthetic",
-        "size_categories:",
-        f"- {_size_category(len(source.images))}",
         "dataset_info:",
         "  features:",
         "  - name: image",
@@ -63,18 +75,31 @@ def _header(
         "      class_label:",
         "        names:",
         *(f"          '{label}': {json.dumps(name)}" for label, name in enumerate(names)),
-        *(line for name, dtype in columns for line in (f"  - name: {name}", f"    dtype: {dtype}")),
+        *(line for name, dtype in columns.items() for line in (f"  - name: {name}", f"    dtype: {dtype}")),
         "  splits:",
         "  - name: train",
         f"    num_bytes: {num_bytes}",
-        f"    num_examples: {len(source.images)}",
+        f"    num_examples: {examples}",
         f"  download_size: {size}",
         f"  dataset_size: {num_bytes}",
+    ]
+
+
+def _header(source: Source, text: CardText) -> list[str]:
+    return [
+        "---",
+        *_licence_lines(licence_of(source)),
+        "task_categories:",
+        "- image-classification",
+        *(("tags:", "- dataset-distillation", "- synthetic") if source.run else ()),
+        "size_categories:",
+        f"- {_size_category(len(source.images))}",
+        *text.dataset_info,
         "configs:",
         "- config_name: default",
         "  data_files:",
         "  - split: train",
-        "    path: data/train-*",
+        f"    path: {json.dumps(text.data_files)}",
         "---",
     ]
 
@@ -97,14 +122,13 @@ def _size_category(images: int) -> str:
     return next((category for limit, category in _SIZES if images < limit), _LARGEST)
 
 
-def _body(source: Source, columns: Sequence[tuple[str, str]]) -> list[str]:
+def _body(source: Source, text: CardText) -> list[str]:
     per_class = f"{source.ipc} of each" if source.ipc else "not equally many of each"
     lines = [
         f"# {source.dataset}, distilled" if source.run else f"# {source.dataset}",
         "",
-        f"{len(source.images):,} images of {len(source.classes):,} classes, {per_class}. `label` counts in"
-        f" the class list of {source.dataset}, whose names the feature carries; `class` is the name again"
-        + (", `title` its English synonyms." if any(one.title for one in source.classes) else "."),
+        f"{len(source.images):,} images of {len(source.classes):,} classes, {per_class}. Labels count in the"
+        f" class list of {source.dataset}. {text.fields}",
     ]
     if source.run is not None:
         lines += ["", *_how_made(source.run)]
@@ -112,10 +136,7 @@ def _body(source: Source, columns: Sequence[tuple[str, str]]) -> list[str]:
         *lines,
         "",
         "```python",
-        "from datasets import load_dataset",
-        "",
-        'images = load_dataset("path/of/this/folder", split="train")',
-        'images[0]["image"], images.features["label"].int2str(images[0]["label"])',
+        *text.snippet,
         "```",
         "",
         "| label | class | title | images |",
@@ -130,9 +151,9 @@ def _body(source: Source, columns: Sequence[tuple[str, str]]) -> list[str]:
 def _how_made(run: dict[str, Any]) -> list[str]:
     generator, guidance, settings = (run.get(name, {}) for name in ("generator", "guidance", "settings"))
     return [
-        "Synthetic images by mode-guided diffusion (MGD3, ICML 2025), made with mgd3-fast; `weight` is the"
-        " share of its class's images that the mode of an image stands for, `source_image` the one nearest to"
-        " the mode.",
+        "Made by mgd3-fast, which distils datasets by mode-guided diffusion (MGD3, ICML 2025). `weight` is the"
+        " share of its class's images that the mode of an image stands for, `source_image` the real image next"
+        " to the mode. The dataset that the modes come from has terms of its own.",
         "",
         "| | |",
         "| --- | --- |",
@@ -140,10 +161,7 @@ def _how_made(run: dict[str, Any]) -> list[str]:
         f"| licence of its weights | {_cell(generator.get('licence'))} |",
         f"| guidance | {_cell(guidance.get('form'))}, scale {guidance.get('scale')},"
         f" t_stop {guidance.get('t_stop')} of {guidance.get('steps')} steps |",
-        f"| modes | {_cell(settings.get('discovery'))} |",
-        f"| seed | {settings.get('seed')} |",
-        "",
-        "The dataset that the modes come from has terms of its own.",
+        *(f"| {name} | {_cell(settings[name])} |" for name in _SETTINGS if name in settings),
     ]
 
 

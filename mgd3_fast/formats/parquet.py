@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mgd3_fast.errors import UserError
-from mgd3_fast.formats.card import write_card
+from mgd3_fast.formats.card import CardText, dataset_info, write_card
 from mgd3_fast.formats.config import ConvertConfig
 from mgd3_fast.formats.reading import read_ahead, sha256_of
 from mgd3_fast.formats.record import CARD
@@ -29,6 +29,14 @@ _COLUMNS = {
     "source_image": "string",
     "seed": "string",
 }
+
+_FIELDS = "`label` carries the class names, `class` is the name again, `title` ImageNet's English synonyms."
+_SNIPPET = (
+    "from datasets import load_dataset",
+    "",
+    'images = load_dataset("path/of/this/folder", split="train")',
+    'images[0]["image"], images.features["label"].int2str(images[0]["label"])',
+)
 
 
 def check() -> None:
@@ -87,7 +95,8 @@ def write(source: Source, config: ConvertConfig, draft: Path, bar: Bar) -> Writt
                 writer.write_table(table)
         files[name] = sha256_of(draft / name)
     size = sum((draft / name).stat().st_size for name in files)
-    write_card(draft / CARD, source, names, list(_COLUMNS.items()), num_bytes, size)
+    info = dataset_info(names, _COLUMNS, len(source.images), num_bytes, size)
+    write_card(draft / CARD, source, CardText("data/train-*.parquet", info, _FIELDS, _SNIPPET))
     return Written(files, {"rows": len(source.images)})
 
 

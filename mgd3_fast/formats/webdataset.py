@@ -8,18 +8,23 @@ import tarfile
 from pathlib import Path
 from typing import Any
 
+from mgd3_fast.formats.card import CardText, write_card
 from mgd3_fast.formats.config import ConvertConfig
 from mgd3_fast.formats.reading import read_ahead, sha256_of
+from mgd3_fast.formats.record import CARD
 from mgd3_fast.formats.sharding import split_by_size
 from mgd3_fast.formats.source import Source, SourceImage, content_of
 from mgd3_fast.formats.written import Written
 from mgd3_fast.progress import Bar
 
+_FIELDS = "A sample is `png` (the image), `cls` (its label) and `json` (class, title and what else is known)."
+
 
 def write(source: Source, config: ConvertConfig, draft: Path, bar: Bar) -> Written:
-    """Write `mgd3-000000.tar` onwards; sample `<label>-<k>` is `.cls` (label), `.json`, and the image itself.
+    """Write `mgd3-000000.tar` onwards and a `README.md`.
 
-    Equal images give equal bytes: no times, owners or names of this machine are in the files.
+    A sample `<label>-<k>` is `.cls` (its label), `.json` and the image itself. Equal images give equal bytes:
+    no times, owners or names of this machine are in the files.
 
     Args:
         source: The images.
@@ -47,7 +52,19 @@ def write(source: Source, config: ConvertConfig, draft: Path, bar: Bar) -> Writt
                 bar.advance()
         files[name] = sha256_of(draft / name)
         samples.append(len(images))
+    write_card(draft / CARD, source, CardText("mgd3-*.tar", (), _FIELDS, _snippet(len(files))))
     return Written(files, {"samples": samples})
+
+
+def _snippet(shards: int) -> list[str]:
+    files = "mgd3-000000.tar" if shards == 1 else f"mgd3-{{000000..{shards - 1:06d}}}.tar"
+    return [
+        "import webdataset",
+        "",
+        f'samples = webdataset.WebDataset("path/of/this/folder/{files}", shardshuffle=False)',
+        'for image, label in samples.shuffle(10_000).decode("pil").to_tuple("png", "cls"):',
+        "    ...",
+    ]
 
 
 def _add(archive: tarfile.TarFile, name: str, content: bytes) -> None:
