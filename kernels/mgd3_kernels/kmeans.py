@@ -14,7 +14,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from mgd3_kernels.kmeans_reference import fit_problem
+from mgd3_kernels.kmeans_reference import choose_rows, run_lloyd
 from mgd3_kernels.philox import philox4x32
 
 _MAX_CLUSTERS = 256
@@ -59,15 +59,17 @@ def batched_kmeans_reference(
     """
     bounds = _check_arguments(features, offsets, num_clusters, seed, max_iterations, tolerance)
     uniforms = trial_uniforms(num_clusters, seed).to(features.device)
-    P, D = len(bounds) - 1, features.shape[1]
-    result = empty_result(features, P, num_clusters)
+    result = empty_result(features, len(bounds) - 1, num_clusters)
     for p, (first, last) in enumerate(pairwise(bounds)):
         x = features[first:last].double()  # [n, D]
-        # The kernels' squares are float32.
-        if not (x.square().sum() / D).float().isfinite():
+        mean = x.mean(dim=0)
+        x -= mean
+        # The kernels' float32 must hold every squared distance, at most four times the sum of all squares.
+        if not (4 * x.square().sum()).float().isfinite():
             raise not_finite(p)
-        centers, labels, inertia, iterations = fit_problem(x, uniforms, max_iterations, tolerance)
-        result.centers[p] = centers
+        start = x[choose_rows(x, uniforms)]  # [K, D]
+        centers, labels, inertia, iterations = run_lloyd(x, start, max_iterations, tolerance)
+        result.centers[p] = centers + mean
         result.labels[first:last] = labels
         result.inertia[p] = inertia
         result.iterations[p] = iterations
@@ -160,8 +162,10 @@ def empty_result(features: Tensor, problems: int, num_clusters: int) -> KMeansRe
 
 
 def not_finite(problem: int) -> ValueError:
-    """The error for rows whose squares float32 cannot add up."""
-    return ValueError(f"features must be finite, and their squares too, got others in problem {problem}")
+    """The error for rows whose squared distances float32 cannot hold."""
+    return ValueError(
+        f"features must be finite, and so their squared distances in float32, got others in problem {problem}"
+    )
 
 
 def _kernel_launcher() -> Callable[..., None]:

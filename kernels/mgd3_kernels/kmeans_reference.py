@@ -9,24 +9,21 @@ import torch
 from torch import Tensor
 
 
-def fit_problem(
-    x: Tensor, uniforms: Tensor, max_iterations: int, tolerance: float
+def run_lloyd(
+    x: Tensor, centers: Tensor, max_iterations: int, tolerance: float
 ) -> tuple[Tensor, Tensor, Tensor, int]:
-    """Greedy k-means++ and Lloyd's iterations; see `batched_kmeans`.
+    """Lloyd's iterations from given centres; see `batched_kmeans`.
 
     Args:
-        x: float64 `[n, D]`, n >= K.
-        uniforms: float64 `[K, T]`, between 0 and 1, on the device of x.
+        x: float64 `[n, D]`, n >= K, less their mean: expanded squares lose the fewest digits about it.
+        centers: float64 `[K, D]`.
         max_iterations: at least 1.
         tolerance: at least 0.
 
     Returns:
         Centres float64 `[K, D]`, labels int64 `[n]`, inertia float64 `[]`, and the number of iterations.
     """
-    mean = x.mean(dim=0)
-    x = x - mean  # distances from expanded squares lose the fewest digits about the mean
     threshold = tolerance * x.square().mean()
-    centers = x[choose_rows(x, uniforms)]  # [K, D]
     labels = torch.full((len(x),), -1, device=x.device)
     iterations = 0
     settled = False
@@ -38,7 +35,7 @@ def fit_problem(
         centers = moved
         iterations += 1
     labels = _nearest(x, centers)
-    return centers + mean, labels, _distances(x, labels, centers).sum(), iterations
+    return centers, labels, _distances(x, labels, centers).sum(), iterations
 
 
 def choose_rows(x: Tensor, uniforms: Tensor) -> Tensor:
@@ -56,7 +53,7 @@ def choose_rows(x: Tensor, uniforms: Tensor) -> Tensor:
         int64 `[K]`. Once every row is at a centre, row 0.
     """
     n = len(x)
-    chosen = []
+    chosen: list[Tensor] = []
     closest = torch.full((n,), torch.inf, dtype=x.dtype, device=x.device)
     candidates = (uniforms[0, :1] * n).long().clamp_max(n - 1)
     for draws in uniforms:
@@ -82,15 +79,17 @@ def _distances(x: Tensor, labels: Tensor, centers: Tensor) -> Tensor:
 
 
 def _fill_empty(x: Tensor, labels: Tensor, centers: Tensor) -> Tensor:
-    """Labels in which each empty cluster, in order, has taken the row farthest from its centre."""
+    """Labels in which each empty cluster, in order, has taken the row farthest from its centre.
+
+    Rows at their centre are not taken, which would change nothing but the copy that a cluster holds.
+    """
     empty = (torch.bincount(labels, minlength=len(centers)) == 0).nonzero().flatten()
     if not len(empty):
         return labels
     distances = _distances(x, labels, centers)
-    if distances.max() == 0:
-        return labels
     farthest = distances.argsort(descending=True, stable=True)[: len(empty)]
-    return labels.index_copy(0, farthest, empty)
+    farthest = farthest[distances[farthest] > 0]
+    return labels.index_copy(0, farthest, empty[: len(farthest)])
 
 
 def _means(x: Tensor, members: Tensor, num_clusters: int) -> Tensor:
