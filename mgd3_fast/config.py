@@ -259,6 +259,16 @@ class DistillConfig(DiscoverConfig):
         default="imagefolder",
         choices=FORMATS,
     )
+    trace: str | None = option(
+        "also draw the denoising of these images, CLASS/NUMBER,.., into OUT/trace.png",
+        default=None,
+        metavar="IMAGES",
+    )
+    trace_stops: str | None = option(
+        "values of t_stop to draw it for, separated by commas (default: 0, the run's own and none)",
+        default=None,
+        metavar="N,..",
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -275,6 +285,41 @@ class DistillConfig(DiscoverConfig):
         if self.batch_size != "auto":
             check_whole("batch_size", self.batch_size, 1)
         self.shard_of()
+        self.traced()
+
+    def traced(self) -> list[tuple[str, int]]:
+        """Read `trace`.
+
+        Returns:
+            Class name and number of each image to trace; none by default.
+
+        Raises:
+            UserError: If it is not CLASS/NUMBER,...
+        """
+        images = [re.fullmatch(r"(.+)/(\d+)", part.strip()) for part in (self.trace or "").split(",")]
+        if self.trace is not None and None in images:
+            raise UserError(f"trace must be CLASS/NUMBER, several separated by commas, got {self.trace!r}")
+        return [(image[1], int(image[2])) for image in images if image]
+
+    def stops_traced(self, steps: int, t_stop: int) -> list[int]:
+        """Read `trace_stops`.
+
+        Args:
+            steps: S of the run.
+            t_stop: Its own t_stop.
+
+        Returns:
+            Each t_stop to trace, ascending.
+
+        Raises:
+            UserError: If one is not a whole number from 0 to S.
+        """
+        if self.trace_stops is None:
+            return sorted({0, t_stop, steps})
+        stops = self.trace_stops.split(",")
+        if not all(stop.strip().isdecimal() and int(stop) <= steps for stop in stops):
+            raise UserError(f"trace_stops must be numbers from 0 to {steps}, got {self.trace_stops!r}")
+        return sorted({int(stop) for stop in stops})
 
     def shard_of(self) -> tuple[int, int]:
         """Read `shard`.

@@ -22,9 +22,11 @@ from mgd3_fast.progress import SILENT, Progress
 from mgd3_fast.sampling import make_images
 from mgd3_fast.stages import modes_of, prepare_latents
 from mgd3_fast.timings import Timings
+from mgd3_fast.tracing import requested_trace, write_trace
 from mgd3_fast.versions import versions
 from mgd3_fast.writers import (
     CONTACT_SHEET,
+    MODES,
     OutState,
     PngWriter,
     RunFolder,
@@ -94,7 +96,13 @@ def distill(config: DistillConfig, progress: Progress = SILENT) -> DistilledData
         OSError: If the folder cannot be written.
     """
     timings = Timings()
-    distilled = _run(make_plan(config, progress), progress, timings)
+    plan = make_plan(config, progress)
+    trace = requested_trace(plan)
+    distilled = _run(plan, progress, timings)
+    if distilled.manifest is not None and trace is not None:
+        with timings.measure("trace"):
+            write_trace(plan, trace, ModeSet.load(distilled.folder / MODES), progress)
+        distilled = replace(distilled, timings_s=timings.rounded())
     if distilled.manifest is None or config.format not in EXPORT_FORMATS:
         return distilled
     with timings.measure("export"):

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from mgd3_engine import GuidedSampler, ModeGuidance
+from mgd3_engine import GuidanceTerm, GuidedSampler, ModeGuidance
 from mgd3_fast.config import DistillConfig
 from mgd3_fast.datasets import imagenet_classes
 from mgd3_fast.devices import dtype_of
@@ -119,7 +120,7 @@ def make_plan(config: DistillConfig, progress: Progress) -> Plan:
         dataset.class_names, tuple(cls.label for cls in dataset.classes), config.ipc, layout_of(config.format)
     )
     guidance = _guidance(config, sampling)
-    sampler = _sampler(config, sampling, sources, guidance, len(layout))
+    sampler = make_sampler(config, sampling, sources, guidance, len(layout))
     plan = Plan(config, sampling, sources, layout, _class_ids(sources, progress), guidance, sampler)
     progress.note(plan.describe())
     return plan
@@ -164,13 +165,31 @@ def _guidance(config: DistillConfig, sampling: SamplingDefaults) -> ModeGuidance
     return guidance.resolve(sampling.sampler)
 
 
-def _sampler(
+def make_sampler(
     config: DistillConfig,
     sampling: SamplingDefaults,
     sources: Sources,
     guidance: ModeGuidance | None,
     images: int,
+    *,
+    terms: Sequence[GuidanceTerm] = (),
 ) -> GuidedSampler:
+    """Make what turns seeds and modes into latents.
+
+    Args:
+        config: Spacing, eta, backend and batch size.
+        sampling: Sampler, steps and scales.
+        sources: Generator, device and precision.
+        guidance: Mode guidance, or None where it is off.
+        images: Images of the whole run, which decide the batch size unless the configuration does.
+        terms: Further guidance.
+
+    Returns:
+        The sampler.
+
+    Raises:
+        ValueError: The backend cannot run on this machine.
+    """
     generator, dtype = sources.generator, dtype_of(sources.precision)
     _, height, width = generator.latent_shape
     rows = config.batch_size
@@ -188,6 +207,7 @@ def _sampler(
         null_class=generator.null_class,
         cfg_channels=generator.cfg_channels,
         guidance=guidance,
+        terms=terms,
         backend=config.backend,
         batch_size=rows,
         device=sources.device,

@@ -59,6 +59,8 @@ OPTIONS = {
         "--batch-size",
         "--shard",
         "--format",
+        "--trace",
+        "--trace-stops",
         *REPORTING,
     ],
     "train": [

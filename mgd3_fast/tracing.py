@@ -1,0 +1,168 @@
+"""What the network believes at every step: the predicted clean image of chosen images, for several t_stop.
+
+Shape letters: N images, C channels, h w latent size, H W pixels, S steps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from mgd3_engine import ModeGuidance, StepState, image_seeds
+from mgd3_fast.devices import autoencoder_dtype
+from mgd3_fast.errors import UserError
+from mgd3_fast.plan import make_sampler
+
+if TYPE_CHECKING:
+    from mgd3_fast.modes import ModeSet
+    from mgd3_fast.plan import Plan
+    from mgd3_fast.progress import Progress
+
+TRACE = "trace.png"
+MOST_COLUMNS = 11
+LARGEST_SIDE_PX = 128
+SMALLEST_SIDE_PX = 48
+GAP_PX = 3
+LINE_PX = 14
+STOP_COLOUR = "#D55E00"
+
+
+@dataclass
+class CleanLatents:
+    """A guidance term that guides nothing and keeps x0 `[N, C, h, w]` as predicted at every step."""
+
+    by_step: dict[int, Tensor] = field(default_factory=dict)
+    needs_grad: bool = False
+    needs_group: bool = False
+
+    def __call__(self, state: StepState) -> Tensor:
+        """Keep the step's x0; the delta is zero."""
+        self.by_step[state.step] = state.x0.detach().cpu()
+        return torch.zeros_like(state.x_t)
+
+
+@dataclass(frozen=True)
+class TraceRequest:
+    """What is to be traced.
+
+    Args:
+        images: Image numbers of the run.
+        stops: Each t_stop, 0..S, ascending; S is no guidance.
+    """
+
+    images: tuple[int, ...]
+    stops: tuple[int, ...]
+
+
+def requested_trace(plan: Plan) -> TraceRequest | None:
+    """Find out what a run is asked to trace, before anything is made.
+
+    Args:
+        plan: The run.
+
+    Returns:
+        Images and values of t_stop; None for no trace.
+
+    Raises:
+        UserError: A class is not in the run or has fewer images, or a t_stop is out of range.
+    """
+    wanted, (names, ipc) = plan.config.traced(), (plan.layout.class_names, plan.layout.ipc)
+    for name, mode in wanted:
+        if name not in names:
+            raise UserError(f"trace must name classes of the run, such as {names[0]}, got {name!r}")
+        if mode >= ipc:
+            raise UserError(f"trace must name images 0 to {ipc - 1} of a class, got {name}/{mode}")
+    stops = plan.config.stops_traced(plan.sampling.steps, plan.sampling.t_stop)
+    images = tuple(names.index(name) * ipc + mode for name, mode in wanted)
+    return TraceRequest(images, tuple(stops)) if images else None
+
+
+def write_trace(plan: Plan, request: TraceRequest, modes: ModeSet, progress: Progress) -> Path:
+    """Sample the images for every t_stop and draw what was predicted on the way (MGD3, figure 11).
+
+    With the run's own t_stop the last picture of a row is the image of the run, up to the rounding of another
+    batch size and backend.
+
+    Args:
+        plan: The run.
+        request: What to trace.
+        modes: The run's modes.
+        progress: Receives the bar.
+
+    Returns:
+        `OUT/trace.png`: a row per image and t_stop, a column per step; a line stands where guidance stops.
+    """
+    S = plan.sampling.steps
+    columns = min(MOST_COLUMNS, S)
+    steps = [round((S - 1) * (1 - k / max(1, columns - 1))) for k in range(columns)]
+    rows: list[Tensor] = []  # per t_stop: uint8 [steps, N, H, W, 3]
+    with progress.stage("trace", total=len(request.stops), unit="t_stop") as bar:
+        for stop in request.stops:
+            by_step = _clean_latents(plan, modes, request.images, stop)
+            rows.append(_decoded(plan, torch.stack([by_step[step] for step in steps])))
+            bar.advance()
+    places = [plan.layout.place(image) for image in request.images]
+    titles = [f"class {plan.layout.class_names[c]}, image {mode}" for c, mode in places]
+    sheet = _draw(torch.stack(rows), titles, request.stops, steps)
+    target = Path(plan.config.out) / TRACE
+    unfinished = target.with_name(f".{TRACE}.new")
+    sheet.save(unfinished, format="PNG")
+    return unfinished.replace(target)
+
+
+def _clean_latents(plan: Plan, modes: ModeSet, images: Sequence[int], stop: int) -> dict[int, Tensor]:
+    guidance = None
+    if stop < plan.sampling.steps - 1 and plan.sampling.mode_scale > 0:
+        guidance = ModeGuidance(
+            scale=plan.sampling.mode_scale, t_stop=stop, form=plan.config.guidance_form
+        ).resolve(plan.sampling.sampler)
+    term = CleanLatents()
+    config = replace(plan.config, batch_size=len(images), backend="eager")
+    sampler = make_sampler(config, plan.sampling, plan.sources, guidance, len(images), terms=(term,))
+    places = [plan.layout.place(image) for image in images]
+    sampler.sample(
+        torch.tensor([plan.class_ids[class_index] for class_index, _ in places]),
+        torch.stack([modes.modes[class_index, mode] for class_index, mode in places]),
+        image_seeds(plan.config.seed, [(plan.layout.class_names[c], mode) for c, mode in places]),
+    )
+    return term.by_step
+
+
+def _decoded(plan: Plan, latents: Tensor) -> Tensor:
+    """Pixels uint8 `[steps, N, H, W, 3]` of latents `[steps, N, C, h, w]`."""
+    autoencoder = plan.sources.generator.autoencoder
+    autoencoder.to(plan.sources.device, autoencoder_dtype(plan.sources.precision))
+    parts = [autoencoder.decode(of_step.to(plan.sources.device)).cpu() for of_step in latents]
+    return torch.stack(parts).permute(0, 1, 3, 4, 2)
+
+
+def _draw(pixels: Tensor, titles: Sequence[str], stops: Sequence[int], steps: Sequence[int]) -> Image.Image:
+    """Lay out `[t_stops, steps, N, H, W, 3]`, one block of rows per image."""
+    side = min(LARGEST_SIDE_PX, max(SMALLEST_SIDE_PX, pixels.shape[3]))
+    font = ImageFont.load_default()
+    left = round(max(font.getlength(f"t_stop {stop}") for stop in stops)) + 4 * GAP_PX
+    block = 2 * LINE_PX + len(stops) * (side + GAP_PX) + 2 * GAP_PX
+    sheet = Image.new("RGB", (left + len(steps) * (side + GAP_PX) + GAP_PX, len(titles) * block), "white")
+    draw = ImageDraw.Draw(sheet)
+    for index, title in enumerate(titles):
+        top = index * block
+        draw.text((2 * GAP_PX, top + GAP_PX), title, fill="black", font=font)
+        for row, stop in enumerate(stops):
+            y = top + 2 * LINE_PX + row * (side + GAP_PX)
+            draw.text((2 * GAP_PX, y + side / 2), f"t_stop {stop}", fill="black", font=font, anchor="lm")
+            for column, step in enumerate(steps):
+                x = left + column * (side + GAP_PX)
+                if row == 0:
+                    label = f"step {step}" if column == 0 else f"{step}"
+                    draw.text((x + side / 2, y - 2), label, fill="black", font=font, anchor="mb")
+                shown = Image.fromarray(pixels[row, column, index].numpy())
+                sheet.paste(shown.resize((side, side), Image.Resampling.NEAREST), (x, y))
+                if step <= stop and (column == 0 or steps[column - 1] > stop):
+                    draw.line([(x - 2, y), (x - 2, y + side)], fill=STOP_COLOUR, width=3)
+    return sheet
