@@ -325,16 +325,16 @@ def test_interruption_exits_130_and_says_what_is_kept(
     monkeypatch: pytest.MonkeyPatch,
     signal_number: signal.Signals,
 ) -> None:
-    original, calls = KLAutoencoder.decode, []
+    original, calls = KLAutoencoder.decode_batches, []
 
-    def decode(self: KLAutoencoder, latents: Any) -> Any:
+    def decode_batches(self: KLAutoencoder, latents: Any) -> Any:
         calls.append(len(latents))
         if len(calls) == 2:
             os.kill(os.getpid(), signal_number)
             time.sleep(5)
         return original(self, latents)
 
-    monkeypatch.setattr(KLAutoencoder, "decode", decode)
+    monkeypatch.setattr(KLAutoencoder, "decode_batches", decode_batches)
     arguments = [*words("distill", out=tmp_path / "out", ipc=4), "--batch-size", "8", "--quiet"]
     assert main(arguments) == 130
     printed = capsys.readouterr().err.splitlines()
