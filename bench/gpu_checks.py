@@ -22,7 +22,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-PARTS = ("kernel_checks", "sampler_checks", "tensorrt_checks")
+PARTS = ("kernel_checks", "sampler_checks", "tensorrt_checks", "discovery_checks")
 """Modules of this folder, each with its `CHECKS`."""
 
 Check = Callable[[Any], dict[str, Any]]
