@@ -229,6 +229,25 @@ def test_one_step_returns_x0_of_the_starting_noise():
     torch.testing.assert_close(sampler.sample(class_ids, modes, seeds), expected, rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.parametrize(("strength", "first"), [(1.0, 49), (0.7, 34), (0.02, 0)])
+def test_a_start_at_the_noised_mode(strength, first):
+    class_ids, modes, seeds = make_images(3)
+    steps, states = [], []
+
+    def denoiser(x, timestep, class_ids):
+        states.append(x[:3].clone())
+        return x * 0
+
+    sampler = make_sampler(denoiser, steps=50, guidance=None, start_strength=strength)
+    sampler.sample(class_ids, modes, seeds, callback=lambda step, index, x: steps.append(step))
+    assert steps == list(range(first, -1, -1))
+    abar = float(sampler.respaced.alphas_cumprod[first])
+    start = math.sqrt(abar) * modes + math.sqrt(1 - abar) * philox_normal(seeds, 50, SHAPE)
+    torch.testing.assert_close(states[0], start, rtol=1e-6, atol=1e-6)
+    with pytest.raises(ValueError, match="modes must be"):
+        sampler.sample(class_ids, None, seeds, latent_shape=SHAPE)
+
+
 def test_networks_may_return_another_dtype_than_they_take():
     network = randomize(ConvNet()).bfloat16()
     images = make_images(4)
@@ -314,6 +333,8 @@ def test_wrong_keyword_arguments_say_what_is_allowed():
         ({"cfg_scale": -1.0}, "got -1.0"),
         ({"cfg_channels": -1}, "cfg_channels must be at least 0, or None for all, got -1"),
         ({"null_class": None}, "null_class must be the id of the null class for cfg_scale 4.0, got None"),
+        ({"start_strength": 0.0}, "start_strength must be above 0, at most 1 and at least one of 6 steps"),
+        ({"start_strength": 0.1}, "at least one of 6 steps, got 0.1"),
         ({"dtype": torch.float64}, "dtype must be float32, bfloat16 or float16, got torch.float64"),
         ({"backend": "xla"}, r"backend must be one of auto, eager, compiled.*, got 'xla'"),
     ],

@@ -6,6 +6,7 @@ Shape letters: N images of a call, B rows of state per batch (its fixed shape), 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -154,9 +155,18 @@ class BatchBuffers:
             if buffer is not None and source is not None:
                 buffer.copy_(source.index_select(0, padded.to(source.device)))
 
-    def start(self, noise: Tensor) -> None:
-        """Set the state and the network's input to float32 `[B, C, H, W]` noise."""
+    def start(self, noise: Tensor, level: float | None = None) -> None:
+        """Set the state and the network's input.
+
+        Args:
+            noise: float32 `[B, C, H, W]`.
+            level: abar: start at the modes noised to it, sqrt(abar) m + sqrt(1 - abar) noise (Ho et al. 2020,
+                Eq. 4); None: at the noise.
+        """
         self.x.copy_(noise)
+        if level is not None:
+            assert self.modes is not None
+            self.x.mul_(math.sqrt(1.0 - level)).add_(self.modes, alpha=math.sqrt(level))
         self.write_net_input()
 
     def write_net_input(self) -> None:

@@ -24,7 +24,7 @@ from mgd3_engine.graphs import CaptureError, CudaRecorder, Recorder, why_not
 from mgd3_engine.guidance import GuidanceTerm, ModeGuidance
 from mgd3_engine.inputs import LatentShape, SampleInputs
 from mgd3_engine.noise import NoiseSource, draw_noise
-from mgd3_engine.phases import Phase, split_steps
+from mgd3_engine.phases import Phase, first_step, split_steps
 from mgd3_engine.schedule import NoiseSchedule
 from mgd3_engine.terms import TermEvaluator
 from mgd3_engine.workspaces import Workspace, Workspaces
@@ -66,6 +66,8 @@ class GuidedSampler:
         cfg_channels: Guide the first so many channels (3 of 4 as DiT's authors sample); None is all.
         guidance: Mode guidance; None for a run without.
         terms: Further guidance, added to x_{i-1} beside the mode term.
+        start_strength: Begin at the mode, noised to the first of this share of the steps (D4M, Su et al.
+            2024), instead of at noise; None is off.
         backend: What runs the network: "auto", "eager" or "compiled".
         batch_size: Images per batch, rounded up to a multiple of 8 (1 stays 1). With several sizes, a call is
             cut into batches of the largest, and each batch has the smallest that holds its images.
@@ -94,6 +96,7 @@ class GuidedSampler:
         cfg_channels: int | None = None,
         guidance: ModeGuidance | None = DEFAULT_GUIDANCE,
         terms: Sequence[GuidanceTerm] = (),
+        start_strength: float | None = None,
         backend: str = "auto",
         batch_size: int | Sequence[int] = 64,
         device: torch.device | str | None = None,
@@ -119,7 +122,9 @@ class GuidedSampler:
             denoiser=denoiser, device=self.device, dtype=dtype, rows=self._halves * self.batch_shape
         )
         self.backend, self._denoiser = create_backend(backend, request)
-        self._phases = split_steps(steps, guidance)
+        first = first_step(steps, start_strength)
+        self._start_level = None if start_strength is None else float(self.respaced.alphas_cumprod[first])
+        self._phases = split_steps(first, guidance)
         self._table = table.to(self.device)
         self._steps = torch.arange(steps, device=self.device)  # [S], the counter that guided_step reads
         self._timesteps = torch.from_numpy(self.respaced.timesteps.copy()).to(self.device)  # [S]
@@ -163,13 +168,14 @@ class GuidedSampler:
         inputs = SampleInputs.checked(class_ids, modes, seeds, latent_shape, self._null_class)
         if seeds is None and noise is None:
             raise ValueError("seeds must be int64 or uint64 [N] where no noise is given, got None")
-        if modes is None and self._phases[0].guided:
+        needs_modes = self._phases[0].guided or self._start_level is not None
+        if modes is None and needs_modes:
             raise ValueError(
                 "modes must be float32 [N, C, H, W] for a guided run, got None; or guidance=None"
             )
         if self._graphs == "on" and (noise is not None or callback is not None):
             raise ValueError("graphs must be auto or off where noise or callback is given, got on")
-        if not (self._phases[0].guided or self.terms):
+        if not (needs_modes or self.terms):
             inputs = replace(inputs, modes=None)
         latents = torch.empty(len(class_ids), *inputs.latent_shape, device=class_ids.device)
         keep_groups = any(term.needs_group for term in self.terms)
@@ -226,7 +232,7 @@ class GuidedSampler:
     ) -> None:
         """Take one batch from its starting noise to x_0: the guided phase, then the unguided one."""
         buffers = workspace.buffers
-        buffers.start(draw_noise(len(self.respaced), buffers, noise))
+        buffers.start(draw_noise(len(self.respaced), buffers, noise), self._start_level)
         for phase in self._phases:
             run = partial(self._run_phase, phase, workspace, noise, callback)
             if self._recorder is None or noise is not None or callback is not None:
