@@ -51,7 +51,7 @@ def complete(
                     modes = modes_of(plan, run, range(len(run.layout.class_names)), progress, timings)
                 modes.save(run.work / MODES)
                 (run.work / MODES).replace(run.out / MODES)
-                write_contact_sheet(run.out / CONTACT_SHEET, _sheet_rows(run), run.work / CONTACT_SHEET)
+                write_contact_sheet(run.out / CONTACT_SHEET, sheet_rows(run), run.work / CONTACT_SHEET)
                 content = _manifest(plan, run, modes, digests, sessions)
                 write_manifest(run.out / MANIFEST, content, run.work / MANIFEST)
     if missing:
@@ -83,7 +83,8 @@ def finished_digests(
     return intact, damaged
 
 
-def _sheet_rows(run: RunFolder) -> list[tuple[str, list[Any]]]:
+def sheet_rows(run: RunFolder) -> list[tuple[str, list[Any]]]:
+    """Class names and image paths of a complete run, for its contact sheet."""
     layout = run.layout
     return [
         (name, [run.out / layout.file(label * layout.ipc + mode) for mode in range(layout.ipc)])
@@ -124,7 +125,7 @@ def _manifest(
             "class_list_hash": dataset.class_list_hash,
             "classes_in_list": len(dataset.all_class_names),
             "notes": list(dataset.notes),
-            "skipped": _skipped(sessions),
+            "skipped": skipped_images(sessions),
         },
         "classes": [
             {
@@ -141,7 +142,7 @@ def _manifest(
     }
 
 
-def _skipped(sessions: list[dict[str, Any]]) -> list[dict[str, str]]:
+def skipped_images(sessions: list[dict[str, Any]]) -> list[dict[str, str]]:
     """Images that some session left out, each once."""
     told = {one["image"]: one for session in sessions for one in session.get("skipped", [])}
     return [told[image] for image in sorted(told)]

@@ -19,6 +19,9 @@ from mgd3_fast.errors import UserError
 if TYPE_CHECKING:
     from mgd3_fast.generators import SamplingDefaults
 
+GENERATED = "mgd3"
+REAL_METHODS = ("random", "herding", "kmeans-closest")
+TRAIN_PARTS = ("train", "fit")
 SAMPLERS = ("ddpm", "ddim")
 SPACINGS = ("linspace", "ddim")
 GUIDANCE_FORMS = ("auto", "posterior", "epsilon", "x0")
@@ -130,6 +133,11 @@ class EncodeConfig:
     classes: str | None = option(
         "only these classes: names separated by commas (default: all)", default=None, metavar="NAMES"
     )
+    split: str = option(
+        "train: all training images; fit: without those that `evaluate --eval-split val` tests on",
+        default="train",
+        choices=TRAIN_PARTS,
+    )
     generator: str = option(
         "auto (demo-mnist5k for mnist5k, else dit-xl-2-256), demo-mnist5k, dit-xl-2-256, dit-xl-2-512,"
         " a checkpoint file, a generator folder or a hub id",
@@ -206,6 +214,11 @@ class PlotConfig:
 class DistillConfig(DiscoverConfig):
     """Everything the main job is asked to do; `None` stands for the generator's own default."""
 
+    method: str = option(
+        "mgd3, or real images to compare with, chosen without a generator",
+        default=GENERATED,
+        choices=(GENERATED, *REAL_METHODS),
+    )
     modes: Path | str | None = option(
         "modes.safetensors of an earlier run or of `discover` (default: the one in --out, if any)",
         default=None,
@@ -286,6 +299,17 @@ class DistillConfig(DiscoverConfig):
             check_whole("batch_size", self.batch_size, 1)
         self.shard_of()
         self.traced()
+        if self.method in REAL_METHODS:
+            self._check_ungenerated()
+
+    def _check_ungenerated(self) -> None:
+        names = ("modes", "vae", "sampler", "steps", "cfg_scale", "mode_scale", "t_stop", "trace")
+        given = [name for name in names if getattr(self, name) is not None]
+        if given:
+            raise UserError(
+                f"{given[0]} must be left out with method {self.method}, which generates nothing,"
+                f" got {getattr(self, given[0])}"
+            )
 
     def traced(self) -> list[tuple[str, int]]:
         """Read `trace`.

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+from mgd3_fast.baselines import make_baseline
 from mgd3_fast.completion import complete, finished_digests
-from mgd3_fast.config import DistillConfig
+from mgd3_fast.config import REAL_METHODS, DistillConfig
 from mgd3_fast.devices import device_name
 from mgd3_fast.errors import Interrupted
 from mgd3_fast.formats.config import EXPORT_FORMATS
@@ -20,10 +19,10 @@ from mgd3_fast.modes import ModeSet
 from mgd3_fast.plan import Plan, make_plan
 from mgd3_fast.progress import SILENT, Progress
 from mgd3_fast.sampling import make_images
+from mgd3_fast.session import new_session
 from mgd3_fast.stages import modes_of, prepare_latents
 from mgd3_fast.timings import Timings
 from mgd3_fast.tracing import requested_trace, write_trace
-from mgd3_fast.versions import versions
 from mgd3_fast.writers import (
     CONTACT_SHEET,
     MODES,
@@ -77,7 +76,7 @@ class DistilledDataset:
 
 
 def distill(config: DistillConfig, progress: Progress = SILENT) -> DistilledDataset:
-    """Distil a dataset into `config.ipc` images per class by mode-guided diffusion (MGD3).
+    """Distil a dataset into `config.ipc` images per class: by mode-guided diffusion (MGD3), or by choosing.
 
     An interrupted run goes on where it stopped when called again, and ends with the same files. A folder
     that is already complete is checked against its manifest; missing or damaged images are made again.
@@ -96,18 +95,28 @@ def distill(config: DistillConfig, progress: Progress = SILENT) -> DistilledData
         OSError: If the folder cannot be written.
     """
     timings = Timings()
-    plan = make_plan(config, progress)
-    trace = requested_trace(plan)
-    distilled = _run(plan, progress, timings)
-    if distilled.manifest is not None and trace is not None:
-        with timings.measure("trace"):
-            write_trace(plan, trace, ModeSet.load(distilled.folder / MODES), progress)
-        distilled = replace(distilled, timings_s=timings.rounded())
+    if config.method in REAL_METHODS:
+        made = make_baseline(config, progress, timings)
+        distilled = DistilledDataset(Path(config.out), *made, timings.rounded())
+    else:
+        distilled = _generate(config, progress, timings)
     if distilled.manifest is None or config.format not in EXPORT_FORMATS:
         return distilled
     with timings.measure("export"):
         folder = _export(distilled, config.format, progress)
     return replace(distilled, export=folder, timings_s=timings.rounded())
+
+
+def _generate(config: DistillConfig, progress: Progress, timings: Timings) -> DistilledDataset:
+    """Make the images by diffusion, and draw how some of them came about if that is asked for."""
+    plan = make_plan(config, progress)
+    trace = requested_trace(plan)
+    distilled = _run(plan, progress, timings)
+    if distilled.manifest is None or trace is None:
+        return distilled
+    with timings.measure("trace"):
+        write_trace(plan, trace, ModeSet.load(distilled.folder / MODES), progress)
+    return replace(distilled, timings_s=timings.rounded())
 
 
 def _run(plan: Plan, progress: Progress, timings: Timings) -> DistilledDataset:
@@ -148,7 +157,7 @@ def _make(
     timings: Timings,
 ) -> ModeSet:
     """Make images from the discover stage on, and note in the journal how it went; return their modes."""
-    session = {**_session(plan), "skipped": skipped}
+    session = {**new_session(plan.config.shard, device_name(plan.sources.device)), "skipped": skipped}
     run.record_session(session)
     modes = modes_of(plan, run, plan.layout.classes_of(todo), progress, timings)
     block = plan.layout.block(*plan.config.shard_of())
@@ -161,19 +170,6 @@ def _make(
             writer.close()
     run.record_session({**session, "images": len(todo), "timings_s": timings.rounded()})
     return modes
-
-
-def _session(plan: Plan) -> dict[str, Any]:
-    """What this process runs on; its times are added when it is done."""
-    return {
-        "id": uuid.uuid4().hex[:12],
-        "started": datetime.now(timezone.utc).isoformat(timespec="milliseconds"),
-        "shard": plan.config.shard,
-        "device": device_name(plan.sources.device),
-        "versions": versions(),
-        "images": None,
-        "timings_s": None,
-    }
 
 
 def _export(distilled: DistilledDataset, format: str, progress: Progress) -> Path:

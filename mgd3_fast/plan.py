@@ -53,6 +53,7 @@ class Plan:
         config, sampling = self.config, self.sampling
         dataset, generator = self.sources.dataset, self.sources.generator
         return {
+            "method": config.method,
             "dataset": dataset.name,
             "classes": f"{len(dataset.classes)} of {len(dataset.all_class_names)}",
             "class_list_hash": dataset.class_list_hash,

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from mgd3_fast.datasets import Dataset, describe, open_dataset
+from mgd3_fast.datasets.holdout import fit_part
 from mgd3_fast.devices import autoencoder_dtype, device_name, resolve_device, resolve_precision
 from mgd3_fast.generators import Generator, load_generator
 from mgd3_fast.latents import LatentStore
@@ -51,10 +52,7 @@ def open_sources(config: EncodeConfig, progress: Progress) -> Sources:
     """
     device = resolve_device(config.device)
     precision = resolve_precision(config.precision, device)
-    dataset = open_dataset(
-        config.dataset, data_dir=config.data_dir, classes=config.classes, progress=progress
-    )
-    progress.note(describe(dataset))
+    dataset = open_training_images(config, progress)
     generator = load_generator(config.generator, dataset_name=dataset.name, vae=config.vae)
     progress.note(
         f"{generator.name}: {generator.resolution} px, {generator.num_classes} classes,"
@@ -64,3 +62,25 @@ def open_sources(config: EncodeConfig, progress: Progress) -> Sources:
         config.cache_dir, generator.autoencoder.digest, generator.resolution, autoencoder_dtype(precision)
     )
     return Sources(dataset, generator, device, precision, store)
+
+
+def open_training_images(config: EncodeConfig, progress: Progress) -> Dataset:
+    """Open the images that a configuration names, and say what was found.
+
+    Args:
+        config: Dataset, classes and split.
+        progress: Receives the description.
+
+    Returns:
+        The dataset.
+
+    Raises:
+        UserError: If something named does not exist.
+    """
+    dataset = open_dataset(
+        config.dataset, data_dir=config.data_dir, classes=config.classes, progress=progress
+    )
+    if config.split == "fit":
+        dataset = fit_part(dataset)
+    progress.note(describe(dataset))
+    return dataset

@@ -1,0 +1,124 @@
+"""Which real images stand for a class.
+
+Shape letters: n images of a class, K chosen ones (= ipc), D = 3 * side^2.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mgd3_fast.baselines.herding import HerdingDiscovery
+from mgd3_fast.config import REAL_METHODS
+from mgd3_fast.datasets import BadImage, BadImageError, Dataset, image_batches
+from mgd3_fast.errors import UserError
+from mgd3_fast.modes import ModeDiscovery, discovery
+
+FEATURE_SIDE = 32
+_BATCH = 256
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Real images that stand for a class.
+
+    Args:
+        indices: Their positions in the class, K of them.
+        weights: Share of the class's images that each stands for; they add up to 1.
+    """
+
+    indices: tuple[int, ...]
+    weights: tuple[float, ...]
+
+
+def select_images(
+    dataset: Dataset,
+    class_index: int,
+    method: str,
+    ipc: int,
+    seed: int,
+    *,
+    on_bad_image: str = "error",
+    bad_images: list[BadImage] | None = None,
+) -> Selection:
+    """Choose `ipc` real images of a class.
+
+    "random" draws different ones, each as likely. "herding" and "kmeans-closest" (the image nearest to each
+    K-means centre) compare pixels: the centre crop at 32 x 32, in 0..1.
+
+    Args:
+        dataset: The images.
+        class_index: Position in `dataset.classes`.
+        method: One of `REAL_METHODS`.
+        ipc: K.
+        seed: Of "random" and of K-means.
+        on_bad_image: "error", or "skip": bad images are never chosen.
+        bad_images: Receives those that were found.
+
+    Returns:
+        The choice; the same on every machine.
+
+    Raises:
+        UserError: No such method, too few good images, or a bad one with `on_bad_image="error"`.
+    """
+    if method == "random":
+        return _draw(dataset, class_index, ipc, seed, on_bad_image, bad_images)
+    if method not in REAL_METHODS:
+        raise UserError(f"method must be one of {', '.join(REAL_METHODS)}, got {method!r}")
+    chooser: ModeDiscovery = HerdingDiscovery() if method == "herding" else discovery(method)
+    batches = list(
+        image_batches(dataset, class_index, FEATURE_SIDE, _BATCH, on_bad_image, bad_images=bad_images)
+    )
+    features = torch.cat([_features(batch.images) for batch in batches])  # [n, D]
+    if len(features) < ipc:
+        _refuse_too_few(dataset, class_index, len(features), ipc)
+    found = chooser.fit(features, ipc, seed)
+    rows = torch.cat([batch.indices for batch in batches])[found.source_index]
+    return Selection(tuple(rows.tolist()), tuple(found.weights.tolist()))
+
+
+def _draw(
+    dataset: Dataset,
+    class_index: int,
+    ipc: int,
+    seed: int,
+    on_bad_image: str,
+    bad_images: list[BadImage] | None,
+) -> Selection:
+    """Draw without replacement; bad images make room for the next ones drawn."""
+    cls = dataset.classes[class_index]
+    digest = hashlib.sha256(f"{seed}/{cls.name}".encode()).digest()
+    order = np.random.default_rng(int.from_bytes(digest, "big")).permutation(len(cls))
+    chosen: list[int] = []
+    for place in map(int, order):
+        if len(chosen) == ipc:
+            break
+        try:
+            cls.images.load(place)
+        except BadImageError as error:
+            if on_bad_image == "error":
+                raise UserError(
+                    f"images must be readable, got {cls.images.location(place)}: {error}"
+                    " (on_bad_image=skip leaves such images out)"
+                ) from None
+            if bad_images is not None:
+                bad_images.append(BadImage(cls.name, place, cls.images.name(place), str(error)))
+            continue
+        chosen.append(place)
+    if len(chosen) < ipc:
+        _refuse_too_few(dataset, class_index, len(chosen), ipc)
+    return Selection(tuple(sorted(chosen)), (1 / ipc,) * ipc)
+
+
+def _features(images: Tensor) -> Tensor:
+    """Pixels as float32 [n, D] in 0..1."""
+    return images.flatten(1).float() / 255
+
+
+def _refuse_too_few(dataset: Dataset, class_index: int, count: int, ipc: int) -> None:
+    name = dataset.classes[class_index].name
+    raise UserError(f"ipc must be at most {count}, the number of good images of class {name}, got {ipc}")
