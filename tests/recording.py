@@ -41,7 +41,7 @@ class Recorded:
             fresh = all(returned.alias_info is None for returned in function._schema.returns)
             if fresh and isinstance(old, Tensor):
                 old.copy_(new)
-            elif fresh:
+            elif fresh and isinstance(old, (list, tuple)):
                 for kept, value in zip(old, new, strict=True):
                     kept.copy_(value)
 
