@@ -19,7 +19,7 @@ from mgd3_fast.errors import UserError
 if TYPE_CHECKING:
     from mgd3_fast.generators import SamplingDefaults
 
-GENERATED = "mgd3"
+GENERATED_METHODS = ("mgd3", "unguided", "d4m")
 REAL_METHODS = ("random", "herding", "kmeans-closest")
 TRAIN_PARTS = ("train", "fit")
 SAMPLERS = ("ddpm", "ddim")
@@ -215,9 +215,16 @@ class DistillConfig(DiscoverConfig):
     """Everything the main job is asked to do; `None` stands for the generator's own default."""
 
     method: str = option(
-        "mgd3, or real images to compare with, chosen without a generator",
-        default=GENERATED,
-        choices=(GENERATED, *REAL_METHODS),
+        "mgd3; to compare with: unguided (the generator alone), d4m (start at the noised mode), or real"
+        " images, chosen without a generator: random, herding, kmeans-closest",
+        default=GENERATED_METHODS[0],
+        choices=(*GENERATED_METHODS, *REAL_METHODS),
+    )
+    start_strength: float | None = option(
+        "share of the steps that d4m takes from the noised mode (default: 0.7)",
+        default=None,
+        parse=float,
+        metavar="X",
     )
     modes: Path | str | None = option(
         "modes.safetensors of an earlier run or of `discover` (default: the one in --out, if any)",
@@ -299,17 +306,25 @@ class DistillConfig(DiscoverConfig):
             check_whole("batch_size", self.batch_size, 1)
         self.shard_of()
         self.traced()
-        if self.method in REAL_METHODS:
-            self._check_ungenerated()
+        self._check_method()
 
-    def _check_ungenerated(self) -> None:
-        names = ("modes", "vae", "sampler", "steps", "cfg_scale", "mode_scale", "t_stop", "trace")
-        given = [name for name in names if getattr(self, name) is not None]
-        if given:
-            raise UserError(
-                f"{given[0]} must be left out with method {self.method}, which generates nothing,"
-                f" got {getattr(self, given[0])}"
-            )
+    def _check_method(self) -> None:
+        """Refuse options that the method does not have."""
+        guidance = ("mode_scale", "t_stop")
+        generation = ("modes", "vae", "sampler", "steps", "cfg_scale", *guidance, "trace", "start_strength")
+        foreign = {
+            "mgd3": ("start_strength",),
+            "unguided": (*guidance, "start_strength"),
+            "d4m": guidance,
+        }.get(self.method, generation)
+        for name in foreign:
+            if getattr(self, name) is not None:
+                raise UserError(
+                    f"{name} must be left out with method {self.method}, which does not have it,"
+                    f" got {getattr(self, name)}"
+                )
+        if self.start_strength is not None:
+            check_number("start_strength", self.start_strength, 0.0, 1.0)
 
     def traced(self) -> list[tuple[str, int]]:
         """Read `trace`.
@@ -376,5 +391,6 @@ class DistillConfig(DiscoverConfig):
         given = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
         steps = given.get("steps", defaults.steps)
         chosen = replace(defaults, **{"t_stop": round(defaults.t_stop * steps / defaults.steps), **given})
-        replace(self, **{name: getattr(chosen, name) for name in names})  # checks them against each other
+        filled = {name: getattr(chosen, name) for name in names}
+        replace(self, method="mgd3", start_strength=None, **filled)  # checks them against each other
         return chosen

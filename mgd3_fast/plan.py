@@ -19,6 +19,7 @@ from mgd3_fast.writers import Layout, layout_of
 if TYPE_CHECKING:
     from mgd3_fast.progress import Progress
 
+D4M_STRENGTH = 0.7  # Su et al. 2024
 ROW_MULTIPLE = 8
 MOST_ROWS_CPU = 64
 MOST_ROWS_CUDA = 256
@@ -74,6 +75,7 @@ class Plan:
             "mode_scale": sampling.mode_scale,
             "t_stop": sampling.t_stop,
             "guidance_form": self.guidance.form if self.guidance else "none",
+            "start_strength": _start_strength(config),
             "backend": self.sampler.backend,
             "precision": self.sources.precision,
             "batch_size": self.sampler.batch_shape,
@@ -87,6 +89,8 @@ class Plan:
         """Say in two lines what is about to be done."""
         sampling = self.sampling
         guidance = "no mode guidance"
+        if self.config.method == "d4m":
+            guidance = f"starting at the noised mode, strength {_start_strength(self.config):g}"
         if self.guidance is not None:
             guidance = (
                 f"mode guidance {self.guidance.form}, scale {self.guidance.scale:g},"
@@ -159,8 +163,15 @@ def _class_ids(sources: Sources, progress: Progress) -> tuple[int, ...]:
     return tuple(ids[cls.label] for cls in dataset.classes)
 
 
+def _start_strength(config: DistillConfig) -> float | None:
+    """Share of the steps that are taken from the noised mode; None for a start at noise."""
+    if config.method != "d4m":
+        return None
+    return D4M_STRENGTH if config.start_strength is None else config.start_strength
+
+
 def _guidance(config: DistillConfig, sampling: SamplingDefaults) -> ModeGuidance | None:
-    if sampling.mode_scale == 0 or sampling.t_stop >= sampling.steps - 1:
+    if config.method != "mgd3" or sampling.mode_scale == 0 or sampling.t_stop >= sampling.steps - 1:
         return None
     guidance = ModeGuidance(scale=sampling.mode_scale, t_stop=sampling.t_stop, form=config.guidance_form)
     return guidance.resolve(sampling.sampler)
@@ -209,6 +220,7 @@ def make_sampler(
         cfg_channels=generator.cfg_channels,
         guidance=guidance,
         terms=terms,
+        start_strength=_start_strength(config),
         backend=config.backend,
         batch_size=rows,
         device=sources.device,

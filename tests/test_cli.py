@@ -48,6 +48,7 @@ OPTIONS = {
         "--kmeans",
         "--seed",
         "--method",
+        "--start-strength",
         "--modes",
         "--sampler",
         "--steps",

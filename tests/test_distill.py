@@ -504,3 +504,30 @@ def test_sigkill_at_random_moments(
     run(out, **options)
     run(tmp_path / "whole", **options)
     assert contents(out) == contents(tmp_path / "whole")
+
+
+def test_unguided_and_d4m_are_methods_of_their_own(
+    run: Callable[..., DistilledDataset], tmp_path: Path
+) -> None:
+    made = {
+        name: run(tmp_path / name, **options)
+        for name, options in {
+            "mgd3": {},
+            "unguided": {"method": "unguided"},
+            "scale 0": {"mode_scale": 0.0},
+            "d4m": {"method": "d4m"},
+            "d4m whole": {"method": "d4m", "start_strength": 1.0},
+        }.items()
+    }
+    shown = {name: pixels(dataset.folder) for name, dataset in made.items()}
+    assert np.array_equal(shown["unguided"], shown["scale 0"])
+    for one, other in (("mgd3", "unguided"), ("d4m", "unguided"), ("d4m", "d4m whole")):
+        assert not np.array_equal(shown[one], shown[other])
+    manifest = made["d4m"].manifest
+    assert manifest is not None
+    assert manifest["settings"]["start_strength"] == 0.7
+    assert manifest["guidance"]["guided_steps"] == 0
+    with pytest.raises(UserError, match="start_strength must be left out with method mgd3"):
+        run(tmp_path / "no", start_strength=0.5)
+    with pytest.raises(UserError, match="t_stop must be left out with method d4m"):
+        run(tmp_path / "no", method="d4m", t_stop=3)
