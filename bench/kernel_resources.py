@@ -113,8 +113,12 @@ def compile_variant(variant: Variant, capability: int) -> Any:
 
 
 def resources(variant: Variant, capability: int) -> dict[str, Any]:
+    """What `resources_of` finds in a variant of the fused step."""
+    return resources_of(compile_variant(variant, capability), capability)
+
+
+def resources_of(kernel: Any, capability: int) -> dict[str, Any]:
     """Registers, stack and shared bytes, and a count of global accesses by instruction."""
-    kernel = compile_variant(variant, capability)
     cuobjdump = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
     with tempfile.TemporaryDirectory() as folder:
         cubin = Path(folder) / "kernel.cubin"

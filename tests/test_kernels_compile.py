@@ -1,4 +1,4 @@
-"""Every variant of the fused step compiles ahead of time, without a GPU, and to what the design asks for.
+"""The fused step and adaLN, every variant, compile ahead of time without a GPU to what the design asks for.
 
 The compiler runs in a process of its own, because Triton's interpreter, once chosen, stays chosen.
 """
@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-REPORT = Path(__file__).parent.parent / "bench" / "kernel_resources.py"
+BENCH = Path(__file__).parent.parent / "bench"
 CAPABILITIES = (80, 86, 89, 90, 100, 120)
 COVERING = (
     "main",
@@ -32,14 +32,30 @@ COVERING = (
 # Measured: at most 40 over all variants and capabilities; 12 blocks of 128 threads a multiprocessor at 40.
 REGISTER_BOUND = 48
 
+ADALN_COVERING = (
+    "main",
+    "main-first-norm",
+    "fp32",
+    "fp16",
+    "S2",
+    "demo",
+    "one-token-fills-a-warp",
+    "widest",
+    "widest-fp32",
+    "odd",
+)
+# Measured: 30 to 34 for the main variant, 8 blocks of 256 threads a multiprocessor at 32; at most 56, for the
+# widest in float32, whose threads hold 16 numbers of each of three tensors.
+ADALN_MAIN_REGISTER_BOUND, ADALN_REGISTER_BOUND = 40, 64
+
 
 Rows = dict[tuple[str, int], dict[str, Any]]  # by variant and capability
 
 
-def compile_report(cache: Path, *arguments: str) -> list[dict[str, Any]]:
+def compile_report(cache: Path, *arguments: str, script: str = "kernel_resources.py") -> list[dict[str, Any]]:
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     environment |= {"TRITON_CACHE_DIR": str(cache), "PYTHONPATH": os.pathsep.join(sys.path)}
-    command = [sys.executable, str(REPORT), "--json", *arguments]
+    command = [sys.executable, str(BENCH / script), "--json", *arguments]
     result = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     return [json.loads(line) for line in result.stdout.splitlines()]
@@ -101,3 +117,36 @@ def test_every_variant(tmp_path: Path) -> None:
     for row in rows:
         check_resources(row)
         check_accesses(row)
+
+
+@pytest.fixture(scope="module")
+def adaln_rows(tmp_path_factory: pytest.TempPathFactory) -> Rows:
+    """The main variant for every capability, the covering set for 9.0."""
+    pytest.importorskip("triton", minversion="3.3", reason="ahead-of-time compilation as written needs it")
+    others = [str(capability) for capability in CAPABILITIES if capability != 90]
+    folder = tmp_path_factory.mktemp("triton")
+    found = compile_report(folder, "--cc", "90", "--main-cc", *others, script="adaln_resources.py")
+    return {(row["variant"], row["capability"]): row for row in found}
+
+
+def check_adaln(row: dict[str, Any], register_bound: int) -> None:
+    """Every token is read and written once, 16 bytes at a time; warps meet twice, for mean and variance."""
+    assert row["stack_bytes"] == 0, "registers spilled"
+    assert row["registers"] <= register_bound
+    assert row["shared_bytes"] == (4 * row["num_warps"] if row["num_warps"] > 1 else 0)
+    per_access = 4 if row["dtype"] == "fp32" else 8
+    pieces = -(-row["BLOCK"] * row["TOKENS"] // (32 * row["num_warps"] * per_access))
+    want = {"ld.global.v4.b32": (3 + 2 * row["residual"]) * pieces}
+    want["st.global.v4.b32"] = (1 + row["residual"]) * pieces
+    if row["hidden"] % 16 == 0:
+        assert row["accesses"] == want
+
+
+@pytest.mark.parametrize("capability", CAPABILITIES)
+def test_main_adaln_on_every_capability(capability: int, adaln_rows: Rows) -> None:
+    check_adaln(adaln_rows["main", capability], ADALN_MAIN_REGISTER_BOUND)
+
+
+@pytest.mark.parametrize("variant", ADALN_COVERING)
+def test_adaln_variant(variant: str, adaln_rows: Rows) -> None:
+    check_adaln(adaln_rows[variant, 90], ADALN_REGISTER_BOUND)

@@ -16,6 +16,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mgd3_engine.dit.config import DiTConfig
+from mgd3_engine.dit.layers import Attention, Mlp, TokenLinear, runs_plain
+from mgd3_kernels import (
+    gated_residual_norm,
+    gated_residual_norm_reference,
+    modulated_norm,
+    modulated_norm_reference,
+)
 
 NUM_SINUSOIDS = 256
 MAX_PERIOD = 10_000.0
@@ -89,12 +96,6 @@ def _linear(in_features: int, out_features: int, *, std: float | None = None) ->
     return layer
 
 
-def _modulated_norm(tokens: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-    """adaLN: LayerNorm without own gain, then the conditioned gain and shift."""
-    normed = F.layer_norm(tokens, (tokens.shape[-1],), eps=NORM_EPS)
-    return torch.addcmul(shift, normed, 1 + scale)  # [N, T, d]
-
-
 class PatchEmbedder(nn.Module):
     """One linear map per patch, written as a convolution whose stride is the patch."""
 
@@ -147,42 +148,12 @@ class LabelEmbedder(nn.Module):
         return rows
 
 
-class Attention(nn.Module):
-    """Multi-head self-attention with one fused projection to queries, keys and values."""
-
-    def __init__(self, hidden_size: int, num_heads: int) -> None:
-        super().__init__()
-        self.num_heads = num_heads
-        self.qkv = _linear(hidden_size, 3 * hidden_size)
-        self.proj = _linear(hidden_size, hidden_size)
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        """Mix `[N, T, d]` tokens over T."""
-        N, T, d = tokens.shape
-        qkv = self.qkv(tokens).view(N, T, 3, self.num_heads, d // self.num_heads)
-        query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # each [N, h, T, d/h]
-        mixed = F.scaled_dot_product_attention(query, key, value)  # [N, h, T, d/h]
-        merged: Tensor = self.proj(mixed.transpose(1, 2).reshape(N, T, d))
-        return merged
-
-
-class Mlp(nn.Module):
-    """Two linear layers around a GELU in its tanh form."""
-
-    def __init__(self, hidden_size: int, mlp_ratio: float) -> None:
-        super().__init__()
-        inner_size = int(hidden_size * mlp_ratio)
-        self.fc1 = _linear(hidden_size, inner_size)
-        self.fc2 = _linear(inner_size, hidden_size)
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        """Map each of the `[N, T, d]` tokens by itself."""
-        mapped: Tensor = self.fc2(F.gelu(self.fc1(tokens), approximate="tanh"))
-        return mapped
-
-
 class DiTBlock(nn.Module):
-    """A transformer block whose norms and residual gates are set by the conditioning (adaLN-Zero)."""
+    """Two branches, attention and MLP, each with a norm and a gate that the conditioning sets (adaLN-Zero).
+
+    It has no `forward`: `DiT.denoise` runs the branches, because the end of one and the start of the next are
+    one operation, across blocks too.
+    """
 
     def __init__(self, config: DiTConfig) -> None:
         super().__init__()
@@ -191,30 +162,16 @@ class DiTBlock(nn.Module):
         self.mlp = Mlp(d, config.mlp_ratio)
         self.adaLN_modulation = nn.Sequential(nn.SiLU(), _linear(d, 6 * d, std=0.0))
 
-    def forward(self, tokens: Tensor, modulation: Tensor) -> Tensor:
-        """Apply attention and MLP to `[N, T, d]` tokens under a `[N, 6d]` modulation."""
-        parts = modulation[:, None].chunk(6, dim=-1)  # each [N, 1, d]
-        shift_attn, scale_attn, gate_attn, shift_mlp, scale_mlp, gate_mlp = parts
-        mixed = self.attn(_modulated_norm(tokens, shift_attn, scale_attn))
-        tokens = torch.addcmul(tokens, gate_attn, mixed)
-        mapped = self.mlp(_modulated_norm(tokens, shift_mlp, scale_mlp))
-        return torch.addcmul(tokens, gate_mlp, mapped)  # [N, T, d]
-
 
 class FinalLayer(nn.Module):
-    """Modulated norm and the linear map from a token to its patch of the output."""
+    """The linear map from a token to its patch of the output, and what sets the norm before it."""
 
     def __init__(self, config: DiTConfig) -> None:
         super().__init__()
         d = config.hidden_size
-        self.linear = _linear(d, config.patch_size**2 * config.out_channels, std=0.0)
+        self.linear = TokenLinear(d, config.patch_size**2 * config.out_channels)
+        nn.init.zeros_(self.linear.weight)
         self.adaLN_modulation = nn.Sequential(nn.SiLU(), _linear(d, 2 * d, std=0.0))
-
-    def forward(self, tokens: Tensor, modulation: Tensor) -> Tensor:
-        """Map `[N, T, d]` tokens to patches `[N, T, P*P*O]` under a `[N, 2d]` modulation."""
-        shift, scale = modulation[:, None].chunk(2, dim=-1)  # each [N, 1, d]
-        patches: Tensor = self.linear(_modulated_norm(tokens, shift, scale))
-        return patches
 
 
 class DiT(nn.Module):
@@ -281,12 +238,15 @@ class DiT(nn.Module):
         expected = (config.in_channels, config.input_size, config.input_size)
         if tuple(x.shape[1:]) != expected:
             raise ValueError(f"x must be latents of shape [N, {expected}], got {list(x.shape)}")
-        d = config.hidden_size
         tokens = self.x_embedder(x) + self.pos_embed  # [N, T, d]
-        *parts, last = torch.split(modulation, [*[6 * d] * config.depth, 2 * d], dim=1)
-        for block, part in zip(self.blocks, parts, strict=True):
-            tokens = block(tokens, part)
-        return self._unpatchify(self.final_layer(tokens, last))
+        parts = torch.split(modulation, config.hidden_size, dim=1)  # 6 depth + 2 of [N, d]
+        shifts, scales, gates = parts[0::3], parts[1::3], parts[2::3]
+        blocks = cast("Sequence[DiTBlock]", self.blocks)
+        branches = [branch for block in blocks for branch in (block.attn, block.mlp)]
+        normed = _norm(tokens, shifts[0], scales[0])
+        for branch, gate, shift, scale in zip(branches, gates, shifts[1:], scales[1:], strict=True):
+            tokens, normed = _add_and_norm(tokens, gate, branch(normed), shift, scale)
+        return self._unpatchify(self.final_layer.linear(normed))
 
     def _unpatchify(self, patches: Tensor) -> Tensor:
         """Put patches `[N, T, P*P*O]` (row, column, channel) in their places: `[N, O, H, W]`."""
@@ -294,3 +254,23 @@ class DiT(nn.Module):
         G = self.config.input_size // P
         grid = patches.view(patches.shape[0], G, G, P, P, O).permute(0, 5, 1, 3, 2, 4)  # [N, O, G, P, G, P]
         return grid.reshape(patches.shape[0], O, G * P, G * P)
+
+
+def _norm(tokens: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+    """adaLN of `[N, T, d]` tokens by `[N, d]` shifts and scales: norm(tokens) (1 + scale) + shift."""
+    if runs_plain(tokens, shift, scale):
+        function = modulated_norm if tokens.is_cuda else modulated_norm_reference
+        return function(tokens, shift, scale, eps=NORM_EPS)
+    normed = F.layer_norm(tokens, tokens.shape[-1:], eps=NORM_EPS)
+    return torch.addcmul(shift[:, None], normed, 1 + scale[:, None])  # [N, T, d]
+
+
+def _add_and_norm(
+    tokens: Tensor, gate: Tensor, branch: Tensor, shift: Tensor, scale: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Return tokens + gate branch, and adaLN of it; `tokens` itself is overwritten where it can be."""
+    if runs_plain(tokens, gate, branch, shift, scale):
+        function = gated_residual_norm if tokens.is_cuda else gated_residual_norm_reference
+        return tokens, function(tokens, gate, branch, shift, scale, eps=NORM_EPS)
+    tokens = torch.addcmul(tokens, gate[:, None], branch)  # [N, T, d]
+    return tokens, _norm(tokens, shift, scale)

@@ -1,0 +1,129 @@
+"""adaLN between the matrix products of a DiT block: the modulated norm, alone or after a gated residual.
+
+Shape letters: N rows of a batch, T tokens of a row, d hidden size.
+"""
+
+from __future__ import annotations
+
+import os
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+MAX_HIDDEN = 8192  # numbers of a token that one program of the kernel holds in registers
+_MAX_TOKENS = 2**16 - 1  # of a row: the second axis of a grid
+
+
+def modulated_norm_reference(tokens: Tensor, shift: Tensor, scale: Tensor, *, eps: float = 1e-6) -> Tensor:
+    """Norm and modulate tokens in plain torch, rounding after each operation; as `modulated_norm`."""
+    _check_arguments(tokens, {"shift": shift, "scale": scale}, {})
+    normed = F.layer_norm(tokens, tokens.shape[-1:], eps=eps)
+    return torch.addcmul(shift[:, None], normed, 1 + scale[:, None])  # [N, T, d]
+
+
+def gated_residual_norm_reference(
+    tokens: Tensor, gate: Tensor, branch: Tensor, shift: Tensor, scale: Tensor, *, eps: float = 1e-6
+) -> Tensor:
+    """Add a branch, norm and modulate in plain torch, rounding after each; as `gated_residual_norm`."""
+    _check_arguments(tokens, {"gate": gate, "shift": shift, "scale": scale}, {"branch": branch})
+    tokens.addcmul_(gate[:, None], branch)
+    return modulated_norm_reference(tokens, shift, scale, eps=eps)
+
+
+def modulated_norm(tokens: Tensor, shift: Tensor, scale: Tensor, *, eps: float = 1e-6) -> Tensor:
+    """Apply adaLN: LayerNorm without own gain, then the conditioned gain and shift (Peebles & Xie 2023, 3.2).
+
+    One Triton launch on CUDA, computed in float32 and rounded once; plain torch elsewhere. No gradient.
+
+    Args:
+        tokens: float32, bfloat16 or float16 `[N, T, d]`, contiguous, T up to 65,535 and d up to 8,192.
+        shift: The same dtype `[N, d]`; rows may lie apart, as those of a column slice do.
+        scale: As `shift`: output = norm(tokens) (1 + scale) + shift.
+        eps: Added to the variance.
+
+    Returns:
+        The same dtype `[N, T, d]`.
+
+    Raises:
+        ValueError: A shape, dtype, device or layout is wrong, or tokens is on CUDA and Triton is missing.
+    """
+    if not _launches(tokens):
+        return modulated_norm_reference(tokens, shift, scale, eps=eps)
+    _check_arguments(tokens, {"shift": shift, "scale": scale}, {})
+    return _launch(tokens, None, None, shift, scale, eps)
+
+
+def gated_residual_norm(
+    tokens: Tensor, gate: Tensor, branch: Tensor, shift: Tensor, scale: Tensor, *, eps: float = 1e-6
+) -> Tensor:
+    """Add a block's gated branch to the residual stream, and apply adaLN for the branch that follows.
+
+    tokens <- tokens + gate branch; output = norm(tokens) (1 + scale) + shift (Peebles & Xie 2023, section 3.2).
+    One Triton launch on CUDA that reads and writes every token once; plain torch elsewhere. No gradient.
+
+    Args:
+        tokens: As in `modulated_norm`; overwritten with the sum.
+        gate: As `shift`.
+        branch: The same dtype `[N, T, d]`, contiguous.
+        shift: As in `modulated_norm`.
+        scale: As in `modulated_norm`.
+        eps: Added to the variance.
+
+    Returns:
+        The same dtype `[N, T, d]`: the norm of the sum as it is stored.
+
+    Raises:
+        ValueError: As `modulated_norm`.
+    """
+    if not _launches(tokens):
+        return gated_residual_norm_reference(tokens, gate, branch, shift, scale, eps=eps)
+    _check_arguments(tokens, {"gate": gate, "shift": shift, "scale": scale}, {"branch": branch})
+    return _launch(tokens, gate, branch, shift, scale, eps)
+
+
+def _launches(tokens: Tensor) -> bool:
+    return tokens.is_cuda or os.environ.get("TRITON_INTERPRET") == "1"
+
+
+def _launch(
+    tokens: Tensor, gate: Tensor | None, branch: Tensor | None, shift: Tensor, scale: Tensor, eps: float
+) -> Tensor:
+    normed = torch.empty_like(tokens)
+    if not tokens.numel():
+        return normed
+    try:
+        from mgd3_kernels.triton_adaln import launch
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] != "triton":
+            raise
+        raise ValueError(
+            "device must be cpu where Triton is missing, got cuda: install it with pip install 'triton>=3.2'"
+        ) from error
+    launch(tokens, gate, branch, shift, scale, normed, eps)
+    return normed
+
+
+def _check_arguments(tokens: Tensor, rows: dict[str, Tensor], tiles: dict[str, Tensor]) -> None:
+    """Refuse what the kernel would read or write wrongly; looks at no tensor's values."""
+    if tokens.ndim != 3:
+        raise ValueError(f"tokens must be [N, T, d], got {list(tokens.shape)}")
+    N, T, d = tokens.shape
+    if tokens.dtype not in _DTYPES:
+        raise ValueError(f"tokens must be {' or '.join(str(dtype) for dtype in _DTYPES)}, got {tokens.dtype}")
+    if not 1 <= d <= MAX_HIDDEN:
+        raise ValueError(f"tokens must have a hidden size from 1 to {MAX_HIDDEN}, got {d}")
+    if T > _MAX_TOKENS:
+        raise ValueError(f"tokens must be at most {_MAX_TOKENS} a row, got {T}")
+    for name, tensor in {"tokens": tokens, **rows, **tiles}.items():
+        shape = (N, d) if name in rows else (N, T, d)
+        if tuple(tensor.shape) != shape or tensor.dtype != tokens.dtype or tensor.device != tokens.device:
+            raise ValueError(
+                f"{name} must be {tokens.dtype} {list(shape)} on {tokens.device},"
+                f" got {tensor.dtype} {list(tensor.shape)} on {tensor.device}"
+            )
+        if name in rows and d > 1 and tensor.stride(1) != 1:
+            raise ValueError(f"{name} must have contiguous rows, got strides {list(tensor.stride())}")
+        if name not in rows and not tensor.is_contiguous():
+            raise ValueError(f"{name} must be contiguous, got strides {list(tensor.stride())}")
