@@ -226,6 +226,19 @@ class TestBatched:
         # Their random choices differ, so that one start can be luckier: both are local minima.
         assert inertia["triton"] == pytest.approx(inertia["sklearn"], rel=0.15)
 
+    def test_bytes_do_not_depend_on_threads(self) -> None:
+        features = blobs(700, dim=256, groups=40)
+        finder = discovery("kmeans", engine=kmeans_engine("triton"))
+        before, results = torch.get_num_threads(), []
+        try:
+            for threads in (1, 2, 4):
+                torch.set_num_threads(threads)
+                results.append(finder.fit(features, 8, 5))
+        finally:
+            torch.set_num_threads(before)
+        assert all(torch.equal(modes.centers, results[0].centers) for modes in results)
+        assert all(torch.equal(modes.source_index, results[0].source_index) for modes in results)
+
     def test_a_class_with_too_few_samples(self) -> None:
         finder: Any = discovery("kmeans", engine=kmeans_engine("triton"))
         with pytest.raises(ValueError, match="ipc must be at most the 3 samples, got 4"):

@@ -11,7 +11,7 @@ import hashlib
 import math
 import os
 from collections.abc import Generator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from contextlib import closing
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -38,6 +38,7 @@ from mgd3_fast.tensor_files import (
 )
 
 _FORMAT = "mgd3-fast class modes 2"
+_KEEPERS = 4
 
 
 def check_ipc(counts: Mapping[str, int], ipc: int) -> None:
@@ -208,7 +209,11 @@ def _fit_in_chunks(
     device: torch.device,
     chunk_bytes: int | None,
 ) -> Generator[tuple[int, Modes]]:
-    """Fit as many classes at a time as their latents fit the device."""
+    """Fit as many classes at a time as their latents fit the device.
+
+    While a chunk is fitted, the next one is read and the results of the one before are written, each of
+    which is a flush to disk.
+    """
     classes = [dataset.classes[position] for position in positions]
     first = job.latents(classes[0]).latents
     chunks = read_chunks(
@@ -219,12 +224,18 @@ def _fit_in_chunks(
         device,
         most_bytes=chunk_bytes,
     )
-    for chunk in chunks:
-        for place, (begin, end) in zip(chunk.places, pairwise(chunk.offsets), strict=True):
-            _check_finite(classes[place], chunk.features[begin:end])
-        fitted = method.fit_many(chunk.features, chunk.offsets, job.ipc, job.seed)
-        for place, modes in zip(chunk.places, fitted, strict=True):
-            yield positions[place], job.keep(classes[place], modes)
+    with ThreadPoolExecutor(_KEEPERS, thread_name_prefix="keep") as keepers:
+        waiting: list[tuple[int, Future[Modes]]] = []
+        for chunk in chunks:
+            parts = [chunk.features[begin:end] for begin, end in pairwise(chunk.offsets)]
+            _check_finite([classes[place] for place in chunk.places], parts)
+            fitted = method.fit_many(chunk.features, chunk.offsets, job.ipc, job.seed)
+            yield from ((position, kept.result()) for position, kept in waiting)
+            waiting = [
+                (positions[place], keepers.submit(job.keep, classes[place], modes))
+                for place, modes in zip(chunk.places, fitted, strict=True)
+            ]
+        yield from ((position, kept.result()) for position, kept in waiting)
 
 
 def _make_job(
@@ -261,7 +272,7 @@ class _Job:
 
     def run(self, cls: ImageClass, method: ModeDiscovery) -> Modes:
         features = self.latents(cls).latents.flatten(1).float()  # [n, D]
-        _check_finite(cls, features)
+        _check_finite([cls], [features])
         return self.keep(cls, method.fit(features, self.ipc, self.seed))
 
     def keep(self, cls: ImageClass, fitted: Modes) -> Modes:
@@ -302,13 +313,15 @@ def _check_latents(
         check_ipc(counts, ipc)
 
 
-def _check_finite(cls: ImageClass, features: Tensor) -> None:
-    # One infinite or undefined number makes the sum so: a pass over the latents, and one number back.
-    if not bool(features.sum(dtype=torch.float64).isfinite()):
-        raise UserError(
-            f"latents of class {cls.name} must be finite, got infinite or undefined numbers:"
-            " encode again with precision fp32"
-        )
+def _check_finite(classes: Sequence[ImageClass], features: Sequence[Tensor]) -> None:
+    # One infinite or undefined number makes the sum so: a pass over the latents, and a few numbers back.
+    finite = torch.stack([latents.sum(dtype=torch.float64) for latents in features]).isfinite()
+    for cls, is_finite in zip(classes, finite.tolist(), strict=True):
+        if not is_finite:
+            raise UserError(
+                f"latents of class {cls.name} must be finite, got infinite or undefined numbers:"
+                " encode again with precision fp32"
+            )
 
 
 def _image_names(dataset: Dataset, source_index: Tensor) -> tuple[tuple[str, ...], ...]:
