@@ -6,27 +6,26 @@ Shape letters: B images, C channels, H W latent size.
 
 `separate` is the step as samplers commonly write it: on the doubled batch, each coefficient looked up and
 broadcast, one statement per formula, noise from torch's generator for 2B rows, then a new network input. All
-providers must agree on given noise before any is timed. Compiling and warming up are not timed.
+providers must agree on given noise before any is timed. Compiling is timed apart. On a CPU there is no
+kernel: `eager` is what runs.
 """
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from checking import Setting, median_seconds
+from kernel_checks import count_launches
+from measuring import DEVICE, FULL, ON_GPU, OURS, Figures, Subject, copy_roof, ratios, seconds_of, time_rounds
+from pytest_benchmark.fixture import BenchmarkFixture
 from step_arguments import make_step, step_bytes
 from torch import Tensor
 
 from mgd3_kernels import Coefficient, guided_step, guided_step_reference
 
-ON_GPU = torch.cuda.is_available()
-DEVICE = "cuda" if ON_GPU else "cpu"
 # max |difference| from the reference over max |reference|: 0 on a CPU, where both are eager.
 BOUND = 2e-6
 
@@ -37,20 +36,20 @@ class Case:
 
     shape: tuple[int, int, int, int]
     dtype: str
-    rounds: int
     calls: int  # in each round
 
 
-GPU_CASES = {f"{B}x4x32x32-bf16": Case((B, 4, 32, 32), "bf16", 20, 100) for B in (1, 8, 64, 256)}
+GPU_CASES = {f"{B} x 4x32x32": Case((B, 4, 32, 32), "bf16", 100) for B in (1, 8, 64, 256)}
 CPU_CASES = {
-    "64x4x8x8-fp32": Case((64, 4, 8, 8), "fp32", 20, 1),
-    "8x4x32x32-fp32": Case((8, 4, 32, 32), "fp32", 20, 1),
+    "64 x 4x8x8": Case((64, 4, 8, 8), "fp32", 1),
+    "8 x 4x32x32": Case((8, 4, 32, 32), "fp32", 1),
 }
 CASES = GPU_CASES if ON_GPU else CPU_CASES
-# On a CPU `fused` is the eager reference itself.
-PROVIDERS = ["fused", "eager", "eager-given-noise", "compiled", "separate"]
-if not ON_GPU:
-    PROVIDERS = ["eager", "eager-given-noise", "separate"]
+PROVIDERS = ["eager", "eager-given-noise", "separate"]
+if FULL or ON_GPU:
+    PROVIDERS.append("compiled")  # on a CPU it compiles for ten seconds
+if ON_GPU:
+    PROVIDERS.insert(0, "fused")
 
 
 def separate_operations(
@@ -101,60 +100,38 @@ def make_provider(name: str) -> Callable[..., Tensor]:
     return guided_step if name == "fused" else guided_step_reference
 
 
-def copy_seconds(traffic: int) -> float:
-    """Median time to copy as many bytes as the step moves."""
-    source = torch.zeros(traffic // 2, dtype=torch.uint8, device=DEVICE)
-    target = torch.empty_like(source)
-    return median_seconds(Setting(torch.device(DEVICE)), lambda: target.copy_(source), repeats=50)
-
-
 def given_noise_difference(provider: Callable[..., Tensor], case: Case) -> float:
     step = make_step(DEVICE, case.shape, case.dtype, noise="given")
     want = step.run(guided_step_reference)
     return float((step.run(provider) - want).abs().max() / want.abs().max())
 
 
-@pytest.fixture(params=CASES)
-def case_name(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
-
-
+@pytest.mark.parametrize("size", CASES)
 @pytest.mark.parametrize("name", PROVIDERS)
 @torch.no_grad()
-def test_guided_step(benchmark: Any, case_name: str, name: str) -> None:
-    case = CASES[case_name]
-    provider = make_provider(name)
+def test_guided_step(benchmark: BenchmarkFixture, size: str, name: str) -> None:
+    case, provider = CASES[size], make_provider(name)
+    first_call_s = seconds_of(lambda: given_noise_difference(provider, case))
     difference = given_noise_difference(provider, case)
     assert difference <= BOUND
 
     noise = "given" if name == "eager-given-noise" else "counter"
     step = make_step(DEVICE, case.shape, case.dtype, noise=noise)
 
-    def run() -> None:
-        for _ in range(case.calls):
-            provider(step.x, step.out, step.table, step.step, **step.options)
-        if ON_GPU:
-            torch.cuda.synchronize()
+    def run() -> Tensor:
+        return provider(step.x, step.out, step.table, step.step, **step.options)
 
-    benchmark.pedantic(run, rounds=case.rounds, warmup_rounds=2)
-    if benchmark.stats is None:
+    roof = copy_roof(step_bytes(step))
+    seconds = time_rounds(benchmark, run, rounds=20, beside={"copy": roof}, calls=case.calls)
+    if seconds is None:
         return
-    p20, median, p80 = np.quantile(benchmark.stats.stats.data, [0.2, 0.5, 0.8]) / case.calls
-    traffic = step_bytes(step)
-    benchmark.extra_info.update(
-        op="guided_step",
-        case=case_name,
-        provider=name,
-        dtype=case.dtype,
-        relative_difference=difference,
-        p20_ms=p20 * 1e3,
-        median_ms=median * 1e3,
-        p80_ms=p80 * 1e3,
-        bytes=traffic,
-        gb_per_s=traffic / median * 1e-9,
-        share_of_copy=copy_seconds(traffic) / median,
-        images_per_s=case.shape[0] / median,
-        device=torch.cuda.get_device_name() if ON_GPU else platform.processor() or platform.machine(),
-        threads=torch.get_num_threads(),
-        torch=torch.__version__,
-    )
+    figures = Figures(benchmark, Subject("guided_step", size, case.dtype, case.shape[0]))
+    figures.add_time(name, seconds[OURS])
+    figures.add_rate(name, "bandwidth", "GB/s", step_bytes(step) * 1e-9, seconds[OURS])
+    figures.add(name, "share_of_copy", "1", ratios(seconds["copy"], seconds[OURS]))
+    figures.add(name, "relative_difference", "1", difference)
+    figures.add_peak_memory(name, run)
+    if name == "compiled":
+        figures.add(name, "compile_time", "s", first_call_s)
+    if ON_GPU:
+        figures.add(name, "launches", "launches", count_launches(run))

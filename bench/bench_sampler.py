@@ -1,119 +1,201 @@
-"""The whole sampler, batched, against the authors' way: one image at a time, two rows, float32.
+"""The whole sampler against the authors' way and against diffusers' DiTPipeline, on the same weights.
 
     pytest bench/bench_sampler.py --benchmark-only
 
-Both run the same network from the same noise, and their latents are compared before anything is timed.
-`images_per_s` and, beside ours, `speedup` (same process, same threads) are in the extra information.
+The authors sample one image at a time from two rows in float32. DiTPipeline samples the same batch; it has no
+mode guidance and drops the learned variance, so that pair runs without both. Latents are compared, on the
+same noise, before anything is timed, and rivals are timed between our rounds. Networks have random weights
+and 1,000 classes, as DiTPipeline's null class is always 1000; the ratios do not depend on the steps.
 
-Shape letters: N images, C channels, H W latent size, S steps.
+Shape letters: B images of a batch, C channels, H W latent size, S steps.
 """
 
 from __future__ import annotations
 
-import math
-import time
+from copy import deepcopy
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from bench_dit import DEMO
+from measuring import DEVICE, DTYPES, ON_GPU, OURS, Figures, Subject, ratios, relative_rms, sized, time_rounds
 from pytest_benchmark.fixture import BenchmarkFixture
-from torch import Tensor
+from random_networks import random_diffusers_dit
+from sampling_rivals import DiTPipelineLatents, sample_as_the_authors_do
+from torch import Tensor, nn
 
-from mgd3_engine import Denoiser, GuidedSampler, ModeGuidance, NoiseSchedule, image_seeds
-from mgd3_fast.generators import load_generator
+from mgd3_engine import GuidedSampler, ModeGuidance, NoiseSchedule, image_seeds
+from mgd3_engine.dit import DiT, DiTConfig, dit_config, load_dit
 from mgd3_kernels import philox_normal
 
-N, N_AUTHORS, SHAPE, STEPS, CLASSES = 64, 8, (4, 8, 8), 50, 10
-CFG_SCALE, CFG_CHANNELS, GUIDANCE = 4.0, 3, ModeGuidance(scale=0.1, t_stop=25)
-# Largest difference of latents over their root mean square. Measured: 8e-6 to 1.2e-5.
-BOUND = 5e-5
+# Relative root mean square of the latents' difference, measured on these networks: 1e-6 and 0.01.
+BOUNDS = {"fp32": 1e-4, "bf16": 0.05}
+BACKENDS = sized(["eager"], ["eager", "compiled"], ["compiled"])
+ROUNDS = sized(2, 7, 5)
+AUTHORS_IMAGES = 2
+
+
+@dataclass(frozen=True)
+class Case:
+    """A network, the images of a batch, and the steps."""
+
+    config: DiTConfig
+    batch: int
+    steps: int
+
+
+CASES = {
+    "demo DiT": Case(replace(DEMO, num_classes=1000, frequency_shift=1), 64, sized(4, 25, 50)),
+    "DiT-S/2": Case(replace(dit_config("DiT-S/2"), frequency_shift=1), sized(2, 8, 128), sized(2, 4, 50)),
+}
+if ON_GPU:
+    CASES["DiT-XL/2"] = Case(replace(dit_config("DiT-XL/2"), frequency_shift=1), 128, 10)
+
+
+class MeansOnly:
+    """A DiT without its learned variance, which DiTPipeline drops too."""
+
+    def __init__(self, network: DiT) -> None:
+        self._network, self._channels = network, network.config.in_channels
+        self.modulation = network.modulation
+
+    def __call__(self, x: Tensor, timestep: Tensor, class_ids: Tensor) -> Tensor:
+        return self._network(x, timestep, class_ids)[:, : self._channels]
+
+    def denoise(self, x: Tensor, modulation: Tensor) -> Tensor:
+        return self._network.denoise(x, modulation)[:, : self._channels]
+
+
+class Networks:
+    """Both networks of a case in every precision, and the images of a batch."""
+
+    def __init__(self, case: Case, folder: Path) -> None:
+        twin = random_diffusers_dit(case.config)
+        twin.save_pretrained(folder)
+        self.case, self._twin = case, twin
+        self._ours = load_dit(folder, case.config)
+        side, B = case.config.input_size, case.batch
+        self.shape = (case.config.in_channels, side, side)
+        generator = torch.Generator().manual_seed(1)
+        self.modes = torch.randn(B, *self.shape, generator=generator)
+        self.class_ids = torch.arange(B) * 7 % case.config.num_classes
+        self.seeds = image_seeds(0, [(str(number), 0) for number in range(B)])
+
+    def ours(self, dtype: str) -> DiT:
+        return deepcopy(self._ours).to(DEVICE, DTYPES[dtype])
+
+    def diffusers(self, dtype: str) -> Any:
+        return nn.Module.to(deepcopy(self._twin), DEVICE, DTYPES[dtype])
+
+    def sampler(self, denoiser: Any, dtype: str, backend: str, **options: Any) -> GuidedSampler:
+        """Make ours: steps, CFG 4 and the case's batch, of the images' network."""
+        config = self.case.config
+        settings: dict[str, Any] = {"schedule": NoiseSchedule.linear(), "steps": self.case.steps}
+        settings |= {"cfg_scale": 4.0, "null_class": config.null_class, "batch_size": self.case.batch}
+        settings |= {"dtype": DTYPES[dtype], "device": DEVICE, "backend": backend}
+        return GuidedSampler(denoiser, **(settings | options))
+
+
+@pytest.fixture(scope="module", params=CASES)
+def size(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
 
 
 @pytest.fixture(scope="module")
-def network() -> Denoiser:
-    """The shipped demo model's DiT, 2.0 million parameters."""
-    return load_generator("demo-mnist5k").denoiser(torch.device("cpu"), torch.float32)
+def networks(size: str, tmp_path_factory: pytest.TempPathFactory) -> Networks:
+    return Networks(CASES[size], tmp_path_factory.mktemp("dit"))
 
 
-@pytest.fixture(scope="module")
-def images() -> tuple[Tensor, Tensor, Tensor]:
-    modes = torch.randn(N, *SHAPE, generator=torch.Generator().manual_seed(1))
-    return torch.arange(N) % CLASSES, modes, image_seeds(0, [(str(k % CLASSES), k) for k in range(N)])
+def subject(networks: Networks, op: str, size: str, dtype: str) -> Subject:
+    case = networks.case
+    return Subject(op, f"{size}, batch {case.batch}, {case.steps} steps", dtype, case.batch)
 
 
-@torch.no_grad()
-def sample_as_the_authors_do(network: Denoiser, class_id: Tensor, mode: Tensor, noise: Tensor) -> Tensor:
-    """Sample one image from two rows, x recomputed with named quantities at every step (MGD3, section 3)."""
-    respaced = NoiseSchedule.linear().respaced(STEPS)
-    null = torch.full_like(class_id, CLASSES)
-    class_ids = torch.cat([class_id, null])
-    x = noise[STEPS].repeat(2, 1, 1, 1)  # [2, C, H, W]
-    for i in reversed(range(STEPS)):
-        timestep = torch.full((2,), int(respaced.timesteps[i]))
-        half = x[:1]
-        out = network(torch.cat([half, half]), timestep, class_ids)
-        eps, v = out[:, :4], out[:, 4:]
-        guided = eps[1:, :CFG_CHANNELS] + CFG_SCALE * (eps[:1, :CFG_CHANNELS] - eps[1:, :CFG_CHANNELS])
-        eps = torch.cat([guided.repeat(2, 1, 1, 1), eps[:, CFG_CHANNELS:]], dim=1)
-        low, high = float(respaced.posterior_log_variance_clipped[i]), math.log(respaced.betas[i])
-        fraction = (v + 1) / 2
-        sigma = torch.exp(0.5 * (fraction * high + (1 - fraction) * low))
-        abar = float(respaced.alphas_cumprod[i])
-        x0 = x / math.sqrt(abar) - math.sqrt(1 / abar - 1) * eps
-        mean = float(respaced.posterior_mean_x0[i]) * x0 + float(respaced.posterior_mean_xt[i]) * x
-        if i > GUIDANCE.t_stop:
-            mean = mean + GUIDANCE.scale * sigma * (mode - x0[:1])
-        x = mean + sigma * noise[i] if i else mean
-    return x[:1]
-
-
-@pytest.fixture(scope="module")
-def authors(network: Denoiser, images: tuple[Tensor, Tensor, Tensor]) -> tuple[Tensor, float]:
-    """The first latents made the authors' way, and its images per second: the best of three runs."""
-    class_ids, modes, seeds = (tensor[:N_AUTHORS] for tensor in images)
-    # Drawn before the clock starts: their own generator costs next to nothing, ours does at batch 1.
-    noise = torch.stack([philox_normal(seeds, step, SHAPE) for step in range(STEPS + 1)], dim=1)
-    latents, seconds = torch.empty(0), []
-    for _ in range(3):
-        start = time.perf_counter()
-        rows = zip(class_ids.split(1), modes.split(1), noise, strict=True)
-        latents = torch.cat([sample_as_the_authors_do(network, *row) for row in rows])
-        seconds.append(time.perf_counter() - start)
-    return latents, N_AUTHORS / min(seconds)
-
-
-@pytest.mark.parametrize("batch_size", [1, 8, 64])
-def test_sampler(
-    benchmark: BenchmarkFixture,
-    network: Denoiser,
-    images: tuple[Tensor, Tensor, Tensor],
-    authors: tuple[Tensor, float],
-    batch_size: int,
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_against_the_authors_way(
+    benchmark: BenchmarkFixture, size: str, networks: Networks, backend: str, dtype: str
 ) -> None:
-    sampler = GuidedSampler(
-        network,
-        schedule=NoiseSchedule.linear(),
-        steps=STEPS,
-        cfg_scale=CFG_SCALE,
-        null_class=CLASSES,
-        cfg_channels=CFG_CHANNELS,
-        guidance=GUIDANCE,
-        batch_size=batch_size,
-        backend="eager",
+    """DDPM with learned variance and mode guidance on half of the steps."""
+    case, exact = networks.case, networks.ours("fp32")
+    guidance = ModeGuidance(scale=0.1, t_stop=case.steps // 2)
+    sampler = networks.sampler(networks.ours(dtype), dtype, backend, cfg_channels=3, guidance=guidance)
+    count = min(AUTHORS_IMAGES, case.batch)
+    # Drawn before the clock starts: their own generator costs next to nothing, ours does at batch 1.
+    noise = [philox_normal(networks.seeds[:count], step, networks.shape) for step in range(case.steps + 1)]
+    rows = list(
+        zip(
+            networks.class_ids[:count].to(DEVICE).split(1),
+            networks.modes[:count].to(DEVICE).split(1),
+            torch.stack(noise, dim=1).to(DEVICE),
+            strict=True,
+        )
     )
-    latents, authors_rate = authors
-    count = max(N_AUTHORS, batch_size)
-    rows = [tensor[:count] for tensor in images]
-    ours = sampler.sample(*rows)[:N_AUTHORS]
-    error = float((ours - latents).abs().max() / latents.square().mean().sqrt())
-    assert error < BOUND
-    benchmark.pedantic(sampler.sample, args=rows, rounds=3)
-    rate = count / benchmark.stats["min"]
-    benchmark.extra_info.update(
-        images=count,
-        steps=STEPS,
-        threads=torch.get_num_threads(),
-        relative_error=error,
-        images_per_s=round(rate, 2),
-        authors_images_per_s=round(authors_rate, 2),
-        speedup=round(rate / authors_rate, 2),
+
+    def authors() -> Tensor:
+        null_class = case.config.null_class
+        return torch.cat([sample_as_the_authors_do(exact, c, null_class, m, z, guidance) for c, m, z in rows])
+
+    images = (networks.class_ids, networks.modes, networks.seeds)
+    error = relative_rms(sampler.sample(*images)[:count], authors().cpu())
+    assert error <= BOUNDS[dtype]
+    seconds = time_rounds(
+        benchmark, lambda: sampler.sample(*images), rounds=ROUNDS, beside={"authors": authors}
     )
+    if seconds is None:
+        return
+    figures, ours = Figures(benchmark, subject(networks, "sampler", size, dtype)), f"ours {backend}"
+    figures.add_rate(ours, "rate", "images/s", case.batch, seconds[OURS])
+    speedups = [slow * case.batch / count for slow in ratios(seconds["authors"], seconds[OURS])]
+    figures.add(ours, "speedup_over_authors_fp32", "1", speedups)
+    figures.add(ours, "relative_rms", "1", error)
+    figures.add_peak_memory(ours, lambda: sampler.sample(*images))
+    if backend == BACKENDS[0] and dtype == "fp32":
+        figures.add_rate("authors", "rate", "images/s", count, seconds["authors"])
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("method", ["ddim", "ddpm"])
+def test_against_dit_pipeline(
+    benchmark: BenchmarkFixture, size: str, networks: Networks, method: str, backend: str, dtype: str
+) -> None:
+    """CFG on all channels, no mode guidance; DDIM is what the published pipeline uses."""
+    case = networks.case
+    sampler = networks.sampler(
+        MeansOnly(networks.ours(dtype)), dtype, backend, method=method, spacing="ddim", guidance=None
+    )
+    rivals = {
+        f"diffusers_{name}": DiTPipelineLatents(networks.diffusers(name), method, case.steps)
+        for name in dict.fromkeys(["fp32", dtype])
+    }
+    twin, class_ids = rivals[f"diffusers_{dtype}"], networks.class_ids.tolist()
+    noise = twin.noise(case.batch, networks.shape)
+    ours = sampler.sample(
+        networks.class_ids,
+        None,
+        None,
+        latent_shape=networks.shape,
+        noise=lambda step, image: noise[step][image].float(),
+    )
+    error = relative_rms(ours, twin(class_ids).cpu())
+    assert error <= BOUNDS[dtype]
+
+    def sample() -> Tensor:
+        return sampler.sample(networks.class_ids, None, networks.seeds, latent_shape=networks.shape)
+
+    beside = {name: lambda rival=rival: rival(class_ids) for name, rival in rivals.items()}
+    seconds = time_rounds(benchmark, sample, rounds=ROUNDS, beside=beside)
+    if seconds is None:
+        return
+    provider = f"ours {backend}"
+    figures = Figures(benchmark, subject(networks, f"sampler_{method}_unguided", size, dtype))
+    figures.add_rate(provider, "rate", "images/s", case.batch, seconds[OURS])
+    figures.add(provider, "relative_rms_to_diffusers", "1", error)
+    for name in rivals:
+        figures.add(provider, f"speedup_over_{name}", "1", ratios(seconds[name], seconds[OURS]))
+    if backend == BACKENDS[0]:
+        own = seconds[f"diffusers_{dtype}"]
+        figures.add_rate("diffusers", "rate", "images/s", case.batch, own)

@@ -1,0 +1,35 @@
+"""Benchmarks share the tests' random networks; a run says what it ran on and ends with all its figures."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+sys.path.append(str(Path(__file__).parent.parent / "tests"))
+
+
+def pytest_benchmark_update_machine_info(machine_info: dict[str, Any]) -> None:
+    from machine import describe_machine
+
+    machine_info["mgd3_fast"] = describe_machine()
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    """Print every figure in one line: pytest-benchmark's own table knows nothing but seconds."""
+    session = getattr(config, "_benchmarksession", None)
+    records = [
+        record
+        for benchmark in getattr(session, "benchmarks", ())
+        for record in benchmark.extra_info.get("records", ())
+    ]
+    if not records:
+        return
+    terminalreporter.write_sep("-", "figures: median (20th to 80th percentile)")
+    for record in records:
+        unit = "" if record["unit"] == "1" else f" {record['unit']}"
+        spread = "" if record["p20"] is None else f" ({record['p20']:.4g} to {record['p80']:.4g})"
+        subject = f"{record['op']} {record['size']} {record['dtype']}: {record['provider']}"
+        terminalreporter.write_line(f"{subject}: {record['metric']} {record['value']:.4g}{unit}{spread}")
