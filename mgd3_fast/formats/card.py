@@ -151,9 +151,9 @@ def _body(source: Source, text: CardText) -> list[str]:
 def _how_made(run: dict[str, Any]) -> list[str]:
     generator, guidance, settings = (run.get(name, {}) for name in ("generator", "guidance", "settings"))
     return [
-        "Made by mgd3-fast, which distils datasets by mode-guided diffusion (MGD3, ICML 2025). `weight` is the"
-        " share of its class's images that the mode of an image stands for, `source_image` the real image next"
-        " to the mode. The dataset that the modes come from has terms of its own.",
+        "Made by mgd3-fast, which distils datasets by mode-guided diffusion (MGD3, ICML 2025). `weight` is"
+        " the share of its class's images that the mode of an image stands for, `source_image` the real image"
+        " next to the mode. The dataset that the modes come from has terms of its own.",
         "",
         "| | |",
         "| --- | --- |",

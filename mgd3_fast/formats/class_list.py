@@ -17,19 +17,23 @@ def built_in_list(name: str) -> tuple[str, ...] | None:
     return _DIGITS if name == "mnist5k" else None
 
 
-def class_list(dataset: str) -> tuple[str, ...]:
-    """The class names of a dataset in label order.
+def class_list(dataset: str) -> tuple[str, tuple[str, ...]]:
+    """Find the class list of a dataset.
 
     Args:
-        dataset: A name, or the path of a folder with one folder of images per class.
+        dataset: What `--dataset` takes: a name, or the path of a folder with one folder of images per class.
 
     Returns:
-        Class names; the place of each is its label.
+        The dataset's name, and its class names; the place of each is its label.
 
     Raises:
-        UserError: Neither a name nor such a folder.
+        UserError: Nothing that `--dataset` takes.
     """
-    return built_in_list(dataset) or open_dataset(dataset).all_class_names
+    built_in = built_in_list(dataset)
+    if built_in is not None:
+        return dataset, built_in
+    opened = open_dataset(dataset)
+    return opened.name, opened.all_class_names
 
 
 def list_hash(names: Sequence[str]) -> str:

@@ -7,7 +7,7 @@ import re
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from mgd3_fast.datasets import BadImageError, decode_image
+from mgd3_fast.datasets import BadImageError, decode_image, imagenet_classes
 from mgd3_fast.datasets.scanning import class_folders, listed, scan_folder
 from mgd3_fast.errors import UserError
 from mgd3_fast.formats.class_list import built_in_list, class_list, list_hash
@@ -63,7 +63,7 @@ def _of_run(folder: Path, manifest: dict[str, Any], dataset: str | None) -> Sour
             raise KeyError("images")
     except (KeyError, TypeError, IndexError, AttributeError) as error:
         raise UserError(f"src must hold a whole manifest, got {folder}, whose {error} is not right") from None
-    if dataset is not None and list_hash(class_list(dataset)) != digest:
+    if dataset is not None and list_hash(class_list(dataset)[1]) != digest:
         raise UserError(f"dataset must be {name}, from which {folder} was made, or left out, got {dataset}")
     return make_source(folder, name, names, images, manifest)
 
@@ -97,25 +97,8 @@ def _image_of_run(folder: Path, record: dict[str, Any]) -> SourceImage:
 
 
 def _of_folders(folder: Path, dataset: str, progress: Progress) -> Source:
-    names = class_list(dataset)
-    name = dataset if built_in_list(dataset) else Path(dataset).resolve().name
-    labels: dict[int, str] = {}
-    for found in class_folders(folder):
-        label = _label_of(found, names)
-        if label is None:
-            raise UserError(
-                f"src must hold folders named as the classes of {name} ({listed(names)}) or by their labels,"
-                f" got {found!r} in {folder}"
-            )
-        if label in labels:
-            raise UserError(f"src must hold each class once, got {labels[label]!r} and {found!r} in {folder}")
-        labels[label] = found
-    if not labels:
-        raise UserError(f"src must hold one folder of images per class, got none in {folder}")
-    if len(labels) < len(names):
-        progress.note(
-            f"{len(labels)} of the {len(names)} classes of {name}; labels are those of the whole list"
-        )
+    name, names = class_list(dataset)
+    labels = _folders_by_label(folder, name, names, progress)
     images: list[SourceImage] = []
     found_files = [
         (label, index, path)
@@ -128,6 +111,33 @@ def _of_folders(folder: Path, dataset: str, progress: Progress) -> Source:
             images.append(SourceImage(path, label, names[label], index, size, sha256, facts))
             bar.advance()
     return make_source(folder, name, names, images)
+
+
+def _folders_by_label(folder: Path, name: str, names: tuple[str, ...], progress: Progress) -> dict[int, str]:
+    labels: dict[int, str] = {}
+    others = 0
+    # An ILSVRC tree may be given for a part of its classes; any other folder that is no class is a mistake.
+    wnids = set(imagenet_classes("imagenet1k"))
+    other_wnids = wnids - set(names) if wnids.issuperset(names) else set()
+    for found in class_folders(folder):
+        label = _label_of(found, names)
+        if label is None and found in other_wnids:
+            others += 1
+        elif label is None:
+            raise UserError(
+                f"src must hold folders named as the classes of {name} ({listed(names)}) or by their labels,"
+                f" got {found!r} in {folder}"
+            )
+        elif label in labels:
+            raise UserError(f"src must hold each class once, got {labels[label]!r} and {found!r} in {folder}")
+        else:
+            labels[label] = found
+    if not labels:
+        raise UserError(f"src must hold one folder of images per class of {name}, got none in {folder}")
+    if others or len(labels) < len(names):
+        left_out = f", {others} folders of other classes left out" if others else ""
+        progress.note(f"{len(labels)} of the {len(names)} classes of {name}{left_out}")
+    return labels
 
 
 def _label_of(folder: str, names: tuple[str, ...]) -> int | None:
