@@ -78,8 +78,8 @@ class DbscanDiscovery:
 
     def _clusters(self, distances: NDArray[np.float32], ipc: int) -> NDArray[np.int64]:
         """Cluster of each sample, -1 for noise, numbered from the largest cluster down."""
-        reach = np.partition(distances, min(MIN_SAMPLES, len(distances)) - 1, axis=1)
-        reach = reach[:, min(MIN_SAMPLES, len(distances)) - 1]
+        last = min(MIN_SAMPLES, len(distances)) - 1
+        reach = np.partition(distances, last, axis=1)[:, last]
         best = np.full(len(distances), NOISE, dtype=np.int64)
         for eps in np.percentile(reach, PERCENTILES):
             # eps must be above 0, which it is not where most samples are copies.

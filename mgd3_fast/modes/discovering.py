@@ -186,7 +186,7 @@ def discover_modes(
 
 def _fit_side_by_side(
     dataset: Dataset, positions: Sequence[int], job: _Job, method: ModeDiscovery, workers: int
-) -> Generator[tuple[int, Modes]]:
+) -> Generator[tuple[int, Modes], None, None]:
     """Fit several classes at a time on the CPU, each in a thread."""
 
     def fit(position: int) -> tuple[int, Modes]:
@@ -208,7 +208,7 @@ def _fit_in_chunks(
     method: BatchedDiscovery,
     device: torch.device,
     chunk_bytes: int | None,
-) -> Generator[tuple[int, Modes]]:
+) -> Generator[tuple[int, Modes], None, None]:
     """Fit as many classes at a time as their latents fit the device.
 
     While a chunk is fitted, the next one is read and the results of the one before are written, each of

@@ -75,8 +75,9 @@ class KMeansDiscovery:
         with one_thread():
             few = [few_distinct(samples, ipc, enough=ipc) for samples in classes]
             many = [samples for samples, modes in zip(classes, few, strict=True) if modes is None]
-            joined = features if len(many) == len(classes) else torch.cat(many) if many else features[:0]
-            found = iter(self._fit_distinct(joined, _offsets(many), ipc, seed) if many else ())
+            if many and len(many) < len(classes):  # rare: else the features are not copied
+                features = torch.cat(many)
+            found = iter(self._fit_distinct(features, _offsets(many), ipc, seed) if many else ())
             return [modes if modes is not None else next(found) for modes in few]
 
     def _fit_distinct(self, features: Tensor, offsets: Sequence[int], ipc: int, seed: int) -> list[Modes]:

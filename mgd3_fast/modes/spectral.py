@@ -61,16 +61,19 @@ class SpectralDiscovery:
         few = few_distinct(samples, ipc, enough=ipc + 1)
         if few is not None:
             return few
-        if ipc == 1:
-            labels = torch.zeros(len(samples), dtype=torch.int64)
         with one_thread():
-            if ipc > 1:
-                distances = self._distances((samples - samples.double().mean(0)).float().numpy())
-                clustering = self._clustering(ipc, affinity="precomputed", random_state=seed)
-                found = clustering.fit(_neighbour_graph(distances)).labels_
-                labels = split_clusters(samples, torch.from_numpy(found.astype(np.int64)), ipc, seed)
+            labels = split_clusters(samples, self._clusters(samples, ipc, seed), ipc, seed)
             centers = member_means(samples, labels, ipc)
             return Modes(centers, shares(labels, ipc), nearest_samples(samples, centers))
+
+    def _clusters(self, samples: Tensor, ipc: int, seed: int) -> Tensor:
+        """Cluster of each sample, int64 [n]."""
+        if ipc == 1:
+            return torch.zeros(len(samples), dtype=torch.int64)
+        # Less the mean, because the expanded squares of the distances cancel far from the origin.
+        distances = self._distances((samples - samples.double().mean(0)).float().numpy())
+        clustering = self._clustering(ipc, affinity="precomputed", random_state=seed)
+        return torch.from_numpy(clustering.fit(_neighbour_graph(distances)).labels_.astype(np.int64))
 
 
 def _neighbour_graph(distances: NDArray[np.float32]) -> Any:
