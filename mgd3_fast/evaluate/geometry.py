@@ -20,12 +20,16 @@ _ATTEMPTS = 10
 
 
 class Boxes(NamedTuple):
-    """Crop boxes, each int64 `[B]` on the CPU."""
+    """Crop boxes, each int64 `[B]`."""
 
     top: Tensor
     left: Tensor
     height: Tensor
     width: Tensor
+
+    def to(self, device: torch.device) -> Boxes:
+        """The same boxes on a device, where their maps are then made."""
+        return Boxes(*(one.to(device) for one in self))
 
 
 class AxisMaps(NamedTuple):
@@ -35,8 +39,8 @@ class AxisMaps(NamedTuple):
     columns: Tensor
 
     def apply(self, images: Tensor) -> Tensor:
-        """Change images float32 [B, 3, H, W] into [B, 3, R, R], on their device."""
-        rows, columns = (maps.to(images.device).unsqueeze(1) for maps in self)  # [B, 1, R, H], [B, 1, R, W]
+        """Change images float32 [B, 3, H, W] into [B, 3, R, R]."""
+        rows, columns = (maps.unsqueeze(1) for maps in self)  # [B, 1, R, H], [B, 1, R, W]
         return rows @ images @ columns.transpose(2, 3)
 
 
@@ -84,7 +88,7 @@ def crop_maps(boxes: Boxes, height: int, width: int, size: int) -> AxisMaps:
     """Cut boxes out and resize them bilinearly, with antialiasing where a box shrinks.
 
     Args:
-        boxes: B boxes.
+        boxes: B boxes, on the device that the maps are wanted on.
         height: H.
         width: W.
         size: R.
@@ -113,14 +117,17 @@ def resize_maps(start: Tensor, length: Tensor, side: int, size: int) -> Tensor:
         float32 `[B, R, side]`.
     """
     scale = (length.double() / size)[:, None, None]
-    outputs = (torch.arange(size, dtype=torch.float64)[None, :, None] + 0.5) * scale  # [B, R, 1]
-    inputs = torch.arange(side)[None, None] - start[:, None, None]  # [B, 1, side], counted from the box
+    places = torch.arange(size, dtype=torch.float64, device=start.device)
+    outputs = (places[None, :, None] + 0.5) * scale  # [B, R, 1]
+    inputs = torch.arange(side, device=start.device) - start[:, None, None]  # [B, 1, side], from the box on
     weights = (1 - (inputs + 0.5 - outputs).abs() / scale.clamp(min=1)).clamp(min=0)
     weights = weights * ((inputs >= 0) & (inputs < length[:, None, None]))
     return (weights / weights.sum(2, keepdim=True)).float()
 
 
-def shift_maps(count: int, side: int, margin: int, generator: torch.Generator) -> AxisMaps:
+def shift_maps(
+    count: int, side: int, margin: int, generator: torch.Generator, device: torch.device | None = None
+) -> AxisMaps:
     """Shift by up to `margin` pixels each way, zeros coming in: a random crop of the padded image.
 
     Args:
@@ -128,12 +135,13 @@ def shift_maps(count: int, side: int, margin: int, generator: torch.Generator) -
         side: R, of the square images and of the result.
         margin: Pixels of padding.
         generator: Source of random numbers, on the CPU.
+        device: Where the maps are wanted; the CPU by default.
 
     Returns:
         Maps whose entries are 0 and 1.
     """
-    shifts = torch.randint(-margin, margin + 1, (2, count, 1, 1), generator=generator)
-    places = torch.arange(side)
+    shifts = torch.randint(-margin, margin + 1, (2, count, 1, 1), generator=generator).to(device)
+    places = torch.arange(side, device=device)
     matches = places[None, None, :, None] + shifts == places  # [2, B, R, R]
     rows, columns = matches.float()
     return AxisMaps(rows, columns)
@@ -161,7 +169,7 @@ def shuffle_patches(maps: AxisMaps, factor: int, generator: torch.Generator) -> 
 
 def flip_half(maps: AxisMaps, generator: torch.Generator) -> AxisMaps:
     """Mirror each image left to right with probability 1/2, after what `maps` do."""
-    mirrored = torch.rand(len(maps.columns), generator=generator) < 0.5
+    mirrored = (torch.rand(len(maps.columns), generator=generator) < 0.5).to(maps.columns.device)
     return AxisMaps(maps.rows, torch.where(mirrored[:, None, None], maps.columns.flip(1), maps.columns))
 
 
@@ -185,4 +193,4 @@ def _shuffled(axis: Tensor, factor: int, generator: torch.Generator) -> Tensor:
     patches = [torch.arange(p * length, side if p == factor - 1 else (p + 1) * length) for p in range(factor)]
     sources = torch.stack([torch.cat([patches[p] for p in one]) for one in order.tolist()])  # [B, side]
     # Place k of the shuffled image shows pixel sources[k], so the weight of place k belongs to that pixel.
-    return torch.zeros_like(axis).scatter(2, sources[:, None].expand_as(axis), axis)
+    return torch.zeros_like(axis).scatter(2, sources.to(axis.device)[:, None].expand_as(axis), axis)
