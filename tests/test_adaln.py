@@ -34,11 +34,12 @@ SHAPES = {
     "widest": (1, 1, 8192),
 }
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-# max |error| / max |expected|. Measured: reference 2.0e-7, 6.9e-3, 8.1e-4; interpreter, which cuts bfloat16 off
-# where GPUs round, 1.8e-7, 6.1e-3, 3.9e-4. Rounding once is at most 2^-9 and 2^-12, 2^-8 where it is cut off.
+# max |error| / max |expected|. Measured: reference 2.0e-7, 6.9e-3, 8.1e-4; interpreter, which adds up a token
+# one number after the other and cuts bfloat16 off where GPUs round, 2.0e-6, 6.1e-3, 3.9e-4. Rounding once is
+# 2^-9 or 2^-12 at most, cutting off 2^-8.
 BOUND = {
     "reference": {"fp32": 4e-7, "bf16": 1e-2, "fp16": 1.2e-3},
-    "interpreter": {"fp32": 4e-7, "bf16": 8e-3, "fp16": 5e-4},
+    "interpreter": {"fp32": 4e-6, "bf16": 8e-3, "fp16": 5e-4},
     "gpu": {"fp32": 1e-6, "bf16": 4e-3, "fp16": 5e-4},
 }
 
@@ -86,7 +87,7 @@ def provider(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def make_problem(shape: tuple[int, int, int], dtype: str, device: str = "cpu") -> Problem:
-    N, T, d = shape
+    N, _, d = shape
     generator = torch.Generator().manual_seed(0)
     tokens = 3 + 2 * torch.randn(shape, generator=generator)  # a mean that must be taken off
     branch = torch.randn(shape, generator=generator)

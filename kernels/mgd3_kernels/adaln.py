@@ -60,7 +60,7 @@ def gated_residual_norm(
 ) -> Tensor:
     """Add a block's gated branch to the residual stream, and apply adaLN for the branch that follows.
 
-    tokens <- tokens + gate branch; output = norm(tokens) (1 + scale) + shift (Peebles & Xie 2023, section 3.2).
+    tokens <- tokens + gate branch; output = norm(tokens) (1 + scale) + shift (Peebles & Xie 2023, 3.2).
     One Triton launch on CUDA that reads and writes every token once; plain torch elsewhere. No gradient.
 
     Args:

@@ -79,7 +79,8 @@ class Mlp(nn.Module):
 
 def runs_plain(*tensors: Tensor) -> bool:
     """Tell whether these tensors are only to be computed with: no gradient, no tracing, no autocast."""
-    if torch.compiler.is_compiling() or torch.is_autocast_enabled(tensors[0].device.type):
+    device = tensors[0].device.type
+    if torch.compiler.is_compiling() or (device != "meta" and torch.is_autocast_enabled(device)):
         return False
     return not (torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors))
 
