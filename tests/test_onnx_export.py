@@ -196,7 +196,7 @@ def test_cache_holds_a_graph_per_network(tmp_path: Path, monkeypatch: pytest.Mon
     assert paths == made
     assert len(set(paths)) == 3
     assert [cached_onnx(dit, tmp_path) for dit in networks] == paths == made
-    monkeypatch.setattr("mgd3_engine.export.onnx_graph.version", lambda package: "0")
+    monkeypatch.setattr("mgd3_engine.export.onnx_graph.installed_version", lambda package: "0")
     assert graph_path(identify(networks[0]), tmp_path) not in paths
 
 

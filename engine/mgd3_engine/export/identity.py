@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
 
 import torch
 
@@ -36,6 +37,14 @@ class NetworkIdentity:
     def dtype(self) -> torch.dtype:
         """Of the weights, the input x and the output."""
         return PRECISIONS[self.precision]
+
+
+def installed_version(package: str) -> str:
+    """Return the version of an installed package, or an empty string: ours may run from its sources."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return ""
 
 
 def identify(dit: DiT) -> NetworkIdentity:

@@ -12,7 +12,6 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -21,7 +20,7 @@ import torch
 
 from mgd3_engine.cache import default_cache_dir
 from mgd3_engine.dit import DiT
-from mgd3_engine.export.identity import NetworkIdentity, identify
+from mgd3_engine.export.identity import NetworkIdentity, identify, installed_version
 
 _log = logging.getLogger(__name__)
 
@@ -69,7 +68,7 @@ def export_onnx(
         unfinished = Path(folder) / path.name
         program = _trace(dit, OPSETS[identity.precision])
         program.model.producer_name = "mgd3-fast"
-        program.model.producer_version = version("mgd3-fast")
+        program.model.producer_version = installed_version("mgd3-fast")
         program.model.metadata_props.update(_metadata(identity))
         program.save(str(unfinished), external_data=external or None)
         del program
@@ -176,7 +175,7 @@ def _check_types(model: Any, identity: NetworkIdentity) -> None:
 
 def _metadata(identity: NetworkIdentity) -> dict[str, str]:
     stated = {
-        "version": version("mgd3-fast"),
+        "version": installed_version("mgd3-fast"),
         "weights": identity.digest,
         "precision": identity.precision,
         "dit": json.dumps(asdict(identity.config), sort_keys=True),
@@ -185,14 +184,7 @@ def _metadata(identity: NetworkIdentity) -> dict[str, str]:
 
 
 def _writers() -> dict[str, str]:
-    return {name: _installed_version(name) for name in ("torch", "onnx", "onnxscript")}
-
-
-def _installed_version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return ""
+    return {name: installed_version(name) for name in ("torch", "onnx", "onnxscript")}
 
 
 def _import_onnx() -> Any:

@@ -67,22 +67,22 @@ def export_engine(
         The description.
 
     Raises:
-        ValueError: There is no GPU and none is needed, a capability is unknown, or the build fails.
+        ValueError: Neither a GPU is here nor a capability given, one is unknown, or the build fails.
         OSError: The folder cannot be written.
     """
     check_capabilities(flavour, capabilities)
     identity = identity or identify(dit)
     graph = cached_onnx(dit, cache_dir, identity=identity)
-    engine = build_engine(flavour, graph, rows, capabilities)
-    here = torch.device("cuda")
+    targets = tuple(capabilities) or (capability_of(torch.device("cuda")),)
+    engine = build_engine(flavour, graph, rows, targets if flavour.builds_ahead else ())
     return write_engine(
         path,
         engine,
         flavour=flavour,
         identity=identity,
         rows=(rows.least, rows.best, rows.most),
-        capabilities=tuple(capabilities) or (capability_of(here),),
-        gpu=None if flavour.builds_ahead else torch.cuda.get_device_name(here),
+        capabilities=targets,
+        gpu=None if flavour.builds_ahead else torch.cuda.get_device_name(),
     )
 
 
@@ -93,7 +93,7 @@ def build_engine(flavour: Flavour, graph: Path, rows: RowRange, capabilities: Se
         flavour: What builds it.
         graph: The file; weights beside it are found by its path.
         rows: What it will be called with.
-        capabilities: As `export_engine`.
+        capabilities: With TensorRT-RTX, what the engine is for; empty with TensorRT.
 
     Returns:
         The serialised engine, a buffer of the library's.
@@ -108,7 +108,7 @@ def build_engine(flavour: Flavour, graph: Path, rows: RowRange, capabilities: Se
     parser = api.OnnxParser(network, log)
     if not parser.parse_from_file(str(graph)):
         reason = parser.get_error(0).desc() if parser.num_errors else log.reason()
-        raise ValueError(f"{flavour.name} {flavour.version} cannot read {graph}: {reason}")
+        raise ValueError(f"{flavour.name} {flavour.version} cannot read {graph}: {' '.join(reason.split())}")
     config = builder.create_builder_config()
     config.clear_flag(api.BuilderFlag.TF32)  # fp32 is fp32
     config.add_optimization_profile(_profile(builder, network, rows))
@@ -145,7 +145,8 @@ def check_capabilities(flavour: Flavour, capabilities: Sequence[str]) -> None:
             f"compute_capability must not be given for {flavour.name}, which builds for the GPU at hand,"
             f" got {', '.join(capabilities)}"
         )
-    if unknown := [one for one in capabilities if one not in known]:
+    targets = capabilities or ([capability_of(torch.device("cuda"))] if known else [])
+    if unknown := [one for one in targets if one not in known]:
         raise ValueError(f"compute_capability must be of {', '.join(known)}, got {unknown[0]!r}")
 
 

@@ -12,12 +12,11 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from mgd3_engine.dit.weight_files import read_json
-from mgd3_engine.export import NetworkIdentity
+from mgd3_engine.export.identity import NetworkIdentity, installed_version
 from mgd3_engine.tensorrt.flavour import Flavour
 
 _FORMAT = 1
@@ -201,7 +200,7 @@ def write_engine(
         gpu=gpu,
         bytes=contents.nbytes,
         sha256=hashlib.sha256(contents).hexdigest(),
-        mgd3_fast=version("mgd3-fast"),
+        mgd3_fast=installed_version("mgd3-fast"),
     )
     path.parent.mkdir(parents=True, exist_ok=True)
     with _renamed(path) as unfinished:
