@@ -41,6 +41,8 @@ BACKENDS = ("auto", "eager", "compiled", "tensorrt", "onnxruntime")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 FORMATS = ("imagefolder", "numeric", "tensor", "parquet", "webdataset")
 ON_BAD_IMAGE = ("error", "skip")
+FLIPS = ("none", "random", "both")
+STORAGES = ("fp32", "fp16")
 LARGEST_SEED = 2**32 - 1  # scikit-learn takes no larger one
 
 
@@ -121,11 +123,13 @@ class EncodeConfig:
 
     dataset: str = option(
         "mnist5k, imagenet1k, imagenet100, imagenette, imagewoof, imageidc, imagenet-a .. imagenet-e,"
-        " or the path of a folder with one folder of images per class",
-        metavar="NAME|PATH",
+        " the path of a folder with one folder of images per class, hf:owner/name[:config][@revision]"
+        " (Hugging Face, streamed; also hf:./folder of parquet files), or wds:pattern (WebDataset shards)",
+        metavar="NAME|PATH|hf:...|wds:...",
     )
     data_dir: Path | str | None = option(
-        "ILSVRC tree that the imagenet names are class lists over (default: $IMAGENET_DIR)",
+        "ILSVRC tree that the imagenet names are class lists over, or the folder of its tar files as"
+        " downloaded (default: $IMAGENET_DIR)",
         default=None,
         parse=Path,
         metavar="PATH",
@@ -164,6 +168,15 @@ class EncodeConfig:
         parse=Path,
         metavar="PATH",
     )
+    flip: str = option(
+        "mirror images before they are encoded: random mirrors half of them, the same half in every run;"
+        " both keeps each image and its mirror image",
+        default="none",
+        choices=FLIPS,
+    )
+    storage: str = option(
+        "number format of latents on disk; fp16 takes half the room", default="fp32", choices=STORAGES
+    )
 
     def __post_init__(self) -> None:
         check_choices(self)
@@ -171,6 +184,41 @@ class EncodeConfig:
             raise UserError("dataset must be a name or a path, got an empty string")
         if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device):
             raise UserError(f"device must be auto, cpu, cuda or cuda:N, got {self.device!r}")
+
+
+def read_shard(shard: str) -> tuple[int, int]:
+    """Read "I/N".
+
+    Args:
+        shard: What `--shard` was given.
+
+    Returns:
+        The number of this part, from 1, and how many parts there are.
+
+    Raises:
+        UserError: If it is not I/N with 1 <= I <= N.
+    """
+    match = re.fullmatch(r"(\d+)/(\d+)", shard)
+    part, parts = (int(match[1]), int(match[2])) if match else (0, 0)
+    if not 1 <= part <= parts:
+        raise UserError(f"shard must be I/N with I from 1 to N, got {shard!r}")
+    return part, parts
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncodeShareConfig(EncodeConfig):
+    """What the encode command is asked to do."""
+
+    shard: str = option(
+        "encode the I-th of N parts of the classes, or of a stream's shards; parts may run at the same time,"
+        " on any machines, into one --cache-dir",
+        default="1/1",
+        metavar="I/N",
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        read_shard(self.shard)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -369,11 +417,7 @@ class DistillConfig(DiscoverConfig):
         Raises:
             UserError: If it is not I/N with 1 <= I <= N.
         """
-        match = re.fullmatch(r"(\d+)/(\d+)", self.shard)
-        part, parts = (int(match[1]), int(match[2])) if match else (0, 0)
-        if not 1 <= part <= parts:
-            raise UserError(f"shard must be I/N with I from 1 to N, got {self.shard!r}")
-        return part, parts
+        return read_shard(self.shard)
 
     def sampling(self, defaults: SamplingDefaults) -> SamplingDefaults:
         """Fill every `None` from a generator's defaults; `t_stop` keeps its share of the steps.

@@ -12,8 +12,9 @@ from mgd3_fast.datasets import imagenet_classes
 from mgd3_fast.devices import dtype_of
 from mgd3_fast.formats.converting import check_format
 from mgd3_fast.generators import SamplingDefaults
-from mgd3_fast.modes import check_ipc, choose_engine
+from mgd3_fast.modes import check_ipc
 from mgd3_fast.sources import Sources, open_sources
+from mgd3_fast.stages import kmeans_engine_of
 from mgd3_fast.writers import Layout, layout_of
 
 if TYPE_CHECKING:
@@ -65,8 +66,10 @@ class Plan:
             "generator": generator.name,
             "generator_digest": generator.digest,
             "autoencoder_digest": generator.autoencoder.digest,
+            "flip": config.flip,
+            "storage": config.storage,
             "discovery": config.discovery,
-            "kmeans": choose_engine(config.kmeans, config.discovery, config.ipc, self.sources.device).name,
+            "kmeans": kmeans_engine_of(config, self.sources).name,
             "sampler": sampling.sampler,
             "steps": sampling.steps,
             "spacing": config.spacing,

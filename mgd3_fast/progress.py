@@ -31,7 +31,7 @@ class _PlainBar:
     """Print a line at most every `period_s` seconds, and at the end."""
 
     def __init__(
-        self, stage: str, total: int, unit: str, initial: int, stream: TextIO, period_s: float = 10.0
+        self, stage: str, total: int | None, unit: str, initial: int, stream: TextIO, period_s: float = 10.0
     ) -> None:
         self._stage, self._total, self._unit, self._stream = stage, total, unit, stream
         self._period_s = period_s
@@ -53,8 +53,9 @@ class _PlainBar:
         self._last_line_at = self._done
         elapsed_s = self._printed - self._started
         rate = (self._done - self._initial) / elapsed_s if elapsed_s > 0 else 0.0
-        line = f"{self._stage}: {self._done}/{self._total} {self._unit}, {rate:.4g} {self._unit}/s"
-        if rate > 0 and self._done < self._total:
+        done = f"{self._done}" if self._total is None else f"{self._done}/{self._total}"
+        line = f"{self._stage}: {done} {self._unit}, {rate:.4g} {self._unit}/s"
+        if self._total is not None and rate > 0 and self._done < self._total:
             line += f", {(self._total - self._done) / rate:.0f} s left"
         print(line, file=self._stream, flush=True)
 
@@ -77,12 +78,12 @@ class Progress:
         self.stream = stream if stream is not None else sys.stderr
 
     @contextmanager
-    def stage(self, name: str, *, total: int, unit: str, initial: int = 0) -> Iterator[Bar]:
+    def stage(self, name: str, *, total: int | None, unit: str, initial: int = 0) -> Iterator[Bar]:
         """Open the bar of one stage.
 
         Args:
             name: Word shown before the bar, such as "encode".
-            total: Units the whole stage has.
+            total: Units the whole stage has; None where nobody knows before the end.
             unit: What is counted, such as "img" or "class".
             initial: Units that an earlier run already finished.
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from mgd3_fast.datasets import Dataset, describe, open_dataset
+from mgd3_fast.datasets import Dataset, ImageStream, describe, open_source, unread_error
 from mgd3_fast.datasets.holdout import fit_part
-from mgd3_fast.devices import autoencoder_dtype, device_name, resolve_device, resolve_precision
+from mgd3_fast.devices import autoencoder_dtype, device_name, dtype_of, resolve_device, resolve_precision
+from mgd3_fast.errors import UserError
 from mgd3_fast.generators import Generator, load_generator
-from mgd3_fast.latents import LatentStore
+from mgd3_fast.latents import LatentStore, StreamShare, encode_stream, make_job
 
 if TYPE_CHECKING:
     import torch
@@ -28,6 +29,7 @@ class Sources:
         device: Where the networks run.
         precision: fp32, bf16 or fp16.
         store: Latents of this autoencoder, kept between runs.
+        encoded: Images that were encoded to open the dataset: those of a stream that was never read.
     """
 
     dataset: Dataset
@@ -35,33 +37,53 @@ class Sources:
     device: torch.device
     precision: str
     store: LatentStore
+    encoded: int = 0
 
 
-def open_sources(config: EncodeConfig, progress: Progress) -> Sources:
+def open_sources(config: EncodeConfig, progress: Progress, share: StreamShare | None = None) -> Sources:
     """Open what a configuration names, and say what was found.
+
+    A stream that was never read is encoded while it is read: before that, nobody knows its images.
 
     Args:
         config: Dataset, generator, device and precision.
         progress: Receives the description.
+        share: Of such a stream, the shards that this process reads; while others are missing, the dataset
+            is empty.
 
     Returns:
-        The sources; nothing is written yet.
+        The sources; but for such a stream nothing is written yet.
 
     Raises:
         UserError: If something named does not exist or cannot be used here.
     """
     device = resolve_device(config.device)
     precision = resolve_precision(config.precision, device)
-    dataset = open_training_images(config, progress)
-    generator = load_generator(config.generator, dataset_name=dataset.name, vae=config.vae)
+    opened = _open(config, progress)
+    generator = load_generator(config.generator, dataset_name=opened.name, vae=config.vae)
     progress.note(
         f"{generator.name}: {generator.resolution} px, {generator.num_classes} classes,"
         f" licence {generator.licence}; {precision} on {device_name(device)}"
     )
     store = LatentStore(
-        config.cache_dir, generator.autoencoder.digest, generator.resolution, autoencoder_dtype(precision)
+        config.cache_dir,
+        generator.autoencoder.digest,
+        generator.resolution,
+        autoencoder_dtype(precision),
+        storage_dtype=dtype_of(config.storage),
+        flip=config.flip,
     )
-    return Sources(dataset, generator, device, precision, store)
+    if isinstance(opened, Dataset):
+        return Sources(opened, generator, device, precision, store)
+    job = make_job(
+        generator.autoencoder, store, device=device, on_bad_image=config.on_bad_image, progress=progress
+    )
+    dataset, encoded = encode_stream(opened, job, classes=config.classes, share=share)
+    if dataset is None:
+        dataset = Dataset(opened.name, (), opened.class_names or (), root=opened.location)
+    else:
+        progress.note(describe(dataset))
+    return Sources(dataset, generator, device, precision, store, encoded.images)
 
 
 def open_training_images(config: EncodeConfig, progress: Progress) -> Dataset:
@@ -77,10 +99,24 @@ def open_training_images(config: EncodeConfig, progress: Progress) -> Dataset:
     Raises:
         UserError: If something named does not exist.
     """
-    dataset = open_dataset(
-        config.dataset, data_dir=config.data_dir, classes=config.classes, progress=progress
+    opened = _open(config, progress)
+    if isinstance(opened, Dataset):
+        return opened
+    raise unread_error(config.dataset)
+
+
+def _open(config: EncodeConfig, progress: Progress) -> Dataset | ImageStream:
+    opened = open_source(
+        config.dataset,
+        data_dir=config.data_dir,
+        classes=config.classes,
+        progress=progress,
+        cache_dir=config.cache_dir,
     )
     if config.split == "fit":
-        dataset = fit_part(dataset)
-    progress.note(describe(dataset))
-    return dataset
+        if not isinstance(opened, Dataset) or opened.stream is not None:
+            raise UserError(f"split must be train for a stream, got fit for {config.dataset}")
+        opened = fit_part(opened)
+    if isinstance(opened, Dataset):
+        progress.note(describe(opened))
+    return opened

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mgd3_fast.errors import UserError
-from mgd3_fast.latents import EncodeReport, encode_dataset
+from mgd3_fast.latents import EncodeReport, StreamShare, encode_dataset
 from mgd3_fast.modes import (
+    ENGINE_NAMES,
+    NO_ENGINE,
     EngineChoice,
     ModeSet,
     check_ipc,
     choose_engine,
     classes_without_modes,
     discover_modes,
+    engine_of_file,
     modes_key,
 )
 from mgd3_fast.plots import MOST_CLASSES, check_drawable, plot_modes
@@ -35,12 +39,17 @@ if TYPE_CHECKING:
 KEPT_MODES = "modes"
 
 
-def encode(config: EncodeConfig, progress: Progress = SILENT) -> tuple[EncodeReport, Sources]:
+def encode(
+    config: EncodeConfig, progress: Progress = SILENT, shard: tuple[int, int] = (1, 1)
+) -> tuple[EncodeReport, Sources]:
     """Bring the latents of a dataset into the store; classes that are there are not encoded again.
+
+    Latents that are there are compared with their checksums, and damaged ones made anew.
 
     Args:
         config: Dataset, generator, device.
         progress: Receives the bar and notes.
+        shard: (I, N): the I-th of N parts of the classes, or of a stream's shards.
 
     Returns:
         What was done, and the opened sources.
@@ -48,8 +57,17 @@ def encode(config: EncodeConfig, progress: Progress = SILENT) -> tuple[EncodeRep
     Raises:
         UserError: If something named does not exist, an image is damaged, or the disk has no room.
     """
-    sources = open_sources(config, progress)
-    return _encode(sources, sources.dataset, config.on_bad_image, progress), sources
+    part, parts = shard
+    share = StreamShare(part, parts) if parts > 1 else None
+    sources = open_sources(config, progress, share)
+    dataset = sources.dataset
+    if share is not None and dataset.stream is None and dataset.classes:
+        if part > len(dataset.classes):
+            raise UserError(f"shard must be of at most {len(dataset.classes)} classes, got {part}/{parts}")
+        dataset = dataset.subset([cls.label for cls in dataset.classes[part - 1 :: parts]])
+    report = _encode(sources, dataset, config.on_bad_image, progress, check=True, share=share)
+    reused = max(0, report.reused - sources.encoded)
+    return replace(report, images=report.images + sources.encoded, reused=reused), sources
 
 
 def discover(
@@ -70,7 +88,7 @@ def discover(
     """
     sources = sources or open_sources(config, progress)
     check_ipc(sources.dataset.counts, config.ipc)
-    _engine(sources, config)
+    kmeans_engine_of(config, sources)
     out = Path(config.out)
     check_ours(out)
     target, work = out / MODES, out / WORK
@@ -120,6 +138,26 @@ def discover_and_plot(
         progress=progress,
     )
     return path, modes, pictures
+
+
+def kmeans_engine_of(config: DiscoverConfig, sources: Sources) -> EngineChoice:
+    """Decide what runs K-means in a run; auto is the engine of the modes that are given, if any are.
+
+    Args:
+        config: Engine, method, ipc and where modes may lie: `modes` of a distill configuration, or its `out`.
+        sources: What the run starts from.
+
+    Returns:
+        The engine and the reason for it.
+
+    Raises:
+        UserError: If the engine does not fit the method or the machine.
+    """
+    given = engine_of_file(Path(getattr(config, "modes", None) or Path(config.out) / MODES))
+    chosen = choose_engine(config.kmeans, config.discovery, config.ipc, sources.device)
+    if config.kmeans == "auto" and chosen.name != NO_ENGINE and given in ENGINE_NAMES:
+        return EngineChoice(given, "the modes that are given are its")
+    return chosen
 
 
 def prepare_latents(
@@ -200,12 +238,20 @@ def _lacking(sources: Sources, config: DiscoverConfig, dataset: Dataset, work: P
         config.ipc,
         config.seed,
         kept,
-        kmeans=_engine(sources, config).name,
+        kmeans=kmeans_engine_of(config, sources).name,
     )
     return dataset.subset(labels) if labels else None
 
 
-def _encode(sources: Sources, dataset: Dataset, on_bad_image: str, progress: Progress) -> EncodeReport:
+def _encode(
+    sources: Sources,
+    dataset: Dataset,
+    on_bad_image: str,
+    progress: Progress,
+    *,
+    check: bool = False,
+    share: StreamShare | None = None,
+) -> EncodeReport:
     report = encode_dataset(
         dataset,
         sources.generator.autoencoder,
@@ -213,6 +259,8 @@ def _encode(sources: Sources, dataset: Dataset, on_bad_image: str, progress: Pro
         device=sources.device,
         on_bad_image=on_bad_image,
         progress=progress,
+        check=check,
+        share=share,
     )
     for bad in report.bad_images:
         progress.note(f"skipped {bad.class_name}/{bad.image_name}: {bad.reason}")
@@ -231,7 +279,7 @@ def _discover(
     if lacking is not None:
         with timings.measure("encode"):
             _encode(sources, lacking, config.on_bad_image, progress)
-    engine = _engine(sources, config)
+    engine = kmeans_engine_of(config, sources)
     if lacking is not None:
         progress.note(f"discover: {config.discovery}, K-means engine {engine.name} ({engine.reason})")
     with timings.measure("discover"):
@@ -249,13 +297,9 @@ def _discover(
         )
 
 
-def _engine(sources: Sources, config: DiscoverConfig) -> EngineChoice:
-    return choose_engine(config.kmeans, config.discovery, config.ipc, sources.device)
-
-
 def _load_modes(path: Path, sources: Sources, config: DiscoverConfig) -> ModeSet:
     modes = ModeSet.load(path)
-    kmeans = _engine(sources, config).name
+    kmeans = kmeans_engine_of(config, sources).name
     wanted = modes_key(
         sources.dataset, sources.store, config.discovery, config.ipc, config.seed, kmeans=kmeans
     )

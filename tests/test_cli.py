@@ -36,9 +36,11 @@ ENCODE = [
     "--precision",
     "--device",
     "--cache-dir",
+    "--flip",
+    "--storage",
 ]
 OPTIONS = {
-    "encode": [*ENCODE, *REPORTING],
+    "encode": [*ENCODE, "--shard", *REPORTING],
     "discover": [*ENCODE, "--ipc", "--out", "--method", "--kmeans", "--seed", *PLOTTING, *REPORTING],
     "distill": [
         *ENCODE,

@@ -158,7 +158,7 @@ def test_unwritable_root_is_told(store: LatentStore, monkeypatch: pytest.MonkeyP
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"flip": "random"}, "flip must be one of none, got 'random'"),
+        ({"flip": "upside"}, "flip must be one of none, random, both, got 'upside'"),
         ({"storage_dtype": torch.bfloat16}, "storage_dtype must be torch.float32 or torch.float16"),
         ({"resolution": 0}, "resolution must be at least 1, got 0"),
     ],

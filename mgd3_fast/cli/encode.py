@@ -6,21 +6,21 @@ import argparse
 import json
 
 from mgd3_fast.cli.options import add_options, add_reporting, config_from, progress_from
-from mgd3_fast.config import EncodeConfig
+from mgd3_fast.config import EncodeShareConfig, read_shard
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
-    add_options(parser, EncodeConfig)
+    add_options(parser, EncodeShareConfig)
     add_reporting(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Encode and report."""
-    config = config_from(arguments, EncodeConfig)
+    config = config_from(arguments, EncodeShareConfig)
     from mgd3_fast.stages import encode
 
-    report, sources = encode(config, progress_from(arguments))
+    report, sources = encode(config, progress_from(arguments), read_shard(config.shard))
     if arguments.json:
         summary = {
             "folder": str(sources.store.folder),

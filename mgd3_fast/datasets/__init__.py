@@ -1,13 +1,16 @@
-"""Dataset names and folders become classes in label order, and a stream of centre-cropped images."""
+"""Whatever `--dataset` names becomes classes in label order, and a stream of centre-cropped images."""
 
 from mgd3_fast.datasets.batches import (
     BAD_IMAGE_RULES,
     BadImage,
     ImageBatch,
     LoadedImage,
+    bad_image_error,
     batch_images,
     by_class,
     image_batches,
+    load_image,
+    run_ahead,
     stream_images,
 )
 from mgd3_fast.datasets.cropping import center_crop
@@ -16,7 +19,8 @@ from mgd3_fast.datasets.decoding import BadImageError, decode_image
 from mgd3_fast.datasets.file_list import FileList, ScannedFile
 from mgd3_fast.datasets.imagenet import IMAGENET_NAMES, imagenet_class_titles, imagenet_classes
 from mgd3_fast.datasets.images import ArrayImages, FileImages, ImageSource
-from mgd3_fast.datasets.opening import DATASET_NAMES, open_dataset
+from mgd3_fast.datasets.opening import DATASET_NAMES, open_dataset, open_source, unread_error
+from mgd3_fast.datasets.streams import ImageStream, StreamedImage
 
 __all__ = [
     "BAD_IMAGE_RULES",
@@ -31,8 +35,11 @@ __all__ = [
     "ImageBatch",
     "ImageClass",
     "ImageSource",
+    "ImageStream",
     "LoadedImage",
     "ScannedFile",
+    "StreamedImage",
+    "bad_image_error",
     "batch_images",
     "by_class",
     "center_crop",
@@ -41,6 +48,10 @@ __all__ = [
     "image_batches",
     "imagenet_class_titles",
     "imagenet_classes",
+    "load_image",
     "open_dataset",
+    "open_source",
+    "run_ahead",
     "stream_images",
+    "unread_error",
 ]

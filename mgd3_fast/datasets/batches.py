@@ -1,7 +1,8 @@
 """Decode, crop and batch images on worker threads; only a few batches are in memory at any time.
 
-Threads, not processes: Pillow releases the interpreter's lock while it decodes and resizes, and threads
-need no shared memory, no forking beside CUDA, and no start-up per class.
+Threads, not processes: Pillow releases the interpreter's lock while it decodes and resizes, so threads are
+as fast (`bench/bench_encode.py` measures both), and they need no shared memory, no forking beside CUDA, and
+no start-up per class.
 
 Shape letters: B images, R pixels a side.
 """
@@ -10,15 +11,17 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from itertools import groupby, islice
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL.Image import Image
 from torch import Tensor
 
 from mgd3_fast.datasets.cropping import center_crop
@@ -27,6 +30,8 @@ from mgd3_fast.datasets.decoding import BadImageError
 from mgd3_fast.errors import UserError
 
 BAD_IMAGE_RULES = ("error", "skip")
+_MOST_WORKERS = 16
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -77,7 +82,7 @@ def image_batches(
         resolution: R, pixels a side.
         batch_size: Most images of a batch; the last one may have fewer.
         on_bad_image: "error" or "skip".
-        num_workers: Decoding threads; by default min(4, processors), none for images in memory.
+        num_workers: Decoding threads; by default one per processor, at most 16, none for images in memory.
         bad_images: Receives what was skipped.
 
     Yields:
@@ -106,7 +111,7 @@ def stream_images(
         class_indices: Positions in `dataset.classes`; taken lazily.
         resolution: Pixels a side.
         on_bad_image: "error" or "skip".
-        num_workers: Decoding threads; by default min(4, processors), none for images in memory.
+        num_workers: Decoding threads; by default one per processor, at most 16, none for images in memory.
         lookahead: Most images that wait decoded.
 
     Yields:
@@ -117,22 +122,25 @@ def stream_images(
     """
     if on_bad_image not in BAD_IMAGE_RULES:
         raise UserError(f"on_bad_image must be one of {', '.join(BAD_IMAGE_RULES)}, got {on_bad_image!r}")
-    positions = ((c, i) for c in class_indices for i in range(len(dataset.classes[c])))
-    if num_workers is None:
-        in_memory = all(cls.images.in_memory for cls in dataset.classes)
-        num_workers = 0 if in_memory else min(4, os.cpu_count() or 1)
-    if num_workers == 0:
-        loaded: Iterator[LoadedImage] = (_load(dataset, c, i, resolution) for c, i in positions)
-    else:
-        loaded = _load_ahead(dataset, positions, resolution, num_workers, lookahead)
-    for image in loaded:
+    jobs = (
+        partial(_load, dataset, c, i, resolution)
+        for c in class_indices
+        for i in range(len(dataset.classes[c]))
+    )
+    if num_workers is None and all(cls.images.in_memory for cls in dataset.classes):
+        num_workers = 0
+    for image in run_ahead(jobs, num_workers, lookahead):
         if isinstance(image.pixels, BadImage) and on_bad_image == "error":
             where = dataset.classes[image.class_index].images.location(image.image_index)
-            raise UserError(
-                f"images must be readable, got {where}: {image.pixels.reason} "
-                "(on_bad_image=skip leaves such images out)"
-            )
+            raise bad_image_error(where, image.pixels.reason)
         yield image
+
+
+def bad_image_error(where: str, reason: str) -> UserError:
+    """What a bad image is under `on_bad_image="error"`."""
+    return UserError(
+        f"images must be readable, got {where}: {reason} (on_bad_image=skip leaves such images out)"
+    )
 
 
 def batch_images(
@@ -180,27 +188,66 @@ def _good_images(
             yield image.image_index, image.pixels
 
 
-def _load(dataset: Dataset, class_index: int, image_index: int, resolution: int) -> LoadedImage:
-    cls = dataset.classes[class_index]
+def load_image(
+    class_name: str,
+    class_index: int,
+    image_index: int,
+    image_name: str,
+    resolution: int,
+    load: Callable[[], Image],
+) -> LoadedImage:
+    """Load and crop one image; a damaged one comes back as the reason why.
+
+    Args:
+        class_name: Name of its class.
+        class_index: Place of the class.
+        image_index: Place in the class.
+        image_name: Name inside the class.
+        resolution: Pixels a side.
+        load: Gives the RGB image at full size.
+
+    Returns:
+        uint8 [3, R, R], or a `BadImage`.
+    """
     try:
-        cropped = center_crop(cls.images.load(image_index), resolution)
+        cropped = center_crop(load(), resolution)
     except BadImageError as error:
-        bad = BadImage(cls.name, image_index, cls.images.name(image_index), str(error))
-        return LoadedImage(class_index, image_index, bad)
+        return LoadedImage(
+            class_index, image_index, BadImage(class_name, image_index, image_name, str(error))
+        )
     return LoadedImage(class_index, image_index, np.asarray(cropped).transpose(2, 0, 1))  # [3, R, R]
 
 
-def _load_ahead(
-    dataset: Dataset, positions: Iterator[tuple[int, int]], resolution: int, num_workers: int, lookahead: int
-) -> Iterator[LoadedImage]:
-    waiting: deque[Future[LoadedImage]] = deque()
+def _load(dataset: Dataset, class_index: int, image_index: int, resolution: int) -> LoadedImage:
+    cls = dataset.classes[class_index]
+    load = partial(cls.images.load, image_index)
+    return load_image(cls.name, class_index, image_index, cls.images.name(image_index), resolution, load)
+
+
+def run_ahead(
+    jobs: Iterator[Callable[[], Result]], num_workers: int | None, lookahead: int
+) -> Generator[Result]:
+    """Run jobs on threads, a bounded number of them ahead of whoever takes the results.
+
+    Args:
+        jobs: Taken lazily, in the caller's thread.
+        num_workers: Threads; by default one per processor, at most 16; 0 runs each job when it is asked for.
+        lookahead: Most results that wait.
+
+    Yields:
+        Results in the order of the jobs.
+    """
+    if num_workers is None:
+        num_workers = min(_MOST_WORKERS, len(os.sched_getaffinity(0)))
+    if num_workers == 0:
+        yield from (job() for job in jobs)
+        return
+    waiting: deque[Future[Result]] = deque()
     pool = ThreadPoolExecutor(num_workers, thread_name_prefix="decode")
     try:
-        for class_index, image_index in islice(positions, lookahead):
-            waiting.append(pool.submit(_load, dataset, class_index, image_index, resolution))
+        waiting.extend(pool.submit(job) for job in islice(jobs, lookahead))
         while waiting:
             yield waiting.popleft().result()
-            for class_index, image_index in islice(positions, 1):
-                waiting.append(pool.submit(_load, dataset, class_index, image_index, resolution))
+            waiting.extend(pool.submit(job) for job in islice(jobs, 1))
     finally:
         pool.shutdown(wait=True, cancel_futures=True)

@@ -6,11 +6,15 @@ import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 from PIL import Image
 
 from mgd3_fast.datasets.images import ImageSource
 from mgd3_fast.datasets.selector import select_classes
+
+if TYPE_CHECKING:
+    from mgd3_fast.datasets.streams import ImageStream
 
 _MAX_LISTED_CLASSES = 20
 
@@ -54,6 +58,7 @@ class Dataset:
         split: "train", "val" or "test".
         root: Folder that holds the class folders, or None when the images are in memory.
         notes: One-line warnings about the images found.
+        stream: Where images can only be read one after another, classes mixed; None for all others.
     """
 
     name: str
@@ -62,6 +67,7 @@ class Dataset:
     split: str = "train"
     root: str | None = None
     notes: list[str] = field(default_factory=list)
+    stream: ImageStream | None = None
 
     def __len__(self) -> int:
         return sum(len(cls) for cls in self.classes)

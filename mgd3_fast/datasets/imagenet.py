@@ -9,7 +9,9 @@ from functools import cache
 from importlib import resources
 from pathlib import Path
 
+from mgd3_fast.cache_dir import cache_dir_or_default
 from mgd3_fast.datasets.dataset import Dataset
+from mgd3_fast.datasets.ilsvrc_tars import ILSVRC_TARS, find_ilsvrc_tar, open_ilsvrc_tar
 from mgd3_fast.datasets.images import ImageSource
 from mgd3_fast.datasets.scanning import class_folders, listed, scan_classes
 from mgd3_fast.datasets.selector import select_classes
@@ -72,17 +74,24 @@ def imagenet_class_titles() -> tuple[str, ...]:
 
 
 def open_imagenet(
-    name: str, data_dir: Path | None, classes: str | None, split: str, progress: Progress = SILENT
+    name: str,
+    data_dir: Path | None,
+    classes: str | None,
+    split: str,
+    progress: Progress = SILENT,
+    cache_dir: Path | str | None = None,
 ) -> Dataset:
-    """Open a class list over an ILSVRC-2012 tree.
+    """Open a class list over an ILSVRC-2012 tree, or over its tar files as downloaded.
 
     Args:
         name: One of `IMAGENET_NAMES`.
         data_dir: The tree: a folder with train/ (also nested as in ILSVRC/Data/CLS-LOC) or the folder of
-            wnid folders itself; $IMAGENET_DIR by default.
+            wnid folders itself; else the folder of ILSVRC2012_img_train.tar (and ILSVRC2012_img_val.tar
+            with its labels), or such a file; $IMAGENET_DIR by default.
         classes: Selector of `--classes`; all by default.
         split: "train" or "val".
         progress: Where the bar goes.
+        cache_dir: Where a tar's index is kept; `default_cache_dir()` by default.
 
     Returns:
         The dataset; `notes` tell ILSVRC from fastai's re-splits and name unexpected counts.
@@ -101,26 +110,38 @@ def open_imagenet(
             )
         data_dir = Path(os.environ["IMAGENET_DIR"])
     root = _class_root(data_dir, split)
-    found = scan_classes(root, names, labels, progress)
+    if root is not None:
+        found = scan_classes(root, names, labels, progress)
+    else:
+        root = find_ilsvrc_tar(data_dir, split)
+        if root is None:
+            raise _nothing_found(data_dir, split)
+        indexes = cache_dir_or_default(cache_dir) / "indexes"
+        found = open_ilsvrc_tar(root, names, labels, split, indexes, progress)
     dataset = Dataset(name, found, names, split, str(root))
     dataset.notes.extend(count_notes(dataset))
     return dataset
 
 
-def _class_root(data_dir: Path, split: str) -> Path:
-    if not data_dir.is_dir():
-        raise UserError(f"data_dir must be an existing folder, got {data_dir}")
-    flat: Path | None = None
+def _class_root(data_dir: Path, split: str) -> Path | None:
+    """The folder of wnid folders, or None."""
+    wnids = set(imagenet_classes("imagenet1k"))
     for root in _candidate_roots(data_dir, split):
-        if root.is_dir():
-            if set(class_folders(root)) & set(imagenet_classes("imagenet1k")):
-                return root
-            flat = flat or (root if root != data_dir else None)
-    if flat is not None:
-        raise UserError(f"{flat} must hold one folder per wnid (n01440764, ...), got none")
+        if root.is_dir() and not wnids.isdisjoint(class_folders(root)):
+            return root
+    return None
+
+
+def _nothing_found(data_dir: Path, split: str) -> UserError:
+    if not data_dir.is_dir():
+        return UserError(f"data_dir must be an existing folder, got {data_dir}")
+    for root in _candidate_roots(data_dir, split):
+        if root.is_dir() and root != data_dir:
+            return UserError(f"{root} must hold one folder per wnid (n01440764, ...), got none")
     folders = " or ".join(f"{folder}/" for folder in _SPLIT_FOLDERS[split])
-    raise UserError(
-        f"data_dir must hold {folders} with wnid folders (n01440764, ...), or be it, got {data_dir}"
+    return UserError(
+        f"data_dir must hold {folders} with wnid folders (n01440764, ...), or be it, or hold "
+        f"{ILSVRC_TARS[split]}, got {data_dir}"
     )
 
 

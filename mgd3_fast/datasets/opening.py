@@ -12,10 +12,12 @@ from mgd3_fast.datasets.dataset import Dataset, ImageClass
 from mgd3_fast.datasets.folder import open_image_folder
 from mgd3_fast.datasets.imagenet import IMAGENET_NAMES, open_imagenet
 from mgd3_fast.datasets.images import ArrayImages
+from mgd3_fast.datasets.streams import ImageStream, index_path, indexed_dataset, read_index
 from mgd3_fast.errors import UserError
 from mgd3_fast.progress import SILENT, Progress
 
 DATASET_NAMES = (*IMAGENET_NAMES, "mnist5k")
+STREAM_KINDS = ("hf:", "wds:")
 
 
 def open_dataset(
@@ -25,30 +27,101 @@ def open_dataset(
     classes: str | None = None,
     split: str = "train",
     progress: Progress = SILENT,
+    cache_dir: Path | str | None = None,
 ) -> Dataset:
     """Open a dataset by name or path.
 
     Args:
-        spec: One of `DATASET_NAMES`, or the path of an ImageFolder. A name wins over a folder of that name:
-            write ./name for the folder.
-        data_dir: The ILSVRC-2012 tree of an ImageNet name; $IMAGENET_DIR by default.
+        spec: One of `DATASET_NAMES`; the path of an ImageFolder (a name wins over a folder of that name:
+            write ./name for the folder); `hf:` and a dataset of the hub or a folder of parquet files; `wds:`
+            and WebDataset shards.
+        data_dir: The ILSVRC-2012 tree, or the folder of its tar files, of an ImageNet name; $IMAGENET_DIR
+            by default.
         classes: Class names, indices and ranges, such as "0-9,n01440764"; all by default. Labels stay those
             of the full list.
         split: "train", "val" or, where there is one, "test".
         progress: Where the bar of a long scan goes.
+        cache_dir: Where the indexes of tars and streams are kept; `default_cache_dir()` by default.
 
     Returns:
         The classes and where their images lie; no image is read yet.
 
     Raises:
-        UserError: Unknown name, missing folder, missing or empty classes, unknown selector.
+        UserError: Unknown name, missing folder, missing or empty classes, unknown selector, or a stream
+            that was never encoded, so that its images are not known.
+    """
+    opened = open_source(
+        spec, data_dir=data_dir, classes=classes, split=split, progress=progress, cache_dir=cache_dir
+    )
+    if isinstance(opened, Dataset):
+        return opened
+    raise unread_error(spec)
+
+
+def unread_error(spec: str) -> UserError:
+    """What is said where a stream that was never read is of no use."""
+    return UserError(
+        f"dataset must have been read once, got {spec!r}, a stream whose images are not known yet: "
+        "run `mgd3-fast encode` on it first"
+    )
+
+
+def open_source(
+    spec: str,
+    *,
+    data_dir: Path | str | None = None,
+    classes: str | None = None,
+    split: str = "train",
+    progress: Progress = SILENT,
+    cache_dir: Path | str | None = None,
+) -> Dataset | ImageStream:
+    """Open a dataset as `open_dataset` does, or hand out a stream that was never read.
+
+    Args:
+        spec: As of `open_dataset`, and so the others.
+        data_dir: For ImageNet names.
+        classes: Not applied to a stream that was never read.
+        split: "train", "val" or "test".
+        progress: Where the bar goes.
+        cache_dir: Where indexes are kept.
+
+    Returns:
+        A dataset, or a stream that `encode_stream` turns into one.
+
+    Raises:
+        UserError: As `open_dataset`.
     """
     if spec in IMAGENET_NAMES:
-        return open_imagenet(spec, None if data_dir is None else Path(data_dir), classes, split, progress)
+        folder = None if data_dir is None else Path(data_dir).expanduser()
+        return open_imagenet(spec, folder, classes, split, progress, cache_dir)
     if data_dir is not None:
         raise UserError(f"data_dir must be left out unless dataset is an ImageNet name, got dataset {spec!r}")
     if spec == "mnist5k":
         return _open_mnist5k(classes, split)
+    if spec.startswith(STREAM_KINDS):
+        return _open_stream(spec, classes, split, progress, cache_dir)
+    return _open_folder(spec, classes, split, progress)
+
+
+def _open_stream(
+    spec: str, classes: str | None, split: str, progress: Progress, cache_dir: Path | str | None
+) -> Dataset | ImageStream:
+    opened: Dataset | ImageStream
+    if spec.startswith("wds:"):
+        from mgd3_fast.datasets.webdataset import open_webdataset
+
+        opened = open_webdataset(spec, classes, split, cache_dir, progress)
+    else:
+        from mgd3_fast.datasets.hugging_face import open_hub_stream
+
+        opened = open_hub_stream(spec, split)
+    if isinstance(opened, Dataset):
+        return opened
+    index = read_index(index_path(opened, cache_dir))
+    return opened if index is None else indexed_dataset(opened, index, classes, split)
+
+
+def _open_folder(spec: str, classes: str | None, split: str, progress: Progress) -> Dataset:
     path = Path(spec).expanduser()
     if path.is_dir():
         return open_image_folder(path, classes, split, progress)
@@ -57,8 +130,8 @@ def open_dataset(
     near = get_close_matches(spec.lower(), DATASET_NAMES, n=1)
     hint = f" (did you mean {near[0]!r}?)" if near and os.sep not in spec else ""
     raise UserError(
-        f"dataset must be one of {', '.join(DATASET_NAMES)} or an existing folder of class folders, "
-        f"got {spec!r}{hint}"
+        f"dataset must be one of {', '.join(DATASET_NAMES)}, an existing folder of class folders, "
+        f"hf:... or wds:..., got {spec!r}{hint}"
     )
 
 

@@ -5,10 +5,10 @@ Shape letters: B images of a batch, n images of a class, C channels, h w latent 
 
 from __future__ import annotations
 
-import math
-import shutil
+import os
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import torch
@@ -19,24 +19,25 @@ from mgd3_fast.datasets import (
     Dataset,
     ImageClass,
     LoadedImage,
+    bad_image_error,
     batch_images,
     by_class,
     stream_images,
 )
+from mgd3_fast.datasets.scanning import listed
 from mgd3_fast.errors import UserError
+from mgd3_fast.latents.batch_encoder import whole_eights
+from mgd3_fast.latents.claims import Claim
+from mgd3_fast.latents.disk_room import check_room
 from mgd3_fast.latents.encoder import Encoder, latent_shape
-from mgd3_fast.latents.store import LatentStore
+from mgd3_fast.latents.flipping import flipped, rows_per_image
+from mgd3_fast.latents.job import WAIT_S, Encoded, EncodeJob, make_job
+from mgd3_fast.latents.store import ClassLatents, LatentStore
+from mgd3_fast.latents.stream_encoding import StreamShare, encode_stream_again
 from mgd3_fast.progress import SILENT, Bar, Progress
 from mgd3_fast.tensor_files import DamagedFileError
 
-# Left free on the disk beyond the latents themselves.
-_MARGIN_BYTES = 64 * 2**20
-# Batches grow until the first activations, 128 channels at full size, hold this many values: 256 MiB on a
-# CPU (8 images of 256 pixels), 4 GiB on a GPU (32 of 512).
-_CPU_BATCH_VALUES = 2**26
-_GPU_BATCH_VALUES = 2**30
-_FIRST_CHANNELS = 128
-_LARGEST_BATCH = 64
+_CHECK_THREADS = min(8, os.cpu_count() or 1)
 
 
 @dataclass(frozen=True)
@@ -44,8 +45,8 @@ class EncodeReport:
     """What an encode stage did.
 
     Args:
-        images: Images encoded now.
-        reused: Images whose latents were already stored.
+        images: Images encoded now, by this process.
+        reused: Images whose latents were already stored, or were encoded by others meanwhile.
         seconds: Wall time.
         counts: Latents per class, without bad images.
         bad_images: Skipped images of all classes, also those skipped when they were stored.
@@ -71,23 +72,26 @@ def encode_dataset(
     on_bad_image: str = "error",
     num_workers: int | None = None,
     progress: Progress = SILENT,
+    check: bool = False,
+    share: StreamShare | None = None,
 ) -> EncodeReport:
-    """Bring the latents of every class into the store.
+    """Encode the classes whose latents are not stored yet.
 
-    Batches begin with a class and the last one of a class is padded, to a multiple of eight rows: latents
-    depend neither on which other classes are encoded nor on what an earlier run had finished.
+    Other processes may do the same at the same time: each class is encoded by one of them, and this
+    function waits for what others have taken.
 
     Args:
         dataset: The classes.
-        autoencoder: The encoder; moved to `device` and the store's dtype when there is something to encode.
-        store: Where latents are found and kept.
-        resolution: Must be the store's; the store's by default.
-        batch_size: Rows of a batch, rounded up to a multiple of 8; by default 64, fewer for large images.
-            Classes with fewer images than that take fewer rows.
+        autoencoder: Encodes; moved to `device` when there is work.
+        store: Receives latents; sets resolution, number format and flip.
+        resolution: The store's, if given.
+        batch_size: Images per batch, rounded up to a multiple of 8; by default what the device takes well.
         device: Where to encode.
         on_bad_image: "error" or "skip".
         num_workers: Decoding threads; see `stream_images`.
         progress: Where the bar and notes go.
+        check: Compare stored latents with their checksums, which reads them; damaged ones are made anew.
+        share: Of a stream, the shards that this process reads; see `encode_stream`.
 
     Returns:
         What was done.
@@ -99,135 +103,156 @@ def encode_dataset(
     started = time.monotonic()
     if resolution not in (None, store.resolution):
         raise UserError(f"resolution must be the latent store's {store.resolution}, got {resolution}")
-    shape = latent_shape(autoencoder, store.resolution)
+    latent_shape(autoencoder, store.resolution)
     store.prepare()
-    missing = _missing_classes(dataset, store, on_bad_image, progress)
-    pending = sum(len(dataset.classes[index]) for index in missing)
-    written = 0
+    missing = _missing_classes(dataset, store, on_bad_image, progress, check)
+    encoded = Encoded()
     if missing:
-        _check_room(store, pending, shape, progress)
-        device = torch.device(device)
-        autoencoder.to(device, store.dtype)
-        rows = _batch_rows(batch_size, store.resolution, device)
-        stream = stream_images(
-            dataset, missing, store.resolution, on_bad_image, num_workers=num_workers, lookahead=2 * rows
+        job = make_job(
+            autoencoder,
+            store,
+            batch_size=batch_size,
+            device=device,
+            on_bad_image=on_bad_image,
+            num_workers=num_workers,
+            progress=progress,
         )
-        reused = len(dataset) - pending
-        with progress.stage("encode", total=len(dataset), unit="img", initial=reused) as bar:
-            encoder = _ClassEncoder(autoencoder, store, shape, rows, device, bar)
-            for class_index, images in by_class(stream):
-                written += encoder.run(dataset.classes[class_index], images)
-    return _report(dataset, store, pending, written, time.monotonic() - started)
+        if dataset.stream is not None:
+            encoded = encode_stream_again(dataset, missing, job, share)
+        else:
+            encoded = _encode_classes(dataset, missing, job)
+    return _report(dataset, store, encoded, time.monotonic() - started, share)
 
 
-@dataclass(frozen=True)
-class _ClassEncoder:
-    """Encodes one class after another, in batches of one number of rows a class."""
+def _encode_classes(dataset: Dataset, missing: Sequence[int], job: EncodeJob) -> Encoded:
+    images = sum(len(dataset.classes[index]) for index in missing)
+    check_room(job.store, images, job.encoder.shape, job.progress)
+    with job.progress.stage("encode", total=len(dataset), unit="img", initial=len(dataset) - images) as bar:
+        return _ClassWork(dataset, job, bar).run(missing)
 
-    autoencoder: Encoder
-    store: LatentStore
-    shape: tuple[int, int, int]
-    rows: int
-    device: torch.device
-    bar: Bar
 
-    def run(self, cls: ImageClass, images: Iterable[LoadedImage]) -> int:
-        """Encode and store a class; returns the bytes of its latents."""
-        latents = torch.empty(len(cls), *self.shape, dtype=self.store.storage_dtype)  # [n, C, h, w]
-        index = torch.empty(len(cls), dtype=torch.int64)
+class _ClassWork:
+    """Encodes classes one after another, those that no other process has taken."""
+
+    def __init__(self, dataset: Dataset, job: EncodeJob, bar: Bar) -> None:
+        self._dataset, self._job, self._bar = dataset, job, bar
+        self._claims: dict[int, Claim] = {}
+        self._encoded = Encoded()
+
+    def run(self, missing: Sequence[int]) -> Encoded:
+        """Encode, then wait for the classes of others, taking those up that they leave."""
+        taken = self._sweep(missing)
+        if taken:
+            names = listed([self._dataset.classes[index].name for index in taken])
+            self._job.progress.note(f"waiting for classes that other processes are encoding: {names}")
+        while taken:
+            time.sleep(WAIT_S)
+            # One at a time: nobody waits while they hold a claim.
+            taken = [index for index in taken if self._sweep([index])]
+        return self._encoded
+
+    def _sweep(self, missing: Sequence[int]) -> list[int]:
+        """Encode what can be claimed; returns the classes that others hold."""
+        held_by_others: list[int] = []
+        stream = stream_images(
+            self._dataset,
+            self._claimed(missing, held_by_others),
+            self._job.store.resolution,
+            self._job.on_bad_image,
+            num_workers=self._job.num_workers,
+            lookahead=2 * self._job.rows,
+        )
+        try:
+            for index, images in by_class(stream):
+                self._encode(self._dataset.classes[index], images)
+                self._claims.pop(index).release()
+        finally:
+            for claim in self._claims.values():
+                claim.release()
+            self._claims.clear()
+        return held_by_others
+
+    def _claimed(self, missing: Sequence[int], held_by_others: list[int]) -> Iterator[int]:
+        for index in missing:
+            cls = self._dataset.classes[index]
+            claim = self._job.store.claim(cls)
+            if claim is None:
+                held_by_others.append(index)
+            elif self._job.store.has(cls):
+                claim.release()
+                self._bar.advance(len(cls))
+            else:
+                self._claims[index] = claim
+                yield index
+
+    def _encode(self, cls: ImageClass, images: Iterable[LoadedImage]) -> None:
+        flip, per_image = self._job.store.flip, rows_per_image(self._job.store.flip)
+        shape = (len(cls) * per_image, *self._job.encoder.shape)
+        latents = torch.empty(shape, dtype=self._job.store.storage_dtype)  # [n, C, h, w]
+        names = (cls.images.name(position) for position in range(len(cls)))
+        rows = min(self._job.rows, whole_eights(len(latents)))
         bad: list[BadImage] = []
-        kept = seen = 0
-        rows = min(self.rows, _whole_eights(len(cls)))
-        for batch in batch_images(images, rows, bad):
-            end = kept + len(batch.indices)
-            latents[kept:end] = self._encode(cls, batch.images, rows)
-            index[kept:end] = batch.indices
-            kept = end
-            self.bar.advance(kept + len(bad) - seen)
-            seen = kept + len(bad)
-        self.bar.advance(len(cls) - seen)
-        self.store.put(cls, latents[:kept], index[:kept], tuple(bad))
-        return latents[:kept].nbytes
+        indices: list[Tensor] = []
 
-    def _encode(self, cls: ImageClass, images: Tensor, rows: int) -> Tensor:
-        padding = images[-1:].expand(rows - len(images), -1, -1, -1)
-        padded = torch.cat([images, padding]).to(self.device)  # [B, 3, R, R]
-        latents = self.autoencoder.encode(padded)[: len(images)].cpu()  # [B, C, h, w]
-        got = tuple(latents.shape[1:])
-        if got != self.shape:
-            raise UserError(f"autoencoder must give latents {self.shape}, got {got}")
-        if not torch.isfinite(latents).all():
-            raise UserError(f"latents must be finite, got NaN or infinity in class {cls.name}: try fp32")
-        return latents
+        def batches() -> Iterator[Tensor]:
+            for batch in batch_images(flipped(images, flip, cls.name, names), rows, bad):
+                indices.append(batch.indices)
+                yield batch.images
+
+        kept = seen = 0
+        for encoded in self._job.encoder.run(batches(), rows, f"class {cls.name}"):
+            latents[kept : kept + len(encoded)] = encoded
+            kept += len(encoded)
+            self._bar.advance(kept // per_image - seen)
+            seen = kept // per_image
+        self._bar.advance(len(cls) - seen)
+        self._job.store.put(cls, latents[:kept], torch.cat(indices), tuple(bad))
+        self._encoded.images += len(cls)
+        self._encoded.bytes_written += latents[:kept].nbytes
 
 
 def _missing_classes(
-    dataset: Dataset, store: LatentStore, on_bad_image: str, progress: Progress
+    dataset: Dataset, store: LatentStore, on_bad_image: str, progress: Progress, check: bool
 ) -> list[int]:
     """Classes to encode; a damaged file counts as missing."""
-    missing = []
-    for position, cls in enumerate(dataset.classes):
+
+    def look(cls: ImageClass) -> ClassLatents | DamagedFileError | None:
         try:
-            found = store.open(cls)
+            return store.open(cls, check=check)
         except DamagedFileError as error:
-            progress.note(f"warning: {error}; encoding class {cls.name} again")
-            found = None
-        if found is None:
-            missing.append(position)
-        elif found.bad_images and on_bad_image == "error":
-            bad = found.bad_images[0]
-            where = cls.images.location(bad.image_index)
-            raise UserError(
-                f"images must be readable, got {where}: {bad.reason} "
-                "(on_bad_image=skip leaves such images out)"
-            )
+            return error
+
+    missing = []
+    with ThreadPoolExecutor(_CHECK_THREADS, thread_name_prefix="check") as pool:
+        for position, found in enumerate(pool.map(look, dataset.classes)):
+            cls = dataset.classes[position]
+            if isinstance(found, DamagedFileError):
+                progress.note(f"warning: {found}; encoding class {cls.name} again")
+                # Gone at once: a claim is given up by whoever finds the class stored.
+                store.path(cls).unlink(missing_ok=True)
+                found = None
+            if found is None:
+                missing.append(position)
+            elif found.bad_images and on_bad_image == "error":
+                bad = found.bad_images[0]
+                raise bad_image_error(cls.images.location(bad.image_index), bad.reason)
     return missing
 
 
-def _check_room(store: LatentStore, images: int, shape: tuple[int, int, int], progress: Progress) -> None:
-    needed = images * math.prod(shape) * store.storage_dtype.itemsize
-    progress.note(f"encode: {images:,} images, {_size(needed)} of latents into {store.folder}")
-    free = shutil.disk_usage(store.folder).free
-    if needed + _MARGIN_BYTES > free:
-        raise UserError(
-            f"cache_dir must have room for {_size(needed)} of latents, "
-            f"got {_size(free)} free in {store.folder}"
-        )
-
-
-def _batch_rows(batch_size: int | None, resolution: int, device: torch.device) -> int:
-    if batch_size is None:
-        values = _CPU_BATCH_VALUES if device.type == "cpu" else _GPU_BATCH_VALUES
-        batch_size = min(_LARGEST_BATCH, max(1, values // (_FIRST_CHANNELS * resolution**2)))
-    if batch_size < 1:
-        raise UserError(f"batch_size must be at least 1, got {batch_size}")
-    return _whole_eights(batch_size)
-
-
-def _whole_eights(count: int) -> int:
-    """The next multiple of 8: in batches of other sizes matrix libraries treat rows by their place."""
-    return -(-count // 8) * 8
-
-
-def _report(dataset: Dataset, store: LatentStore, encoded: int, written: int, seconds: float) -> EncodeReport:
+def _report(
+    dataset: Dataset, store: LatentStore, encoded: Encoded, seconds: float, share: StreamShare | None
+) -> EncodeReport:
     counts: dict[str, int] = {}
     bad: list[BadImage] = []
     for cls in dataset.classes:
         found = store.open(cls)
+        if found is None and share is not None:
+            continue
         if found is None:
             raise UserError(
                 f"latents of class {cls.name} must stay during a run, got deleted: {store.path(cls)}"
             )
         counts[cls.name] = len(found.index)
         bad.extend(found.bad_images)
-    return EncodeReport(encoded, len(dataset) - encoded, seconds, counts, tuple(bad), written)
-
-
-def _size(count: int) -> str:
-    """A number of bytes for people."""
-    amount, unit = float(count), "B"
-    for unit in ("B", "kB", "MB", "GB", "TB"):
-        if amount < 1000 or unit == "TB":
-            break
-        amount /= 1000
-    return f"{amount:.3g} {unit}"
+    reused = max(0, len(dataset) - encoded.images)
+    return EncodeReport(encoded.images, reused, seconds, counts, tuple(bad), encoded.bytes_written)

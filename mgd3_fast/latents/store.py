@@ -18,6 +18,8 @@ from torch import Tensor
 from mgd3_fast.cache_dir import cache_dir_or_default
 from mgd3_fast.datasets import BadImage, ImageClass
 from mgd3_fast.errors import UserError
+from mgd3_fast.latents.claims import Claim, claim, remove_unheld
+from mgd3_fast.latents.flipping import FLIPS
 from mgd3_fast.tensor_files import (
     DamagedFileError,
     check_contents,
@@ -28,7 +30,6 @@ from mgd3_fast.tensor_files import (
 
 _FORMAT = "mgd3-fast latents 1"
 _STORAGE_DTYPES = {torch.float32: "fp32", torch.float16: "fp16"}
-_FLIPS = ("none",)
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,8 @@ class ClassLatents:
 
     Args:
         latents: float32 or float16 [n, C, h, w], posterior means x scaling factor; memory-mapped.
-        index: int64 [n], positions of these images in the class (bad images have none).
+        index: int64 [n], positions of these images in the class (bad images have none, and images that
+            were encoded with their mirror image have two).
         bad_images: Images that were skipped.
     """
 
@@ -58,7 +60,7 @@ class LatentStore:
         resolution: Pixels a side of the encoded images.
         dtype: Number format the autoencoder computes in.
         storage_dtype: float32, or float16 for half the disk at a relative error of up to 2^-11.
-        flip: "none"; how images are mirrored before encoding.
+        flip: "none", "random" or "both": how images are mirrored before encoding; see `flipping`.
 
     Raises:
         ValueError: A setting is not among the allowed ones.
@@ -76,8 +78,8 @@ class LatentStore:
     ) -> None:
         if storage_dtype not in _STORAGE_DTYPES:
             raise ValueError(f"storage_dtype must be torch.float32 or torch.float16, got {storage_dtype}")
-        if flip not in _FLIPS:
-            raise ValueError(f"flip must be one of {', '.join(_FLIPS)}, got {flip!r}")
+        if flip not in FLIPS:
+            raise ValueError(f"flip must be one of {', '.join(FLIPS)}, got {flip!r}")
         if resolution < 1:
             raise ValueError(f"resolution must be at least 1, got {resolution}")
         self.autoencoder_digest = autoencoder_digest
@@ -88,8 +90,15 @@ class LatentStore:
         settings = [autoencoder_digest, str(resolution), str(dtype), str(storage_dtype), flip]
         self._settings = "\n".join([_FORMAT, *settings])
         formats = f"{str(dtype).removeprefix('torch.')}-{_STORAGE_DTYPES[storage_dtype]}"
-        folder = f"{_plain(autoencoder_digest[:16])}-{resolution}px-{formats}"
-        self.folder = cache_dir_or_default(root) / "latents" / folder
+        mirrored = "" if flip == "none" else f"-flip-{flip}"
+        folder = f"{_plain(autoencoder_digest[:16])}-{resolution}px-{formats}{mirrored}"
+        self.root = cache_dir_or_default(root)
+        self.folder = self.root / "latents" / folder
+
+    @property
+    def settings_key(self) -> str:
+        """Hex sha256 of the settings, without any class."""
+        return hashlib.sha256(self._settings.encode()).hexdigest()
 
     def key(self, cls: ImageClass) -> str:
         """Hex sha256 of everything the latents of a class depend on."""
@@ -112,12 +121,21 @@ class LatentStore:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             remove_leftovers(self.folder)
+            remove_unheld(self.folder)
         except OSError as error:
             raise UserError(
                 f"cache_dir must be a writable folder, got {self.folder}: {error.strerror}"
             ) from None
         if not os.access(self.folder, os.W_OK | os.X_OK):
             raise UserError(f"cache_dir must be a writable folder, got {self.folder}: not writable")
+
+    def claim(self, cls: ImageClass) -> Claim | None:
+        """Take a class to encode, unless another process has it; see `claims`."""
+        return self.claim_work(self.path(cls).stem)
+
+    def claim_work(self, name: str) -> Claim | None:
+        """Take a piece of work of this name on this store, unless another process has it."""
+        return claim(self.folder / f".{name}.lock")
 
     def open(self, cls: ImageClass, *, check: bool = False) -> ClassLatents | None:
         """Map the latents of a class.
@@ -143,6 +161,13 @@ class LatentStore:
             check_contents(path, file)
         bad = tuple(BadImage(**image) for image in json.loads(file.metadata["bad_images"]))
         return ClassLatents(file.tensors["latents"], file.tensors["index"], bad)
+
+    def has(self, cls: ImageClass) -> bool:
+        """Whether the latents of a class are there, as far as the file's header tells."""
+        try:
+            return self.open(cls) is not None
+        except DamagedFileError:
+            return False
 
     def get(self, cls: ImageClass) -> Tensor | None:
         """Latents [n, C, h, w] of a class, memory-mapped, or None when there are none; see `open`."""

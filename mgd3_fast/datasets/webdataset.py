@@ -1,0 +1,327 @@
+"""`wds:`: WebDataset shards, local tars by the place of each image, all others as a stream."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from glob import glob
+from itertools import groupby
+from pathlib import Path, PurePosixPath
+from typing import IO, NamedTuple
+
+import numpy as np
+
+from mgd3_fast.cache_dir import cache_dir_or_default
+from mgd3_fast.datasets.class_names import (
+    LabelIndex,
+    check_classes,
+    names_of_labels,
+    plain_names,
+    read_names,
+)
+from mgd3_fast.datasets.dataset import Dataset, ImageClass
+from mgd3_fast.datasets.file_list import FileList, ScannedFile
+from mgd3_fast.datasets.scanning import IMAGE_SUFFIXES
+from mgd3_fast.datasets.spec import split_options
+from mgd3_fast.datasets.streams import StreamedImage
+from mgd3_fast.datasets.tar_index import IndexedImage, TarImages, TarIndex, TarIndexes, TarRange
+from mgd3_fast.datasets.tars import Member, Region, tar_members
+from mgd3_fast.errors import UserError
+from mgd3_fast.progress import Progress
+
+_COMPANIONS = ("classnames.txt", "classes.txt")
+_LABEL_EXTENSIONS = ("cls", "json")
+_JSON_KEYS = ("cls", "label")
+_IMAGE_EXTENSIONS = tuple(suffix.lstrip(".") for suffix in IMAGE_SUFFIXES)
+_GZIP_MAGIC = b"\x1f\x8b"
+
+
+@dataclass(frozen=True)
+class Shards:
+    """The shards that a `wds:` specification names.
+
+    Args:
+        spec: The specification.
+        urls: Paths, URLs or pipes, in its order.
+        class_names: Names in label order, or None where only labels tell.
+    """
+
+    spec: str
+    urls: tuple[str, ...]
+    class_names: tuple[str, ...] | None
+
+    @property
+    def name(self) -> str:
+        """What the dataset is called: the specification without folders and options."""
+        return "wds:" + _base_name(split_options(self.spec, ("classes",))[0])
+
+    @property
+    def location(self) -> str:
+        """The specification."""
+        return self.spec
+
+    @property
+    def shards(self) -> Sequence[str]:
+        """Names of the shards."""
+        return [_base_name(url) for url in self.urls]
+
+    @property
+    def num_images(self) -> None:
+        """None: shards do not tell."""
+        return None
+
+    @cached_property
+    def identity(self) -> str:
+        """Hex sha256 of the URLs, of sizes and times of change where they are files, and of class names."""
+        parts = [*self.urls, *(self.class_names or ())]
+        for url in self.urls:
+            if _is_path(url):
+                found = Path(url).stat()
+                parts.append(f"{found.st_size} {found.st_mtime_ns}")
+        return hashlib.sha256("\n".join(parts).encode("utf-8", "surrogateescape")).hexdigest()
+
+    @property
+    def are_plain_files(self) -> bool:
+        """Whether all are local and not compressed, so that an image can be read from the middle."""
+        return all(_is_path(url) and not _is_compressed(Path(url)) for url in self.urls)
+
+    def read(self, shard: int, start: int = 0) -> Iterator[StreamedImage]:
+        """Images of one shard, from a row on.
+
+        Args:
+            shard: Its place in `urls`.
+            start: First row.
+
+        Yields:
+            Images in the shard's order.
+
+        Raises:
+            UserError: It cannot be opened or read to its end, or a sample lacks image or label.
+        """
+        url = self.urls[shard]
+        try:
+            with _opened(url) as file:
+                members = tar_members(file, url, wanted=_is_read, seekable=False)
+                for row, sample in enumerate(_samples(members, url)):
+                    if row >= start:
+                        name = f"{_base_name(url)}/{sample.image.name}"
+                        yield StreamedImage(row, name, sample.label, sample.image.content or b"")
+        except OSError as error:
+            raise UserError(f"{url} broke off: {' '.join(str(error).split())}; run again to go on") from None
+
+
+class _Sample(NamedTuple):
+    """Members with one key: an image and its label."""
+
+    image: Member
+    label: str
+
+
+def open_webdataset(
+    spec: str, classes: str | None, split: str, cache_dir: Path | str | None, progress: Progress
+) -> Dataset | Shards:
+    """Open `wds:PATTERN[#classes=FILE]`.
+
+    Args:
+        spec: Shards with brace expansion (`{000..146}`, `{a,b}`), `::` between patterns, and `*` in local
+            ones; paths, URLs, or `pipe:` and a command.
+        classes: Selector of `--classes`; all by default.
+        split: Only "train": shards have no splits.
+        cache_dir: Where indexes are kept.
+        progress: Where the bar goes.
+
+    Returns:
+        The dataset where all shards are plain local tars, otherwise a stream.
+
+    Raises:
+        UserError: No such shards, a damaged one, a sample without image or label, a class without images.
+    """
+    if split != "train":
+        raise UserError(f"split must be train for wds shards: name the shards of split {split} instead")
+    pattern, options = split_options(spec, ("classes",))
+    urls = _expand(pattern)
+    shards = Shards(spec, urls, _class_names(urls, options.get("classes")))
+    if not shards.are_plain_files:
+        return shards
+    dataset = _indexed(shards, cache_dir_or_default(cache_dir) / "indexes", progress)
+    dataset = dataset if classes is None else dataset.subset(classes)
+    check_classes(dataset)
+    return dataset
+
+
+def _expand(pattern: str) -> tuple[str, ...]:
+    try:
+        from braceexpand import braceexpand
+    except ImportError:
+        raise _missing_extra() from None
+    urls: list[str] = []
+    try:
+        for part in pattern.split("::"):
+            for url in braceexpand(part):
+                local = _is_path(url)
+                path = str(Path(url.removeprefix("file:")).expanduser()) if local else url
+                urls += sorted(glob(path)) if local and "*" in path else [path]  # noqa: PTH207
+    except ValueError as error:
+        raise UserError(f"dataset must be wds: with balanced braces, got {pattern!r}: {error}") from None
+    missing = [url for url in urls if _is_path(url) and not Path(url).is_file()]
+    if missing or not urls:
+        raise UserError(f"dataset must name existing shards, got {missing[0] if missing else pattern!r}")
+    return tuple(urls)
+
+
+def _class_names(urls: Sequence[str], given: str | None) -> tuple[str, ...] | None:
+    if given is not None:
+        return read_names(Path(given).expanduser())
+    if _is_path(urls[0]):
+        for companion in _COMPANIONS:
+            path = Path(urls[0]).parent / companion
+            if path.is_file():
+                return read_names(path)
+    return None
+
+
+def _indexed(shards: Shards, indexes: Path, progress: Progress) -> Dataset:
+    tars = [Path(url) for url in shards.urls]
+    ranges = [TarRange.whole(tar) for tar in tars]
+    with progress.stage("index", total=len(tars), unit="tar") as bar:
+        found = list(TarIndexes(indexes, "samples", _scan).of(ranges, bar))
+    names = shards.class_names
+    if names is None:
+        names = names_of_labels(index.label(row) for index in found for row in range(len(index)))
+    label_of = LabelIndex(names, implied=shards.class_names is None)
+    places: list[list[tuple[int, int]]] = [[] for _ in names]  # (tar, row) of each image
+    for tar, index in enumerate(found):
+        for row in range(len(index)):
+            places[label_of.of(index.label(row), f"{tars[tar]}: {index.files.name(row)}")].append((tar, row))
+    plain = plain_names(names)
+    classes = tuple(
+        ImageClass(name, label, _images(tars, found, places[label])) for label, name in enumerate(plain)
+    )
+    return Dataset(shards.name, classes, plain, root=shards.spec)
+
+
+def _images(
+    tars: Sequence[Path], indexes: Sequence[TarIndex], places: Sequence[tuple[int, int]]
+) -> TarImages:
+    files = FileList.of(
+        ScannedFile(
+            f"{tars[tar].name}/{indexes[tar].files.name(row)}",
+            int(indexes[tar].files.sizes[row]),
+            int(indexes[tar].files.mtimes_ns[row]),
+        )
+        for tar, row in places
+    )
+    tar_of = np.array([tar for tar, _ in places], dtype=np.int32)
+    return TarImages(files, tars, tar_of, np.array([indexes[t].offsets[row] for t, row in places], np.int64))
+
+
+def _scan(region: Region, tar: TarRange) -> Iterator[IndexedImage]:
+    members = tar_members(region, str(tar.path), wanted=_is_label)
+    for sample in _samples(members, str(tar.path)):
+        # The tar's own time of change: writers of shards often give all members one time.
+        file = ScannedFile(sample.image.name, sample.image.size, tar.mtime_ns)
+        yield IndexedImage(file, sample.image.offset, sample.label)
+
+
+def _samples(members: Iterator[Member], where: str) -> Iterator[_Sample]:
+    """Group neighbours of one key, as the library does: the name up to the first dot of its last part."""
+    named = (member for member in members if not PurePosixPath(member.name).name.startswith(("__", ".")))
+    for key, group in groupby(named, key=lambda member: _key_and_extension(member.name)[0]):
+        by_extension = {_key_and_extension(member.name)[1]: member for member in group}
+        image = next((by_extension[one] for one in _IMAGE_EXTENSIONS if one in by_extension), None)
+        if image is None:
+            kinds = ", ".join(by_extension)
+            raise UserError(
+                f"samples must have an image ({' '.join(_IMAGE_EXTENSIONS)}), "
+                f"got {key} with {kinds} in {where}"
+            )
+        yield _Sample(image, _label(by_extension, key, where))
+
+
+def _label(members: dict[str, Member], key: str, where: str) -> str:
+    for extension in _LABEL_EXTENSIONS:
+        if extension in members:
+            text = (members[extension].content or b"").decode("utf-8", "replace").strip()
+            label = _json_label(text) if extension == "json" else text
+            if label:
+                return label
+    raise UserError(
+        f"samples must have a label (cls, or json with {' or '.join(_JSON_KEYS)}), "
+        f"got {key} with {', '.join(members)} in {where}"
+    )
+
+
+def _json_label(text: str) -> str:
+    try:
+        content = json.loads(text)
+    except ValueError:
+        return ""
+    for key in _JSON_KEYS:
+        if isinstance(content, dict) and isinstance(content.get(key), (int, str)):
+            return str(content[key])
+    return ""
+
+
+def _key_and_extension(name: str) -> tuple[str, str]:
+    folder, _, last = name.rpartition("/")
+    stem, _, extension = last.partition(".")
+    return f"{folder}/{stem}", extension.lower()
+
+
+def _is_label(name: str) -> bool:
+    return _key_and_extension(name)[1] in _LABEL_EXTENSIONS
+
+
+def _is_read(name: str) -> bool:
+    return _is_label(name) or _key_and_extension(name)[1] in _IMAGE_EXTENSIONS
+
+
+def _is_path(url: str) -> bool:
+    return url.startswith("file:") or not (url.startswith("pipe:") or "://" in url)
+
+
+def _is_compressed(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(len(_GZIP_MAGIC)) == _GZIP_MAGIC
+
+
+def _base_name(url: str) -> str:
+    return url.rstrip("/").rpartition("/")[2]
+
+
+@contextmanager
+def _opened(url: str) -> Iterator[IO[bytes]]:
+    if _is_path(url):
+        with Path(url).open("rb") as file:
+            yield file
+        return
+    try:
+        from webdataset.gopen import gopen
+    except ImportError:
+        raise _missing_extra() from None
+    pipe = gopen(url, "rb")
+    try:
+        yield pipe
+    except UserError:
+        # Whoever sends may have failed: its exit status, which only the end shows, says more.
+        _drain(pipe)
+        raise
+    except BaseException:
+        pipe.ignore_errors = True
+        pipe.close()
+        raise
+    _drain(pipe)
+
+
+def _drain(pipe: IO[bytes]) -> None:
+    while pipe.read(2**20):
+        pass
+    pipe.close()
+
+
+def _missing_extra() -> UserError:
+    return UserError("wds datasets need the package webdataset: pip install 'mgd3-fast[data]'")
