@@ -79,7 +79,7 @@ class Networks:
 
     def forward(self, provider: str, dtype: str) -> Callable[[], Tensor]:
         """The forward pass; skips what cannot run here, or takes too long to build for a smoke run."""
-        if provider not in ("eager", "diffusers") and not (FULL or ON_GPU):
+        if provider not in ("eager", "diffusers") and not FULL:
             pytest.skip(f"{provider} is only built for BENCH_SIZE=full")
         x = self.x.to(DTYPES[dtype])
         if provider == "diffusers":

@@ -46,7 +46,7 @@ CPU_CASES = {
 }
 CASES = GPU_CASES if ON_GPU else CPU_CASES
 PROVIDERS = ["eager", "eager-given-noise", "separate"]
-if FULL or ON_GPU:
+if FULL:
     PROVIDERS.append("compiled")  # on a CPU it compiles for ten seconds
 if ON_GPU:
     PROVIDERS.insert(0, "fused")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,13 @@ import pytest
 sys.path.append(str(Path(__file__).parent.parent / "tests"))
 
 
-def pytest_benchmark_update_machine_info(machine_info: dict[str, Any]) -> None:
+def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: dict[str, Any]) -> None:
     from machine import describe_machine
+    from measuring import SIZE
 
-    machine_info["mgd3_fast"] = describe_machine()
+    words = [str(word) for word in config.invocation_params.args if "--benchmark-json" not in str(word)]
+    command = shlex.join([f"BENCH_SIZE={SIZE}", "pytest", *words])
+    machine_info["mgd3_fast"] = describe_machine() | {"bench_size": SIZE, "command": command}
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:

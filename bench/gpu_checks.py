@@ -22,7 +22,14 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-PARTS = ("kernel_checks", "sampler_checks", "tensorrt_checks", "discovery_checks")
+PARTS = (
+    "kernel_checks",
+    "sampler_checks",
+    "tensorrt_checks",
+    "discovery_checks",
+    "decode_checks",
+    "evaluate_checks",
+)
 """Modules of this folder, each with its `CHECKS`."""
 
 Check = Callable[[Any], dict[str, Any]]

@@ -20,7 +20,8 @@ from torch import Tensor
 
 ON_GPU = torch.cuda.is_available()
 DEVICE = torch.device("cuda" if ON_GPU else "cpu")
-FULL = os.environ.get("BENCH_SIZE", "smoke") == "full"
+SIZE = "full" if ON_GPU else os.environ.get("BENCH_SIZE", "smoke")
+FULL = SIZE == "full"
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 QUANTILES = {"p20": 0.2, "p50": 0.5, "p80": 0.8}
 OURS = "ours"
@@ -32,7 +33,7 @@ def sized(smoke: Any, full: Any, gpu: Any = None) -> Any:
     """Choose by device and `BENCH_SIZE`."""
     if ON_GPU and gpu is not None:
         return gpu
-    return full if FULL or ON_GPU else smoke
+    return full if FULL else smoke
 
 
 @dataclass(frozen=True)

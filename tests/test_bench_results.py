@@ -1,0 +1,158 @@
+"""Benchmark runs become flat records, records the README's table, and the README shows nothing else."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+FIGURE = {"op", "provider", "size", "dtype", "batch", "metric", "value", "unit", "p20", "p50", "p80"}
+ORIGIN = {"device", "kind", "threads", "versions", "commit", "when", "command", "bench_size"}
+
+
+def script(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f"bench_{name}", ROOT / "bench" / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+record, table = script("record"), script("table")
+
+RATE, SHARE = ("sampler", "ours", "rate", "fp32", "demo"), ("sampler", "ours", "share_of_x", "fp32", "demo")
+ROWS = (
+    table.Row("our speed", "{rate}, {share} of it", {"rate": RATE, "share": SHARE}),
+    table.Row("on a GPU", "{rate}", {"rate": RATE}, "cuda"),
+)
+
+
+def figure(metric: str = "rate", value: float = 12.3456, **changes: Any) -> dict[str, Any]:
+    found = {"op": "sampler", "provider": "ours eager", "size": "demo, batch 8", "dtype": "fp32", "batch": 8}
+    found |= {"metric": metric, "value": value, "unit": "images/s" if metric == "rate" else "1"}
+    found |= {"device": "A CPU, 2 cores", "kind": "cpu", "threads": 2, "versions": "torch 2.13.0"}
+    found |= {"commit": "0123456789abcdef", "uncommitted_changes": False, "bench_size": "full"}
+    return found | {"when": "2026-11-23T12:00:00+00:00", "command": "pytest bench/"} | changes
+
+
+def test_a_run_of_pytest_becomes_flat_records(tmp_path: Path) -> None:
+    report = tmp_path / "report.json"
+    arguments = ["bench/bench_guided_step.py", "-k", "eager-given-noise", "--benchmark-only"]
+    environment = os.environ | {"BENCH_SIZE": "smoke"}
+    command = [sys.executable, "-m", "pytest", *arguments, f"--benchmark-json={report}"]
+    result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "eager-given-noise: bandwidth" in result.stdout
+    path = record.write_result(record.trim(json.loads(report.read_text())), tmp_path / "results")
+    records = json.loads(path.read_text())
+    assert all(set(one) >= FIGURE | ORIGIN for one in records)
+    assert {one["command"] for one in records} == {f"BENCH_SIZE=smoke pytest {' '.join(arguments)}"}
+    assert {"time", "bandwidth", "share_of_copy"} <= {one["metric"] for one in records}
+    for one in records:
+        if one["p50"] is not None:
+            assert one["p20"] <= one["p50"] == one["value"] <= one["p80"]
+    assert len(path.read_text().splitlines()) == len(records) + 2
+
+
+def test_a_second_result_of_a_day_does_not_replace_the_first(tmp_path: Path) -> None:
+    names = [record.write_result([figure(value=value)], tmp_path).name for value in (1.0, 2.0, 3.0)]
+    stem = "a-cpu-2-cores-2026-11-23-0123456"
+    assert names == [f"{stem}.json", f"{stem}-2.json", f"{stem}-3.json"]
+    with pytest.raises(ValueError, match="records must be at least one"):
+        record.write_result([], tmp_path)
+
+
+def write_results(folder: Path, *records: dict[str, Any]) -> list[Any]:
+    record.write_result(list(records), folder)
+    return list(table.read_results(folder))
+
+
+def test_a_row_shows_its_figures_and_their_run(tmp_path: Path) -> None:
+    records = write_results(tmp_path, figure(), figure("share_of_x", 0.517))
+    assert table.render(ROWS, records).splitlines() == [
+        "| measured by `bench/` | |",
+        "| --- | --- |",
+        "| our speed | 12.3 images/s, 52% of it |",
+        "",
+        "A CPU, 2 cores, 2 threads; torch 2.13.0; commit 0123456, 2026-11-23: `pytest bench/`.",
+    ]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        pytest.param({"uncommitted_changes": True}, id="uncommitted code"),
+        pytest.param({"bench_size": "smoke"}, id="smoke run"),
+        pytest.param({"dtype": "bf16"}, id="other precision"),
+        pytest.param({"kind": "cuda"}, id="other device"),
+        pytest.param({"provider": "oursels eager"}, id="other provider"),
+        pytest.param({"size": "DiT-S/2"}, id="other size"),
+    ],
+)
+def test_a_row_without_its_figures_is_left_out(tmp_path: Path, changes: dict[str, Any]) -> None:
+    records = write_results(tmp_path, figure(**changes), figure("share_of_x", 0.5))
+    assert "our speed" not in table.render(ROWS, records)
+
+
+def test_the_newest_run_counts_and_of_its_backends_the_best(tmp_path: Path) -> None:
+    later = {"when": "2026-11-24T12:00:00+00:00"}
+    records = write_results(
+        tmp_path,
+        figure(value=5.0, **later),
+        figure(value=7.0, provider="ours compiled", **later),
+        figure(value=99.0),
+        figure("share_of_x", 0.5),
+    )
+    assert "| our speed | 7 images/s, 50% of it |" in table.render(ROWS, records)
+
+
+README = f"before\n{table.BEGIN}\nold\n{table.END}\nafter\n"
+
+
+def test_the_table_goes_between_the_markers_and_stays() -> None:
+    once = table.replaced(README, "| new |\n")
+    assert once == f"before\n{table.BEGIN}\n| new |\n{table.END}\nafter\n"
+    assert table.replaced(once, "| new |\n") == once
+    assert table.replaced("no table", "") == "no table"
+    for broken in ("no markers", README + README, f"{table.END}\n{table.BEGIN}\n"):
+        with pytest.raises(ValueError, match="README must hold the lines"):
+            table.replaced(broken, "| new |\n")
+
+
+def test_check_fails_on_a_figure_without_its_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_results(tmp_path / "results", figure(), figure("share_of_x", 0.517))
+    (tmp_path / "README.md").write_text(README)
+    monkeypatch.setattr(table, "README", tmp_path / "README.md")
+    monkeypatch.setattr(table, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr(table, "ROWS", ROWS)
+
+    def run(option: str) -> int:
+        monkeypatch.setattr(sys, "argv", ["table.py", option])
+        return int(table.main())
+
+    assert run("--check") == 1
+    assert run("--write") == 0
+    assert run("--check") == 0
+    text = (tmp_path / "README.md").read_text()
+    (tmp_path / "README.md").write_text(text.replace("12.3 images/s", "12.4 images/s"))
+    assert run("--check") == 1
+
+
+def test_the_readme_shows_the_committed_results(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["table.py", "--check"])
+    assert table.main() == 0
+
+
+def test_every_figure_of_a_row_is_named_in_its_text() -> None:
+    for row in table.ROWS:
+        assert row.figures
+        assert row.text.format_map({name: f"<{name}>" for name in row.figures}).count("<") == len(row.figures)
