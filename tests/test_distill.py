@@ -407,6 +407,15 @@ def test_encode_and_discover_are_taken_up_by_distill(
     assert contents(tmp_path / "other") == contents(whole)
 
 
+def test_auto_takes_modes_of_any_engine(run: Callable[..., DistilledDataset], tmp_path: Path) -> None:
+    run(tmp_path / "first", kmeans="triton")
+    result = run(tmp_path / "second", modes=tmp_path / "first" / "modes.safetensors")
+    assert result.manifest is not None
+    assert result.manifest["settings"]["kmeans"] == "triton"
+    assert contents(tmp_path / "second") == contents(tmp_path / "first")
+    assert run(tmp_path / "first").made == 0
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [

@@ -3,6 +3,7 @@
 from mgd3_fast.modes.discovering import check_ipc, classes_without_modes, discover_modes, modes_key
 from mgd3_fast.modes.kmeans_engines import (
     ENGINE_NAMES,
+    NO_ENGINE,
     EngineChoice,
     KMeansEngine,
     choose_engine,
@@ -16,12 +17,13 @@ from mgd3_fast.modes.method import (
     Modes,
     discovery,
 )
-from mgd3_fast.modes.mode_set import ModeSet
+from mgd3_fast.modes.mode_set import ModeSet, engine_of_file
 
 __all__ = [
     "ENGINE_NAMES",
     "KMEANS_METHOD_NAMES",
     "METHOD_NAMES",
+    "NO_ENGINE",
     "BatchedDiscovery",
     "EngineChoice",
     "KMeansEngine",
@@ -33,6 +35,7 @@ __all__ = [
     "classes_without_modes",
     "discover_modes",
     "discovery",
+    "engine_of_file",
     "kmeans_engine",
     "modes_key",
 ]

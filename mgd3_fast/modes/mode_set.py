@@ -139,6 +139,14 @@ class ModeSet:
         )
 
 
+def engine_of_file(path: Path) -> str | None:
+    """Name of the K-means engine in the header of a file of modes; None for any other file, or none."""
+    try:
+        return open_tensors(path).metadata.get("kmeans")
+    except (OSError, DamagedFileError):
+        return None
+
+
 def empty_mode_set(
     class_names: tuple[str, ...],
     ipc: int,
