@@ -33,7 +33,7 @@ from mgd3_engine.tensorrt import (
 )
 from mgd3_engine.tensorrt.building import build_engine
 from mgd3_engine.tensorrt.engine_file import description_file, write_engine
-from mgd3_engine.tensorrt.execution import TensorRTDenoiser
+from mgd3_engine.tensorrt.execution import LoadedEngine, TensorRTDenoiser
 
 CONFIG = DiTConfig(input_size=8, patch_size=2, hidden_size=32, depth=1, num_heads=2, num_classes=10)
 CPU = torch.device("cpu")
@@ -470,6 +470,50 @@ def test_what_an_address_cannot_tell_is_checked(
 def test_rows_beyond_the_engines(denoiser: TensorRTDenoiser) -> None:
     with pytest.raises(ValueError, match="rows must be among those the engine was built for, got 33"):
         denoiser(*bf16_inputs(33))
+
+
+def stand_in_library(name: str, asked: list[Any]) -> Flavour:
+    """A library whose engines note how their contexts were made."""
+
+    class Log:
+        ERROR = 1
+
+    class Engine:
+        def create_runtime_config(self) -> Any:
+            return SimpleNamespace(dynamic_shapes_kernel_specialization_strategy="lazy")
+
+        def create_execution_context(self, *config: Any) -> str:
+            asked.append([one.dynamic_shapes_kernel_specialization_strategy for one in config])
+            return "context"
+
+    api = SimpleNamespace(
+        __version__="11.0.0",
+        ILogger=Log,
+        Runtime=lambda log: SimpleNamespace(deserialize_cuda_engine=lambda serialised: Engine()),
+        DynamicShapesKernelSpecializationStrategy=SimpleNamespace(EAGER="eager"),
+    )
+    return Flavour(name, api)
+
+
+@pytest.mark.parametrize(("name", "strategies"), [("tensorrt", []), ("tensorrt-rtx", ["eager"])])
+def test_kernels_are_settled_before_the_first_call(
+    monkeypatch: pytest.MonkeyPatch, name: str, strategies: list[str]
+) -> None:
+    """TensorRT-RTX would otherwise swap kernels in while it runs, at a moment that timing decides."""
+    monkeypatch.setattr(torch.cuda, "device", lambda _: nullcontext())
+    asked: list[Any] = []
+    assert LoadedEngine(stand_in_library(name, asked), b"", CPU).make_context() == "context"
+    assert asked == [strategies]
+
+
+@without_gpu
+def test_what_the_library_says_of_an_engine_it_cannot_load(
+    rtx: Flavour, built: EngineFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "device", lambda _: nullcontext())
+    with pytest.raises(ValueError, match=r"tensorrt-rtx [\d.]+ cannot load the engine: .*CUDA") as refusal:
+        LoadedEngine(rtx, built.path.read_bytes(), CPU)
+    assert "\n" not in str(refusal.value)
 
 
 @pytest.fixture
