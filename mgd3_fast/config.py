@@ -38,7 +38,8 @@ DISCOVERIES = (
 PROJECTIONS = ("tsne", "pca")
 KMEANS_ENGINES = ("auto", "sklearn", "cuml", "triton")
 BACKENDS = ("auto", "eager", "compiled", "tensorrt", "onnxruntime")
-PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+PRECISIONS = ("auto", "fp32", "bf16", "fp16", "fp8")
+FLOAT8_BACKENDS = ("auto", "eager", "compiled")
 FORMATS = ("imagefolder", "numeric", "tensor", "parquet", "webdataset")
 ON_BAD_IMAGE = ("error", "skip")
 FLIPS = ("none", "random", "both")
@@ -157,7 +158,8 @@ class EncodeConfig:
         "what to do about an image that cannot be read", default="error", choices=ON_BAD_IMAGE
     )
     precision: str = option(
-        "number format of the networks; auto is fp32 on a CPU, bf16 on a GPU that has it",
+        "number format of the networks; auto is fp32 on a CPU, bf16 on a GPU that has it; fp8 is bf16 with"
+        " 8-bit linear maps in the blocks of a DiT, for GPUs of capability 8.9 and later",
         default="auto",
         choices=PRECISIONS,
     )
@@ -352,6 +354,9 @@ class DistillConfig(DiscoverConfig):
             raise UserError(f"eta must be 0 with sampler ddpm, which has its own noise, got {self.eta:g}")
         if self.batch_size != "auto":
             check_whole("batch_size", self.batch_size, 1)
+        if self.precision == "fp8" and self.backend not in FLOAT8_BACKENDS:
+            backends = ", ".join(FLOAT8_BACKENDS)
+            raise UserError(f"backend must be one of {backends} with precision fp8, got {self.backend!r}")
         self.shard_of()
         self.traced()
         self._check_method()

@@ -9,6 +9,9 @@ from mgd3_fast.errors import UserError
 if TYPE_CHECKING:
     import torch
 
+    from mgd3_engine import Denoiser
+    from mgd3_fast.generators import Generator
+
 BF16_CAPABILITY = (8, 0)  # older GPUs only emulate it
 
 
@@ -44,33 +47,74 @@ def resolve_precision(name: str, device: torch.device) -> str:
     """Choose the number format of the networks.
 
     Args:
-        name: auto, fp32, bf16 or fp16.
+        name: auto, fp32, bf16, fp16 or fp8.
         device: Where the networks run.
 
     Returns:
-        fp32, bf16 or fp16; auto is bf16 on a GPU that computes in it (capability 8.0 and later), else fp32.
+        fp32, bf16, fp16 or fp8; auto is bf16 on a GPU that computes in it (capability 8.0 and later), else
+        fp32. fp8 is bf16 with the linear maps of a DiT's blocks in 8 bits.
+
+    Raises:
+        UserError: If fp8 is asked for where there is no GPU of capability 8.9 or later.
     """
     import torch
 
+    capability = torch.cuda.get_device_capability(device) if device.type == "cuda" else None
+    if name == "fp8":
+        from mgd3_engine.dit import FLOAT8_CAPABILITY
+
+        if capability is None or capability < FLOAT8_CAPABILITY:
+            found = "" if capability is None else f", of capability {capability[0]}.{capability[1]}"
+            raise UserError(
+                f"precision must be auto, fp32, bf16 or fp16 on {device}{found}, got 'fp8',"
+                f" which needs a GPU of capability {FLOAT8_CAPABILITY[0]}.{FLOAT8_CAPABILITY[1]} or later"
+            )
     if name != "auto":
         return name
-    if device.type == "cuda" and torch.cuda.get_device_capability(device) >= BF16_CAPABILITY:
-        return "bf16"
-    return "fp32"
+    return "bf16" if capability is not None and capability >= BF16_CAPABILITY else "fp32"
 
 
 def dtype_of(precision: str) -> torch.dtype:
-    """Return the torch dtype of fp32, bf16 or fp16."""
+    """Return the torch dtype of a network's input and activations: bfloat16 for fp8."""
     import torch
 
-    return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+    half = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp8": torch.bfloat16}
+    return {"fp32": torch.float32, **half}[precision]
+
+
+def place_network(generator: Generator, device: torch.device, precision: str) -> Denoiser:
+    """Load a generator's network where and as it is wanted.
+
+    Args:
+        generator: Its network.
+        device: Where it runs.
+        precision: fp32, bf16, fp16 or fp8.
+
+    Returns:
+        The denoiser, whose input is of `dtype_of(precision)`.
+
+    Raises:
+        UserError: The weights cannot be had, or fp8 is asked for and they are no DiT's, or of sizes that are
+            no multiples of 16.
+    """
+    network = generator.denoiser(device, dtype_of(precision))
+    if precision != "fp8":
+        return network
+    from mgd3_engine.dit import DiT, float8_linears
+
+    if not isinstance(network, DiT):
+        raise UserError(f"precision must be auto, fp32, bf16 or fp16 for {generator.name}, got 'fp8'")
+    try:
+        return float8_linears(network)
+    except ValueError as error:
+        raise UserError(str(error)) from None
 
 
 def autoencoder_dtype(precision: str) -> torch.dtype:
     """Return the dtype an autoencoder runs in: never fp16, in which some decoders overflow."""
     import torch
 
-    return torch.bfloat16 if precision == "bf16" else torch.float32
+    return torch.bfloat16 if precision in ("bf16", "fp8") else torch.float32
 
 
 def device_name(device: torch.device) -> str:

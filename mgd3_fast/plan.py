@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from mgd3_engine import GuidanceTerm, GuidedSampler, ModeGuidance
 from mgd3_fast.config import DistillConfig
 from mgd3_fast.datasets import imagenet_classes
-from mgd3_fast.devices import dtype_of
+from mgd3_fast.devices import dtype_of, place_network
 from mgd3_fast.formats.converting import check_format
 from mgd3_fast.generators import SamplingDefaults
 from mgd3_fast.modes import check_ipc
@@ -211,7 +211,7 @@ def make_sampler(
     if not isinstance(rows, int):
         rows = batch_rows(images, height * width, sources.device.type)
     return GuidedSampler(
-        generator.denoiser(sources.device, dtype),
+        place_network(generator, sources.device, sources.precision),
         schedule=generator.schedule,
         method=sampling.sampler,
         steps=sampling.steps,

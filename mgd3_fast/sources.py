@@ -27,7 +27,7 @@ class Sources:
         dataset: The classes of the run.
         generator: Network, autoencoder and schedule; weights load on first use.
         device: Where the networks run.
-        precision: fp32, bf16 or fp16.
+        precision: fp32, bf16, fp16 or fp8.
         store: Latents of this autoencoder, kept between runs.
         encoded: Images that were encoded to open the dataset: those of a stream that was never read.
     """

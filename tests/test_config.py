@@ -56,7 +56,12 @@ def config(**changes: Any) -> DistillConfig:
             {"discovery": "magic"}, "discovery must be one of kmeans, kmeans-closest, ", id="discovery"
         ),
         pytest.param({"backend": "onnx"}, "backend must be one of auto, eager, compiled", id="backend"),
-        pytest.param({"precision": "fp4"}, "precision must be one of auto, fp32, bf16, fp16", id="precision"),
+        pytest.param(
+            {"precision": "fp8", "backend": "tensorrt"},
+            "backend must be one of auto, eager, compiled with precision fp8, got 'tensorrt'",
+            id="fp8 exported",
+        ),
+        pytest.param({"precision": "fp4"}, "precision must be one of auto, fp32, bf16,", id="precision"),
         pytest.param({"format": "zip"}, "format must be one of imagefolder, numeric", id="format"),
         pytest.param({"on_bad_image": "hide"}, "on_bad_image must be one of error, skip", id="bad image"),
         pytest.param({"batch_size": 0}, "batch_size must be a whole number of at least 1", id="batch 0"),

@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
-from mgd3_fast.devices import autoencoder_dtype, device_name, dtype_of, resolve_device, resolve_precision
+from mgd3_engine.dit import DiT
+from mgd3_engine.dit.float8 import Float8Linear, missing_float8
+from mgd3_fast.devices import (
+    autoencoder_dtype,
+    device_name,
+    dtype_of,
+    place_network,
+    resolve_device,
+    resolve_precision,
+)
 from mgd3_fast.errors import UserError
+from mgd3_fast.generators import load_generator
 
 CPU = torch.device("cpu")
 GPU = torch.device("cuda:0")
@@ -67,17 +79,52 @@ def test_auto_precision(
     assert resolve_precision("fp16", device) == "fp16"
 
 
+@pytest.mark.parametrize("capability", [(8, 9), (9, 0), (12, 0)])
+def test_fp8_on_gpus_that_multiply_it(capability: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    assert resolve_precision("fp8", GPU) == "fp8"
+
+
+@pytest.mark.parametrize(
+    ("device", "words"),
+    [
+        pytest.param(CPU, r"on cpu, got 'fp8', which needs a GPU of capability 8\.9 or later", id="cpu"),
+        pytest.param(GPU, r"on cuda:0, of capability 8\.6, got 'fp8', which needs", id="Ampere"),
+    ],
+)
+def test_fp8_elsewhere_is_refused(device: torch.device, words: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 6))
+    with pytest.raises(UserError, match=f"precision must be auto, fp32, bf16 or fp16 {words}"):
+        resolve_precision("fp8", device)
+
+
 def test_dtypes_of_network_and_autoencoder() -> None:
-    assert [dtype_of(name) for name in ("fp32", "bf16", "fp16")] == [
-        torch.float32,
-        torch.bfloat16,
-        torch.float16,
-    ]
-    assert [autoencoder_dtype(name) for name in ("fp32", "bf16", "fp16")] == [
-        torch.float32,
-        torch.bfloat16,
-        torch.float32,
-    ]
+    precisions = ("fp32", "bf16", "fp16", "fp8")
+    f32, bf16, f16 = torch.float32, torch.bfloat16, torch.float16
+    assert [dtype_of(name) for name in precisions] == [f32, bf16, f16, bf16]
+    assert [autoencoder_dtype(name) for name in precisions] == [f32, bf16, f32, bf16]
+
+
+def test_network_is_placed_as_asked() -> None:
+    generator = load_generator("demo-mnist5k")
+    for precision in ("fp32", "bf16"):
+        network = place_network(generator, CPU, precision)
+        assert isinstance(network, DiT)
+        assert {parameter.dtype for parameter in network.parameters()} == {dtype_of(precision)}
+
+
+@pytest.mark.skipif(bool(missing_float8(CPU)), reason="this torch has no 8-bit product on a CPU")
+def test_fp8_network_is_bfloat16_with_8_bit_blocks() -> None:
+    network = place_network(load_generator("demo-mnist5k"), CPU, "fp8")
+    assert isinstance(network, DiT)
+    assert isinstance(network.blocks[0].mlp.fc1, Float8Linear)
+    assert network.final_layer.linear.weight.dtype == torch.bfloat16
+
+
+def test_fp8_is_for_dits() -> None:
+    generator = replace(load_generator("demo-mnist5k"), load_denoiser=lambda device, dtype: lambda x, t, c: x)
+    with pytest.raises(UserError, match=r"precision must be .* for demo-mnist5k, got 'fp8'"):
+        place_network(generator, CPU, "fp8")
 
 
 def test_name_of_the_processor() -> None:

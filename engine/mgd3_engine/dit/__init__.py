@@ -4,7 +4,17 @@ from __future__ import annotations
 
 from mgd3_engine.dit.checkpoints import load_dit, save_dit
 from mgd3_engine.dit.config import DiTConfig
+from mgd3_engine.dit.float8 import FLOAT8_CAPABILITY, float8_linears
 from mgd3_engine.dit.model import DiT
 from mgd3_engine.dit.presets import PRESET_NAMES, dit_config
 
-__all__ = ["PRESET_NAMES", "DiT", "DiTConfig", "dit_config", "load_dit", "save_dit"]
+__all__ = [
+    "FLOAT8_CAPABILITY",
+    "PRESET_NAMES",
+    "DiT",
+    "DiTConfig",
+    "dit_config",
+    "float8_linears",
+    "load_dit",
+    "save_dit",
+]
