@@ -177,6 +177,21 @@ class TestPlotModes:
             got = sheet[top : top + THUMBNAIL_PX, left : left + THUMBNAIL_PX][6::12, 6::12]
             assert np.array_equal(got, np.asarray(cls.images.load(source)))
 
+    @pytest.mark.parametrize("flip", ["random", "both"])
+    def test_mirrored_images_are_shown_as_they_were_encoded(self, tmp_path: Path, flip: str) -> None:
+        dataset = array_dataset(9)
+        store = LatentStore(tmp_path / "cache", "d1gest", 8, flip=flip)
+        encode_dataset(dataset, PoolingEncoder(), store)
+        modes = discover_modes(dataset, store, (4, 2, 2), ipc=9, method="kmeans-closest")
+        plot_modes(dataset, store, modes, tmp_path / "plots", resolution=8, projection="pca")
+        sheet = np.asarray(Image.open(tmp_path / "plots" / "0000-0-nearest.png").convert("RGB"))
+        encoder = PoolingEncoder()
+        for mode in range(9):
+            top = 54 + 118 * mode
+            shown = sheet[top : top + THUMBNAIL_PX, 132 : 132 + THUMBNAIL_PX][6::12, 6::12]
+            latent = encoder.encode(torch.from_numpy(shown.transpose(2, 0, 1).copy())[None])[0]
+            torch.testing.assert_close(latent, modes.modes[0, mode])
+
     def test_latents_that_are_missing_are_told(
         self, found: tuple[Dataset, LatentStore, ModeSet], tmp_path: Path
     ) -> None:

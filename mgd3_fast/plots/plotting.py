@@ -10,18 +10,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+from PIL import Image, ImageOps
 
 from mgd3_fast.datasets import Dataset, ImageClass, center_crop
 from mgd3_fast.errors import UserError
-from mgd3_fast.plots.members import MOST_NEAREST, ModeMembers, mode_members
+from mgd3_fast.latents.flipping import is_mirrored
+from mgd3_fast.modes import NO_ENGINE
+from mgd3_fast.plots.members import ModeMembers, mode_members
 from mgd3_fast.plots.mode_map import draw_mode_map
 from mgd3_fast.plots.nearest_sheet import MOST_MODES, draw_nearest_sheet
 from mgd3_fast.progress import SILENT, Progress
 
 if TYPE_CHECKING:
-    from PIL import Image
-
-    from mgd3_fast.latents import LatentStore
+    from mgd3_fast.latents import ClassLatents, LatentStore
     from mgd3_fast.modes import ModeSet
 
 PROJECTIONS = ("tsne", "pca")
@@ -73,8 +74,13 @@ def plot_modes(
     pictures = []
     with progress.stage("plot", total=len(dataset.classes), unit="class") as bar:
         for cls in dataset.classes:
-            members, index = _members(cls, store, modes)
-            images = _nearest_images(cls, members, index, resolution)
+            found = store.open(cls)
+            if found is None:
+                raise UserError(
+                    f"latents of class {cls.name} must be encoded first, got none in {store.folder}"
+                )
+            members = _members(cls, found, modes)
+            images = _nearest_images(cls, found, members, store.flip, resolution)
             stem = f"{cls.label:04d}-{re.sub(r'[^A-Za-z0-9_-]', '_', cls.name)[:80]}"
             draw_map = partial(draw_mode_map, members=members, projection=projection, seed=modes.seed)
             draw_sheet = partial(draw_nearest_sheet, members=members, rows=images)
@@ -84,34 +90,41 @@ def plot_modes(
     return pictures
 
 
-def _members(cls: ImageClass, store: LatentStore, modes: ModeSet) -> tuple[ModeMembers, torch.Tensor]:
-    found = store.open(cls)
-    if found is None:
-        raise UserError(f"latents of class {cls.name} must be encoded first, got none in {store.folder}")
-    of_class = modes.of_class(cls.name).flatten(1)  # [K, D]
+def _members(cls: ImageClass, found: ClassLatents, modes: ModeSet) -> ModeMembers:
     place = modes.class_names.index(cls.name)
-    row_of = {image: row for row, image in enumerate(found.index.tolist())}
-    engine = "" if modes.kmeans == "none" else f" by {modes.kmeans}"
-    return (
-        mode_members(
-            f"class {cls.name}: {modes.ipc} modes ({modes.method}{engine}) of {len(found.latents):,} images",
-            found.latents.flatten(1).float(),
-            of_class,
-            modes.weights[place],
-            torch.tensor([row_of[image] for image in modes.source_index[place].tolist()]),
-        ),
-        found.index,
+    latents, of_class = found.latents.flatten(1).float(), modes.modes[place].flatten(1)  # [n, D], [K, D]
+    engine = "" if modes.kmeans == NO_ENGINE else f" by {modes.kmeans}"
+    sources = []
+    for mode, image in zip(of_class, modes.source_index[place], strict=True):
+        rows = torch.nonzero(found.index == image)[:, 0]  # two with mirror images
+        sources.append(int(rows[(latents[rows] - mode).square().sum(1).argmin()]))
+    return mode_members(
+        f"class {cls.name}: {modes.ipc} modes ({modes.method}{engine}) of {len(cls):,} images",
+        latents,
+        of_class,
+        modes.weights[place],
+        torch.tensor(sources),
     )
 
 
 def _nearest_images(
-    cls: ImageClass, members: ModeMembers, index: torch.Tensor, resolution: int
+    cls: ImageClass, found: ClassLatents, members: ModeMembers, flip: str, resolution: int
 ) -> list[list[Image.Image]]:
-    shown = members.nearest[:MOST_MODES, :MOST_NEAREST]
+    """Images as they were encoded: cropped, and mirrored where they were."""
     return [
-        [center_crop(cls.images.load(image), resolution) for image in images]
-        for images in index[shown].tolist()
+        [_encoded_image(cls, found, row, flip, resolution) for row in rows]
+        for rows in members.nearest[:MOST_MODES].tolist()
     ]
+
+
+def _encoded_image(cls: ImageClass, found: ClassLatents, row: int, flip: str, resolution: int) -> Image.Image:
+    position = int(found.index[row])
+    image = center_crop(cls.images.load(position), resolution)
+    if flip == "both":
+        mirrored = row > 0 and int(found.index[row - 1]) == position
+    else:
+        mirrored = flip == "random" and is_mirrored(cls.name, cls.images.name(position))
+    return ImageOps.mirror(image) if mirrored else image
 
 
 def _written(path: Path, draw: Callable[[Path], None]) -> Path:
