@@ -18,12 +18,13 @@ from mgd3_fast.evaluate.augmentation import augment_batch
 from mgd3_fast.evaluate.colours import jitter, jitter_by, lighting, lighting_by, normalise
 from mgd3_fast.evaluate.config import EvaluateConfig
 from mgd3_fast.evaluate.geometry import (
+    AxisMap,
     AxisMaps,
     Boxes,
     crop_maps,
     draw_boxes,
     flip_half,
-    resize_maps,
+    resize_map,
     shift_maps,
     shuffle_patches,
 )
@@ -130,9 +131,11 @@ def test_a_box_that_never_fits_becomes_the_largest_centred_one(
 
 @pytest.mark.parametrize("length", [1, 5, 32])
 def test_resize_weights_add_up_to_one_inside_the_box(length: int) -> None:
-    weights = resize_maps(torch.tensor([3]), torch.tensor([length]), 40, 13)[0]
-    torch.testing.assert_close(weights.sum(1), torch.ones(13))
-    assert float(weights[:, :3].abs().sum() + weights[:, 3 + length :].abs().sum()) == 0
+    found = resize_map(torch.tensor([3]), torch.tensor([length]), 40, 13)
+    torch.testing.assert_close(found.weights.sum(2), torch.ones(1, 13))
+    outside = (found.places < 3) | (found.places >= 3 + length)
+    assert float(found.weights[outside].abs().sum()) == 0
+    assert found.places.shape[2] == max(2, math.ceil(2 * length / 13))
 
 
 # Shifts, flips and patches
@@ -156,8 +159,8 @@ def test_shifts_are_crops_of_the_padded_image() -> None:
 
 
 def same_maps(count: int, side: int) -> AxisMaps:
-    eye = torch.eye(side).expand(count, side, side)
-    return AxisMaps(eye, eye)
+    same = AxisMap(torch.arange(side).expand(count, side).unsqueeze(2), torch.ones(count, side, 1))
+    return AxisMaps(same, same)
 
 
 def test_flips_mirror_half_of_the_images() -> None:
@@ -174,7 +177,7 @@ def test_patches_are_shuffled_by_columns_then_rows(side: int, factor: int) -> No
     from itertools import permutations
 
     batch = images(1, side).expand(300, 3, side, side)
-    out = shuffle_patches(same_maps(300, side), factor, seeded()).apply(batch)
+    out = shuffle_patches(same_maps(300, side), factor, (side, side), seeded()).apply(batch)
     starts = [place * (side // factor) for place in range(factor)] + [side]
     strips = [slice(starts[place], starts[place + 1]) for place in range(factor)]
     possible = [
@@ -191,15 +194,15 @@ def test_patches_are_shuffled_by_columns_then_rows(side: int, factor: int) -> No
 
 def test_one_patch_is_no_shuffle() -> None:
     maps = same_maps(2, 8)
-    assert shuffle_patches(maps, 1, seeded()) is maps
+    assert shuffle_patches(maps, 1, (8, 8), seeded()) is maps
 
 
 def test_a_shuffle_comes_before_the_crop_and_a_flip_after_it() -> None:
     batch = images(16, 12)
     boxes = draw_boxes(16, 12, 12, (0.5, 1.0), seeded(1))
     crop = crop_maps(boxes, 12, 12, 12)
-    shuffled = shuffle_patches(same_maps(16, 12), 2, seeded(2)).apply(batch)
-    out = flip_half(shuffle_patches(crop, 2, seeded(2)), seeded(3)).apply(batch)
+    shuffled = shuffle_patches(same_maps(16, 12), 2, (12, 12), seeded(2)).apply(batch)
+    out = flip_half(shuffle_patches(crop, 2, (12, 12), seeded(2)), seeded(3)).apply(batch)
     wanted = flip_half(same_maps(16, 12), seeded(3)).apply(crop.apply(shuffled))
     torch.testing.assert_close(out, wanted, rtol=0, atol=1e-6)
 

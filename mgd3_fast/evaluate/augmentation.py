@@ -56,10 +56,10 @@ def _maps(images: Tensor, recipe: Recipe, generator: torch.Generator) -> AxisMap
     if recipe.augmentation in ("none", "siamese"):
         return None
     if recipe.augmentation == "shift":
-        maps = shift_maps(count, recipe.size, recipe.size // _SHIFT_SHARE, generator, images.device)
+        maps = shift_maps(count, recipe.size, recipe.size // _SHIFT_SHARE, generator)
     else:
         boxes = draw_boxes(count, height, width, recipe.crop_area, generator)
-        maps = crop_maps(boxes.to(images.device), height, width, recipe.size)
+        maps = crop_maps(boxes, height, width, recipe.size)
     if recipe.augmentation == "patches":
-        maps = shuffle_patches(maps, recipe.patches, generator)
+        maps = shuffle_patches(maps, recipe.patches, (height, width), generator)
     return flip_half(maps, generator) if recipe.flip else maps

@@ -1,10 +1,11 @@
 """Crops, patch shuffles, flips and shifts of a batch, each image by its own random amounts.
 
-All of these move rows and columns independently, so each image's change is a pair of matrices:
-out = A x B^T with A [R, H] for its rows and B [R, W] for its columns. A batch is two batched products, and a
-resized pixel is the same weighted sum that a resize of the crop alone would take.
+All of these move rows and columns independently: an output row is a weighted sum of T input rows, 2 of them
+for a bilinear crop that grows, and likewise for columns. Changes of place compose without touching a pixel,
+and a batch is resized by 2 T copies of rows, whatever boxes its images have. Maps are made on the CPU; only
+these small tables go to the images' device.
 
-Shape letters: B images, H W their size, R side of the result.
+Shape letters: B images, H W their size, R side of the result, T taps.
 """
 
 from __future__ import annotations
@@ -20,28 +21,44 @@ _ATTEMPTS = 10
 
 
 class Boxes(NamedTuple):
-    """Crop boxes, each int64 `[B]`."""
+    """Crop boxes, each int64 `[B]` on the CPU."""
 
     top: Tensor
     left: Tensor
     height: Tensor
     width: Tensor
 
-    def to(self, device: torch.device) -> Boxes:
-        """The same boxes on a device, where their maps are then made."""
-        return Boxes(*(one.to(device) for one in self))
+
+class AxisMap(NamedTuple):
+    """Which inputs each output is a sum of: places int64 `[B, R, T]`, weights float32 `[B, R, T]`."""
+
+    places: Tensor
+    weights: Tensor
+
+    def apply(self, images: Tensor) -> Tensor:
+        """Map the rows of float32 [B, C, H, W], on any device, to [B, C, R, W]."""
+        B, C, H, W = images.shape
+        R = self.places.shape[1]
+        first_rows = torch.arange(0, B * C * H, H).view(B, C, 1, 1)
+        places = (self.places[:, None] + first_rows).to(images.device)  # [B, C, R, T], rows of all images
+        weights = self.weights[:, None].expand(B, C, R, -1).to(images.device)
+        rows = images.reshape(B * C * H, W)
+        total = torch.zeros(B * C * R, W, dtype=images.dtype, device=images.device)
+        for place, weight in zip(places.unbind(3), weights.unbind(3), strict=True):
+            total.addcmul_(rows.index_select(0, place.flatten()), weight.reshape(-1, 1))
+        return total.view(B, C, R, W)
 
 
 class AxisMaps(NamedTuple):
-    """Row matrices float32 `[B, R, H]` and column matrices `[B, R, W]` of a batch."""
+    """What is done to the rows and to the columns of a batch."""
 
-    rows: Tensor
-    columns: Tensor
+    rows: AxisMap
+    columns: AxisMap
 
     def apply(self, images: Tensor) -> Tensor:
-        """Change images float32 [B, 3, H, W] into [B, 3, R, R]."""
-        rows, columns = (maps.unsqueeze(1) for maps in self)  # [B, 1, R, H], [B, 1, R, W]
-        return rows @ images @ columns.transpose(2, 3)
+        """Change images float32 [B, C, H, W], on any device, into [B, C, R, R]."""
+        changed = self.columns.apply(self.rows.apply(images).transpose(2, 3))
+        return changed.transpose(2, 3).contiguous()
 
 
 def draw_boxes(
@@ -88,7 +105,7 @@ def crop_maps(boxes: Boxes, height: int, width: int, size: int) -> AxisMaps:
     """Cut boxes out and resize them bilinearly, with antialiasing where a box shrinks.
 
     Args:
-        boxes: B boxes, on the device that the maps are wanted on.
+        boxes: B boxes.
         height: H.
         width: W.
         size: R.
@@ -97,12 +114,12 @@ def crop_maps(boxes: Boxes, height: int, width: int, size: int) -> AxisMaps:
         Maps from images to resized crops.
     """
     return AxisMaps(
-        resize_maps(boxes.top, boxes.height, height, size), resize_maps(boxes.left, boxes.width, width, size)
+        resize_map(boxes.top, boxes.height, height, size), resize_map(boxes.left, boxes.width, width, size)
     )
 
 
-def resize_maps(start: Tensor, length: Tensor, side: int, size: int) -> Tensor:
-    """Weights of a bilinear resize along one axis, pixel centres at i + 1/2, nothing read outside the box.
+def resize_map(start: Tensor, length: Tensor, side: int, size: int) -> AxisMap:
+    """Bilinear resize along one axis, pixel centres at i + 1/2, nothing read outside the box.
 
     Weight of input i for output j: max(0, 1 - |i + 1/2 - (j + 1/2) s| / max(s, 1)), s = length / size,
     normalised to add up to 1 over the box (Pillow's and torchvision's antialiased bilinear filter).
@@ -114,20 +131,22 @@ def resize_maps(start: Tensor, length: Tensor, side: int, size: int) -> Tensor:
         size: R.
 
     Returns:
-        float32 `[B, R, side]`.
+        T = 2 taps where every box grows, the more the further one shrinks.
     """
     scale = (length.double() / size)[:, None, None]
-    places = torch.arange(size, dtype=torch.float64, device=start.device)
-    outputs = (places[None, :, None] + 0.5) * scale  # [B, R, 1]
-    inputs = torch.arange(side, device=start.device) - start[:, None, None]  # [B, 1, side], from the box on
-    weights = (1 - (inputs + 0.5 - outputs).abs() / scale.clamp(min=1)).clamp(min=0)
+    reach = scale.clamp(min=1)
+    centres = (
+        torch.arange(size, dtype=torch.float64)[None, :, None] + 0.5
+    ) * scale  # [B, R, 1], from the box on
+    first = (centres - reach - 0.5).floor() + 1
+    inputs = first + torch.arange(math.ceil(2 * float(reach.max())))  # [B, R, T]
+    weights = (1 - (inputs + 0.5 - centres).abs() / reach).clamp(min=0)
     weights = weights * ((inputs >= 0) & (inputs < length[:, None, None]))
-    return (weights / weights.sum(2, keepdim=True)).float()
+    places = (inputs.long() + start[:, None, None]).clamp(0, side - 1)
+    return AxisMap(places, (weights / weights.sum(2, keepdim=True)).float())
 
 
-def shift_maps(
-    count: int, side: int, margin: int, generator: torch.Generator, device: torch.device | None = None
-) -> AxisMaps:
+def shift_maps(count: int, side: int, margin: int, generator: torch.Generator) -> AxisMaps:
     """Shift by up to `margin` pixels each way, zeros coming in: a random crop of the padded image.
 
     Args:
@@ -135,19 +154,20 @@ def shift_maps(
         side: R, of the square images and of the result.
         margin: Pixels of padding.
         generator: Source of random numbers, on the CPU.
-        device: Where the maps are wanted; the CPU by default.
 
     Returns:
-        Maps whose entries are 0 and 1.
+        Maps of one tap, of weight 1 or, where a zero comes in, 0.
     """
-    shifts = torch.randint(-margin, margin + 1, (2, count, 1, 1), generator=generator).to(device)
-    places = torch.arange(side, device=device)
-    matches = places[None, None, :, None] + shifts == places  # [2, B, R, R]
-    rows, columns = matches.float()
+    shifts = torch.randint(-margin, margin + 1, (2, count, 1), generator=generator)
+    places = (torch.arange(side) + shifts).unsqueeze(3)  # [2, B, R, 1]
+    weights = ((places >= 0) & (places < side)).float()
+    rows, columns = map(AxisMap, places.clamp(0, side - 1), weights)
     return AxisMaps(rows, columns)
 
 
-def shuffle_patches(maps: AxisMaps, factor: int, generator: torch.Generator) -> AxisMaps:
+def shuffle_patches(
+    maps: AxisMaps, factor: int, sides: tuple[int, int], generator: torch.Generator
+) -> AxisMaps:
     """Let maps see images whose `factor` x `factor` patches are shuffled as RDED does.
 
     Columns of patches are put in random order, then rows of patches. The last patch of an axis takes what
@@ -156,6 +176,7 @@ def shuffle_patches(maps: AxisMaps, factor: int, generator: torch.Generator) -> 
     Args:
         maps: What comes after the shuffle.
         factor: Patches a side; 1 is no shuffle.
+        sides: H and W of the images.
         generator: Source of random numbers, on the CPU.
 
     Returns:
@@ -163,14 +184,15 @@ def shuffle_patches(maps: AxisMaps, factor: int, generator: torch.Generator) -> 
     """
     if factor == 1:
         return maps
-    rows, columns = (_shuffled(axis, factor, generator) for axis in maps)
+    rows, columns = (_shuffled(axis, factor, side, generator) for axis, side in zip(maps, sides, strict=True))
     return AxisMaps(rows, columns)
 
 
 def flip_half(maps: AxisMaps, generator: torch.Generator) -> AxisMaps:
     """Mirror each image left to right with probability 1/2, after what `maps` do."""
-    mirrored = (torch.rand(len(maps.columns), generator=generator) < 0.5).to(maps.columns.device)
-    return AxisMaps(maps.rows, torch.where(mirrored[:, None, None], maps.columns.flip(1), maps.columns))
+    mirrored = (torch.rand(len(maps.columns.places), generator=generator) < 0.5)[:, None, None]
+    places, weights = (torch.where(mirrored, part.flip(1), part) for part in maps.columns)
+    return AxisMaps(maps.rows, AxisMap(places, weights))
 
 
 def _largest_box(height: int, width: int) -> tuple[int, int]:
@@ -183,14 +205,14 @@ def _largest_box(height: int, width: int) -> tuple[int, int]:
     return height, width
 
 
-def _shuffled(axis: Tensor, factor: int, generator: torch.Generator) -> Tensor:
-    """Permute the input side of axis matrices [B, R, side]: shuffling the image first, as seen by the map."""
-    count, _, side = axis.shape
+def _shuffled(axis: AxisMap, factor: int, side: int, generator: torch.Generator) -> AxisMap:
+    """Read pixel sources[k] of the image wherever place k of the shuffled one is wanted."""
+    count = len(axis.places)
     order = torch.rand(count, factor, generator=generator).argsort(
         1
     )  # [B, factor], patch shown at each place
     length = side // factor
     patches = [torch.arange(p * length, side if p == factor - 1 else (p + 1) * length) for p in range(factor)]
     sources = torch.stack([torch.cat([patches[p] for p in one]) for one in order.tolist()])  # [B, side]
-    # Place k of the shuffled image shows pixel sources[k], so the weight of place k belongs to that pixel.
-    return torch.zeros_like(axis).scatter(2, sources.to(axis.device)[:, None].expand_as(axis), axis)
+    places = sources.gather(1, axis.places.flatten(1)).view_as(axis.places)
+    return AxisMap(places, axis.weights)
