@@ -164,8 +164,18 @@ CASES: dict[str, tuple[Callable[[Place], dict[str, Any]] | dict[str, Any], str]]
         {"kmeans": "sklearn", "discovery": "gmm"},
         "kmeans must be auto with discovery gmm, which has no choice of engine, got 'sklearn'",
     ),
-    "unknown backend": ({"backend": "warp"}, "backend must be one of auto, eager, compiled, tensorrt, onnxruntime"),
-    "unknown precision": ({"precision": "fp4"}, "precision must be one of auto, fp32, bf16, fp16, fp8, got 'fp4'"),
+    "unknown backend": (
+        {"backend": "warp"},
+        "backend must be one of auto, eager, compiled, tensorrt, onnxruntime",
+    ),
+    "unknown precision": (
+        {"precision": "fp4"},
+        "precision must be one of auto, fp32, bf16, fp16, fp8, got 'fp4'",
+    ),
+    "fp8 without a GPU": (
+        {"precision": "fp8", "device": "cpu"},
+        "precision must be auto, fp32, bf16 or fp16 on cpu, got 'fp8'",
+    ),
     "unknown format": ({"format": "zip"}, "format must be one of imagefolder, numeric, got 'zip'"),
     "unknown device": ({"device": "tpu"}, "device must be auto, cpu, cuda or cuda:N, got 'tpu'"),
     "shard 0/2": ({"shard": "0/2"}, "shard must be I/N with I from 1 to N, got '0/2'"),

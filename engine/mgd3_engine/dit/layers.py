@@ -10,6 +10,7 @@ is torch's usual operations; otherwise what is fastest on the device.
 from __future__ import annotations
 
 import math
+from functools import cache
 
 import torch
 import torch.nn.functional as F
@@ -54,7 +55,7 @@ class Attention(nn.Module):
         N, T, d = tokens.shape
         qkv = self.qkv(tokens).view(N, T, 3, self.num_heads, d // self.num_heads)
         query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # each [N, h, T, d/h]
-        if tokens.dtype == torch.bfloat16 and tokens.is_cpu and runs_plain(tokens, self.qkv.weight):
+        if runs_plain(tokens, self.qkv.weight) and tokens.is_cpu and tokens.dtype == torch.bfloat16:
             mixed = _attention_of_slices(query, key, value)
         else:
             mixed = F.scaled_dot_product_attention(query, key, value)  # [N, h, T, d/h]
@@ -93,14 +94,15 @@ def uses_onednn(tokens: Tensor, weight: Tensor) -> bool:
     float32 (16 rows), and 18, not 27, in bfloat16. Neither needs the weight in another layout.
     """
     return (
-        tokens.is_cpu
+        runs_plain(tokens, weight)  # first: what follows cannot be traced
+        and tokens.is_cpu
         and tokens.numel() > 0
         and tokens.dtype == weight.dtype
         and tokens.dtype in _onednn_dtypes()
-        and runs_plain(tokens, weight)
     )
 
 
+@cache
 def _onednn_dtypes() -> tuple[torch.dtype, ...]:
     if not (torch._C._has_mkldnn and hasattr(torch.ops.mkldnn, "_linear_pointwise")):
         return ()
