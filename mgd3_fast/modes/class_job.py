@@ -1,0 +1,116 @@
+"""What is wanted of a class, and the small file that its modes are kept in.
+
+Shape letters: n images of a class, D = C*h*w.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from mgd3_fast.datasets import ImageClass
+from mgd3_fast.errors import UserError
+from mgd3_fast.latents import ClassLatents, LatentStore
+from mgd3_fast.modes.kmeans_engines import NO_ENGINE
+from mgd3_fast.modes.method import KMEANS_METHOD_NAMES, ModeDiscovery, Modes
+from mgd3_fast.tensor_files import DamagedFileError, check_contents, open_tensors, save_tensors
+
+_FORMAT = "mgd3-fast class modes 2"
+
+
+@dataclass(frozen=True)
+class ClassJob:
+    """What is wanted of a class, and where its result is kept.
+
+    Args:
+        method: Name of the discovery method.
+        ipc: Modes.
+        seed: Seed of the method.
+        kmeans: Name of the K-means engine, `NO_ENGINE` for a method without one.
+        store: Latents.
+        workdir: Folder for results of single classes, or None.
+    """
+
+    method: str
+    ipc: int
+    seed: int
+    kmeans: str
+    store: LatentStore
+    workdir: Path | None
+
+    def key(self, cls: ImageClass) -> str:
+        """Hex sha256 of all that the modes of a class depend on."""
+        # Without times of change: shards on machines with their own copies of the images share their modes.
+        content = self.store.content_key(cls)
+        settings = [_FORMAT, content, self.method, self.kmeans, str(self.ipc), str(self.seed)]
+        return hashlib.sha256("\n".join(settings).encode()).hexdigest()
+
+    def kept(self, cls: ImageClass) -> Modes | None:
+        """Read an earlier result; None where there is none, or a damaged one."""
+        return None if self.workdir is None else _read_class_modes(self._path(cls, self.workdir))
+
+    def latents(self, cls: ImageClass) -> ClassLatents:
+        """Map the latents of a class, which were there when the run began."""
+        latents = self.store.open(cls)
+        if latents is None:
+            raise UserError(f"latents of class {cls.name} must stay during a run, got deleted")
+        return latents
+
+    def run(self, cls: ImageClass, method: ModeDiscovery) -> Modes:
+        """Find the modes of a class, and keep them."""
+        features = self.latents(cls).latents.flatten(1).float()  # [n, D]
+        check_finite([cls], [features])
+        return self.keep(cls, method.fit(features, self.ipc, self.seed))
+
+    def keep(self, cls: ImageClass, fitted: Modes) -> Modes:
+        """Count source images in the class instead of in its latents, and write the result down."""
+        assert bool(fitted.centers.isfinite().all()), f"modes of class {cls.name} are not finite"
+        modes = Modes(fitted.centers, fitted.weights, self.latents(cls).index[fitted.source_index])
+        if self.workdir is not None:
+            tensors = {"centers": modes.centers, "weights": modes.weights, "source_index": modes.source_index}
+            save_tensors(self._path(cls, self.workdir), tensors, {"format": _FORMAT, "class": cls.name})
+        return modes
+
+    def _path(self, cls: ImageClass, workdir: Path) -> Path:
+        return workdir / f"{self.key(cls)}.safetensors"
+
+
+def make_job(
+    method: str, ipc: int, seed: int, kmeans: str, store: LatentStore, workdir: Path | None
+) -> ClassJob:
+    """Make a job; a method without K-means has no engine, whatever is named."""
+    return ClassJob(method, ipc, seed, kmeans if method in KMEANS_METHOD_NAMES else NO_ENGINE, store, workdir)
+
+
+def check_finite(classes: Sequence[ImageClass], features: Sequence[Tensor]) -> None:
+    """Refuse latents that are infinite or undefined.
+
+    Args:
+        classes: Classes, for the message.
+        features: [n, D] of each, on any device.
+
+    Raises:
+        UserError: Naming the first class that has some.
+    """
+    # One infinite or undefined number makes the sum so: a pass over the latents, and a few numbers back.
+    finite = torch.stack([latents.sum(dtype=torch.float64) for latents in features]).isfinite()
+    for cls, is_finite in zip(classes, finite.tolist(), strict=True):
+        if not is_finite:
+            raise UserError(
+                f"latents of class {cls.name} must be finite, got infinite or undefined numbers:"
+                " encode again with precision fp32"
+            )
+
+
+def _read_class_modes(path: Path) -> Modes | None:
+    try:
+        file = open_tensors(path)
+        check_contents(path, file)
+    except (FileNotFoundError, DamagedFileError):
+        return None
+    return Modes(file.tensors["centers"], file.tensors["weights"], file.tensors["source_index"])
