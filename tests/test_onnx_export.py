@@ -218,7 +218,7 @@ def test_missing_package_names_the_extra(tmp_path: Path, monkeypatch: pytest.Mon
         pytest.param(lambda: torch.tanh, "must be a mgd3_engine.dit.DiT for export, got a", id="function"),
         pytest.param(
             lambda: random_dit(CONFIG).half(),
-            "must have all its weights in torch.float32 for export, got torch.float16",
+            "must have all its weights in torch.float32 for export, got also torch.float16",
             id="another dtype",
         ),
     ],

@@ -82,7 +82,6 @@ def require_dit(denoiser: Denoiser, dtype: torch.dtype, purpose: str) -> DiT:
             " backends eager and compiled take any callable"
         )
     if others := {tensor.dtype for tensor in denoiser.state_dict().values()} - {dtype}:
-        raise ValueError(
-            f"denoiser must have all its weights in {dtype} for {purpose}, got {min(others, key=str)}"
-        )
+        found = ", ".join(sorted(str(one) for one in others))
+        raise ValueError(f"denoiser must have all its weights in {dtype} for {purpose}, got also {found}")
     return denoiser
