@@ -21,7 +21,7 @@ from mgd3_fast import DistillConfig, DistilledDataset, distill
 
 pytest.importorskip("mlxtend", reason="needs the extra 'demo'")
 
-IPC = sized(2, 10)
+IPC = sized(1, 10)
 IMAGES = 10 * IPC
 ROUNDS = sized(1, 3)
 

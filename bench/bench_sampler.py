@@ -20,7 +20,19 @@ from typing import Any
 import pytest
 import torch
 from bench_dit import DEMO
-from measuring import DEVICE, DTYPES, ON_GPU, OURS, Figures, Subject, ratios, relative_rms, sized, time_rounds
+from measuring import (
+    DEVICE,
+    DTYPES,
+    FULL,
+    ON_GPU,
+    OURS,
+    Figures,
+    Subject,
+    ratios,
+    relative_rms,
+    sized,
+    time_rounds,
+)
 from pytest_benchmark.fixture import BenchmarkFixture
 from random_networks import random_diffusers_dit
 from sampling_rivals import DiTPipelineLatents, sample_as_the_authors_do
@@ -163,6 +175,8 @@ def test_against_dit_pipeline(
     benchmark: BenchmarkFixture, size: str, networks: Networks, method: str, backend: str, dtype: str
 ) -> None:
     """CFG on all channels, no mode guidance; DDIM is what the published pipeline uses."""
+    if method == "ddpm" and size != "demo DiT" and not FULL:
+        pytest.skip("large networks sample with DDPM for BENCH_SIZE=full")
     case = networks.case
     sampler = networks.sampler(
         MeansOnly(networks.ours(dtype)), dtype, backend, method=method, spacing="ddim", guidance=None

@@ -5,8 +5,8 @@
     python bench/table.py --check    # exit 1 if the README shows anything else
 
 Each row is one figure of the newest committed run on its kind of device that has it. A row without a run is
-left out, so no figure can be shown that nobody measured; runs of smoke size or of
-uncommitted code are not taken.
+left out, so no figure can be shown that nobody measured; runs of smoke size or of uncommitted code are not
+taken.
 """
 
 from __future__ import annotations

@@ -44,10 +44,10 @@ class BatchChoice:
         return 1 << min(_LARGEST_BATCH, max(1, self.pixels // pixels)).bit_length() - 1
 
 
-# Measured by bench/bench_decode.py on a CPU. KL-f8 at 256 px decodes as many images a second one by one as
-# in batches, and one by one pads nothing; 32 px images gain up to 32. Channels-last, float32 is 1.02 to 1.2
-# times as fast, bfloat16 0.8 to 1.1. On a GPU neither is measured; aten's GroupNorm is known to be slow there
-# on channels-last, and 2**21 pixels take 8.6 GiB.
+# Measured by bench/bench_decode.py on a CPU of two cores: KL-f8 at 256 px decodes as many images a second one
+# by one as two by two, and one by one pads nothing; of 32 px images the rate grows up to 32. Channels-last
+# makes float32 1.0 to 1.27 times as fast and bfloat16 0.77 to 1.1. On a GPU nothing is measured; aten's
+# GroupNorm is known to be slow there on channels-last, and 2**21 pixels take 8.6 GiB.
 DECODE_CHOICES = {
     "cpu": BatchChoice(pixels=2**16, channels_last=frozenset({torch.float32})),
     "cuda": BatchChoice(pixels=2**21),
