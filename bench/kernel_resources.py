@@ -136,6 +136,7 @@ def resources_of(kernel: Any, capability: int) -> dict[str, Any]:
         "cubin_bytes": len(kernel.asm["cubin"]),
         "rounds_to_nearest": len(re.findall(r"\bcvt\.rn\.(?:bf16|f16)", ptx)),
         "accesses": dict(sorted(Counter(re.findall(r"\b(?:ld|st)\.global[.\w]*", ptx)).items())),
+        "async_copies": dict(sorted(Counter(re.findall(r"\bcp\.async\.c[ag]\S* .*?, (\w+)", ptx)).items())),
     }
 
 

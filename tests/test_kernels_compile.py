@@ -1,4 +1,4 @@
-"""The fused step and adaLN, every variant, compile ahead of time without a GPU to what the design asks for.
+"""All kernels, every variant, compile ahead of time without a GPU to what the design asks for.
 
 The compiler runs in a process of its own, because Triton's interpreter, once chosen, stays chosen.
 """
@@ -47,6 +47,18 @@ ADALN_COVERING = (
 # Measured: 30 to 34 for the main variant, 8 blocks of 256 threads a multiprocessor at 32; at most 56, for the
 # widest in float32, whose threads hold 16 numbers of each of three tensors.
 ADALN_MAIN_REGISTER_BOUND, ADALN_REGISTER_BOUND = 40, 64
+
+# Of the kernels that read features: at least so many 16-byte copies or loads, and at most so many narrower
+# ones, which are of a mean, a few candidates, or single numbers. The others read labels and sums.
+KMEANS_READS = {
+    "center": (4, 1),
+    "trial": (8, 6),
+    "assign": (18, 5),
+    "distance": (9, 6),
+    "update": (10, 15),
+}
+KMEANS = (*KMEANS_READS, "choose", "count", "distance-where-empty", "refill", "group", "settle", "inertia")
+SHARED_BOUND = 99 * 1024  # of a block, on 8.6, 8.9 and 12.0
 
 
 Rows = dict[tuple[str, int], dict[str, Any]]  # by variant and capability
@@ -150,3 +162,50 @@ def test_main_adaln_on_every_capability(capability: int, adaln_rows: Rows) -> No
 @pytest.mark.parametrize("variant", ADALN_COVERING)
 def test_adaln_variant(variant: str, adaln_rows: Rows) -> None:
     check_adaln(adaln_rows[variant, 90], ADALN_REGISTER_BOUND)
+
+
+@pytest.fixture(scope="module")
+def kmeans_rows(tmp_path_factory: pytest.TempPathFactory) -> Rows:
+    """Every kernel for 9.0, the assignment, which needs the most registers, for every capability."""
+    pytest.importorskip("triton", minversion="3.3", reason="ahead-of-time compilation as written needs it")
+    others = [str(capability) for capability in CAPABILITIES if capability != 90]
+    folder = tmp_path_factory.mktemp("triton")
+    found = compile_report(folder, "--cc", "90", "--assign-cc", *others, script="kmeans_resources.py")
+    return {(row["variant"], row["capability"]): row for row in found}
+
+
+def check_kmeans(row: dict[str, Any]) -> None:
+    assert row["stack_bytes"] == 0, "registers spilled"
+    assert row["shared_bytes"] <= SHARED_BOUND
+    assert row["registers"] * 32 * row["num_warps"] <= 65536, "more than a multiprocessor has"
+
+
+@pytest.mark.parametrize("capability", CAPABILITIES)
+def test_assignment_on_every_capability(capability: int, kmeans_rows: Rows) -> None:
+    check_kmeans(kmeans_rows["assign", capability])
+
+
+@pytest.mark.parametrize("kernel", KMEANS)
+def test_kmeans_kernel(kernel: str, kmeans_rows: Rows) -> None:
+    row = kmeans_rows[kernel, 90]
+    check_kmeans(row)
+    if kernel in KMEANS_READS:
+        reads = row["async_copies"] | {
+            name: count for name, count in row["accesses"].items() if name.startswith("ld.")
+        }
+        wide = sum(reads.pop(name, 0) for name in ("0x10", "ld.global.v4.b32"))
+        reads.pop("ld.global.b64")  # offsets
+        least_wide, most_narrow = KMEANS_READS[kernel]
+        assert wide >= least_wide
+        assert sum(reads.values()) <= most_narrow
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("clusters", [1, 10, 50, 256])
+@pytest.mark.parametrize("features", [["--dtype", "fp32"], ["--dtype", "fp16"], ["--odd"]], ids=" ".join)
+def test_every_kmeans_kernel(clusters: int, features: list[str], tmp_path: Path) -> None:
+    pytest.importorskip("triton", minversion="3.3", reason="ahead-of-time compilation as written needs it")
+    rows = compile_report(tmp_path, "--clusters", str(clusters), *features, script="kmeans_resources.py")
+    assert len(rows) == len(KMEANS) * len(CAPABILITIES)
+    for row in rows:
+        check_kmeans(row)

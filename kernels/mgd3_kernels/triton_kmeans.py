@@ -34,7 +34,7 @@ CHECK_EVERY = 8
 # Tiles of the kernels; the assignment's depends on K.
 DISTANCE_TILE = {"BLOCK_N": 32, "BLOCK_D": 64, "num_warps": 4, "enable_fp_fusion": True}
 UPDATE_TILE = {"BLOCK_N": 8, "BLOCK_D": 512, "num_warps": 4, "enable_fp_fusion": True}
-SCAN_TILE = {"BLOCK_N": 512, "num_warps": 4, "enable_fp_fusion": True}
+INERTIA_TILE = {"BLOCK_N": 512, "num_warps": 4, "enable_fp_fusion": True}
 SETTLE_TILE = {"num_warps": 4, "enable_fp_fusion": True}
 
 
@@ -48,6 +48,16 @@ def assign_tile(num_clusters: int) -> dict[str, int]:
         "BLOCK_D": 32,
         "num_warps": 4 if width == 16 else 8,
         "num_stages": 3,
+        "enable_fp_fusion": True,
+    }
+
+
+def members_tile(width: int) -> dict[str, int]:
+    """Tile of the kernels that hold one-hot rows in registers: the wider, the fewer rows."""
+    return {
+        "WIDTH": width,
+        "BLOCK_N": max(16, 4096 // max(16, width)),
+        "num_warps": 4,
         "enable_fp_fusion": True,
     }
 
@@ -97,7 +107,7 @@ class State:
     order: Tensor  # int32 [N]: rows of a problem by cluster
     starts: Tensor  # int32 [P, K]: where a cluster begins in its problem's order
     sizes: Tensor  # int32 [P, K]
-    moved: Tensor  # int32 [P, K]: rows that have come or gone
+    moved: Tensor  # int32 [P]: rows with another label than before
     stale: Tensor  # int32 [P, K]: whether the centre must be averaged again
     done: Tensor  # int32 [P]
     iterations: Tensor  # int32 [P]
@@ -122,7 +132,7 @@ def make_state(problems: Problems, result: KMeansResult) -> State:
         order=ints(rows),
         starts=ints(P, K),
         sizes=ints(P, K, value=1),
-        moved=ints(P, K),
+        moved=ints(P),
         stale=ints(P, K, value=1),
         done=ints(P),
         iterations=result.iterations.zero_(),
@@ -206,21 +216,15 @@ def iterate(problems: Problems, state: State, parity: int) -> None:
     labels, previous_labels = state.labels[parity], state.labels[1 - parity]
     members, previous_members = state.members[parity], state.members[1 - parity]
     _assign(problems, state, state.done, labels, members)
-    membership.count_kernel[(K, P)](
-        problems.offsets, labels, previous_labels, state.done, state.sizes, state.moved, K, **SCAN_TILE
+    tile = members_tile(problems.width)
+    membership.count_kernel[(P,)](
+        problems.offsets, labels, previous_labels, state.done, state.sizes, state.moved, K, **tile
     )
     _measure(problems, state, state.done, labels, where_empty=True)
     membership.refill_kernel[(P,)](
-        problems.offsets,
-        state.sizes,
-        state.done,
-        state.distances,
-        members,
-        K,
-        WIDTH=problems.width,
-        **SCAN_TILE,
+        problems.offsets, state.sizes, state.done, state.distances, members, K, **tile
     )
-    membership.group_kernel[(K, P)](
+    membership.group_kernel[(P,)](
         problems.offsets,
         members,
         previous_members,
@@ -230,7 +234,7 @@ def iterate(problems: Problems, state: State, parity: int) -> None:
         state.sizes,
         state.stale,
         K,
-        **SCAN_TILE,
+        **tile,
     )
     _average(problems, state)
     lloyd.settle_kernel[(P,)](
@@ -252,7 +256,7 @@ def finish(problems: Problems, state: State, result: KMeansResult) -> None:
     running = torch.zeros_like(state.done)
     _assign(problems, state, running, result.labels, state.members[0])
     _measure(problems, state, running, result.labels, where_empty=False)
-    lloyd.inertia_kernel[(problems.P,)](problems.offsets, state.distances, result.inertia, **SCAN_TILE)
+    lloyd.inertia_kernel[(problems.P,)](problems.offsets, state.distances, result.inertia, **INERTIA_TILE)
     result.centers.add_(problems.mean[:, None])
 
 

@@ -175,13 +175,12 @@ def settle_kernel(
     if tl.load(done_ptr + problem) != 0:
         return
     clusters = tl.arange(0, WIDTH)
-    moved = tl.load(moved_ptr + problem * K + clusters, mask=clusters < K, other=0)
     stale = tl.load(stale_ptr + problem * K + clusters, mask=clusters < K, other=0) != 0
     shifts = tl.zeros((WIDTH,), tl.float32)
     for s in range(S):
         shifts += tl.load(shifts_ptr + (problem * S + s) * K + clusters, mask=stale, other=0.0)
     small = tl.sum(shifts, axis=0) <= tl.load(threshold_ptr + problem)
-    settled = (tl.max(moved, axis=0) == 0) | small
+    settled = (tl.load(moved_ptr + problem) == 0) | small
     count = tl.load(iterations_ptr + problem) + 1
     tl.debug_barrier()  # no thread stores before all have loaded
     tl.store(done_ptr + problem, settled.to(tl.int32))

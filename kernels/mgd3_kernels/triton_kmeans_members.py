@@ -20,24 +20,32 @@ from mgd3_kernels.triton_kmeans_start import problem_rows
 
 @triton.jit
 def count_kernel(
-    offsets_ptr, labels_ptr, previous_ptr, done_ptr, sizes_ptr, moved_ptr, K, BLOCK_N: tl.constexpr
+    offsets_ptr,
+    labels_ptr,
+    previous_ptr,
+    done_ptr,
+    sizes_ptr,
+    moved_ptr,
+    K,
+    WIDTH: tl.constexpr,
+    BLOCK_N: tl.constexpr,
 ):
-    """Rows of each cluster, and whether any row has come or gone."""
-    cluster = tl.program_id(0)
-    problem = tl.program_id(1).to(tl.int64)
+    """Rows of each cluster, and how many rows have another label than before."""
+    problem = tl.program_id(0).to(tl.int64)
     if tl.load(done_ptr + problem) != 0:
         return
     first, n = problem_rows(offsets_ptr, problem)
-    size = tl.zeros((), tl.int32)
-    moved = tl.zeros((), tl.int32)
+    clusters = tl.arange(0, WIDTH)
+    sizes = tl.zeros((WIDTH,), tl.int32)
+    moved = tl.zeros((BLOCK_N,), tl.int32)
     for start in range(0, n, BLOCK_N):
         rows = start + tl.arange(0, BLOCK_N)
-        now = tl.load(labels_ptr + first + rows, mask=rows < n, other=-1) == cluster
-        before = tl.load(previous_ptr + first + rows, mask=rows < n, other=-1) == cluster
-        size += tl.sum(now.to(tl.int32), axis=0)
-        moved += tl.sum((now != before).to(tl.int32), axis=0)
-    tl.store(sizes_ptr + problem * K + cluster, size)
-    tl.store(moved_ptr + problem * K + cluster, moved)
+        label = tl.load(labels_ptr + first + rows, mask=rows < n, other=-1)
+        before = tl.load(previous_ptr + first + rows, mask=rows < n, other=-1)
+        sizes += tl.sum((label[:, None] == clusters[None, :]).to(tl.int32), axis=0)
+        moved += (label != before).to(tl.int32)
+    tl.store(sizes_ptr + problem * K + clusters, sizes, mask=clusters < K)
+    tl.store(moved_ptr + problem, tl.sum(moved, axis=0))
 
 
 @triton.jit
@@ -93,30 +101,34 @@ def group_kernel(
     sizes_ptr,
     stale_ptr,
     K,
+    WIDTH: tl.constexpr,
     BLOCK_N: tl.constexpr,
 ):
     """Rows sorted by cluster, where each cluster starts, and whether its centre is no longer its mean."""
-    cluster = tl.program_id(0)
-    problem = tl.program_id(1).to(tl.int64)
+    problem = tl.program_id(0).to(tl.int64)
     if tl.load(done_ptr + problem) != 0:
         return
     first, n = problem_rows(offsets_ptr, problem)
-    begin = tl.zeros((), tl.int32)
-    size = tl.zeros((), tl.int32)
-    moved = tl.zeros((), tl.int32)
+    clusters = tl.arange(0, WIDTH)
+    sizes = tl.zeros((WIDTH,), tl.int32)
+    moved = tl.zeros((WIDTH,), tl.int32)
     for start in range(0, n, BLOCK_N):
         rows = start + tl.arange(0, BLOCK_N)
-        member = tl.load(members_ptr + first + rows, mask=rows < n, other=K)
-        before = tl.load(previous_ptr + first + rows, mask=rows < n, other=K)
-        begin += tl.sum((member < cluster).to(tl.int32), axis=0)
-        size += tl.sum((member == cluster).to(tl.int32), axis=0)
-        moved += tl.sum(((member == cluster) != (before == cluster)).to(tl.int32), axis=0)
-    tl.store(starts_ptr + problem * K + cluster, begin)
-    tl.store(sizes_ptr + problem * K + cluster, size)
-    tl.store(stale_ptr + problem * K + cluster, ((moved > 0) | (size == 0)).to(tl.int32))
+        member = tl.load(members_ptr + first + rows, mask=rows < n, other=-1)
+        before = tl.load(previous_ptr + first + rows, mask=rows < n, other=-1)
+        mine = member[:, None] == clusters[None, :]
+        sizes += tl.sum(mine.to(tl.int32), axis=0)
+        moved += tl.sum((mine != (before[:, None] == clusters[None, :])).to(tl.int32), axis=0)
+    begin = tl.cumsum(sizes, axis=0) - sizes
+    offs = problem * K + clusters
+    tl.store(starts_ptr + offs, begin, mask=clusters < K)
+    tl.store(sizes_ptr + offs, sizes, mask=clusters < K)
+    tl.store(stale_ptr + offs, ((moved > 0) | (sizes == 0)).to(tl.int32), mask=clusters < K)
     for start in range(0, n, BLOCK_N):
         rows = start + tl.arange(0, BLOCK_N)
-        mine = tl.load(members_ptr + first + rows, mask=rows < n, other=K) == cluster
-        place = begin + tl.cumsum(mine.to(tl.int32), axis=0) - 1
-        tl.store(order_ptr + first + place, rows, mask=mine)
-        begin += tl.sum(mine.to(tl.int32), axis=0)
+        member = tl.load(members_ptr + first + rows, mask=rows < n, other=-1)
+        mine = (member[:, None] == clusters[None, :]).to(tl.int32)
+        places = begin[None, :] + tl.cumsum(mine, axis=0) - 1
+        place = tl.sum(places * mine, axis=1)
+        tl.store(order_ptr + first + place, rows, mask=rows < n)
+        begin += tl.sum(mine, axis=0)
