@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mgd3_engine import GuidanceTerm, GuidedSampler, ModeGuidance
@@ -225,6 +226,7 @@ def make_sampler(
         terms=terms,
         start_strength=_start_strength(config),
         backend=config.backend,
+        cache_dir=None if config.cache_dir is None else Path(config.cache_dir),
         batch_size=rows,
         device=sources.device,
         dtype=dtype,

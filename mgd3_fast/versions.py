@@ -5,7 +5,20 @@ from __future__ import annotations
 import platform
 from importlib.metadata import PackageNotFoundError, version
 
-PACKAGES = ("mgd3-fast", "torch", "triton", "diffusers", "safetensors", "numpy", "scikit-learn", "pillow")
+PACKAGES = (
+    "mgd3-fast",
+    "torch",
+    "triton",
+    "diffusers",
+    "onnxruntime",
+    "onnxruntime-gpu",
+    "tensorrt",
+    "tensorrt-rtx",
+    "safetensors",
+    "numpy",
+    "scikit-learn",
+    "pillow",
+)
 
 
 def installed_version(package: str) -> str | None:

@@ -10,6 +10,7 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from threading import Lock
 
 import torch
@@ -68,13 +69,14 @@ class GuidedSampler:
         terms: Further guidance, added to x_{i-1} beside the mode term.
         start_strength: Begin at the mode, noised to the first of this share of the steps (D4M, Su et al.
             2024), instead of at noise; None is off.
-        backend: What runs the network: "auto", "eager" or "compiled".
+        backend: What runs the network: "auto", "eager", "compiled", "onnxruntime" or "tensorrt".
         batch_size: Images per batch, rounded up to a multiple of 8 (1 stays 1). With several sizes, a call is
             cut into batches of the largest, and each batch has the smallest that holds its images.
         device: Where the network runs; None is where a module's parameters are, and the CPU for a function.
         dtype: dtype of the network's input: float32, bfloat16 or float16.
         graphs: "auto" captures where it can and logs why where it cannot, "on" raises instead, "off" never
             captures. The bytes of an image do not depend on it.
+        cache_dir: Where a backend keeps graphs and engines; None is $MGD3_CACHE or ~/.cache/mgd3-fast.
 
     Raises:
         ValueError: An option is out of range; the message names it, the rule and the value.
@@ -102,6 +104,7 @@ class GuidedSampler:
         device: torch.device | str | None = None,
         dtype: torch.dtype = torch.float32,
         graphs: str = "auto",
+        cache_dir: Path | None = None,
     ) -> None:
         check_options(cfg_scale, null_class, cfg_channels, dtype, graphs)
         self.batch_shapes = batch_shapes(batch_size)
@@ -119,7 +122,11 @@ class GuidedSampler:
         self._noisy = method == "ddpm" or eta > 0.0
         self._halves = 1 if self._null_class is None else 2
         request = BackendRequest(
-            denoiser=denoiser, device=self.device, dtype=dtype, rows=self._halves * self.batch_shape
+            denoiser=denoiser,
+            device=self.device,
+            dtype=dtype,
+            rows=self._halves * self.batch_shape,
+            cache_dir=cache_dir,
         )
         self.backend, self._denoiser = create_backend(backend, request)
         first = first_step(steps, start_strength)
