@@ -200,7 +200,7 @@ OPTIONS = {
         "--shard-mib",
         *REPORTING,
     ],
-    "doctor": ["--online", *REPORTING],
+    "doctor": ["--online", "--accuracy", "--generator", *REPORTING],
 }
 
 

@@ -7,22 +7,65 @@ import json
 from typing import Any
 
 from mgd3_fast.cli.options import add_reporting, progress_from
+from mgd3_fast.errors import UserError
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.add_argument("--online", action="store_true", help="also ask whether the Hugging Face hub answers")
+    parser.add_argument(
+        "--accuracy",
+        action="store_true",
+        help="instead, sample by every backend in every number format: error against eager float32, images/s",
+    )
+    parser.add_argument(
+        "--generator", metavar="NAME|PATH|ID", help="whose network --accuracy samples (default: demo-mnist5k)"
+    )
     add_reporting(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Examine the machine and report."""
+    """Examine the machine, or its backends' accuracy, and report."""
+    if arguments.accuracy:
+        return _run_accuracy(arguments)
+    if arguments.generator is not None:
+        raise UserError(f"generator must be given with --accuracy only, got {arguments.generator!r}")
     progress_from(arguments).note("trying each backend; compiling takes some seconds")
     from mgd3_fast.doctor import examine
 
     found = examine(online=arguments.online)
     print(json.dumps(found) if arguments.json else _report(found))
     return 0
+
+
+def _run_accuracy(arguments: argparse.Namespace) -> int:
+    progress = progress_from(arguments)
+    progress.note("sampling by each backend in each number format; compiling and exporting take their time")
+    from mgd3_fast.accuracy import measure_accuracy
+
+    found = measure_accuracy(arguments.generator or "demo-mnist5k", progress=progress)
+    print(json.dumps(found) if arguments.json else _accuracy_report(found))
+    return 0
+
+
+def _accuracy_report(found: dict[str, Any]) -> str:
+    lines = [
+        f"{found['generator']} on {found['device']}, {found['threads']} threads, torch {found['torch']}:"
+        f" {found['images']} images, guided {found['sampler']}, {found['steps']} steps;"
+        f" final latents against {found['reference']}, over their root mean square",
+        f"{'backend':<12} {'precision':<9} {'rms':>8} {'largest':>8} {'images/s':>9} {'speed-up':>8}"
+        f" {'prepared, s':>11}",
+    ]
+    for one in found["results"]:
+        name = f"{one['backend']:<12} {one['precision']:<9}"
+        if one["works"]:
+            lines.append(
+                f"{name} {one['relative_rms']:>8.1e} {one['largest']:>8.1e} {one['images_per_s']:>9.4g}"
+                f" {one['speedup']:>8.2f} {one['prepared_s']:>11.1f}"
+            )
+        else:
+            lines.append(f"{name} does not run: {one['reason']}")
+    return "\n".join(lines)
 
 
 def _report(found: dict[str, Any]) -> str:

@@ -1,0 +1,179 @@
+"""What each backend costs in accuracy and gains in speed, in each number format, on this machine.
+
+Shape letters: N images, C channels, H W latent size.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mgd3_engine import GuidedSampler, ModeGuidance, backend_names, image_seeds
+from mgd3_fast.config import FLOAT8_BACKENDS, PRECISIONS
+from mgd3_fast.devices import device_name, dtype_of, place_network, resolve_device, resolve_precision
+from mgd3_fast.errors import UserError
+from mgd3_fast.generators import Generator, load_generator
+from mgd3_fast.progress import SILENT, Progress
+from mgd3_fast.versions import installed_version
+
+REFERENCE = ("eager", "fp32")
+IMAGES_CPU, IMAGES_CUDA = 16, 64
+ROUNDS = 3
+SEED = 0
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One backend in one number format.
+
+    Args:
+        backend: Its name.
+        precision: fp32, bf16, fp16 or fp8.
+        reason: Why it does not run here; the figures are then None.
+        relative_rms: Root mean square of the final latents' difference from the reference, over the
+            reference's own.
+        largest: Largest difference, over the same.
+        images_per_s: Rate of the sampler, from the fastest of `ROUNDS` runs.
+        speedup: Rate over that of the reference, whose runs alternate with these.
+        prepared_s: Seconds that making the sampler and its first run took beyond a run: loading, compiling,
+            exporting.
+    """
+
+    backend: str
+    precision: str
+    reason: str | None = None
+    relative_rms: float | None = None
+    largest: float | None = None
+    images_per_s: float | None = None
+    speedup: float | None = None
+    prepared_s: float | None = None
+
+    @property
+    def works(self) -> bool:
+        """Whether it runs on this machine."""
+        return self.reason is None
+
+
+def measure_accuracy(
+    generator: str = "demo-mnist5k", *, device: str = "auto", progress: Progress = SILENT
+) -> dict[str, Any]:
+    """Sample the same images by every backend in every number format, and compare with eager in float32.
+
+    The run is guided, with the generator's own settings; its modes are normal noise.
+
+    Args:
+        generator: As `load_generator` takes it.
+        device: auto, cpu, cuda or cuda:N.
+        progress: Receives a line for each backend and format.
+
+    Returns:
+        JSON values: what was run, where, and an `Outcome` for each pair under `results`.
+
+    Raises:
+        UserError: The generator or the device cannot be had.
+    """
+    bench = _Bench(load_generator(generator), resolve_device(device))
+    results = []
+    for backend in backend_names():
+        for precision in PRECISIONS[1:]:
+            outcome = bench.outcome(backend, precision)
+            progress.note(describe(outcome))
+            results.append({**asdict(outcome), "works": outcome.works})
+    defaults = bench.generator.defaults
+    return {
+        "generator": bench.generator.name,
+        "device": device_name(bench.device),
+        "threads": torch.get_num_threads(),
+        "torch": installed_version("torch"),
+        "images": bench.images,
+        "sampler": defaults.sampler,
+        "steps": defaults.steps,
+        "reference": " ".join(REFERENCE),
+        "results": results,
+    }
+
+
+def describe(outcome: Outcome) -> str:
+    """Say one outcome in one line."""
+    name = f"{outcome.backend} {outcome.precision}"
+    if not outcome.works:
+        return f"{name}: does not run: {outcome.reason}"
+    return (
+        f"{name}: relative rms {outcome.relative_rms:.1e}, largest {outcome.largest:.1e};"
+        f" {outcome.images_per_s:.3g} images/s, {outcome.speedup:.2f}x;"
+        f" prepared in {outcome.prepared_s:.1f} s"
+    )
+
+
+class _Bench:
+    """One generator on one device, its reference latents, and the images that everybody samples."""
+
+    def __init__(self, generator: Generator, device: torch.device) -> None:
+        self.generator, self.device = generator, device
+        self.images = IMAGES_CUDA if device.type == "cuda" else IMAGES_CPU
+        class_ids = torch.arange(self.images) % generator.num_classes
+        noise = torch.Generator().manual_seed(SEED)
+        modes = torch.randn(self.images, *generator.latent_shape, generator=noise)
+        seeds = image_seeds(SEED, [(str(int(c)), k) for k, c in enumerate(class_ids)])
+        self._arguments = (class_ids, modes, seeds)
+        self._reference = self._sampler(*REFERENCE)
+        self._want = self._run(self._reference)[0]
+
+    def outcome(self, backend: str, precision: str) -> Outcome:
+        """Run one backend in one format; whatever it raises is the finding."""
+        try:
+            return self._measured(backend, precision)
+        except Exception as error:
+            lines = str(error).strip().splitlines() or [type(error).__name__]
+            return Outcome(backend, precision, reason=lines[0])
+
+    def _measured(self, backend: str, precision: str) -> Outcome:
+        if precision == "fp8" and backend not in FLOAT8_BACKENDS:
+            raise UserError(f"precision must be fp32, bf16 or fp16 for backend {backend}, got fp8")
+        started = time.perf_counter()
+        sampler = self._sampler(backend, precision)
+        latents, _ = self._run(sampler)
+        first_s = time.perf_counter() - started
+        own, reference = [], []
+        for _ in range(ROUNDS):
+            reference.append(self._run(self._reference)[1])
+            own.append(self._run(sampler)[1])
+        difference, scale = latents - self._want, float(self._want.square().mean().sqrt())
+        return Outcome(
+            backend,
+            precision,
+            relative_rms=float(difference.square().mean().sqrt()) / scale,
+            largest=float(difference.abs().max()) / scale,
+            images_per_s=self.images / min(own),
+            speedup=min(reference) / min(own),
+            prepared_s=max(0.0, first_s - min(own)),
+        )
+
+    def _sampler(self, backend: str, precision: str) -> GuidedSampler:
+        generator, defaults = self.generator, self.generator.defaults
+        precision = resolve_precision(precision, self.device)
+        return GuidedSampler(
+            place_network(generator, self.device, precision),
+            schedule=generator.schedule,
+            method=defaults.sampler,
+            steps=defaults.steps,
+            prediction=generator.prediction,
+            cfg_scale=defaults.cfg_scale,
+            null_class=generator.null_class,
+            cfg_channels=generator.cfg_channels,
+            guidance=ModeGuidance(scale=defaults.mode_scale, t_stop=defaults.t_stop),
+            backend=backend,
+            batch_size=self.images,
+            device=self.device,
+            dtype=dtype_of(precision),
+        )
+
+    def _run(self, sampler: GuidedSampler) -> tuple[Tensor, float]:
+        """Sample the images; returns latents on the CPU `[N, C, H, W]` and seconds."""
+        started = time.perf_counter()
+        latents = sampler.sample(*self._arguments)  # class_ids are on the CPU, and so the result
+        return latents, time.perf_counter() - started
