@@ -35,6 +35,9 @@ OPTIONAL_PACKAGES = (
     "onnxruntime-gpu",
     "tensorrt",
     "tensorrt-rtx",
+    "pyarrow",
+    "datasets",
+    "webdataset",
 )
 DIT_BACKENDS = ("tensorrt", "onnxruntime")  # take no other network
 PROBE_REPOSITORY = "facebook/DiT-XL-2-256"

@@ -411,6 +411,16 @@ def test_a_killed_conversion_is_made_whole_by_the_next(
         assert contents(tmp_path / "out") == contents(tmp_path / "whole")
 
 
+def test_working_state_of_a_run_is_left_alone(run: Path, tmp_path: Path) -> None:
+    config = ConvertConfig(src=run, out=tmp_path / "out", format="numeric")
+    convert(config)
+    (tmp_path / "out/00003/0.png").unlink()
+    (tmp_path / "out/.mgd3-fast").mkdir()
+    (tmp_path / "out/.mgd3-fast/run.json").write_text("{}")
+    assert convert(config).made
+    assert (tmp_path / "out/.mgd3-fast/run.json").exists()
+
+
 def test_two_at_the_same_time_make_one_export(run: Path, tmp_path: Path) -> None:
     config = ConvertConfig(src=run, out=tmp_path / "out", format="numeric")
     made: list[bool] = []

@@ -79,7 +79,7 @@ def draft_in(out: Path) -> Iterator[Path]:
     try:
         yield draft
     finally:
-        shutil.rmtree(out / WORK, ignore_errors=True)
+        _discard(draft)
 
 
 def put_in_place(draft: Path, out: Path, *, keep_card: bool) -> None:
@@ -113,7 +113,14 @@ def _clear_unfinished(out: Path) -> None:
     if record is not None and read_record(out) is None:
         for name in (*record["files"], CARD):
             _remove(out, name)
-    shutil.rmtree(out / WORK)
+    _discard(draft)
+
+
+def _discard(draft: Path) -> None:
+    """Remove a draft, and the folder of working state unless a run keeps its own there."""
+    shutil.rmtree(draft, ignore_errors=True)
+    with suppress(OSError):
+        draft.parent.rmdir()
 
 
 def _remove(out: Path, name: str) -> None:

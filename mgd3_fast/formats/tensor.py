@@ -22,7 +22,10 @@ from mgd3_fast.progress import Bar
 
 if TYPE_CHECKING:
     import numpy as np
+    from numpy.typing import NDArray
     from torch import Tensor
+
+    Pixels = NDArray[np.uint8]
 
 SAFETENSORS, IMAGES_PT, LABELS_PT = "images.safetensors", "images.pt", "labels.pt"
 _ARRAY = "array"  # memory-mapped while it fills, so that it may be larger than memory
@@ -50,46 +53,55 @@ def write(source: Source, config: ConvertConfig, draft: Path, bar: Bar) -> Writt
 
     used = NONE if config.dtype == "uint8" else choose_normalisation(config.normalisation, source)
     first = _pixels(source.images[0], config.size)
-    height, width = first.shape[:2]
-    shape = (len(source.images), 3, height, width)
+    shape = (len(source.images), *first.shape)
     dtype = torch.uint8 if config.dtype == "uint8" else torch.float32
     array = draft / _ARRAY
     images = torch.from_file(str(array), shared=True, size=math.prod(shape), dtype=dtype).view(shape)
-    read = read_ahead(source.images, lambda image: _pixels(image, config.size))
-    for row, (image, pixels) in enumerate(read):
-        if pixels.shape != first.shape:
-            raise UserError(
-                f"images must all be of one size, or --size be given, got {width}x{height} and"
-                f" {pixels.shape[1]}x{pixels.shape[0]} ({image.path})"
-            )
-        images[row] = _normalised(torch.from_numpy(pixels).permute(2, 0, 1), dtype, used)
+    # Rows are computed on the reading threads: torch would split each small one over all processors.
+    rows = images.numpy()
+    read = read_ahead(
+        source.images, lambda image: _row(_pixels(image, config.size, first.shape), config.dtype, used)
+    )
+    for number, (_, row) in enumerate(read):
+        rows[number] = row
         bar.advance()
     labels = torch.tensor([image.label for image in source.images])
     facts = _facts(config.dtype, shape, used)
     files = _write_tensors(images, labels, config.tensor_file, facts, draft)
-    del images
+    del images, rows
     array.unlink()
-    facts["ddranking"] = write_ddranking_config(draft, source, used, config.dtype, (height, width))
+    facts["ddranking"] = write_ddranking_config(draft, source, used, config.dtype, first.shape[1:])
     if facts["ddranking"] == CONFIG_FILE:
         files.append(CONFIG_FILE)
     return Written({name: sha256_of(draft / name) for name in files}, facts)
 
 
-def _pixels(image: SourceImage, size: int | None) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    """Uint8 [H, W, 3]."""
+def _pixels(image: SourceImage, size: int | None, shape: tuple[int, ...] | None = None) -> Pixels:
+    """Uint8 [3, H, W]; refuses an image that is not of the size of the first."""
     import numpy as np
 
     decoded = decode_image(content_of(image))
-    return np.array(decoded if size is None else center_crop(decoded, size))
+    pixels: Pixels = np.array(decoded if size is None else center_crop(decoded, size)).transpose(2, 0, 1)
+    if shape is not None and pixels.shape != shape:
+        raise UserError(
+            f"images must all be of one size, or --size be given, got {shape[2]}x{shape[1]} and"
+            f" {pixels.shape[2]}x{pixels.shape[1]} ({image.path})"
+        )
+    return pixels
 
 
-def _normalised(pixels: Tensor, dtype: Any, used: Normalisation) -> Tensor:
-    import torch
+def _row(pixels: Pixels, dtype: str, used: Normalisation) -> NDArray[Any]:
+    """Uint8 [3, H, W] as it is, or float32 [3, H, W] in torchvision's order of operations."""
+    import numpy as np
 
-    if dtype == torch.uint8:
+    if dtype == "uint8":
         return pixels
-    mean, std = (torch.tensor(figures).view(3, 1, 1) for figures in (used.mean, used.std))
-    return pixels.to(dtype).div(255).sub(mean).div(std)  # [3, H, W]
+    mean, std = (np.array(figures, np.float32).reshape(3, 1, 1) for figures in (used.mean, used.std))
+    row = pixels.astype(np.float32)
+    row /= 255
+    row -= mean
+    row /= std
+    return row
 
 
 def _facts(dtype: str, shape: tuple[int, ...], used: Normalisation) -> dict[str, Any]:
