@@ -13,11 +13,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from distilled_runs import WOOF, woof_run
+from distilled_runs import WOOF, woof_config, woof_run
 from PIL import Image
 from safetensors.torch import load_file
 
 from mgd3_fast.datasets import imagenet_class_titles, imagenet_classes
+from mgd3_fast.distillation import distill
 from mgd3_fast.errors import UserError
 from mgd3_fast.formats import ConvertConfig, convert
 from mgd3_fast.formats import sharding as sharding_module
@@ -349,6 +350,18 @@ def copy_run(run: Path, copy: Path, change: Callable[[dict[str, Any]], Any]) -> 
     change(manifest)
     (copy / "manifest.json").write_text(json.dumps(manifest))
     return copy
+
+
+def test_card_of_a_baseline_says_that_its_images_are_real(run: Path, tmp_path: Path) -> None:
+    pytest.importorskip("pyarrow")
+    config = woof_config(run.parent, method="random", format="parquet", out=tmp_path / "random")
+    export = distill(config).export
+    assert export == tmp_path / "random/parquet"
+    card = (export / "README.md").read_text()
+    assert "Real images chosen by mgd3-fast." in card
+    assert "| method | random |" in card
+    assert "license: unknown" in card
+    assert "ynthetic" not in card
 
 
 # webdataset

@@ -91,7 +91,7 @@ def _header(source: Source, text: CardText) -> list[str]:
         *_licence_lines(licence_of(source)),
         "task_categories:",
         "- image-classification",
-        *(("tags:", "- dataset-distillation", "- synthetic") if source.run else ()),
+        *(("tags:", "- dataset-distillation", "- synthetic") if _is_synthetic(source.run) else ()),
         "size_categories:",
         f"- {_size_category(len(source.images))}",
         *text.dataset_info,
@@ -149,20 +149,35 @@ def _body(source: Source, text: CardText) -> list[str]:
 
 
 def _how_made(run: dict[str, Any]) -> list[str]:
-    generator, guidance, settings = (run.get(name, {}) for name in ("generator", "guidance", "settings"))
+    generator, guidance, settings = (run.get(name) or {} for name in ("generator", "guidance", "settings"))
+    rows = {name: settings[name] for name in _SETTINGS if name in settings}
+    if _is_synthetic(run):
+        how = (
+            "Synthetic images made by mgd3-fast by mode-guided diffusion (MGD3, ICML 2025) and its variants."
+        )
+        rows = {
+            "generator": f"{generator['name']}, digest {str(generator.get('digest'))[:16]}",
+            "licence of its weights": generator.get("licence"),
+            "guidance": guidance.get("form"),
+            "mode_scale": guidance.get("scale"),
+            "t_stop": guidance.get("t_stop"),
+            **rows,
+        }
+    else:
+        how = "Real images chosen by mgd3-fast."
     return [
-        "Made by mgd3-fast, which distils datasets by mode-guided diffusion (MGD3, ICML 2025). `weight` is"
-        " the share of its class's images that the mode of an image stands for, `source_image` the real image"
-        " next to the mode. The dataset that the modes come from has terms of its own.",
+        f"{how} `weight` is the share of its class's images that an image stands for, `source_image` the real"
+        " image it is or is next to. The dataset behind them has terms of its own.",
         "",
         "| | |",
         "| --- | --- |",
-        f"| generator | {_cell(generator.get('name'))}, digest `{str(generator.get('digest'))[:16]}` |",
-        f"| licence of its weights | {_cell(generator.get('licence'))} |",
-        f"| guidance | {_cell(guidance.get('form'))}, scale {guidance.get('scale')},"
-        f" t_stop {guidance.get('t_stop')} of {guidance.get('steps')} steps |",
-        *(f"| {name} | {_cell(settings[name])} |" for name in _SETTINGS if name in settings),
+        *(f"| {name} | {_cell(value)} |" for name, value in rows.items()),
     ]
+
+
+def _is_synthetic(run: dict[str, Any] | None) -> bool:
+    """A run of real images, chosen as a baseline, names no generator."""
+    return bool(((run or {}).get("generator") or {}).get("name"))
 
 
 def _cell(text: object) -> str:
