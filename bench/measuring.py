@@ -164,10 +164,10 @@ def relative_rms(got: Tensor, want: Tensor) -> float:
     return float((got.float() - want.float()).norm() / want.float().norm())
 
 
-def matmul_roof(dtype: str) -> tuple[Callable[[], Tensor], float]:
+def matmul_roof(dtype: torch.dtype) -> tuple[Callable[[], Tensor], float]:
     """A square matrix product large enough to be bound by the matrix units, and its TFLOP."""
     n = 8192 if ON_GPU else 1024
-    a, b = (torch.randn(n, n, device=DEVICE).to(DTYPES[dtype]) for _ in range(2))
+    a, b = (torch.randn(n, n, device=DEVICE).to(dtype) for _ in range(2))
     return lambda: a @ b, 2 * n**3 * 1e-12
 
 
