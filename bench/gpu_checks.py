@@ -24,6 +24,9 @@ from typing import Any
 
 PARTS = (
     "kernel_checks",
+    "kmeans_checks",
+    "network_checks",
+    "attention_checks",
     "sampler_checks",
     "tensorrt_checks",
     "discovery_checks",

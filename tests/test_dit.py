@@ -11,7 +11,7 @@ import torch
 from random_networks import dit_inputs, random_diffusers_dit, random_dit
 from torch.utils.flop_counter import FlopCounterMode
 
-from mgd3_engine.dit import PRESET_NAMES, DiT, DiTConfig, dit_config
+from mgd3_engine.dit import PRESET_NAMES, DiT, DiTConfig, dit_config, layers
 from mgd3_engine.dit.layouts import from_diffusers
 from mgd3_engine.dit.model import timestep_sinusoids
 
@@ -212,3 +212,51 @@ def test_network_without_memory_needs_no_slow_import() -> None:
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert int(result.stdout) < 20
+
+
+def test_with_and_without_a_gradient_agree() -> None:
+    """Without one other operations compute the same: oneDNN's on a CPU, our kernels on CUDA."""
+    for dtype, bound in ((torch.float32, 2e-6), (torch.bfloat16, 1e-2), (torch.float64, 1e-12)):
+        dit = random_dit(SMALL).to(dtype)
+        x, timestep, class_ids = dit_inputs(SMALL, rows=8)
+        with torch.no_grad():
+            plain = dit(x.to(dtype), timestep, class_ids)
+        recorded = dit(x.to(dtype).requires_grad_(), timestep, class_ids)
+        assert recorded.requires_grad
+        assert float((plain - recorded.detach()).norm() / plain.norm()) < bound, dtype
+
+
+def test_guidance_may_differentiate_through_a_frozen_network() -> None:
+    dit = random_dit(SMALL)
+    x, timestep, class_ids = dit_inputs(SMALL, rows=2)
+    x.requires_grad_()
+    (slope,) = torch.autograd.grad(dit(x, timestep, class_ids).square().sum(), x)
+    step = 1e-3 * torch.randn(x.shape, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        ahead, behind = (dit(x + sign * step, timestep, class_ids).square().sum() for sign in (1, -1))
+    assert float((slope * step).sum()) == pytest.approx(float(ahead - behind) / 2, rel=1e-2)
+
+
+def test_bfloat16_attention_in_slices_is_attention(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However few rows are attended at once, on a CPU: 1, 2 or all of 6."""
+    layer = random_dit(SMALL).bfloat16().blocks[0].attn
+    tokens = torch.randn(6, 16, 96, generator=torch.Generator().manual_seed(0)).bfloat16()
+    with torch.no_grad():
+        want = layer.float()(tokens.float())
+        layer.bfloat16()
+        results = []
+        for size in (1, 2 * 3 * 16 * 16 * 2, layers.SCORE_BYTES):
+            monkeypatch.setattr(layers, "SCORE_BYTES", size)
+            results.append(layer(tokens))
+    assert float((results[0] - want).norm() / want.norm()) < 1e-2
+    assert torch.equal(results[0], results[1])
+    assert torch.equal(results[0], results[2])
+
+
+def test_autocast_leaves_the_dtypes_to_torch() -> None:
+    dit = random_dit(SMALL)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        output = dit(*dit_inputs(SMALL, rows=2))
+    want = dit(*dit_inputs(SMALL, rows=2))
+    assert output.dtype == torch.bfloat16
+    assert 1e-4 < float((output - want).norm() / want.norm()) < 2e-2

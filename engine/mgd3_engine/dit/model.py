@@ -17,12 +17,7 @@ from torch import Tensor, nn
 
 from mgd3_engine.dit.config import DiTConfig
 from mgd3_engine.dit.layers import Attention, Mlp, TokenLinear, runs_plain
-from mgd3_kernels import (
-    gated_residual_norm,
-    gated_residual_norm_reference,
-    modulated_norm,
-    modulated_norm_reference,
-)
+from mgd3_kernels import gated_residual_norm, modulated_norm
 
 NUM_SINUSOIDS = 256
 MAX_PERIOD = 10_000.0
@@ -258,9 +253,8 @@ class DiT(nn.Module):
 
 def _norm(tokens: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
     """adaLN of `[N, T, d]` tokens by `[N, d]` shifts and scales: norm(tokens) (1 + scale) + shift."""
-    if runs_plain(tokens, shift, scale):
-        function = modulated_norm if tokens.is_cuda else modulated_norm_reference
-        return function(tokens, shift, scale, eps=NORM_EPS)
+    if tokens.is_cuda and runs_plain(tokens, shift, scale):
+        return modulated_norm(tokens, shift, scale, eps=NORM_EPS)
     normed = F.layer_norm(tokens, tokens.shape[-1:], eps=NORM_EPS)
     return torch.addcmul(shift[:, None], normed, 1 + scale[:, None])  # [N, T, d]
 
@@ -269,8 +263,10 @@ def _add_and_norm(
     tokens: Tensor, gate: Tensor, branch: Tensor, shift: Tensor, scale: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Return tokens + gate branch, and adaLN of it; `tokens` itself is overwritten where it can be."""
-    if runs_plain(tokens, gate, branch, shift, scale):
-        function = gated_residual_norm if tokens.is_cuda else gated_residual_norm_reference
-        return tokens, function(tokens, gate, branch, shift, scale, eps=NORM_EPS)
-    tokens = torch.addcmul(tokens, gate[:, None], branch)  # [N, T, d]
+    if not runs_plain(tokens, gate, branch, shift, scale):
+        tokens = torch.addcmul(tokens, gate[:, None], branch)  # [N, T, d]
+    elif tokens.is_cuda:
+        return tokens, gated_residual_norm(tokens, gate, branch, shift, scale, eps=NORM_EPS)
+    else:
+        tokens.addcmul_(gate[:, None], branch)
     return tokens, _norm(tokens, shift, scale)
