@@ -139,7 +139,8 @@ def make_state(problems: Problems, result: KMeansResult) -> State:
     )
 
 
-def _assign(problems: Problems, state: State, done: Tensor, labels: Tensor, members: Tensor) -> None:
+def assign(problems: Problems, state: State, done: Tensor, labels: Tensor, members: Tensor) -> None:
+    """Nearest centre of each row, into `labels` and `members`, of the problems that are not done."""
     tile = assign_tile(problems.K)
     lloyd.assign_kernel[(triton.cdiv(problems.most_rows, tile["BLOCK_N"]), problems.P)](
         problems.features,
@@ -157,7 +158,8 @@ def _assign(problems: Problems, state: State, done: Tensor, labels: Tensor, memb
     )
 
 
-def _measure(problems: Problems, state: State, done: Tensor, labels: Tensor, where_empty: bool) -> None:
+def measure(problems: Problems, state: State, done: Tensor, labels: Tensor, where_empty: bool) -> None:
+    """Distance of each row to its centre, of the problems that are not done or have an empty cluster."""
     lloyd.distance_kernel[(triton.cdiv(problems.most_rows, DISTANCE_TILE["BLOCK_N"]), problems.P)](
         problems.features,
         problems.offsets,
@@ -175,7 +177,8 @@ def _measure(problems: Problems, state: State, done: Tensor, labels: Tensor, whe
     )
 
 
-def _average(problems: Problems, state: State) -> None:
+def average(problems: Problems, state: State) -> None:
+    """Centres of the clusters whose rows have changed."""
     lloyd.update_kernel[(problems.K * problems.S, problems.P)](
         problems.features,
         problems.offsets,
@@ -201,7 +204,7 @@ def start(problems: Problems, state: State, chosen: Tensor) -> None:
     within = torch.arange(problems.K, dtype=torch.int32, device=chosen.device)
     state.starts.copy_(within.expand_as(state.starts))
     state.order[(problems.offsets[:-1, None] + within).flatten()] = chosen.flatten()
-    _average(problems, state)
+    average(problems, state)
 
 
 def iterate(problems: Problems, state: State, parity: int) -> None:
@@ -215,12 +218,12 @@ def iterate(problems: Problems, state: State, parity: int) -> None:
     P, K = problems.P, problems.K
     labels, previous_labels = state.labels[parity], state.labels[1 - parity]
     members, previous_members = state.members[parity], state.members[1 - parity]
-    _assign(problems, state, state.done, labels, members)
+    assign(problems, state, state.done, labels, members)
     tile = members_tile(problems.width)
     membership.count_kernel[(P,)](
         problems.offsets, labels, previous_labels, state.done, state.sizes, state.moved, K, **tile
     )
-    _measure(problems, state, state.done, labels, where_empty=True)
+    measure(problems, state, state.done, labels, where_empty=True)
     membership.refill_kernel[(P,)](
         problems.offsets, state.sizes, state.done, state.distances, members, K, **tile
     )
@@ -236,7 +239,7 @@ def iterate(problems: Problems, state: State, parity: int) -> None:
         K,
         **tile,
     )
-    _average(problems, state)
+    average(problems, state)
     lloyd.settle_kernel[(P,)](
         state.moved,
         state.stale,
@@ -254,8 +257,8 @@ def iterate(problems: Problems, state: State, parity: int) -> None:
 def finish(problems: Problems, state: State, result: KMeansResult) -> None:
     """Labels and inertia that belong to the last centres, and the centres back where the rows are."""
     running = torch.zeros_like(state.done)
-    _assign(problems, state, running, result.labels, state.members[0])
-    _measure(problems, state, running, result.labels, where_empty=False)
+    assign(problems, state, running, result.labels, state.members[0])
+    measure(problems, state, running, result.labels, where_empty=False)
     lloyd.inertia_kernel[(problems.P,)](problems.offsets, state.distances, result.inertia, **INERTIA_TILE)
     result.centers.add_(problems.mean[:, None])
 
