@@ -211,7 +211,7 @@ def test_residual_networks_start_from_scaled_normals(name: str) -> None:
     network = build_network(name, 10, 224)
     weight = network.get_submodule("layer4.0.conv2").weight
     assert float(weight.detach().std()) == pytest.approx(math.sqrt(2 / (9 * 512)), rel=0.01)
-    assert float(network.get_submodule("bn1").weight.min()) == 1
+    assert float(network.get_submodule("bn1").weight.detach().min()) == 1
 
 
 def test_glad_resnet_starts_from_the_default() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -54,3 +55,9 @@ def test_a_class_of_one_image_cannot_be_split(pictures: Path, tmp_path: Path) ->
         file.unlink()
     with pytest.raises(UserError, match="class bee must have at least 2 images"):
         fit_part(open_dataset(str(root)))
+
+
+def test_a_stream_cannot_be_split(pictures: Path) -> None:
+    streamed = replace(open_dataset(str(pictures)), stream=object())
+    with pytest.raises(UserError, match="which is read from front to back"):
+        held_out_part(streamed)

@@ -65,7 +65,7 @@ def fit_part(dataset: Dataset) -> Dataset:
         The same classes and labels, split "fit".
 
     Raises:
-        UserError: A class has fewer than 2 images.
+        UserError: A class has fewer than 2 images, or images can only be read from front to back.
     """
     return _part(dataset, "fit", held_out=False)
 
@@ -82,12 +82,17 @@ def held_out_part(dataset: Dataset) -> Dataset:
         The same classes and labels, split "val of train".
 
     Raises:
-        UserError: A class has fewer than 2 images.
+        UserError: A class has fewer than 2 images, or images can only be read from front to back.
     """
     return _part(dataset, "val of train", held_out=True)
 
 
 def _part(dataset: Dataset, split: str, *, held_out: bool) -> Dataset:
+    if dataset.stream is not None:
+        raise UserError(
+            f"dataset must be a name or a folder to hold images out of it, got {dataset.name}, which is read"
+            " from front to back"
+        )
     classes = []
     for cls in dataset.classes:
         chosen = _held_out(cls)

@@ -11,9 +11,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from mgd3_fast.datasets import IMAGENET_NAMES, Dataset, describe, open_dataset
+from mgd3_fast.datasets import IMAGENET_NAMES, Dataset, describe
 from mgd3_fast.datasets.holdout import held_out_part
+from mgd3_fast.datasets.opening import open_source
 from mgd3_fast.devices import device_name, resolve_device
+from mgd3_fast.errors import UserError
 from mgd3_fast.evaluate.accuracy import count_correct
 from mgd3_fast.evaluate.config import EvaluateConfig
 from mgd3_fast.evaluate.distilled import DistilledFolder, read_folder
@@ -144,9 +146,14 @@ def _open_tested(config: EvaluateConfig, progress: Progress) -> Dataset:
     split = "train"
     if config.eval_split == "test":
         split = "val" if config.dataset in IMAGENET_NAMES else "test"
-    dataset = open_dataset(
+    dataset = open_source(
         config.dataset, data_dir=data_dir, classes=config.classes, split=split, progress=progress
     )
+    if not isinstance(dataset, Dataset) or dataset.stream is not None:
+        raise UserError(
+            f"dataset must be a name or a folder to test on, got {config.dataset!r}, which is read from front"
+            " to back"
+        )
     return held_out_part(dataset) if config.eval_split == "val" else dataset
 
 

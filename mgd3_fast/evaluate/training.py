@@ -191,7 +191,7 @@ class _Trainer:
             self.curve.append((self.epoch, correct))
 
     def _average(self, decay: float) -> None:
-        """GLaD's average, once an epoch; its decay rises with the epochs: min(decay, 1 - 1 / (1 + e))."""
+        """GLaD's average, once an epoch; its decay after e epochs is min(decay, 1 - 1 / e)."""
         share = min(decay, 1 - 1 / self.epoch)
         with torch.no_grad():
             for averaged, current in zip(
