@@ -123,6 +123,17 @@ def table(rows: list[dict[str, Any]], methods: list[str]) -> str:
     return "\n".join(lines)
 
 
+def write_result(arguments: argparse.Namespace, sources: Sources, rows: list[dict[str, Any]]) -> None:
+    result = {
+        "machine": describe_machine(),
+        "dataset": DATASET,
+        "images": len(sources.dataset),
+        "ipc": arguments.ipc,
+        "rows": rows,
+    }
+    (arguments.out / RESULT).write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+
+
 def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--out", type=Path, required=True, help="folder of the results and distilled sets")
@@ -151,16 +162,10 @@ def main(argv: list[str] | None = None) -> int:
         for seed in arguments.seeds
         for method in arguments.methods
     ]
+    write_result(arguments, sources, rows)
     if arguments.evaluate:
         score(rows, arguments, progress)
-    result = {
-        "machine": describe_machine(),
-        "dataset": DATASET,
-        "images": len(sources.dataset),
-        "ipc": arguments.ipc,
-        "rows": rows,
-    }
-    (arguments.out / RESULT).write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+        write_result(arguments, sources, rows)
     print(table(rows, arguments.methods))
     print("inertia: mean squared distance of an image's latents from the nearest mode")
     print(f"everything: {arguments.out / RESULT}")
