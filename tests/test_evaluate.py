@@ -329,7 +329,14 @@ def rename(folder: Path, old: str, new: str) -> None:
             "must hold a manifest.json of this version of mgd3-fast or none",
         ),
         (lambda folder: (folder / ".mgd3-fast").mkdir(), "must be a finished run"),
-        (lambda folder: (folder / "bee" / "1.png").write_bytes(b"no image"), "images must be readable, got"),
+        (
+            lambda folder: (folder / "bee" / "1.png").write_bytes(b"no image"),
+            "images must be readable, got .*bee/1.png",
+        ),
+        (
+            lambda folder: (folder / "ant" / "0.png").write_bytes(b"no image"),
+            "images must be readable, got .*ant/0.png",
+        ),
     ],
     ids=[
         "missing",
@@ -342,6 +349,7 @@ def rename(folder: Path, old: str, new: str) -> None:
         "foreign-manifest",
         "unfinished",
         "damaged",
+        "first-damaged",
     ],
 )
 def test_folders_that_do_not_fit_are_one_line_and_exit_2(

@@ -106,7 +106,8 @@ def make_plan(config: EvaluateConfig, progress: Progress) -> Plan:
     progress.note(describe(dataset))
     found = [read_folder(path, dataset, config.ipc) for path in config.folders]
     folders = dict(zip(_distinct_names(found), found, strict=True))
-    side = min(found[0].images[0].load().size)
+    first = load_images(found[0].images[:1], None, None, name="first image")
+    side = min(first.pixels.shape[2:])
     preset = find_preset(config.preset, dataset.name, side, dataset.name in IMAGENET_NAMES)
     networks = config.networks or default_networks(
         preset, config.protocol, config.size or preset.size or side
