@@ -1,7 +1,7 @@
 """The paper's ablations on real images: mnist5k, the demo model, the hard protocol's small preset.
 
     python bench/ablations.py run --work DIR                  # resumable; --part 1/2 and 2/2 side by side
-    python bench/ablations.py table --work DIR --out bench/results/ablations-mnist5k.json
+    python bench/ablations.py table --work DIR --out bench/results/ablations/mnist5k.json
 
 A cell is one setting and one seed: the seed of the modes, of every image, and of the classifier that is
 trained on them. Settings that tune something are distilled from four fifths of the training images and scored
@@ -247,7 +247,7 @@ def main() -> int:
     parser.add_argument("--work", type=Path, required=True, help="folder of images and scores; taken up")
     parser.add_argument("--part", default="1/1", metavar="I/N", help="run every N-th cell, from the I-th")
     parser.add_argument("--seeds", type=int, default=len(SEEDS), help="seeds 0..N-1")
-    parser.add_argument("--out", type=Path, default=Path("bench/results/ablations-mnist5k.json"))
+    parser.add_argument("--out", type=Path, default=Path("bench/results/ablations/mnist5k.json"))
     args = parser.parse_args()
     if args.action == "table":
         write_table(args.work, args.out)
