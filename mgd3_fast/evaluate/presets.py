@@ -1,7 +1,7 @@
 """Image sizes, networks and epochs that belong together.
 
 "imagenet" is what the papers do. "small" follows the same code bases' rules for 28 to 64 pixels. "mnist5k" is
-small enough that one training takes about 20 s of one CPU core at 10 images per class.
+small enough that one training takes about 25 s of one CPU core at 10 images per class.
 """
 
 from __future__ import annotations
