@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from mgd3_engine.backends import BackendRequest, create_backend
 from mgd3_engine.dit import DiT, DiTConfig, dit_config, float8_linears
 from mgd3_engine.dit.float8 import FLOAT8, LARGEST, Float8Linear, missing_float8, quantise_rows
 from mgd3_engine.dit.layers import TokenLinear
+from mgd3_fast import DistillConfig, distill, sources
 
 CPU = torch.device("cpu")
 SMALL = DiTConfig(input_size=8, patch_size=2, hidden_size=96, depth=2, num_heads=3, num_classes=10)
@@ -183,3 +185,20 @@ def test_exporting_backends_refuse_it(backend: str) -> None:
     request = BackendRequest(denoiser=dit, device=CPU, dtype=torch.bfloat16, rows=8)
     with pytest.raises(ValueError, match="must"):
         create_backend(backend, request)
+
+
+@pytest.mark.usefixtures("cache")
+def test_manifest_says_fp8(
+    tiny_generator: Path, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A whole run with 8-bit products on the CPU, which the command line refuses."""
+    monkeypatch.setattr(sources, "resolve_precision", lambda name, device: name)
+    settings = {"dataset": str(pictures), "generator": str(tiny_generator), "ipc": 1, "device": "cpu"}
+    eight, half = (
+        distill(DistillConfig(**settings, out=tmp_path / name, precision=name)).manifest
+        for name in ("fp8", "bf16")
+    )
+    assert eight is not None
+    assert half is not None
+    assert (eight["settings"]["precision"], half["settings"]["precision"]) == ("fp8", "bf16")
+    assert [one["sha256"] for one in eight["images"]] != [one["sha256"] for one in half["images"]]
