@@ -84,10 +84,12 @@ def test_bfloat16_is_close_to_float32() -> None:
     assert (got - want).square().mean().sqrt() < 0.02 * want.square().mean().sqrt()
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("config", [SMALL, replace(S2, depth=2)], ids=["small", "S/2 of two blocks"])
-def test_bytes_of_a_row_do_not_depend_on_its_place(config: DiTConfig) -> None:
-    dit = random_dit(config)
+def test_bytes_of_a_row_do_not_depend_on_its_place(config: DiTConfig, dtype: torch.dtype) -> None:
+    dit = random_dit(config).to(dtype)
     x, timestep, class_ids = dit_inputs(config, rows=8)
+    x = x.to(dtype)
     order = torch.tensor([3, 0, 7, 5, 1, 6, 2, 4])
     first = dit(x, timestep, class_ids)
     assert torch.equal(dit(x[order], timestep[order], class_ids[order]), first[order])
