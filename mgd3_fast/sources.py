@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from mgd3_fast.datasets import Dataset, ImageStream, describe, open_source, unread_error
@@ -10,7 +10,7 @@ from mgd3_fast.datasets.holdout import fit_part
 from mgd3_fast.devices import autoencoder_dtype, device_name, dtype_of, resolve_device, resolve_precision
 from mgd3_fast.errors import UserError
 from mgd3_fast.generators import Generator, load_generator
-from mgd3_fast.latents import LatentStore, StreamShare, encode_stream, make_job
+from mgd3_fast.latents import Encoded, LatentStore, StreamShare, encode_stream, make_job
 
 if TYPE_CHECKING:
     import torch
@@ -29,7 +29,7 @@ class Sources:
         device: Where the networks run.
         precision: fp32, bf16, fp16 or fp8.
         store: Latents of this autoencoder, kept between runs.
-        encoded: Images that were encoded to open the dataset: those of a stream that was never read.
+        encoded: What was encoded to open the dataset: images of a stream that was never read.
     """
 
     dataset: Dataset
@@ -37,7 +37,7 @@ class Sources:
     device: torch.device
     precision: str
     store: LatentStore
-    encoded: int = 0
+    encoded: Encoded = field(default_factory=Encoded)
 
 
 def open_sources(config: EncodeConfig, progress: Progress, share: StreamShare | None = None) -> Sources:
@@ -83,7 +83,7 @@ def open_sources(config: EncodeConfig, progress: Progress, share: StreamShare | 
         dataset = Dataset(opened.name, (), opened.class_names or (), root=opened.location)
     else:
         progress.note(describe(dataset))
-    return Sources(dataset, generator, device, precision, store, encoded.images)
+    return Sources(dataset, generator, device, precision, store, encoded)
 
 
 def open_training_images(config: EncodeConfig, progress: Progress) -> Dataset:

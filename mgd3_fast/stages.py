@@ -66,8 +66,15 @@ def encode(
             raise UserError(f"shard must be of at most {len(dataset.classes)} classes, got {part}/{parts}")
         dataset = dataset.subset([cls.label for cls in dataset.classes[part - 1 :: parts]])
     report = _encode(sources, dataset, config.on_bad_image, progress, check=True, share=share)
-    reused = max(0, report.reused - sources.encoded)
-    return replace(report, images=report.images + sources.encoded, reused=reused), sources
+    opening = sources.encoded
+    report = replace(
+        report,
+        images=report.images + opening.images,
+        reused=max(0, report.reused - opening.images),
+        seconds=report.seconds + opening.seconds,
+        bytes_written=report.bytes_written + opening.bytes_written,
+    )
+    return report, sources
 
 
 def discover(

@@ -177,6 +177,8 @@ def _checksum(tensors: Mapping[str, Tensor]) -> str:
 
 
 def _bytes_of(tensor: Tensor) -> memoryview:
+    if tensor.numel() == 0:
+        return memoryview(b"")
     return tensor.detach().contiguous().flatten().view(torch.uint8).numpy().data
 
 

@@ -143,7 +143,10 @@ class TestNames:
                 r"one of imagenet1k, .*, mnist5k, .*did you mean 'imagenette'\?",
             ),
             ("MNIST5K", r"did you mean 'mnist5k'\?"),
-            ("/no/such/folder", r"an existing folder of class folders, hf:... or wds:..., got '/no/such/folder'$"),
+            (
+                "/no/such/folder",
+                r"an existing folder of class folders, hf:... or wds:..., got '/no/such/folder'$",
+            ),
         ],
     )
     def test_wrong_name_lists_the_allowed_ones(self, spec: str, message: str) -> None:

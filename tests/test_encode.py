@@ -3,7 +3,14 @@
 from __future__ import annotations
 
 import io
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
 from collections import namedtuple
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +95,88 @@ def test_interrupted_run_keeps_finished_classes_and_resumes_to_the_same_bytes(
     assert sorted(path.name for path in store.folder.iterdir()) == sorted(
         store.path(cls).name for cls in dataset.classes
     )
+
+
+def test_flipped_bit_is_found_when_contents_are_checked(store: LatentStore) -> None:
+    dataset = array_dataset(4, 4)
+    encode_dataset(dataset, PoolingEncoder(), store)
+    path = store.path(dataset.classes[1])
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-30] + bytes([whole[-30] ^ 1]) + whole[-29:])
+    assert encode_dataset(dataset, PoolingEncoder(), store).reused == 8
+    report = encode_dataset(dataset, PoolingEncoder(), store, check=True)
+    assert (report.images, report.reused) == (4, 4)
+    assert path.read_bytes() == whole
+
+
+class TestSeveralProcesses:
+    """Threads stand for processes: locks are of open files."""
+
+    def test_each_class_is_encoded_once_and_all_get_all(self, store: LatentStore) -> None:
+        dataset = array_dataset(*[9] * 12)
+        encoders = [PoolingEncoder() for _ in range(3)]
+        with ThreadPoolExecutor(3) as pool:
+            reports = list(pool.map(lambda encoder: encode_dataset(dataset, encoder, store), encoders))
+        assert sum(len(encoder.batch_rows) for encoder in encoders) == 12
+        assert sum(report.images for report in reports) == len(dataset)
+        for report in reports:
+            assert report.images + report.reused == len(dataset)
+            assert report.counts == dataset.counts
+
+    def test_a_class_that_another_leaves_is_taken_up(self, store: LatentStore) -> None:
+        dataset = array_dataset(9, 9)
+        store.prepare()
+        held = store.claim(dataset.classes[0])
+        assert held is not None
+        lines = io.StringIO()
+        timer = threading.Timer(0.3, held.release)
+        timer.start()
+        report = encode_dataset(dataset, PoolingEncoder(), store, progress=Progress(stream=lines))
+        timer.join()
+        assert report.images == 18
+        assert "waiting for classes that other processes are encoding: 0" in lines.getvalue()
+
+    def test_claims_are_given_back_after_a_failure(self, store: LatentStore) -> None:
+        dataset = array_dataset(9, 9)
+        with pytest.raises(KeyboardInterrupt):
+            encode_dataset(dataset, PoolingEncoder(stop_after=0), store)
+        assert [path for path in store.folder.iterdir() if path.name.endswith(".lock")] == []
+
+
+SLOW_ENCODE = """
+import sys, time
+sys.path.insert(0, sys.argv[1])
+from encoders import PoolingEncoder, array_dataset
+from mgd3_fast.latents import LatentStore, encode_dataset
+
+class Slow(PoolingEncoder):
+    def encode(self, images):
+        time.sleep(0.01)
+        return super().encode(images)
+
+encode_dataset(array_dataset(*[20] * 60), Slow(), LatentStore(sys.argv[2], "d1gest", 8), batch_size=8)
+"""
+
+
+def test_sigkill_keeps_finished_classes_and_leaves_nothing_else(store: LatentStore, tmp_path: Path) -> None:
+    command = [sys.executable, "-c", SLOW_ENCODE, str(Path(__file__).parent), str(store.root)]
+    process = subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    deadline = time.monotonic() + 60
+    while len(list(store.folder.glob("*.safetensors"))) < 5:
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    dataset = array_dataset(*[20] * 60)
+    finished = len(list(store.folder.glob("*.safetensors")))
+    report = encode_dataset(dataset, PoolingEncoder(), store, batch_size=8, check=True)
+    assert (report.images, report.reused) == (20 * (60 - finished), 20 * finished)
+    whole = LatentStore(tmp_path / "whole", "d1gest", 8)
+    encode_dataset(dataset, PoolingEncoder(), whole, batch_size=8)
+    assert {path.name: path.read_bytes() for path in store.folder.iterdir()} == {
+        path.name: path.read_bytes() for path in whole.folder.iterdir()
+    }
 
 
 def test_damaged_file_is_noted_and_encoded_again(store: LatentStore) -> None:

@@ -138,7 +138,10 @@ def open_hub_stream(spec: str, split: str) -> HubStream:
     rows = _lookup(spec, lambda: builder.as_streaming_dataset(split=chosen))
     columns = _columns(rows.features, options, spec)
     files = [str(file) for file in (builder.config.data_files or {}).get(chosen, ())]
-    name = f"hf:{parts['path']}" + (f":{parts['config']}" if parts["config"] else "")
+    path, config = parts["path"], parts["config"]
+    if path.startswith(_LOCAL_PREFIXES):
+        path = Path(path).expanduser().resolve().name
+    name = f"hf:{path}" + (f":{config}" if config else "")
     told = (builder.info.splits or {}).get(chosen)
     num_images = told.num_examples if told is not None else None
     return HubStream(spec, name, _undecoded(rows, columns), files, chosen, columns, num_images)

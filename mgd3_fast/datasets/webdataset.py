@@ -269,7 +269,7 @@ def _json_label(text: str) -> str:
 def _key_and_extension(name: str) -> tuple[str, str]:
     folder, _, last = name.rpartition("/")
     stem, _, extension = last.partition(".")
-    return f"{folder}/{stem}", extension.lower()
+    return f"{folder}/{stem}" if folder else stem, extension.lower()
 
 
 def _is_label(name: str) -> bool:

@@ -42,6 +42,7 @@ class Encoded:
 
     images: int = 0
     bytes_written: int = 0
+    seconds: float = 0.0
 
 
 def make_job(

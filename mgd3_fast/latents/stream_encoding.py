@@ -98,12 +98,14 @@ def encode_stream(
         UserError: A bad image with `on_bad_image="error"`, a label out of range, a class without images, or
             the stream broke off; what was encoded is kept.
     """
+    started = time.monotonic()
     chosen = None
     if classes is not None and stream.class_names is not None:
         chosen = frozenset(select_classes(classes, plain_names(stream.class_names)))
     reading = _Reading(stream, job, chosen)
     finished = reading.run(share)
     index = read_index(reading.index_path) if finished else None
+    reading.encoded.seconds = time.monotonic() - started
     dataset = None if index is None else indexed_dataset(stream, index, classes, split)
     return dataset, reading.encoded
 
@@ -176,6 +178,7 @@ class _Reading:
             # The parts and the classes' files lie side by side while the one is sorted into the other.
             check_room(job.store, total, job.encoder.shape, job.progress, copies=2)
         mine = (share or StreamShare()).shards(len(stream.shards))
+        self._refuse_bad(mine)
         stored = {shard: self._rows_of(shard) for shard in mine}
         with job.progress.stage("encode", total=total, unit="img", initial=sum(stored.values())) as bar:
             self._read_shards(mine, stored, bar)
@@ -310,7 +313,17 @@ class _Reading:
                 claim.release()
         return True
 
+    def _refuse_bad(self, shards: Sequence[int]) -> None:
+        """Under "error", parts that were stored under "skip" must not hide a bad image."""
+        if self.job.on_bad_image == "skip":
+            return
+        for shard in shards:
+            for part in self._parts.of_shard(shard):
+                for bad in part.bad:
+                    raise bad_image_error(f"{self.stream.location}: {bad.name}", bad.reason)
+
     def _sort(self) -> None:
+        self._refuse_bad(range(len(self.stream.shards)))
         index = sort_into_classes(self.stream, self._parts, self.chosen, self.job)
         # The index is written last: it tells later runs that the classes are there.
         write_index(self.index_path, index)

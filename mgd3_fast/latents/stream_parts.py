@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -176,8 +177,11 @@ class StreamParts:
         save_tensors(self._path(shard, first_row), tensors, metadata)
 
     def remove(self) -> None:
-        """Delete all parts."""
+        """Delete all parts, and the folders above them that are empty then."""
         shutil.rmtree(self.folder, ignore_errors=True)
+        for folder in (self.folder.parent, self.folder.parent.parent):
+            with suppress(OSError):
+                folder.rmdir()
 
     def _path(self, shard: int, first_row: int) -> Path:
         return self.folder / f"{shard:06d}-{first_row:010d}.safetensors"
