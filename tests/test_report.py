@@ -160,6 +160,17 @@ def test_without_its_dataset_a_run_is_still_shown(finished, tmp_path, capsys):
     assert "real images, maps and metrics are left out: dataset must be one of" in page.text
 
 
+@pytest.mark.parametrize("split", ["train", "fit"])
+def test_real_images_chosen_without_a_generator(config, pictures, cache_of_session, tmp_path, split):
+    out = tmp_path / "chosen"
+    distill(DistillConfig(dataset=str(pictures), out=out, ipc=2, method="random", split=split))
+    page = Page(write_report(config(folder=out, generator=None, map="off")).read_text())
+    assert len(page.images) == 12
+    assert "chosen from" in page.text
+    assert "the real image it is" in page.text
+    assert "choose" in page.words
+
+
 def test_without_its_generator_there_are_no_maps(config):
     page = Page(write_report(config(generator=None)).read_text())
     assert len(page.images) == 18

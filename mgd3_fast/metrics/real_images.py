@@ -19,9 +19,7 @@ from mgd3_fast.datasets import (
     Dataset,
     center_crop,
     decode_image,
-    describe,
     image_batches,
-    open_dataset,
 )
 from mgd3_fast.errors import UserError
 from mgd3_fast.generators import load_generator
@@ -29,7 +27,7 @@ from mgd3_fast.latents import encode_dataset
 from mgd3_fast.metrics.config import MetricsConfig
 from mgd3_fast.metrics.features import FeatureSpace, LatentSpace, OnnxSpace, PixelSpace
 from mgd3_fast.progress import Progress
-from mgd3_fast.sources import open_sources
+from mgd3_fast.sources import open_sources, open_training_images
 
 _ROWS = 64
 
@@ -96,10 +94,7 @@ def open_comparison(config: MetricsConfig, progress: Progress) -> Comparison:
     """
     if config.features == "latents":
         return _by_latents(config, progress)
-    dataset = open_dataset(
-        config.dataset, data_dir=config.data_dir, classes=config.classes, progress=progress
-    )
-    progress.note(describe(dataset))
+    dataset = open_training_images(config, progress)
     R = config.resolution or load_generator(config.generator, dataset_name=dataset.name).resolution
     space: FeatureSpace = PixelSpace()
     settings: dict[str, Any] = {"features": config.features, "resolution": R}

@@ -13,6 +13,7 @@ from PIL import Image
 
 from mgd3_fast import __version__
 from mgd3_fast.datasets import BadImageError, Dataset, center_crop, decode_image, open_dataset
+from mgd3_fast.datasets.holdout import fit_part
 from mgd3_fast.errors import UserError
 from mgd3_fast.metrics.config import MetricsConfig
 from mgd3_fast.metrics.measuring import SCORES, Measured, measure
@@ -24,7 +25,7 @@ from mgd3_fast.writers import read_manifest
 
 REPORT = "report.html"
 _TEMPLATE = "report.html.j2"
-_STAGES = ("encode", "discover", "sample", "decode", "write")
+_PIXELATED_PX = 64  # images up to this size are enlarged without smoothing
 
 
 @dataclass(frozen=True)
@@ -92,14 +93,16 @@ def _open_real(
     """Open the run's dataset; one that was not asked for by name may be missing."""
     recorded = manifest["dataset"]
     names = ",".join(one["name"] for one in manifest["classes"])
+    part = recorded["split"]
     try:
         dataset = open_dataset(
             config.dataset or recorded["name"],
             data_dir=config.data_dir,
             classes=names,
-            split=recorded["split"],
+            split="train" if part == "fit" else part,
             progress=progress,
         )
+        dataset = fit_part(dataset) if part == "fit" else dataset
     except UserError as error:
         if config.dataset is not None or config.data_dir is not None:
             raise
@@ -129,7 +132,8 @@ def _measure(
             dataset=config.dataset or manifest["dataset"]["name"],
             data_dir=config.data_dir,
             classes=",".join(dataset.class_names),
-            generator=config.generator or manifest["generator"]["name"],
+            generator=config.generator or manifest["generator"]["name"] or "auto",
+            split=manifest["dataset"]["split"],
             cache_dir=config.cache_dir,
             on_bad_image="skip",
         )
@@ -152,12 +156,13 @@ def _shown_class(
     one = manifest["classes"][place]
     records = [record for record in manifest["images"] if record["class"] == one["name"]]
     images = []
+    side = _read(folder / records[0]["file"]).width
     for index in spread(len(records), most):
         record = records[index]
         real = None
         if dataset is not None:
             whole = dataset.load(place, record["source_index"])
-            real = data_url(center_crop(whole, manifest["generator"]["resolution"]))
+            real = data_url(center_crop(whole, side))
         images.append(
             ShownImage(
                 data_url(_read(folder / record["file"])),
@@ -201,7 +206,7 @@ def _evaluations(paths: Sequence[Path]) -> list[dict[str, Any]]:
 def _timings(sessions: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Seconds of each stage over all sessions, and their share of the longest."""
     seconds = {stage: sum((one["timings_s"] or {}).get(stage, 0.0) for one in sessions) for stage in _STAGES}
-    longest = max(seconds.values()) or 1.0
+    longest = max(seconds.values(), default=0.0) or 1.0
     return [{"stage": stage, "s": value, "share": value / longest} for stage, value in seconds.items()]
 
 
@@ -219,6 +224,7 @@ def _render(
     template = files("mgd3_fast.report").joinpath(_TEMPLATE).read_text(encoding="utf-8")
     page: str = environment.from_string(template).render(
         title=folder.resolve().name,
+        small=_read(folder / manifest["images"][0]["file"]).width <= _PIXELATED_PX,
         manifest=manifest,
         classes=classes,
         measured=None if measured is None else measured.folders[0],
