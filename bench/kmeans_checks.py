@@ -54,7 +54,7 @@ def offsets_of(sizes: Sequence[int]) -> Tensor:
 def small_problems(setting: Setting, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor, int]:
     """Features, offsets and K for what needs no size."""
     sizes = [732, 1300, 981, 50, 64] if setting.on_gpu else [9, 7]
-    dim, K = setting.size(FEATURES, 20), setting.size(CLUSTERS, 3)
+    dim, K = setting.size(FEATURES, 12), setting.size(CLUSTERS, 2)
     return make_rows(sizes, dim, setting, dtype), offsets_of(sizes), K
 
 
@@ -211,7 +211,7 @@ def sklearn_inertia(features: Tensor, sizes: Sequence[int], K: int, problems: in
 def check_kmeans_goal(setting: Setting) -> dict[str, Any]:
     """1000 ragged classes of 4096 features, k = 50: under 5 s for all; every pass's share of a copy."""
     sizes = ragged_sizes(1000) if setting.on_gpu else [7, 6]
-    dim, K = setting.size(FEATURES, 20), setting.size(CLUSTERS, 3)
+    dim, K = setting.size(FEATURES, 12), setting.size(CLUSTERS, 2)
     features, offsets = make_rows(sizes, dim, setting), offsets_of(sizes)
     held = torch.cuda.memory_allocated() if setting.on_gpu else 0
     compiled = time.perf_counter()

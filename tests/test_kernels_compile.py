@@ -208,5 +208,5 @@ def test_every_kmeans_kernel(clusters: int, features: list[str], tmp_path: Path)
     rows = compile_report(tmp_path, "--clusters", str(clusters), *features, script="kmeans_resources.py")
     assert len(rows) == len(KMEANS) * len(CAPABILITIES)
     for row in rows:
-        # Measured: a word or two on 10.0; 112 bytes on 12.0 where rows are not aligned, as no latents are.
+        # Measured: two words on 10.0; up to 112 bytes where D is no multiple of 16, as it is of latents.
         check_kmeans(row, spilled=128 if "--odd" in features else 8)
