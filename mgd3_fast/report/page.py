@@ -205,7 +205,9 @@ def _evaluations(paths: Sequence[Path]) -> list[dict[str, Any]]:
 
 def _timings(sessions: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Seconds of each stage over all sessions, and their share of the longest."""
-    seconds = {stage: sum((one["timings_s"] or {}).get(stage, 0.0) for one in sessions) for stage in _STAGES}
+    spent = [one["timings_s"] or {} for one in sessions]
+    stages = dict.fromkeys(stage for one in spent for stage in one if stage != "total")
+    seconds = {stage: sum(one.get(stage, 0.0) for one in spent) for stage in stages}
     longest = max(seconds.values(), default=0.0) or 1.0
     return [{"stage": stage, "s": value, "share": value / longest} for stage, value in seconds.items()]
 
