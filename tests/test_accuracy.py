@@ -22,8 +22,10 @@ pytestmark = pytest.mark.usefixtures("cache", "one_thread")
 
 CPU, IMAGES = torch.device("cpu"), 8
 # Final latents of the demo model after 50 guided steps against float32, relative root mean square. Measured:
-# bf16 8.3e-3, fp8 4.7e-2, onnxruntime in fp32 5.9e-7.
-BOUND = {"bf16": 2e-2, "fp8": 8e-2, "onnxruntime fp32": 5e-6}
+# bf16 8.2e-3, fp8 5.1e-2.
+BOUND = {"bf16": 2e-2, "fp8": 8e-2}
+# A tiny random DiT, 4 steps, float32. Measured: 1.0e-6.
+ONNXRUNTIME_BOUND = 5e-6
 
 
 @pytest.fixture
@@ -123,11 +125,11 @@ def test_bounds_of_the_demo_model(pairs: Callable[..., None], monkeypatch: pytes
         assert errors["bf16"] < errors["fp8"] < BOUND["fp8"]
 
 
-def test_onnxruntime_is_float32_eager(pairs: Callable[..., None]) -> None:
+def test_onnxruntime_is_float32_eager(pairs: Callable[..., None], tiny_generator: Path) -> None:
     pytest.importorskip("onnxruntime")
     pairs(("onnxruntime",), "fp32")
-    (found,) = measure_accuracy(device="cpu")["results"]
-    assert found["relative_rms"] < BOUND["onnxruntime fp32"], found
+    (found,) = measure_accuracy(str(tiny_generator), device="cpu")["results"]
+    assert 0 < found["relative_rms"] < ONNXRUNTIME_BOUND, found
 
 
 def test_command_prints_a_table_or_json(
