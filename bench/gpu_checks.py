@@ -31,6 +31,7 @@ PARTS = (
     "tensorrt_checks",
     "discovery_checks",
     "decode_checks",
+    "encode_checks",
     "evaluate_checks",
 )
 """Modules of this folder, each with its `CHECKS`."""
