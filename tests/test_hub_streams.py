@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -151,7 +152,24 @@ def test_version_of_a_file_on_the_hub_is_its_content_not_the_commit(monkeypatch:
             return {"name": path, "size": 7, "blob_id": "b10b", "last_commit": None, "mtime": 5}
 
     monkeypatch.setattr("fsspec.core.url_to_fs", lambda url: (Hub(), url))
-    assert _version("hf://datasets/owner/name@1234/train.parquet")[1:] == ["7", "b10b"]
+    for commit in ("1234", "5678"):
+        assert _version(f"hf://datasets/owner/name@{commit}/train.parquet") == ["train.parquet", "7", "b10b"]
+
+
+def test_a_file_that_breaks_off_is_told(write: Writer) -> None:
+    folder = write([[0, 1] * 200])
+    stream = stream_of(f"hf:{folder}")
+    (file,) = folder.iterdir()
+    file.write_bytes(file.read_bytes()[:2000])
+    with pytest.raises(UserError, match=r"^hf:.* broke off: .*; run again to go on$"):
+        rows_of(stream)
+
+
+def test_copies_of_the_files_have_one_identity(write: Writer) -> None:
+    one = write([[0, 1]])
+    other = one.with_name("copy")
+    shutil.copytree(one, other)
+    assert stream_of(f"hf:{one}").identity == stream_of(f"hf:{other}").identity
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 
 import pytest
 
@@ -59,3 +60,11 @@ def test_quiet_says_nothing(capfd: pytest.CaptureFixture[str]) -> None:
         display.note("unheard")
     assert stream.getvalue() == ""
     assert capfd.readouterr() == ("", "")
+
+
+def test_plain_lines_without_a_known_total_count_and_rate_alone() -> None:
+    lines = io.StringIO()
+    with Progress(stream=lines).stage("encode", total=None, unit="img", initial=5) as bar:
+        bar.advance(3)
+    (line,) = lines.getvalue().splitlines()
+    assert re.fullmatch(r"encode: 8 img, [\d.e+]+ img/s", line)

@@ -98,9 +98,11 @@ class HubStream:
                     name += "-" + re.split(r"[/\\]", image["path"])[-1]
                 yield StreamedImage(row, name, self._label(fields, name), _content(image))
                 row += 1
-        except OSError as error:
+        except UserError:
+            raise
+        except Exception as error:  # the libraries below raise errors of a dozen families
             reason = " ".join(str(error).split()) or type(error).__name__
-            raise UserError(f"{self.location} broke off: {reason}; run again to go on") from None
+            raise UserError(f"{self.location} broke off: {reason}; run again to go on") from error
 
     def _label(self, fields: Mapping[str, Any], name: str) -> str:
         label = fields[self._columns.label]
@@ -241,10 +243,10 @@ def _content(image: Mapping[str, Any]) -> bytes:
 
 
 def _version(url: str) -> list[str]:
-    """What tells this file from an earlier one of the same name."""
+    """What tells this file from an earlier one of the same name; copies in other places are alike."""
     import fsspec
 
     files, path = fsspec.core.url_to_fs(url)
     found = files.info(path)
     version = next((str(found[key]) for key in _VERSIONS if found.get(key)), "")
-    return [url, str(found.get("size")), version]
+    return [url.rsplit("/", 1)[-1], str(found.get("size")), version]

@@ -76,12 +76,14 @@ class Shards:
 
     @cached_property
     def identity(self) -> str:
-        """Hex sha256 of the URLs, of sizes and times of change where they are files, and of class names."""
-        parts = [*self.urls, *(self.class_names or ())]
+        """Hex sha256 of the class names, of names, sizes and times of change of files, and of other URLs."""
+        parts = list(self.class_names or ())
         for url in self.urls:
             if _is_path(url):
                 found = Path(url).stat()
-                parts.append(f"{found.st_size} {found.st_mtime_ns}")
+                parts.append(f"{_base_name(url)} {found.st_size} {found.st_mtime_ns}")
+            else:
+                parts.append(url)
         return hashlib.sha256("\n".join(parts).encode("utf-8", "surrogateescape")).hexdigest()
 
     @property

@@ -180,9 +180,13 @@ class _Reading:
         mine = (share or StreamShare()).shards(len(stream.shards))
         self._refuse_bad(mine)
         stored = {shard: self._rows_of(shard) for shard in mine}
-        with job.progress.stage("encode", total=total, unit="img", initial=sum(stored.values())) as bar:
-            self._read_shards(mine, stored, bar)
-        return self._finish()
+        while True:
+            with job.progress.stage("encode", total=total, unit="img", initial=sum(stored.values())) as bar:
+                self._read_shards(mine, stored, bar)
+            finished = self._finish()
+            # Alone responsible, this process reads again what was damaged meanwhile.
+            if finished or share is not None:
+                return finished
 
     def _read_shards(self, shards: Sequence[int], stored: dict[int, int], bar: Bar) -> None:
         """Read what is missing of some shards; waits for those that others are reading."""
