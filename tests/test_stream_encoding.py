@@ -29,8 +29,8 @@ from mgd3_fast.latents import (
     encode_dataset,
     encode_stream,
     make_job,
+    shard_encoder,
     stream_classes,
-    stream_encoding,
 )
 from mgd3_fast.progress import Progress
 
@@ -115,7 +115,7 @@ def expected(stream: Pictures, label: int) -> list[tuple[str, torch.Tensor]]:
 def test_interleaved_classes_end_in_a_file_each(
     store: LatentStore, monkeypatch: pytest.MonkeyPatch, part: int, workers: int
 ) -> None:
-    monkeypatch.setattr(stream_encoding, "_PART_LATENTS", part)
+    monkeypatch.setattr(shard_encoder, "_PART_LATENTS", part)
     stream = Pictures(random_labels(21, 16, 9))
     dataset = read(stream, store, num_workers=workers)
     assert dataset.class_names == NAMES
@@ -142,7 +142,7 @@ def test_bytes_depend_neither_on_parts_nor_workers_nor_shares(
 ) -> None:
     kept = []
     for number, (part, workers, group) in enumerate([(1024, 0, 2**29), (8, 3, 1)]):
-        monkeypatch.setattr(stream_encoding, "_PART_LATENTS", part)
+        monkeypatch.setattr(shard_encoder, "_PART_LATENTS", part)
         monkeypatch.setattr(stream_classes, "_GROUP_BYTES", group)
         store = LatentStore(tmp_path / str(number), "d1gest", SIZE)
         read(Pictures(random_labels(21, 16, 9)), store, num_workers=workers)
@@ -171,7 +171,7 @@ def test_a_share_gives_no_dataset_while_others_are_missing(store: LatentStore) -
 def test_interrupted_reading_goes_on_to_the_same_bytes(
     store: LatentStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop_after: int
 ) -> None:
-    monkeypatch.setattr(stream_encoding, "_PART_LATENTS", 8)
+    monkeypatch.setattr(shard_encoder, "_PART_LATENTS", 8)
     stream = Pictures(random_labels(21, 30))
     with pytest.raises(KeyboardInterrupt):
         encode_stream(stream, job_of(store, PoolingEncoder(stop_after=stop_after)))
@@ -185,7 +185,7 @@ def test_interrupted_reading_goes_on_to_the_same_bytes(
 
 
 def test_broken_off_stream_keeps_what_was_read(store: LatentStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stream_encoding, "_PART_LATENTS", 8)
+    monkeypatch.setattr(shard_encoder, "_PART_LATENTS", 8)
     stream = Pictures(random_labels(21))
     stream.breaks_at = (0, 18)
     with pytest.raises(UserError, match="broke off"):
@@ -197,7 +197,7 @@ def test_broken_off_stream_keeps_what_was_read(store: LatentStore, monkeypatch: 
 
 
 def test_damaged_part_is_read_again(store: LatentStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stream_encoding, "_PART_LATENTS", 8)
+    monkeypatch.setattr(shard_encoder, "_PART_LATENTS", 8)
     stream = Pictures(random_labels(21, 4))
     encode_stream(stream, job_of(store), share=StreamShare(1, 2))
     part = sorted(store.folder.glob("streams/*/*/*.safetensors"))[1]
@@ -394,14 +394,14 @@ SLOW_READER = """
 import sys, time
 sys.path.insert(0, sys.argv[1])
 import test_stream_encoding as tests
-from mgd3_fast.latents import LatentStore, encode_stream, stream_encoding
+from mgd3_fast.latents import LatentStore, encode_stream, shard_encoder
 
 class Slow(tests.PoolingEncoder):
     def encode(self, images):
         time.sleep(0.02)
         return super().encode(images)
 
-stream_encoding._PART_LATENTS = 8
+shard_encoder._PART_LATENTS = 8
 store = LatentStore(sys.argv[2], "d1gest", tests.SIZE)
 encode_stream(tests.Pictures(tests.random_labels(400, 400)), tests.job_of(store, Slow()))
 """

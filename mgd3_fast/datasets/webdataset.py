@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from glob import glob
-from itertools import groupby
-from pathlib import Path, PurePosixPath
-from typing import IO, NamedTuple
+from pathlib import Path
+from typing import IO
 
 import numpy as np
 
@@ -25,18 +23,15 @@ from mgd3_fast.datasets.class_names import (
 )
 from mgd3_fast.datasets.dataset import Dataset, ImageClass
 from mgd3_fast.datasets.file_list import FileList, ScannedFile
-from mgd3_fast.datasets.scanning import IMAGE_SUFFIXES
 from mgd3_fast.datasets.spec import split_options
 from mgd3_fast.datasets.streams import StreamedImage
 from mgd3_fast.datasets.tar_index import IndexedImage, TarImages, TarIndex, TarIndexes, TarRange
-from mgd3_fast.datasets.tars import Member, Region, tar_members
+from mgd3_fast.datasets.tars import Region, tar_members
+from mgd3_fast.datasets.webdataset_samples import is_label, is_read, samples
 from mgd3_fast.errors import UserError
 from mgd3_fast.progress import Progress
 
 _COMPANIONS = ("classnames.txt", "classes.txt")
-_LABEL_EXTENSIONS = ("cls", "json")
-_JSON_KEYS = ("cls", "label")
-_IMAGE_EXTENSIONS = tuple(suffix.lstrip(".") for suffix in IMAGE_SUFFIXES)
 _GZIP_MAGIC = b"\x1f\x8b"
 
 
@@ -107,20 +102,13 @@ class Shards:
         url = self.urls[shard]
         try:
             with _opened(url) as file:
-                members = tar_members(file, url, wanted=_is_read, seekable=False)
-                for row, sample in enumerate(_samples(members, url)):
+                members = tar_members(file, url, wanted=is_read, seekable=False)
+                for row, sample in enumerate(samples(members, url)):
                     if row >= start:
                         name = f"{_base_name(url)}/{sample.image.name}"
                         yield StreamedImage(row, name, sample.label, sample.image.content or b"")
         except OSError as error:
             raise UserError(f"{url} broke off: {' '.join(str(error).split())}; run again to go on") from None
-
-
-class _Sample(NamedTuple):
-    """Members with one key: an image and its label."""
-
-    image: Member
-    label: str
 
 
 def open_webdataset(
@@ -222,64 +210,11 @@ def _images(
 
 
 def _scan(region: Region, tar: TarRange) -> Iterator[IndexedImage]:
-    members = tar_members(region, str(tar.path), wanted=_is_label)
-    for sample in _samples(members, str(tar.path)):
+    members = tar_members(region, str(tar.path), wanted=is_label)
+    for sample in samples(members, str(tar.path)):
         # The tar's own time of change: writers of shards often give all members one time.
         file = ScannedFile(sample.image.name, sample.image.size, tar.mtime_ns)
         yield IndexedImage(file, sample.image.offset, sample.label)
-
-
-def _samples(members: Iterator[Member], where: str) -> Iterator[_Sample]:
-    """Group neighbours of one key, as the library does: the name up to the first dot of its last part."""
-    named = (member for member in members if not PurePosixPath(member.name).name.startswith(("__", ".")))
-    for key, group in groupby(named, key=lambda member: _key_and_extension(member.name)[0]):
-        by_extension = {_key_and_extension(member.name)[1]: member for member in group}
-        image = next((by_extension[one] for one in _IMAGE_EXTENSIONS if one in by_extension), None)
-        if image is None:
-            kinds = ", ".join(by_extension)
-            raise UserError(
-                f"samples must have an image ({' '.join(_IMAGE_EXTENSIONS)}), "
-                f"got {key} with {kinds} in {where}"
-            )
-        yield _Sample(image, _label(by_extension, key, where))
-
-
-def _label(members: dict[str, Member], key: str, where: str) -> str:
-    for extension in _LABEL_EXTENSIONS:
-        if extension in members:
-            text = (members[extension].content or b"").decode("utf-8", "replace").strip()
-            label = _json_label(text) if extension == "json" else text
-            if label:
-                return label
-    raise UserError(
-        f"samples must have a label (cls, or json with {' or '.join(_JSON_KEYS)}), "
-        f"got {key} with {', '.join(members)} in {where}"
-    )
-
-
-def _json_label(text: str) -> str:
-    try:
-        content = json.loads(text)
-    except ValueError:
-        return ""
-    for key in _JSON_KEYS:
-        if isinstance(content, dict) and isinstance(content.get(key), (int, str)):
-            return str(content[key])
-    return ""
-
-
-def _key_and_extension(name: str) -> tuple[str, str]:
-    folder, _, last = name.rpartition("/")
-    stem, _, extension = last.partition(".")
-    return f"{folder}/{stem}" if folder else stem, extension.lower()
-
-
-def _is_label(name: str) -> bool:
-    return _key_and_extension(name)[1] in _LABEL_EXTENSIONS
-
-
-def _is_read(name: str) -> bool:
-    return _is_label(name) or _key_and_extension(name)[1] in _IMAGE_EXTENSIONS
 
 
 def _is_path(url: str) -> bool:

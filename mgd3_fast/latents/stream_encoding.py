@@ -8,32 +8,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import closing
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
-from torch import Tensor
-
-from mgd3_fast.datasets import (
-    BadImage,
-    Dataset,
-    ImageStream,
-    LoadedImage,
-    StreamedImage,
-    bad_image_error,
-    decode_image,
-    load_image,
-    run_ahead,
-)
-from mgd3_fast.datasets.class_names import LabelIndex, plain_names
-from mgd3_fast.datasets.read_ahead import read_ahead
+from mgd3_fast.datasets import Dataset, ImageStream, bad_image_error
+from mgd3_fast.datasets.class_names import plain_names
 from mgd3_fast.datasets.selector import select_classes
 from mgd3_fast.datasets.streams import (
     StreamIndex,
@@ -44,15 +27,12 @@ from mgd3_fast.datasets.streams import (
 )
 from mgd3_fast.errors import UserError
 from mgd3_fast.latents.disk_room import check_room
-from mgd3_fast.latents.flipping import flipped_image
 from mgd3_fast.latents.job import WAIT_S, Encoded, EncodeJob
+from mgd3_fast.latents.shard_encoder import ShardEncoder
 from mgd3_fast.latents.stream_classes import sort_into_classes
-from mgd3_fast.latents.stream_parts import BadRow, PartRows, StreamParts
+from mgd3_fast.latents.stream_parts import StreamParts
 from mgd3_fast.progress import Bar
 
-# A part ends with this many latents (16 MiB of float32 for 4x32x32), or rows where few of them are chosen.
-_PART_LATENTS = 1024
-_PART_ROWS = 65536
 _CHOSEN = "chosen.json"
 
 
@@ -138,28 +118,16 @@ def encode_stream_again(
     return reading.encoded
 
 
-class _Row(NamedTuple):
-    """A row of a stream, its image decoded where its class is chosen."""
-
-    row: int
-    name: str
-    label: str
-    size: int
-    image: LoadedImage | None
-
-
 class _Reading:
     """One reading of a stream for some of its classes, None for all."""
 
     def __init__(self, stream: ImageStream, job: EncodeJob, chosen: frozenset[int] | None) -> None:
         self.stream, self.job, self.chosen = stream, job, chosen
         self.index_path = index_path(stream, job.store.root)
-        self.encoded = Encoded()
-        names = stream.class_names
-        self._names = None if names is None else plain_names(names)
-        self._label_index = None if names is None else LabelIndex(names)
         self._key = hashlib.sha256(f"{stream.identity}\n{job.store.settings_key}".encode()).hexdigest()[:20]
         self._parts = StreamParts(self._parts_folder())
+        self._shards = ShardEncoder(stream, job, chosen, self._parts)
+        self.encoded = self._shards.encoded
 
     def run(self, share: StreamShare | None) -> bool:
         """Encode shards until all are read; returns whether the classes are made."""
@@ -171,7 +139,7 @@ class _Reading:
             # Another process has finished since this one looked.
             self._parts.remove()
             return True
-        (self._parts.folder / _CHOSEN).write_text(_listed_labels(self.chosen), encoding="utf-8")
+        self._note_chosen()
         job.progress.note(f"encode: {stream.location} is read in {len(stream.shards):,} shards")
         total = stream.num_images if index is None else len(index.files)
         if total is not None and self.chosen is None:
@@ -205,91 +173,12 @@ class _Reading:
                     next_row = self._parts.next_row(shard)
                     bar.advance(self._rows_of(shard) - stored[shard])
                     if next_row is not None:
-                        self._read_shard(shard, next_row, bar)
+                        self._shards.run(shard, next_row, bar)
                 finally:
                     claim.release()
             left = held_by_others
             if left:
                 time.sleep(WAIT_S)
-
-    def _read_shard(self, shard: int, first_row: int, bar: Bar) -> None:
-        depth = 2 * self.job.rows
-        with closing(read_ahead(self.stream.read(shard, first_row), depth)) as images:
-            jobs = (partial(self._load, image) for image in images)
-            with closing(run_ahead(jobs, self.job.num_workers, depth)) as rows:
-                ended = False
-                while not ended:
-                    count, ended = self._encode_part(shard, first_row, rows, bar)
-                    first_row += count
-
-    def _load(self, image: StreamedImage) -> _Row:
-        """Decode one image; runs on a worker thread."""
-        loaded = None
-        if self._is_chosen(image):
-            name = self._class_name(image.label)
-            decode = partial(decode_image, image.content)
-            loaded = load_image(name, 0, image.row, image.name, self.job.store.resolution, decode)
-        return _Row(image.row, image.name, image.label, len(image.content), loaded)
-
-    def _encode_part(self, shard: int, first_row: int, rows: Iterator[_Row], bar: Bar) -> tuple[int, bool]:
-        """Store the next part; returns its rows and whether the shard ends with it."""
-        part, latent_rows, ended = PartRows(), list[int](), True
-
-        def batches() -> Iterator[Tensor]:
-            nonlocal ended
-            pixels: list[NDArray[np.uint8]] = []
-            for row in rows:
-                part.add(row.label, row.name, row.size)
-                for image in self._usable(row, part):
-                    pixels.append(image)
-                    latent_rows.append(row.row)
-                if len(pixels) == self.job.rows:
-                    yield torch.from_numpy(np.stack(pixels))  # [B, 3, R, R]
-                    pixels = []
-                if not pixels and (len(latent_rows) >= _PART_LATENTS or len(part) >= _PART_ROWS):
-                    ended = False
-                    return
-            if pixels:
-                yield torch.from_numpy(np.stack(pixels))
-
-        encoder, dtype = self.job.encoder, self.job.store.storage_dtype
-        latents = [torch.empty(0, *encoder.shape, dtype=dtype)]
-        seen = 0
-        for encoded in encoder.run(batches(), self.job.rows, self.stream.location):
-            latents.append(encoded.to(dtype))
-            bar.advance(len(part) - seen)
-            seen = len(part)
-        bar.advance(len(part) - seen)
-        stored = torch.cat(latents)  # [m, C, h, w]
-        self._parts.write(shard, first_row, part, stored, latent_rows, ended)
-        self.encoded.images += len(set(latent_rows)) + len(part.bad)
-        self.encoded.bytes_written += stored.nbytes
-        return len(part), ended
-
-    def _usable(self, row: _Row, part: PartRows) -> Iterator[NDArray[np.uint8]]:
-        if row.image is None:
-            return
-        if isinstance(row.image.pixels, BadImage):
-            reason = row.image.pixels.reason
-            if self.job.on_bad_image == "error":
-                raise bad_image_error(f"{self.stream.location}: {row.name}", reason)
-            part.bad.append(BadRow(row.row, row.name, reason))
-            return
-        name = self._class_name(row.label)
-        for image in flipped_image(row.image, self.job.store.flip, name, row.name):
-            assert not isinstance(image.pixels, BadImage)
-            yield image.pixels
-
-    def _is_chosen(self, image: StreamedImage) -> bool:
-        if self._label_index is None:
-            return True
-        index = self._label_index.of(image.label, f"{self.stream.location}: {image.name}")
-        return self.chosen is None or index in self.chosen
-
-    def _class_name(self, label: str) -> str:
-        if self._names is not None and self._label_index is not None:
-            return self._names[self._label_index.of(label, self.stream.location)]
-        return str(int(label)) if label.isdecimal() else label
 
     def _rows_of(self, shard: int) -> int:
         return sum(len(part) for part in self._parts.of_shard(shard))
@@ -340,6 +229,13 @@ class _Reading:
             for cls in dataset.classes
             if len(cls) and (self.chosen is None or cls.label in self.chosen)
         )
+
+    def _note_chosen(self) -> None:
+        unfinished = self._parts.folder / f".{_CHOSEN}.{os.getpid()}"
+        # The folder may be gone again: another process has finished.
+        with suppress(FileNotFoundError):
+            unfinished.write_text(_listed_labels(self.chosen), encoding="utf-8")
+            unfinished.replace(self._parts.folder / _CHOSEN)
 
     def _parts_folder(self) -> Path:
         """The folder of these classes, or one whose reading is complete and covers them."""
