@@ -1,14 +1,25 @@
-"""Shared test set-up: GPU tests are skipped, by name, where there is no GPU."""
+"""Shared test set-up: GPU tests are skipped, by name, where there is no GPU; workers share the processors."""
 
 from __future__ import annotations
 
+import os
 import runpy
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # before torch is imported, and for the processes that tests start
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 import torch
 from pictures import photo
+
+if not torch.cuda.is_available():
+    # Triton's own functions can be interpreted only if they could be when Triton was first imported.
+    with suppress(ImportError), pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TRITON_INTERPRET", "1")
+        import triton.language  # noqa: F401
 
 BENCH = Path(__file__).parent.parent / "bench"
 

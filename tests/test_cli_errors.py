@@ -176,7 +176,10 @@ CASES: dict[str, tuple[Callable[[Place], dict[str, Any]] | dict[str, Any], str]]
         {"precision": "fp8", "device": "cpu"},
         "precision must be auto, fp32, bf16 or fp16 on cpu, got 'fp8'",
     ),
-    "unknown format": ({"format": "zip"}, "format must be one of imagefolder, numeric, got 'zip'"),
+    "unknown format": (
+        {"format": "zip"},
+        "format must be one of imagefolder, numeric, tensor, parquet, webdataset, got 'zip'",
+    ),
     "unknown device": ({"device": "tpu"}, "device must be auto, cpu, cuda or cuda:N, got 'tpu'"),
     "shard 0/2": ({"shard": "0/2"}, "shard must be I/N with I from 1 to N, got '0/2'"),
     "shard 3/2": ({"shard": "3/2"}, "shard must be I/N with I from 1 to N, got '3/2'"),

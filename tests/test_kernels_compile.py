@@ -201,8 +201,11 @@ def test_kmeans_kernel(kernel: str, kmeans_rows: Rows) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("clusters", [1, 10, 50, 256])
-@pytest.mark.parametrize("features", [["--dtype", "fp32"], ["--dtype", "fp16"], ["--odd"]], ids=" ".join)
+@pytest.mark.parametrize(
+    ("clusters", "features"),
+    [(10, ["--dtype", "fp32"]), (256, ["--dtype", "fp32"]), (50, ["--dtype", "fp16"]), (50, ["--odd"])],
+    ids=lambda one: " ".join(one) if isinstance(one, list) else str(one),
+)
 def test_every_kmeans_kernel(clusters: int, features: list[str], tmp_path: Path) -> None:
     pytest.importorskip("triton", minversion="3.3", reason="ahead-of-time compilation as written needs it")
     rows = compile_report(tmp_path, "--clusters", str(clusters), *features, script="kmeans_resources.py")
