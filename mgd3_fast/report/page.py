@@ -101,6 +101,7 @@ def _open_real(
             classes=names,
             split="train" if part == "fit" else part,
             progress=progress,
+            cache_dir=config.cache_dir,
         )
         dataset = fit_part(dataset) if part == "fit" else dataset
     except UserError as error:

@@ -86,6 +86,11 @@ def _open_run(config: TrainConfig, progress: Progress) -> _Run:
     data_dir = None if config.data_dir is None else Path(config.data_dir)
     dataset = open_dataset(config.dataset, data_dir=data_dir, classes=config.classes, progress=progress)
     progress.note(describe(dataset))
+    if dataset.stream is not None:
+        raise UserError(
+            f"dataset must be a folder, local shards or a built-in name to train on, got the stream"
+            f" {config.dataset}, whose images can only be read one after another"
+        )
     if len(dataset) < 2:
         raise UserError(f"dataset must have at least 2 images to train on, got {len(dataset)}")
     init = None
