@@ -1,4 +1,4 @@
-"""The last act of a run: modes, contact sheet and manifest, once every image is there."""
+"""The first and the last act of a run: what is done already; modes, contact sheet and manifest at the end."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from mgd3_fast.writers import (
     CONTACT_SHEET,
     MANIFEST,
     MODES,
+    Layout,
     RunFolder,
     file_digest,
     read_manifest,
@@ -19,6 +20,7 @@ from mgd3_fast.writers import (
 )
 
 if TYPE_CHECKING:
+    from mgd3_fast.datasets import Dataset
     from mgd3_fast.modes import ModeSet
     from mgd3_fast.plan import Plan
     from mgd3_fast.progress import Progress
@@ -58,6 +60,31 @@ def complete(
         return None, missing
     run.clear()  # also where another shard was faster: what this one kept is of no more use
     return read_manifest(run.out), 0
+
+
+def images_done(
+    run: RunFolder, manifest: dict[str, Any] | None, block: range, progress: Progress
+) -> dict[int, str] | None:
+    """Find out which images need not be made again.
+
+    Args:
+        run: The output folder.
+        manifest: Its manifest if the run is finished, else None.
+        block: Image numbers of this shard.
+        progress: Receives a bar when there are many images, and what is damaged.
+
+    Returns:
+        sha256 of the images that are intact, by image number; None for a finished run that is whole, whose
+        working state is cleared.
+    """
+    if manifest is None:
+        return run.intact(run.finished()[0], block, progress)
+    done, damaged = finished_digests(run, manifest, progress)
+    if not damaged:
+        run.clear()
+        return None
+    progress.note(f"made again, because missing or damaged: {len(damaged)} files ({damaged[0]}, ...)")
+    return done
 
 
 def finished_digests(
@@ -118,6 +145,25 @@ def _manifest(
             "autoencoder_digest": generator.autoencoder.digest,
             "resolution": generator.resolution,
         },
+        **source_sections(dataset, run.layout, sessions),
+        "files": {name: file_digest(run.out / name) for name in (MODES, CONTACT_SHEET)},
+        "sessions": [{name: of[name] for name in of if name != "skipped"} for of in sessions],
+        "images": [_image_record(plan, modes, image, digests[image]) for image in range(len(run.layout))],
+    }
+
+
+def source_sections(dataset: Dataset, layout: Layout, sessions: list[dict[str, Any]]) -> dict[str, Any]:
+    """Describe the images that a run was made from: the sections `dataset` and `classes` of its manifest.
+
+    Args:
+        dataset: The classes of the run.
+        layout: The run's image list.
+        sessions: Of the journal; they tell which images were left out.
+
+    Returns:
+        Both sections by name.
+    """
+    return {
         "dataset": {
             "name": dataset.name,
             "split": dataset.split,
@@ -128,17 +174,9 @@ def _manifest(
             "skipped": skipped_images(sessions),
         },
         "classes": [
-            {
-                "name": cls.name,
-                "label": cls.label,
-                "folder": run.layout.folder(index),
-                "source_images": len(cls),
-            }
+            {"name": cls.name, "label": cls.label, "folder": layout.folder(index), "source_images": len(cls)}
             for index, cls in enumerate(dataset.classes)
         ],
-        "files": {name: file_digest(run.out / name) for name in (MODES, CONTACT_SHEET)},
-        "sessions": [{name: of[name] for name in of if name != "skipped"} for of in sessions],
-        "images": [_image_record(plan, modes, image, digests[image]) for image in range(len(run.layout))],
     }
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mgd3_fast.baselines import make_baseline
-from mgd3_fast.completion import complete, finished_digests
+from mgd3_fast.completion import complete, images_done
 from mgd3_fast.config import REAL_METHODS, DistillConfig
 from mgd3_fast.devices import device_name
 from mgd3_fast.errors import Interrupted
@@ -127,14 +127,9 @@ def _run(plan: Plan, progress: Progress, timings: Timings) -> DistilledDataset:
     run = RunFolder(out, settings, plan.layout, *config.shard_of())
     block = plan.layout.block(*config.shard_of())
     manifest = read_manifest(out) if state is OutState.FINISHED else None
-    if manifest is None:
-        done = run.intact(run.finished()[0], block, progress)
-    else:
-        done, damaged = finished_digests(run, manifest, progress)
-        if not damaged:
-            run.clear()
-            return DistilledDataset(out, manifest, 0, 0, timings.rounded())
-        progress.note(f"made again, because missing or damaged: {len(damaged)} files ({damaged[0]}, ...)")
+    done = images_done(run, manifest, block, progress)
+    if done is None:
+        return DistilledDataset(out, manifest, 0, 0, timings.rounded())
     todo = [image for image in block if image not in done]
     with _saying_what_is_kept(run):
         # Latents go to the cache: a bad image is found before the output folder is touched.

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mgd3_fast.baselines.selection import FEATURE_SIDE, Selection, select_images
-from mgd3_fast.completion import finished_digests, sheet_rows, skipped_images
+from mgd3_fast.completion import images_done, sheet_rows, source_sections
 from mgd3_fast.config import DistillConfig
 from mgd3_fast.datasets import BadImage, Dataset, center_crop
 from mgd3_fast.errors import Interrupted
@@ -83,14 +83,9 @@ def make_baseline(config: DistillConfig, progress: Progress, timings: Timings) -
     run = RunFolder(out, settings, job.layout, *config.shard_of())
     block = job.layout.block(*config.shard_of())
     manifest = read_manifest(out) if state is OutState.FINISHED else None
-    if manifest is None:
-        done = run.intact(run.finished()[0], block, progress)
-    else:
-        done, damaged = finished_digests(run, manifest, progress)
-        if not damaged:
-            run.clear()
-            return Made(manifest, 0, 0)
-        progress.note(f"made again, because missing or damaged: {len(damaged)} files ({damaged[0]}, ...)")
+    done = images_done(run, manifest, block, progress)
+    if done is None:
+        return Made(manifest, 0, 0)
     todo = [image for image in block if image not in done]
     check_writable(out)
     with _saying_what_is_kept(run), run.open():
@@ -222,19 +217,7 @@ def _manifest(
         "settings": job.settings(),
         "guidance": None,
         "generator": {"name": None, "resolution": job.resolution},
-        "dataset": {
-            "name": dataset.name,
-            "split": dataset.split,
-            "fingerprint": dataset.fingerprint,
-            "class_list_hash": dataset.class_list_hash,
-            "classes_in_list": len(dataset.all_class_names),
-            "notes": list(dataset.notes),
-            "skipped": skipped_images(sessions),
-        },
-        "classes": [
-            {"name": cls.name, "label": cls.label, "folder": layout.folder(place), "source_images": len(cls)}
-            for place, cls in enumerate(dataset.classes)
-        ],
+        **source_sections(dataset, layout, sessions),
         "files": {CONTACT_SHEET: file_digest(run.out / CONTACT_SHEET)},
         "sessions": [{name: of[name] for name in of if name != "skipped"} for of in sessions],
         "images": [_image_record(job, chosen, image, digests[image]) for image in range(len(layout))],

@@ -7,15 +7,11 @@ from pathlib import Path
 
 from mgd3_fast.config import LARGEST_SEED, EncodeConfig, check_whole, option
 from mgd3_fast.errors import UserError
+from mgd3_fast.evaluate.config import paths_of
 
 # Stand here and not beside their code, which needs torch: the command line reads them for its help.
 INPUT_RANGES = ("imagenet", "symmetric", "unit", "byte")
 FEATURES = ("latents", "pixels")
-
-
-def paths_of(words: list[str]) -> tuple[Path, ...]:
-    """Take the positional arguments."""
-    return tuple(Path(word) for word in words)
 
 
 @dataclass(frozen=True, kw_only=True)
