@@ -4,7 +4,7 @@
 
 `contiguous` and `channels-last` are diffusers' `AutoencoderKL` as it is; `ours` is `KLAutoencoder` with its
 fixed choice of batch and layout, measured at that batch. All convert to whole levels. `DECODE_CHOICES` in
-`mgd3_fast/generators/autoencoder.py` follows from the figures of a device. Pixels are compared first.
+`mgd3_fast/generators/batched_autoencoder.py` follows from the figures of a device. Pixels are compared first.
 
 Shape letters: B images, P resolution in pixels, h w latent size.
 """

@@ -73,7 +73,7 @@ def random_latents(setting: Setting, B: int) -> Tensor:
 @needs_packages
 def check_decode_choice(setting: Setting) -> dict[str, Any]:
     """The batch and layout that are fixed for a GPU reach 95% of the best of ten."""
-    from mgd3_fast.generators.autoencoder import DECODE_CHOICES
+    from mgd3_fast.generators.batched_autoencoder import DECODE_CHOICES
 
     choice = DECODE_CHOICES[setting.device.type]
     chosen_rows = choice.rows(resolution(setting) ** 2)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from mgd3_fast.errors import UserError
 from mgd3_fast.generators import KLAutoencoder
-from mgd3_fast.generators.autoencoder import DECODE_CHOICES
+from mgd3_fast.generators.batched_autoencoder import DECODE_CHOICES
 from mgd3_fast.generators.vae_weights import KL_F8, load_vae
 
 
