@@ -12,13 +12,17 @@ import pytest
 from PIL import Image
 
 from mgd3_fast.cli import main
+from mgd3_fast.config import DistillConfig
 from mgd3_fast.datasets import open_dataset
+from mgd3_fast.distillation import distill
 from mgd3_fast.errors import UserError
 from mgd3_fast.metrics import MetricsConfig, measure
 from mgd3_fast.metrics.embedding import joint_map
 from mgd3_fast.metrics.frechet import Moments, frechet_distance
+from mgd3_fast.metrics.mode_recovery import mode_recovery
 from mgd3_fast.metrics.neighbours import cosine_scores, coverage_and_density, mean_of_nearest, nearest_other
 
+PIXELS = {"features": "pixels"}
 RNG = np.random.default_rng(0)
 REAL, MADE = RNG.normal(size=(40, 6)), RNG.normal(size=(7, 6)) + 0.5
 
@@ -185,6 +189,28 @@ def test_latents_are_those_of_the_demo_model(folders):
     # Of real images themselves: each has itself as the nearest real one.
     assert measured.folders[0].mean["cosine_representativeness"] == pytest.approx(1.0, abs=1e-3)
     assert measured.settings["features"] == "latents"
+
+
+def test_mode_recovery():
+    modes, own = MADE[:3], np.array([0, 1, 2, 2])
+    points = np.concatenate([MADE[:3] + 1e-3, MADE[:1]])  # the last one lies at another mode than its own
+    assert mode_recovery(points, modes, own) == 0.75
+    assert mode_recovery(points, modes[::-1].copy(), own) == 0.5  # the middle mode and the last image's
+    assert math.isnan(mode_recovery(points, modes[:1], np.zeros(4, dtype=np.int64)))
+
+
+def test_guidance_to_the_end_recovers_the_modes_of_a_run_and_none_recovers_them_by_chance(tmp_path):
+    classes, stops = "0,4", {"guided": 0, "unguided": 50}
+    for name, stop in stops.items():
+        config = DistillConfig(dataset="mnist5k", classes=classes, ipc=12, t_stop=stop, out=tmp_path / name)
+        distill(config)
+    folders = tuple(tmp_path / name for name in stops)
+    measured = measure(MetricsConfig(folders=folders, dataset="mnist5k", classes=classes, tsne="off"))
+    guided, unguided = (folder.mean["mode_recovery"] for folder in measured.folders)
+    assert guided >= 0.8
+    assert unguided <= 0.4
+    pixels = measure(MetricsConfig(folders=folders, dataset="mnist5k", classes=classes, tsne="off", **PIXELS))
+    assert math.isnan(pixels.folders[0].mean["mode_recovery"])  # modes are points of another space
 
 
 def onnx_network(path: Path, inputs: int = 1) -> Path:

@@ -19,6 +19,7 @@ from mgd3_fast.evaluate.distilled import DistilledFolder, read_folder
 from mgd3_fast.metrics.config import MetricsConfig
 from mgd3_fast.metrics.embedding import joint_map
 from mgd3_fast.metrics.frechet import Moments, frechet_distance
+from mgd3_fast.metrics.mode_recovery import open_run_modes
 from mgd3_fast.metrics.neighbours import cosine_scores, coverage_and_density, mean_of_nearest, nearest_other
 from mgd3_fast.metrics.real_images import Comparison, open_comparison
 from mgd3_fast.progress import SILENT, Progress
@@ -32,6 +33,7 @@ SCORES = (
     "cosine_representativeness",
     "coverage",
     "density",
+    "mode_recovery",
 )
 """Scores of a class; larger is more of each. The first two are taken on the t-SNE map."""
 
@@ -132,6 +134,8 @@ def measure(
     """
     comparison = open_comparison(config, progress)
     folders = [read_folder(path, comparison.dataset, config.ipc) for path in config.folders]
+    digest = comparison.settings.get("autoencoder_digest")
+    run_modes = [open_run_modes(folder, digest) for folder in folders]
     classes: list[dict[str, ClassMeasures]] = [{} for _ in folders]
     parts: list[list[NDArray[np.float32]]] = [[] for _ in folders]
     maps: list[ClassMap] = []
@@ -144,12 +148,17 @@ def measure(
             if real.shape[1] <= _MOST_FRECHET_FEATURES:
                 total = total or Moments(real.shape[1])
                 total.add(real)
-            made = [comparison.of_files(_files_of(folder, place)) for folder in folders]  # each [m, D]
+            files = [_files_of(folder, place) for folder in folders]
+            made = [comparison.of_files(paths) for paths in files]  # each [m, D]
             drawn = _map_class(name, real, made, config)
             maps += [drawn] if drawn else []
             for index, rows in enumerate(made):
                 parts[index].append(rows)
-                classes[index][name] = _class_measures(real, rows, drawn, index, config)
+                measures = _class_measures(real, rows, drawn, index, config)
+                if (modes := run_modes[index]) is not None:
+                    recovery = modes.recovery(name, files[index], rows.astype(np.float64))
+                    measures.scores["mode_recovery"] = recovery
+                classes[index][name] = measures
             bar.advance()
     measured = tuple(
         FolderMeasures(folder.name, str(folder.path), folder.ipc, found, _means(found), _frechet(total, rows))

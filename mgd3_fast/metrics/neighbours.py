@@ -63,6 +63,20 @@ def coverage_and_density(points: Points, real: Points, neighbours: int) -> tuple
     return float(inside.any(axis=0).mean()), float(inside.sum() / (k * len(points)))
 
 
+def nearest(points: Points, others: Points) -> NDArray[np.int64]:
+    """Which of the others each point is nearest to.
+
+    Args:
+        points: `[m, D]`.
+        others: `[n, D]`.
+
+    Returns:
+        `[m]`, from 0 to n - 1.
+    """
+    found: NDArray[np.int64] = NearestNeighbors(n_neighbors=1).fit(others).kneighbors(points)[1][:, 0]
+    return found
+
+
 def cosine_scores(points: Points, real: Points) -> tuple[float, float]:
     """Diversity and representativeness by cosine, the pair of terms that MinMax trains with.
 
