@@ -202,10 +202,7 @@ assert not any(name.partition(".")[0] == "triton" for name in sys.modules), "tri
     subprocess.run([sys.executable, "-c", code], check=True, env=environment)
 
 
-def test_missing_triton_is_an_error_that_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TRITON_INTERPRET", "1")
-    for name in [name for name in sys.modules if name.startswith("mgd3_kernels.triton_")]:
-        monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setitem(sys.modules, "triton", None)
+@pytest.mark.usefixtures("without_triton")
+def test_missing_triton_is_an_error_that_names_it() -> None:
     with pytest.raises(ValueError, match=r"pip install 'triton>=3\.2'"):
         make_problem((1, 2, 8), "fp32").norm(modulated_norm)

@@ -6,7 +6,6 @@ The kernels run on the GPU where there is one and in Triton's interpreter otherw
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
@@ -359,10 +358,7 @@ def test_rows_that_are_not_finite_are_told(provider: Provider, value: float) -> 
         provider(**(GOOD | {"features": features}))
 
 
-def test_missing_triton_is_an_error_that_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TRITON_INTERPRET", "1")
-    for name in [name for name in sys.modules if name.startswith("mgd3_kernels.triton_")]:
-        monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setitem(sys.modules, "triton", None)
+@pytest.mark.usefixtures("without_triton")
+def test_missing_triton_is_an_error_that_names_it() -> None:
     with pytest.raises(ValueError, match=r"pip install 'triton>=3\.2'"):
         batched_kmeans(**GOOD)

@@ -5,11 +5,11 @@ Shape letters: N rows of a batch, T tokens of a row, d hidden size.
 
 from __future__ import annotations
 
-import os
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from mgd3_kernels.launching import kernel_launcher, launches
 
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 MAX_HIDDEN = 8192  # numbers of a token that one program of the kernel holds in registers
@@ -49,7 +49,7 @@ def modulated_norm(tokens: Tensor, shift: Tensor, scale: Tensor, *, eps: float =
     Raises:
         ValueError: A shape, dtype, device or layout is wrong, or tokens is on CUDA and Triton is missing.
     """
-    if not _launches(tokens):
+    if not launches(tokens):
         return modulated_norm_reference(tokens, shift, scale, eps=eps)
     _check_arguments(tokens, {"shift": shift, "scale": scale}, {})
     return _launch(tokens, None, None, shift, scale, eps)
@@ -77,14 +77,10 @@ def gated_residual_norm(
     Raises:
         ValueError: As `modulated_norm`.
     """
-    if not _launches(tokens):
+    if not launches(tokens):
         return gated_residual_norm_reference(tokens, gate, branch, shift, scale, eps=eps)
     _check_arguments(tokens, {"gate": gate, "shift": shift, "scale": scale}, {"branch": branch})
     return _launch(tokens, gate, branch, shift, scale, eps)
-
-
-def _launches(tokens: Tensor) -> bool:
-    return tokens.is_cuda or os.environ.get("TRITON_INTERPRET") == "1"
 
 
 def _launch(
@@ -93,15 +89,7 @@ def _launch(
     normed = torch.empty_like(tokens)
     if not tokens.numel():
         return normed
-    try:
-        from mgd3_kernels.triton_adaln import launch
-    except ModuleNotFoundError as error:
-        if error.name is None or error.name.partition(".")[0] != "triton":
-            raise
-        raise ValueError(
-            "device must be cpu where Triton is missing, got cuda: install it with pip install 'triton>=3.2'"
-        ) from error
-    launch(tokens, gate, branch, shift, scale, normed, eps)
+    kernel_launcher("triton_adaln")(tokens, gate, branch, shift, scale, normed, eps)
     return normed
 
 

@@ -5,19 +5,16 @@ Shape letters: B images, C channels, H W latent size, S steps.
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 
 from mgd3_kernels.coefficients import Coefficient
+from mgd3_kernels.launching import kernel_launcher, launches
 from mgd3_kernels.philox import philox_normal
 
 _OUT_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-_MAX_ELEMENTS = (
-    2**24
-)  # of one image: 32-bit offsets within it, and fewer tiles than a grid's second axis holds
+# Of one image: 32-bit offsets within it, and fewer tiles than a grid's second axis holds.
+_MAX_ELEMENTS = 2**24
 
 
 def guided_step_reference(
@@ -119,28 +116,16 @@ def guided_step(
         ValueError: a shape, dtype, device, layout or range is wrong, or x is on CUDA and Triton is missing.
     """
     options = {"modes": modes, "seeds": seeds, "noise": noise, "net_input": net_input}
-    if not (x.is_cuda or os.environ.get("TRITON_INTERPRET") == "1"):
+    if not launches(x):
         return guided_step_reference(
             x, out, table, step, cfg_scale=cfg_scale, cfg_channels=cfg_channels, stream=stream, **options
         )
     _check_arguments(x, out, table, step, cfg_channels, stream, **options)
     if x.numel():
-        _kernel_launcher()(
+        kernel_launcher("triton_guided_step")(
             x, out, table, step, cfg_scale=cfg_scale, cfg_channels=cfg_channels, stream=stream, **options
         )
     return x
-
-
-def _kernel_launcher() -> Callable[..., None]:
-    try:
-        from mgd3_kernels.triton_guided_step import launch
-    except ModuleNotFoundError as error:
-        if error.name is None or error.name.partition(".")[0] != "triton":
-            raise
-        raise ValueError(
-            "device must be cpu where Triton is missing, got cuda: install it with pip install 'triton>=3.2'"
-        ) from error
-    return launch
 
 
 def _check_arguments(

@@ -6,8 +6,6 @@ Shape letters: P problems, N rows of all problems, n rows of one, D features, K 
 from __future__ import annotations
 
 import math
-import os
-from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -15,6 +13,7 @@ import torch
 from torch import Tensor
 
 from mgd3_kernels.kmeans_reference import choose_rows, run_lloyd
+from mgd3_kernels.launching import kernel_launcher, launches
 from mgd3_kernels.philox import philox4x32
 
 _MAX_CLUSTERS = 256
@@ -115,7 +114,7 @@ def batched_kmeans(
             or rows that are not finite (both named by their index), or features are on CUDA and Triton is
             missing.
     """
-    if not (features.is_cuda or os.environ.get("TRITON_INTERPRET") == "1"):
+    if not launches(features):
         return batched_kmeans_reference(
             features, offsets, num_clusters, seed=seed, max_iterations=max_iterations, tolerance=tolerance
         )
@@ -123,7 +122,7 @@ def batched_kmeans(
     uniforms = trial_uniforms(num_clusters, seed)
     result = empty_result(features, len(bounds) - 1, num_clusters)
     if len(bounds) > 1:
-        _kernel_launcher()(features, offsets, uniforms, max_iterations, tolerance, result)
+        kernel_launcher("triton_kmeans")(features, offsets, uniforms, max_iterations, tolerance, result)
     return result
 
 
@@ -166,18 +165,6 @@ def not_finite(problem: int) -> ValueError:
     return ValueError(
         f"features must be finite, and so their squared distances in float32, got others in problem {problem}"
     )
-
-
-def _kernel_launcher() -> Callable[..., None]:
-    try:
-        from mgd3_kernels.triton_kmeans import launch
-    except ModuleNotFoundError as error:
-        if error.name is None or error.name.partition(".")[0] != "triton":
-            raise
-        raise ValueError(
-            "device must be cpu where Triton is missing, got cuda: install it with pip install 'triton>=3.2'"
-        ) from error
-    return launch
 
 
 def _check_arguments(
