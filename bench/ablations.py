@@ -5,216 +5,159 @@
 
 A cell is one setting and one seed: the seed of the modes, of every image, and of the classifier that is
 trained on them. Settings that tune something are distilled from four fifths of the training images and scored
-on the rest; only the methods, at the defaults, are scored on the test images. Every cell runs on one thread.
+on the rest; only the methods are scored on the test images. Every cell runs on one thread.
 """
 
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import math
 import os
 import statistics
 import subprocess
 import sys
-from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-SEEDS = range(5)
-T_STOPS = range(0, 51, 5)
-MODE_SCALES = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
-CFG_SCALES = (1.0, 1.5, 2.0, 3.0, 4.0)
-DISCOVERIES = ("random", "dbscan", "spectral", "kmeans-closest", "kmeans", "kmeans-pooled", "gmm")
-METHODS: dict[str, dict[str, Any]] = {
-    "random real images": {"method": "random"},
-    "herding": {"method": "herding"},
-    "K-means, nearest real images": {"method": "kmeans-closest"},
-    "unguided (DiT)": {"method": "unguided"},
-    "start at the noised mode (D4M)": {"method": "d4m"},
-    "MGD3, never stopped": {"t_stop": 0},
-    "MGD3": {},
-}
+from ablation_settings import Cell, Table, tables
 
-
-@dataclass(frozen=True)
-class Cell:
-    """One setting: what `distill` is asked beyond dataset, seed and folder."""
-
-    options: dict[str, Any] = field(hash=False)
-    ipc: int = 10
-    tuned_on: str = "val"
-
-    @property
-    def name(self) -> str:
-        text = json.dumps([self.options, self.ipc, self.tuned_on], sort_keys=True)
-        words = "-".join(f"{key}-{value}" for key, value in sorted(self.options.items())) or "default"
-        return f"{words}-ipc{self.ipc}-{self.tuned_on}-{hashlib.sha256(text.encode()).hexdigest()[:6]}"
-
-
-def tables() -> dict[str, dict[str, Cell]]:
-    """Every table: its rows' labels and cells. Tables share cells of equal settings."""
-    found: dict[str, dict[str, Cell]] = {}
-    for ipc in (10, 1, 50):
-        found[f"methods, IPC {ipc}"] = {name: Cell(o, ipc, "test") for name, o in METHODS.items()}
-    found["t_stop"] = {str(stop): Cell({"t_stop": stop} if stop != 25 else {}) for stop in T_STOPS}
-    found["mode scale"] = {
-        f"{scale:g}": Cell({"mode_scale": scale} if scale != 0.1 else {}) for scale in MODE_SCALES
-    }
-    found["discovery"] = {name: Cell({"discovery": name} if name != "kmeans" else {}) for name in DISCOVERIES}
-    found["sampler"] = {"ddpm": Cell({}), "ddim": Cell({"sampler": "ddim"})}
-    found["guidance form, equal scale"] = {
-        "posterior": Cell({}),
-        **{form: Cell({"guidance_form": form}) for form in ("epsilon", "x0")},
-    }
-    found["guidance form, equal strength"] = {
-        "posterior": Cell({}),
-        **{
-            f"{form}, scale {scale:g}": Cell({"guidance_form": form, "mode_scale": scale})
-            for form, scale in equal_strengths().items()
-        },
-    }
-    found["CFG scale"] = {
-        f"{scale:g}": Cell({"cfg_scale": scale} if scale != 2.0 else {}) for scale in CFG_SCALES
-    }
-    return found
-
-
-def equal_strengths() -> dict[str, float]:
-    """Scale of each form at which the guided steps push x_(i-1) as far in sum as `posterior` does at 0.1.
-
-    Per unit of m - x0 a step adds scale * sigma (posterior; sigma half-way between its bounds) or the mean's
-    coefficient of x0 times the form's shift of x0.
-    """
-    import torch
-
-    from mgd3_engine import ModeGuidance, NoiseSchedule, step_table
-    from mgd3_kernels import Coefficient
-
-    respaced = NoiseSchedule.linear().respaced(50)
-
-    def push(form: str) -> float:
-        guidance = ModeGuidance(scale=1.0, t_stop=25, form=form)
-        table = step_table(respaced, method="ddpm", guidance=guidance)[26:].double()
-        low, high = table[:, Coefficient.LOG_VAR_MIN], table[:, Coefficient.LOG_VAR_MAX]
-        posterior = table[:, Coefficient.PUSH] * torch.exp(0.25 * (low + high))
-        shifted = table[:, Coefficient.NEXT_FROM_X0] * table[:, Coefficient.X0_SHIFT]
-        return float((posterior + shifted).sum())
-
-    return {form: round(0.1 * push("posterior") / push(form), 4) for form in ("epsilon", "x0")}
+SEEDS = 5
+DIVERGED = "diverged.json"
+METRICS = ("mode_recovery", "coverage", "density")
 
 
 def run_cell(cell: Cell, seed: int, work: Path) -> None:
-    """Distil and score; both take up what an earlier call finished."""
+    """Distil, score and measure; each takes up what an earlier call finished."""
     from mgd3_fast import DistillConfig, distill
     from mgd3_fast.evaluate import EvaluateConfig, evaluate
+    from mgd3_fast.metrics import MetricsConfig, measure
 
     name = f"{cell.name}/{seed}"
-    if (work / "scores" / name / "evaluation.json").exists():
+    images, scores = work / "images" / name, work / "scores" / name
+    split = "train" if cell.tuned_on == "test" else "fit"
+    if (scores / "metrics.json").exists() or (scores / DIVERGED).exists():
         return
-    distill(
-        DistillConfig(
-            dataset="mnist5k",
-            ipc=cell.ipc,
-            seed=seed,
-            split="train" if cell.tuned_on == "test" else "fit",
-            out=work / "images" / name,
-            **cell.options,
+    try:
+        distill(
+            DistillConfig(dataset="mnist5k", ipc=cell.ipc, seed=seed, split=split, out=images, **cell.options)
         )
-    )
+    except ValueError as error:
+        if not str(error).startswith("latents must be finite"):
+            raise
+        scores.mkdir(parents=True)
+        (scores / DIVERGED).write_text(json.dumps(str(error)))
+        print(f"{name}: {error}", flush=True)
+        return
     result = evaluate(
         EvaluateConfig(
-            folders=(work / "images" / name,),
-            dataset="mnist5k",
-            eval_split=cell.tuned_on,
-            seed=seed,
-            repeats=1,
-            out=work / "scores" / name,
+            folders=(images,), dataset="mnist5k", eval_split=cell.tuned_on, seed=seed, repeats=1, out=scores
         )
     )
+    measure(MetricsConfig(folders=(images,), dataset="mnist5k", split=split, tsne="off")).save(scores)
     print(f"{name}: {result['rows'][0]['last']['mean']:.1f}%", flush=True)
 
 
-def run(work: Path, part: int, parts: int, seeds: range) -> None:
+def run(work: Path, part: int, parts: int, seeds: int) -> None:
     import torch
 
     torch.set_num_threads(1)
-    cells = {cell.name: cell for rows in tables().values() for cell in rows.values()}
+    cells = {cell.name: cell for table in tables().values() for cell in table.rows.values()}
     # Seed by seed: a run cut short has every setting at the seeds that it reached.
-    jobs = [(cell, seed) for seed in seeds for cell in cells.values()]
+    jobs = [(cell, seed) for seed in range(seeds) for cell in cells.values()]
     for cell, seed in jobs[part - 1 :: parts]:
         run_cell(cell, seed, work)
 
 
-def scores_of(cell: Cell, work: Path) -> dict[str, Any]:
-    """Accuracies by seed, in percent: after the last epoch, and of the best epoch tested."""
-    found: dict[str, Any] = {"last": {}, "best": {}}
-    for seed in SEEDS:
-        file = work / "scores" / cell.name / str(seed) / "evaluation.json"
-        if file.exists():
-            row = json.loads(file.read_text())["rows"][0]
-            for score in found:
-                found[score][seed] = row[score]["mean"]
+def scores_of(cell: Cell, work: Path) -> dict[int, dict[str, float | None]]:
+    """By seed: accuracy after the last and of the best epoch, in percent, and metrics; None if diverged."""
+    found: dict[int, dict[str, float | None]] = {}
+    for folder in sorted((work / "scores" / cell.name).glob("[0-9]*"), key=lambda path: int(path.name)):
+        if (folder / DIVERGED).exists():
+            found[int(folder.name)] = dict.fromkeys(("last", "best", *METRICS))
+        elif (folder / "metrics.json").exists():
+            row = json.loads((folder / "evaluation.json").read_text())["rows"][0]
+            means = json.loads((folder / "metrics.json").read_text())["folders"][0]["mean"]
+            found[int(folder.name)] = {
+                **{name: row[name]["mean"] for name in ("last", "best")},
+                **{name: means[name] for name in METRICS},
+            }
     return found
 
 
-def summarise(work: Path) -> dict[str, Any]:
-    """Every table: mean, standard deviation and the difference from the default, seed by seed."""
-    summary: dict[str, Any] = {}
-    for title, rows in tables().items():
-        reference = next(iter(rows)) if title.startswith("methods") else None
-        base = scores_of(rows[reference] if reference else Cell({}), work)["last"]
-        summary[title] = {"compared_with": reference or "the defaults", "rows": []}
-        for label, cell in rows.items():
-            scores = scores_of(cell, work)
-            values = list(scores["last"].values())
-            if not values:
-                continue
-            paired = [value - base[seed] for seed, value in scores["last"].items() if seed in base]
-            summary[title]["rows"].append(
-                {
-                    "label": label,
-                    "options": cell.options,
-                    "ipc": cell.ipc,
-                    "scored_on": cell.tuned_on,
-                    "seeds": list(scores["last"]),
-                    "last": values,
-                    "best": list(scores["best"].values()),
-                    "mean": round(statistics.fmean(values), 2),
-                    "std": round(statistics.stdev(values), 2) if len(values) > 1 else None,
-                    "difference": round(statistics.fmean(paired), 2) if paired else None,
-                    "difference_std": round(statistics.stdev(paired), 2) if len(paired) > 1 else None,
-                }
-            )
-    return summary
+def summarise(table: Table, work: Path) -> dict[str, Any]:
+    """Means, standard deviations over seeds, and paired differences from the table's reference."""
+    base = _of(scores_of(table.reference, work), "last")
+    rows = []
+    for label, cell in table.rows.items():
+        scores = scores_of(cell, work)
+        last, best = _of(scores, "last"), _of(scores, "best")
+        paired = [value - base[seed] for seed, value in last.items() if seed in base]
+        rows.append(
+            {
+                "label": label,
+                "options": cell.options,
+                "ipc": cell.ipc,
+                "scored_on": cell.tuned_on,
+                "seeds": list(last),
+                "diverged": len(scores) - len(last),
+                "last": list(last.values()),
+                "best": list(best.values()),
+                "mean": _mean(last.values()),
+                "std": _std(last.values()),
+                "difference": _mean(paired),
+                "difference_std": _std(paired),
+                **{name: _mean(_of(scores, name).values()) for name in METRICS},
+            }
+        )
+    return {"compared_with": table.against, "rows": rows}
+
+
+def _of(scores: dict[int, dict[str, float | None]], name: str) -> dict[int, float]:
+    return {seed: value for seed, found in scores.items() if (value := found[name]) is not None}
+
+
+def _mean(values: Any) -> float | None:
+    return round(statistics.fmean(values), 3) if values else None
+
+
+def _std(values: Any) -> float | None:
+    return round(statistics.stdev(values), 3) if len(values) > 1 else None
 
 
 def markdown(summary: dict[str, Any]) -> str:
+    """Tables as documents show them."""
     lines: list[str] = []
     for title, table in summary.items():
-        split = table["rows"][0]["scored_on"] if table["rows"] else "-"
+        split = "test" if table["rows"][0]["scored_on"] == "test" else "held-out"
         lines += [
             f"### {title[0].upper()}{title[1:]}",
             "",
-            f"Scored on the {'test' if split == 'test' else 'held-out'} images; difference from"
-            f" {table['compared_with']}, seed by seed, with its standard error.",
+            f"Accuracy on the {split} images; difference from {table['compared_with']}, seed by seed.",
             "",
-            "| | accuracy, % | difference | seeds |",
-            "| --- | --- | --- | --- |",
+            "| | accuracy, % | difference | mode recovery | coverage | density |",
+            "| --- | --- | --- | --- | --- | --- |",
         ]
         for row in table["rows"]:
-            spread = "" if row["std"] is None else f" ± {row['std']:.1f}"
-            lines.append(
-                f"| {row['label']} | {row['mean']:.1f}{spread} | {_difference(row)} | {len(row['seeds'])} |"
-            )
+            metrics = " | ".join("-" if row[name] is None else f"{row[name]:.2f}" for name in METRICS)
+            lines.append(f"| {row['label']} | {_accuracy(row)} | {_difference(row)} | {metrics} |")
         lines.append("")
     return "\n".join(lines)
 
 
+def _accuracy(row: dict[str, Any]) -> str:
+    total = len(row["seeds"]) + row["diverged"]
+    diverged = f"diverged at {row['diverged']} of {total} seeds" if row["diverged"] else ""
+    if row["mean"] is None:
+        return diverged or "-"
+    spread = "" if row["std"] is None else f" ± {row['std']:.1f}"
+    return f"{row['mean']:.1f}{spread}" + (f", {diverged}" if diverged else "")
+
+
 def _difference(row: dict[str, Any]) -> str:
-    if row["difference"] is None or row["difference_std"] in (None, 0.0):
+    """Mean and standard error of the paired differences; nothing for the reference itself."""
+    if not row["difference_std"]:
         return "-"
     error = row["difference_std"] / math.sqrt(len(row["seeds"]))
     return f"{row['difference']:+.1f} ± {error:.1f}"
@@ -223,8 +166,7 @@ def _difference(row: dict[str, Any]) -> str:
 def write_table(work: Path, out: Path) -> None:
     from mgd3_fast.versions import versions
 
-    first = next((work / "scores").rglob("evaluation.json"))
-    record = json.loads(first.read_text())
+    record = json.loads(next((work / "scores").rglob("evaluation.json")).read_text())
     commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True).stdout.strip()
     content = {
         "command": "python bench/ablations.py run",
@@ -234,7 +176,7 @@ def write_table(work: Path, out: Path) -> None:
         "threads": record["threads"],
         "versions": versions(),
         "network": record["rows"][0]["network"],
-        "tables": summarise(work),
+        "tables": {title: summarise(table, work) for title, table in tables().items()},
     }
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps(content, indent=1) + "\n")
@@ -246,14 +188,14 @@ def main() -> int:
     parser.add_argument("action", choices=("run", "table"))
     parser.add_argument("--work", type=Path, required=True, help="folder of images and scores; taken up")
     parser.add_argument("--part", default="1/1", metavar="I/N", help="run every N-th cell, from the I-th")
-    parser.add_argument("--seeds", type=int, default=len(SEEDS), help="seeds 0..N-1")
+    parser.add_argument("--seeds", type=int, default=SEEDS, help="seeds 0..N-1")
     parser.add_argument("--out", type=Path, default=Path("bench/results/ablations/mnist5k.json"))
     args = parser.parse_args()
     if args.action == "table":
         write_table(args.work, args.out)
         return 0
     part, parts = (int(number) for number in args.part.split("/"))
-    run(args.work, part, parts, range(args.seeds))
+    run(args.work, part, parts, args.seeds)
     return 0
 
 
