@@ -14,6 +14,14 @@ from torch import Tensor
 
 _WRAPPERS = ("ema", "model", "state_dict")
 _PARALLEL_PREFIXES = ("module.", "_orig_mod.")
+_LIGHTNING_KEYS = tuple(
+    f"{package}.callbacks.model_checkpoint.ModelCheckpoint"
+    for package in ("pytorch_lightning", "lightning.pytorch")
+)
+
+
+class _ForeignKey:
+    """Takes the place of a class that PyTorch Lightning's training states before 1.5 have as a key."""
 
 
 def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -29,8 +37,8 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
     Raises:
         FileNotFoundError: There is no file at `path`.
-        ValueError: The file is damaged, or holds anything but tensors, plain Python values and an
-            `argparse.Namespace`.
+        ValueError: The file is damaged, or holds anything but tensors, plain Python values, an
+            `argparse.Namespace` and the class of PyTorch Lightning's checkpoint callback.
     """
     if not path.is_file():
         raise FileNotFoundError(f"no checkpoint file at {path}")
@@ -126,7 +134,9 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 def _read_pickle(path: Path) -> object:
     # argparse.Namespace: DiT's own training script stores its command line beside the weights.
-    with torch.serialization.safe_globals([argparse.Namespace]):
+    # The unpickler looks names up and imports nothing: Lightning's are given a class that does nothing.
+    foreign = [(_ForeignKey, name) for name in _LIGHTNING_KEYS]
+    with torch.serialization.safe_globals([argparse.Namespace, *foreign]):
         try:
             return _load(path)
         except Exception as error:  # a damaged byte makes the unpickler raise almost anything
