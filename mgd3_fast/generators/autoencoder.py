@@ -19,7 +19,11 @@ from mgd3_fast.generators.vae_weights import KL_F8, load_vae, vae_config
 DEFAULT_VAE = "stabilityai/sd-vae-ft-mse"
 """The autoencoder that MGD3's authors sample DiT with."""
 
-HUB_LICENCES = {DEFAULT_VAE: "MIT", "stabilityai/sd-vae-ft-ema": "MIT"}
+HUB_LICENCES = {
+    DEFAULT_VAE: "MIT",
+    "stabilityai/sd-vae-ft-ema": "MIT",
+    "stable-diffusion-v1-5/stable-diffusion-v1-5": "CreativeML OpenRAIL-M",
+}
 
 
 class KLAutoencoder(BatchedAutoencoder):

@@ -3,15 +3,29 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from mgd3_fast.errors import UserError
 
-_STEM = "diffusion_pytorch_model"
-_WEIGHT_PATTERNS = (
-    (f"{_STEM}.safetensors", f"{_STEM}-*-of-*.safetensors", f"{_STEM}.safetensors.index.json"),
-    (f"{_STEM}.bin", f"{_STEM}-*-of-*.bin", f"{_STEM}.bin.index.json"),
-)
+DIFFUSERS_STEMS = ("diffusion_pytorch_model", "diffusion_pytorch_model")
+TRANSFORMERS_STEMS = ("model", "pytorch_model")
+"""How a library names the weights of a model: in safetensors, and in PyTorch's own format."""
+
+
+def weight_files(stems: tuple[str, str] = DIFFUSERS_STEMS) -> tuple[tuple[str, str, str], ...]:
+    """Name the files that can hold a model's weights, safetensors first.
+
+    Args:
+        stems: `DIFFUSERS_STEMS` or `TRANSFORMERS_STEMS`.
+
+    Returns:
+        For each format: the single file, the pattern of the parts of a large model, and their index.
+    """
+    return tuple(
+        (f"{stem}.{end}", f"{stem}-*-of-*.{end}", f"{stem}.{end}.index.json")
+        for stem, end in zip(stems, ("safetensors", "bin"), strict=True)
+    )
 
 
 def is_hub_id(text: str) -> bool:
@@ -31,8 +45,15 @@ def model_folder(root: Path, subfolder: str) -> Path:
     raise UserError(f"{root} must hold config.json or {subfolder}/config.json, got neither")
 
 
-def fetch_model(repo_id: str, subfolder: str, *, option: str, licence: str) -> Path:
-    """Download a diffusers model of a hub repository, or take it from the local cache.
+def fetch_model(
+    repo_id: str,
+    subfolder: str,
+    *,
+    option: str,
+    licence: str,
+    stems: tuple[str, str] = DIFFUSERS_STEMS,
+) -> Path:
+    """Download a model of a hub repository, or take it from the local cache.
 
     Safetensors are preferred; the PyTorch files are fetched only where there are none.
 
@@ -41,6 +62,7 @@ def fetch_model(repo_id: str, subfolder: str, *, option: str, licence: str) -> P
         subfolder: Where a pipeline keeps the model; a repository of the model alone keeps it at its root.
         option: Command line option that takes a local path instead, for the message.
         licence: Of the weights, for the message.
+        stems: How the library of the model names its weights.
 
     Returns:
         Local folder with `config.json` and weights.
@@ -48,21 +70,39 @@ def fetch_model(repo_id: str, subfolder: str, *, option: str, licence: str) -> P
     Raises:
         UserError: The repository cannot be reached, or does not hold such a model.
     """
-    from huggingface_hub import snapshot_download
-
-    for patterns in _WEIGHT_PATTERNS:
+    for patterns in weight_files(stems):
         names = ["config.json", *patterns]
         wanted = [f"{prefix}{name}" for prefix in ("", f"{subfolder}/") for name in names]
-        try:
-            root = Path(snapshot_download(repo_id, allow_patterns=wanted))
-        except Exception as error:  # the hub client raises its own, the network library's and OSError
-            reason = (str(error).splitlines() or [""])[0]
-            raise UserError(
-                f"{repo_id} could not be fetched from the Hugging Face hub"
-                f" ({type(error).__name__}: {reason[:160]}); give a local copy with {option} PATH"
-                f" (licence of these weights: {licence})"
-            ) from None
+        root = fetch_files(repo_id, wanted, option=option, licence=licence)
         folder = model_folder(root, subfolder)
         if any(True for pattern in patterns for _ in folder.glob(pattern)):
             return folder
-    raise UserError(f"{repo_id} must hold {_STEM}.safetensors or .bin, got a repository without")
+    raise UserError(f"{repo_id} must hold {stems[0]}.safetensors or .bin, got a repository without")
+
+
+def fetch_files(repo_id: str, patterns: Sequence[str], *, option: str, licence: str) -> Path:
+    """Download some files of a hub repository, or take them from the local cache.
+
+    Args:
+        repo_id: owner/name.
+        patterns: Paths in the repository, with wildcards; one that is not there is left out.
+        option: Command line option that takes a local path instead, for the message.
+        licence: Of what the repository holds, for the message.
+
+    Returns:
+        Local folder that holds them, in the repository's layout.
+
+    Raises:
+        UserError: The repository cannot be reached.
+    """
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(repo_id, allow_patterns=list(patterns)))
+    except Exception as error:  # the hub client raises its own, the network library's and OSError
+        reason = (str(error).splitlines() or [""])[0]
+        raise UserError(
+            f"{repo_id} could not be fetched from the Hugging Face hub"
+            f" ({type(error).__name__}: {reason[:160]}); give a local copy with {option} PATH"
+            f" (licence of these weights: {licence})"
+        ) from None

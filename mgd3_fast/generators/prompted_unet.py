@@ -1,0 +1,135 @@
+"""Stable Diffusion's network: a U-Net and a text encoder, loaded on first use.
+
+Shape letters: N classes, L tokens of a prompt, E numbers of a token.
+"""
+
+from __future__ import annotations
+
+import json
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mgd3_engine.dit.weight_files import read_json
+from mgd3_fast.errors import UserError
+from mgd3_fast.generators.context_unet import ContextUNet
+from mgd3_fast.generators.digest import weights_digest
+from mgd3_fast.generators.hub import TRANSFORMERS_STEMS
+from mgd3_fast.generators.model_weights import complete_or_refused, read_model_weights
+from mgd3_fast.generators.pipeline_files import PipelineFiles
+from mgd3_fast.generators.prompts import ClassPrompts
+from mgd3_fast.generators.text_encoder import encode_prompts, encoder_weights
+
+_CLASS = "UNet2DConditionModel"
+_FURTHER_INPUTS = ("addition_embed_type", "class_embed_type", "encoder_hid_dim_type", "time_cond_proj_dim")
+
+
+class PromptedUNet:
+    """A U-Net that attends to prompts (Rombach et al. 2022, section 3.3), placed where it is asked for.
+
+    Args:
+        files: Of the pipeline.
+    """
+
+    def __init__(self, files: PipelineFiles) -> None:
+        self._files = files
+        self._contexts: tuple[ClassPrompts, Tensor] | None = None
+        self._placed: tuple[ClassPrompts, torch.device, torch.dtype, ContextUNet] | None = None
+
+    def denoiser(self, prompts: ClassPrompts, device: torch.device, dtype: torch.dtype) -> ContextUNet:
+        """Return the network of a run on `device` in `dtype`; the last one asked for is kept."""
+        if self._placed is None or self._placed[:3] != (prompts, device, dtype):
+            contexts = self._contexts_of(prompts, device)  # before the U-Net takes its memory
+            width = self._unet.config.cross_attention_dim
+            if contexts.shape[-1] != width:
+                raise UserError(
+                    f"text_encoder of {self._files.source} must give {width} numbers a token for its unet,"
+                    f" got {contexts.shape[-1]}"
+                )
+            weights = {name: tensor.to(device, dtype) for name, tensor in self._unet.state_dict().items()}
+            unet = _empty_unet(self._unet.config)
+            unet.load_state_dict(weights, assign=True)
+            unet.eval().requires_grad_(False)
+            self._placed = (prompts, device, dtype, ContextUNet(unet, contexts.to(device, dtype)))
+        return self._placed[3]
+
+    def digest(self) -> str:
+        """sha256 of all that turns a prompt, a latent and a timestep into a prediction."""
+        encoder = self._files.model("text_encoder", TRANSFORMERS_STEMS)
+        text = weights_digest(encoder_weights(encoder), _architecture(encoder))
+        tokenizer = self._files.tokenizer_bytes().hex()
+        unet = _architecture(self._files.model("unet"))
+        return weights_digest(self._unet.state_dict(), " ".join((unet, text, tokenizer)))
+
+    @cached_property
+    def _unet(self) -> Any:
+        """The U-Net as its file holds it."""
+        return load_unet(self._files.model("unet"))
+
+    def _contexts_of(self, prompts: ClassPrompts, device: torch.device) -> Tensor:
+        """Return `[N + 1, L, E]`, the negative prompt's last; the text encoder is gone afterwards."""
+        if self._contexts is None or self._contexts[0] != prompts:
+            encoder = self._files.model("text_encoder", TRANSFORMERS_STEMS)
+            texts = (*prompts.texts, prompts.negative)
+            self._contexts = (prompts, encode_prompts(encoder, self._files.tokenizer(), texts, device))
+        return self._contexts[1]
+
+
+def load_unet(folder: Path) -> Any:
+    """Load a diffusers `UNet2DConditionModel` without a second copy of its weights in memory.
+
+    Args:
+        folder: `config.json` and weights.
+
+    Returns:
+        The network as its file holds it, on the CPU, in evaluation mode, without gradients.
+
+    Raises:
+        FileNotFoundError: The weights are missing.
+        UserError: The files are damaged, do not fit together, or the network wants more than a context.
+    """
+    settings = unet_settings(read_json(folder / "config.json"), str(folder))
+    with complete_or_refused(folder, _CLASS):
+        unet = _empty_unet(settings)
+        unet.load_state_dict(read_model_weights(folder), assign=True)
+    return unet.eval().requires_grad_(False)
+
+
+def unet_settings(settings: dict[str, Any], place: str) -> dict[str, Any]:
+    """Refuse a U-Net that `ContextUNet` cannot call.
+
+    Args:
+        settings: Its `config.json`.
+        place: Where that lies, for messages.
+
+    Returns:
+        The same settings.
+
+    Raises:
+        UserError: It is of another class, or has further inputs.
+    """
+    if settings.get("_class_name", _CLASS) != _CLASS:
+        raise UserError(f"unet of {place} must be a {_CLASS}, got a {settings['_class_name']!r}")
+    for name in _FURTHER_INPUTS:
+        if settings.get(name) is not None:
+            raise UserError(
+                f"unet of {place} must take latents, timesteps and text alone, got one with {name}"
+                f" {settings[name]!r}"
+            )
+    return settings
+
+
+def _empty_unet(config: Any) -> Any:
+    from diffusers import UNet2DConditionModel
+
+    with torch.device("meta"):
+        return UNet2DConditionModel.from_config(config)
+
+
+def _architecture(folder: Path) -> str:
+    """What of `config.json` decides the output, in a fixed order."""
+    settings = read_json(folder / "config.json")
+    return json.dumps({name: settings[name] for name in sorted(settings) if not name.startswith("_")})
