@@ -49,26 +49,45 @@ class ImageSource(Protocol):
         ...
 
 
-class FileImages:
-    """Image files of one folder.
+class ListedImages:
+    """The half of an `ImageSource` that a list of its files knows.
+
+    Args:
+        files: Names, sizes and times of change, in the order the class keeps.
+    """
+
+    in_memory = False
+
+    def __init__(self, files: FileList) -> None:
+        self._files = files
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    def name(self, position: int) -> str:
+        """Name of an image inside its class."""
+        return self._files.name(position)
+
+    def content_key(self) -> str:
+        """Hex sha256 over names and sizes."""
+        return self._files.content_key()
+
+    def cache_key(self) -> str:
+        """Hex sha256 over names, sizes and times of change."""
+        return self._files.cache_key()
+
+
+class FileImages(ListedImages):
+    """Image files of one folder, named by their paths relative to it.
 
     Args:
         folder: The class folder.
         files: Its images, in the order the class keeps.
     """
 
-    in_memory = False
-
     def __init__(self, folder: Path, files: Iterable[ScannedFile]) -> None:
+        super().__init__(FileList.of(files))
         self.folder = folder
-        self._files = FileList.of(files)
-
-    def __len__(self) -> int:
-        return len(self._files)
-
-    def name(self, position: int) -> str:
-        """Name of a file relative to the class folder."""
-        return self._files.name(position)
 
     def location(self, position: int) -> str:
         """Full path of a file."""
@@ -88,14 +107,6 @@ class FileImages:
             OSError: The file cannot be read at all.
         """
         return decode_image((self.folder / self.name(position)).read_bytes())
-
-    def content_key(self) -> str:
-        """Hex sha256 over relative names and sizes."""
-        return self._files.content_key()
-
-    def cache_key(self) -> str:
-        """Hex sha256 over relative names, sizes and times of change."""
-        return self._files.cache_key()
 
 
 class ArrayImages:
