@@ -97,6 +97,25 @@ def open_tensors(path: Path) -> TensorFile:
         raise DamagedFileError(f"{path} is damaged: {error}") from None
 
 
+def open_if_whole(path: Path, *, check: bool = True) -> TensorFile | None:
+    """Map a file that can be made again: a damaged one is as good as none.
+
+    Args:
+        path: The file.
+        check: Also compare contents with their checksum, which reads them.
+
+    Returns:
+        Its tensors and metadata, or None where there is no file or a damaged one.
+    """
+    try:
+        file = open_tensors(path)
+        if check:
+            check_contents(path, file)
+    except (FileNotFoundError, DamagedFileError):
+        return None
+    return file
+
+
 def check_contents(path: Path, file: TensorFile) -> None:
     """Compare a file's tensors with their checksum; reads all of them.
 

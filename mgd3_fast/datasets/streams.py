@@ -26,8 +26,9 @@ from mgd3_fast.datasets.class_names import check_classes
 from mgd3_fast.datasets.dataset import Dataset, ImageClass
 from mgd3_fast.datasets.decoding import decode_image
 from mgd3_fast.datasets.file_list import FileList
+from mgd3_fast.datasets.images import ListedImages
 from mgd3_fast.errors import UserError
-from mgd3_fast.tensor_files import DamagedFileError, check_contents, open_tensors, save_tensors
+from mgd3_fast.tensor_files import open_if_whole, save_tensors
 
 _FORMAT = "mgd3-fast stream index 1"
 
@@ -110,7 +111,7 @@ class StreamIndex:
         return np.cumsum(self.counts) - self.counts
 
 
-class StreamedImages:
+class StreamedImages(ListedImages):
     """Images of one class of a stream that was read before.
 
     Args:
@@ -120,20 +121,11 @@ class StreamedImages:
         rows: int64 [n], where in it.
     """
 
-    in_memory = False
-
     def __init__(
         self, stream: ImageStream, files: FileList, shards: NDArray[np.int64], rows: NDArray[np.int64]
     ) -> None:
+        super().__init__(files)
         self.stream, self.shards, self.rows = stream, shards, rows
-        self._files = files
-
-    def __len__(self) -> int:
-        return len(self._files)
-
-    def name(self, position: int) -> str:
-        """Name of an image inside its class."""
-        return self._files.name(position)
 
     def location(self, position: int) -> str:
         """The dataset and the image in it."""
@@ -151,10 +143,6 @@ class StreamedImages:
         if found is None or found.name != self.name(position):
             raise UserError(f"{self.stream.location} must be as it was when it was encoded, got changed")
         return decode_image(found.content)
-
-    def content_key(self) -> str:
-        """Hex sha256 over names and sizes."""
-        return self._files.content_key()
 
     def cache_key(self) -> str:
         """Hex sha256 that also covers the stream's identity."""
@@ -201,10 +189,8 @@ def index_path(stream: ImageStream, cache_dir: Path | str | None) -> Path:
 
 def read_index(path: Path) -> StreamIndex | None:
     """Read what `write_index` wrote; None where there is nothing, or only a damaged file."""
-    try:
-        file = open_tensors(path)
-        check_contents(path, file)
-    except (FileNotFoundError, DamagedFileError):
+    file = open_if_whole(path)
+    if file is None:
         return None
     arrays = {name: tensor.numpy() for name, tensor in file.tensors.items()}
     no_times = np.zeros(len(arrays["sizes"]), dtype=np.int64)

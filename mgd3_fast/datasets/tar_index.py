@@ -20,9 +20,10 @@ from PIL import Image
 
 from mgd3_fast.datasets.decoding import BadImageError, decode_image
 from mgd3_fast.datasets.file_list import FileList, ScannedFile, pack_names, unpack_name
+from mgd3_fast.datasets.images import ListedImages
 from mgd3_fast.datasets.tars import Region
 from mgd3_fast.progress import Bar
-from mgd3_fast.tensor_files import DamagedFileError, check_contents, open_tensors, save_tensors
+from mgd3_fast.tensor_files import open_if_whole, save_tensors
 
 # Headers lie apart: reading them waits for the disk.
 _SCAN_THREADS = 8
@@ -129,7 +130,7 @@ class TarIndexes:
         return self._folder / f"{digest.hexdigest()[:32]}.safetensors"
 
 
-class TarImages:
+class TarImages(ListedImages):
     """Images of one class that lie in tar files, read from where they are.
 
     Args:
@@ -139,8 +140,6 @@ class TarImages:
         offsets: int64 [n], where in it.
     """
 
-    in_memory = False
-
     def __init__(
         self,
         files: FileList,
@@ -148,14 +147,8 @@ class TarImages:
         tar_of: NDArray[np.int32],
         offsets: NDArray[np.int64],
     ) -> None:
-        self._files, self._tars, self._tar_of, self._offsets = files, tars, tar_of, offsets
-
-    def __len__(self) -> int:
-        return len(self._files)
-
-    def name(self, position: int) -> str:
-        """Name of an image inside its class."""
-        return self._files.name(position)
+        super().__init__(files)
+        self._tars, self._tar_of, self._offsets = tars, tar_of, offsets
 
     def location(self, position: int) -> str:
         """The tar and the image in it."""
@@ -175,20 +168,10 @@ class TarImages:
             raise BadImageError("the tar file ends in it")
         return decode_image(content)
 
-    def content_key(self) -> str:
-        """Hex sha256 over names and sizes."""
-        return self._files.content_key()
-
-    def cache_key(self) -> str:
-        """Hex sha256 over names, sizes and times of change."""
-        return self._files.cache_key()
-
 
 def _read(path: Path) -> TarIndex | None:
-    try:
-        file = open_tensors(path)
-        check_contents(path, file)
-    except (FileNotFoundError, DamagedFileError):
+    file = open_if_whole(path)
+    if file is None:
         return None
     arrays = {name: tensor.numpy() for name, tensor in file.tensors.items()}
     files = FileList(arrays["names"], arrays["ends"], arrays["sizes"], arrays["mtimes_ns"])

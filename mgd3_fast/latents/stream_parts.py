@@ -23,13 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mgd3_fast.datasets.file_list import pack_names
-from mgd3_fast.tensor_files import (
-    DamagedFileError,
-    check_contents,
-    open_tensors,
-    remove_leftovers,
-    save_tensors,
-)
+from mgd3_fast.tensor_files import open_if_whole, remove_leftovers, save_tensors
 
 _FORMAT = "mgd3-fast stream part 1"
 
@@ -188,13 +182,8 @@ class StreamParts:
 
 
 def _read(path: Path, check: bool) -> Part | None:
-    try:
-        file = open_tensors(path)
-        if check:
-            check_contents(path, file)
-    except (FileNotFoundError, DamagedFileError):
-        return None
-    if file.metadata.get("format") != _FORMAT:
+    file = open_if_whole(path, check=check)
+    if file is None or file.metadata.get("format") != _FORMAT:
         return None
     arrays = {name: tensor.numpy() for name, tensor in file.tensors.items() if name != "latents"}
     return Part(

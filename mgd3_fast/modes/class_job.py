@@ -18,7 +18,7 @@ from mgd3_fast.errors import UserError
 from mgd3_fast.latents import ClassLatents, LatentStore
 from mgd3_fast.modes.kmeans_engines import NO_ENGINE
 from mgd3_fast.modes.method import KMEANS_METHOD_NAMES, ModeDiscovery, Modes
-from mgd3_fast.tensor_files import DamagedFileError, check_contents, open_tensors, save_tensors
+from mgd3_fast.tensor_files import open_if_whole, save_tensors
 
 _FORMAT = "mgd3-fast class modes 2"
 
@@ -52,7 +52,8 @@ class ClassJob:
 
     def kept(self, cls: ImageClass) -> Modes | None:
         """Read an earlier result; None where there is none, or a damaged one."""
-        return None if self.workdir is None else _read_class_modes(self._path(cls, self.workdir))
+        file = None if self.workdir is None else open_if_whole(self._path(cls, self.workdir))
+        return None if file is None else Modes(**file.tensors)
 
     def latents(self, cls: ImageClass) -> ClassLatents:
         """Map the latents of a class, which were there when the run began."""
@@ -105,12 +106,3 @@ def check_finite(classes: Sequence[ImageClass], features: Sequence[Tensor]) -> N
                 f"latents of class {cls.name} must be finite, got infinite or undefined numbers:"
                 " encode again with precision fp32"
             )
-
-
-def _read_class_modes(path: Path) -> Modes | None:
-    try:
-        file = open_tensors(path)
-        check_contents(path, file)
-    except (FileNotFoundError, DamagedFileError):
-        return None
-    return Modes(file.tensors["centers"], file.tensors["weights"], file.tensors["source_index"])
