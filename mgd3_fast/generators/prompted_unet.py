@@ -18,13 +18,10 @@ from mgd3_fast.errors import UserError
 from mgd3_fast.generators.context_unet import ContextUNet
 from mgd3_fast.generators.digest import weights_digest
 from mgd3_fast.generators.hub import TRANSFORMERS_STEMS
-from mgd3_fast.generators.model_weights import complete_or_refused, read_model_weights
 from mgd3_fast.generators.pipeline_files import PipelineFiles
 from mgd3_fast.generators.prompts import ClassPrompts
 from mgd3_fast.generators.text_encoder import encode_prompts, encoder_weights
-
-_CLASS = "UNet2DConditionModel"
-_FURTHER_INPUTS = ("addition_embed_type", "class_embed_type", "encoder_hid_dim_type", "time_cond_proj_dim")
+from mgd3_fast.generators.unet_weights import filled_unet, load_unet
 
 
 class PromptedUNet:
@@ -50,10 +47,8 @@ class PromptedUNet:
                     f" got {contexts.shape[-1]}"
                 )
             weights = {name: tensor.to(device, dtype) for name, tensor in self._unet.state_dict().items()}
-            unet = _empty_unet(self._unet.config)
-            unet.load_state_dict(weights, assign=True)
-            unet.eval().requires_grad_(False)
-            self._placed = (prompts, device, dtype, ContextUNet(unet, contexts.to(device, dtype)))
+            unet = ContextUNet(filled_unet(self._unet.config, weights), contexts.to(device, dtype))
+            self._placed = (prompts, device, dtype, unet)
         return self._placed[3]
 
     def digest(self) -> str:
@@ -76,57 +71,6 @@ class PromptedUNet:
             texts = (*prompts.texts, prompts.negative)
             self._contexts = (prompts, encode_prompts(encoder, self._files.tokenizer(), texts, device))
         return self._contexts[1]
-
-
-def load_unet(folder: Path) -> Any:
-    """Load a diffusers `UNet2DConditionModel` without a second copy of its weights in memory.
-
-    Args:
-        folder: `config.json` and weights.
-
-    Returns:
-        The network as its file holds it, on the CPU, in evaluation mode, without gradients.
-
-    Raises:
-        FileNotFoundError: The weights are missing.
-        UserError: The files are damaged, do not fit together, or the network wants more than a context.
-    """
-    settings = unet_settings(read_json(folder / "config.json"), str(folder))
-    with complete_or_refused(folder, _CLASS):
-        unet = _empty_unet(settings)
-        unet.load_state_dict(read_model_weights(folder), assign=True)
-    return unet.eval().requires_grad_(False)
-
-
-def unet_settings(settings: dict[str, Any], place: str) -> dict[str, Any]:
-    """Refuse a U-Net that `ContextUNet` cannot call.
-
-    Args:
-        settings: Its `config.json`.
-        place: Where that lies, for messages.
-
-    Returns:
-        The same settings.
-
-    Raises:
-        UserError: It is of another class, or has further inputs.
-    """
-    if settings.get("_class_name", _CLASS) != _CLASS:
-        raise UserError(f"unet of {place} must be a {_CLASS}, got a {settings['_class_name']!r}")
-    for name in _FURTHER_INPUTS:
-        if settings.get(name) is not None:
-            raise UserError(
-                f"unet of {place} must take latents, timesteps and text alone, got one with {name}"
-                f" {settings[name]!r}"
-            )
-    return settings
-
-
-def _empty_unet(config: Any) -> Any:
-    from diffusers import UNet2DConditionModel
-
-    with torch.device("meta"):
-        return UNet2DConditionModel.from_config(config)
 
 
 def _architecture(folder: Path) -> str:

@@ -2,28 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import NoReturn
 
-import torch
-
-from mgd3_engine import Denoiser, NoiseSchedule
+from mgd3_engine import NoiseSchedule
 from mgd3_fast.errors import UserError
 from mgd3_fast.generators.autoencoder import KLAutoencoder
-from mgd3_fast.generators.base import Generator, SamplingDefaults
+from mgd3_fast.generators.base import SamplingDefaults
 from mgd3_fast.generators.pipeline_files import SCHEDULER, PipelineFiles
-from mgd3_fast.generators.prompted_unet import PromptedUNet, unet_settings
-from mgd3_fast.generators.prompts import ClassPrompts
+from mgd3_fast.generators.prompted_unet import PromptedUNet
+from mgd3_fast.generators.text_generator import TextGenerator, without_classes
 from mgd3_fast.generators.trained_schedule import trained_schedule
+from mgd3_fast.generators.unet_weights import unet_settings
 
 PIPELINE_CLASS = "StableDiffusionPipeline"
 DEFAULTS = SamplingDefaults(cfg_scale=7.5)
 """The paper states none: guidance is the pipeline's own default in diffusers, the rest as for DiT."""
-
-LoadPrompted = Callable[[ClassPrompts, torch.device, torch.dtype], Denoiser]
 
 
 @dataclass(frozen=True)
@@ -43,32 +38,7 @@ STABLE_DIFFUSION_PRESETS: dict[str, StableDiffusionPreset] = {
 }
 
 
-@dataclass(frozen=True, kw_only=True)
-class TextGenerator(Generator):
-    """A generator that knows no classes of its own: those of a run are given to it as prompts.
-
-    Args:
-        load_prompted: Called with prompts, device and dtype; loads the weights.
-        prompts: Of the run's classes; None until `for_prompts`.
-    """
-
-    load_prompted: LoadPrompted
-    prompts: ClassPrompts | None = None
-
-    def for_prompts(self, prompts: ClassPrompts) -> TextGenerator:
-        """Return the generator of these classes, the negative prompt being its null class."""
-        N = len(prompts.class_names)
-        return replace(
-            self,
-            prompts=prompts,
-            class_names=prompts.class_names,
-            num_classes=N,
-            null_class=N,
-            load_denoiser=partial(self.load_prompted, prompts),
-        )
-
-
-def stable_diffusion_preset(name: str, vae: str | None = None) -> Generator:
+def stable_diffusion_preset(name: str, vae: str | None = None) -> TextGenerator:
     """Make the generator of a published pipeline; nothing is fetched before it is used.
 
     Args:
@@ -90,7 +60,7 @@ def stable_diffusion_preset(name: str, vae: str | None = None) -> Generator:
     )
 
 
-def stable_diffusion(source: str, licence: str, vae: str | None = None) -> Generator:
+def stable_diffusion(source: str, licence: str, vae: str | None = None) -> TextGenerator:
     """Make the generator of a pipeline in diffusers' layout; of one on the hub, settings are fetched now.
 
     Args:
@@ -149,14 +119,7 @@ def _text_generator(
         defaults=DEFAULTS,
         licence=files.licence,
         autoencoder=autoencoder,
-        load_denoiser=partial(_without_classes, name),
+        load_denoiser=partial(without_classes, name),
         load_prompted=network.denoiser,
         compute_digest=network.digest,
-    )
-
-
-def _without_classes(name: str, device: torch.device, dtype: torch.dtype) -> NoReturn:
-    raise UserError(
-        f"generator must have classes of its own here, got {name}, which is conditioned on text and is for"
-        " distill, encode, discover, metrics and report"
     )
