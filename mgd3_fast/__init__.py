@@ -8,8 +8,9 @@ The names below are loaded on first use, so that importing the package stays qui
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from mgd3_fast.first_use import loaded_on_first_use
 
 if TYPE_CHECKING:
     from mgd3_fast.config import DistillConfig
@@ -19,15 +20,10 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = ["DistillConfig", "DistilledDataset", "UserError", "__version__", "distill"]
 
-_HOMES = {
-    "DistillConfig": "mgd3_fast.config",
-    "DistilledDataset": "mgd3_fast.distillation",
-    "UserError": "mgd3_fast.errors",
-    "distill": "mgd3_fast.distillation",
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module 'mgd3_fast' has no attribute {name!r}")
-    return getattr(import_module(_HOMES[name]), name)
+__getattr__ = loaded_on_first_use(
+    __name__,
+    DistillConfig="mgd3_fast.config",
+    DistilledDataset="mgd3_fast.distillation",
+    UserError="mgd3_fast.errors",
+    distill="mgd3_fast.distillation",
+)

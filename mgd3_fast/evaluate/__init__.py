@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from mgd3_fast.evaluate.config import EvaluateConfig
+from mgd3_fast.first_use import loaded_on_first_use
 
 if TYPE_CHECKING:
     from mgd3_fast.evaluate.evaluation import evaluate
 
 __all__ = ["EvaluateConfig", "evaluate"]
 
-
-def __getattr__(name: str) -> Any:
-    # `evaluate` needs torch, the configuration does not: the command line's help comes without it.
-    if name == "evaluate":
-        from mgd3_fast.evaluate.evaluation import evaluate
-
-        return evaluate
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__ = loaded_on_first_use(__name__, evaluate="mgd3_fast.evaluate.evaluation")

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from mgd3_fast.export.config import ExportConfig
+from mgd3_fast.first_use import loaded_on_first_use
 
 if TYPE_CHECKING:
     from mgd3_fast.export.exporting import Exported, export
 
 __all__ = ["ExportConfig", "Exported", "export"]
 
-
-def __getattr__(name: str) -> Any:
-    # Exporting needs torch, the configuration does not: the command line's help comes without it.
-    if name in ("Exported", "export"):
-        from mgd3_fast.export import exporting
-
-        return getattr(exporting, name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__ = loaded_on_first_use(
+    __name__, Exported="mgd3_fast.export.exporting", export="mgd3_fast.export.exporting"
+)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from mgd3_fast.first_use import loaded_on_first_use
 from mgd3_fast.formats.config import EXPORT_FORMATS, ConvertConfig
 
 if TYPE_CHECKING:
@@ -12,9 +12,9 @@ if TYPE_CHECKING:
 
 __all__ = ["EXPORT_FORMATS", "Conversion", "ConvertConfig", "convert", "export_run"]
 
-
-def __getattr__(name: str) -> Any:
-    # Converting reads images, the configuration does not: the command line's help comes without them.
-    if name in ("Conversion", "convert", "export_run"):
-        return getattr(import_module("mgd3_fast.formats.converting"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__ = loaded_on_first_use(
+    __name__,
+    Conversion="mgd3_fast.formats.converting",
+    convert="mgd3_fast.formats.converting",
+    export_run="mgd3_fast.formats.converting",
+)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from mgd3_fast.first_use import loaded_on_first_use
 from mgd3_fast.metrics.config import MetricsConfig
 
 if TYPE_CHECKING:
@@ -11,11 +12,4 @@ if TYPE_CHECKING:
 
 __all__ = ["MetricsConfig", "measure"]
 
-
-def __getattr__(name: str) -> Any:
-    # `measure` needs torch, the configuration does not: the command line's help comes without it.
-    if name == "measure":
-        from mgd3_fast.metrics.measuring import measure
-
-        return measure
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__ = loaded_on_first_use(__name__, measure="mgd3_fast.metrics.measuring")

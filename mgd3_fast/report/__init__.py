@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from mgd3_fast.first_use import loaded_on_first_use
 from mgd3_fast.report.config import ReportConfig
 
 if TYPE_CHECKING:
@@ -11,11 +12,4 @@ if TYPE_CHECKING:
 
 __all__ = ["ReportConfig", "write_report"]
 
-
-def __getattr__(name: str) -> Any:
-    # `write_report` needs torch, the configuration does not: the command line's help comes without it.
-    if name == "write_report":
-        from mgd3_fast.report.page import write_report
-
-        return write_report
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__ = loaded_on_first_use(__name__, write_report="mgd3_fast.report.page")
