@@ -16,7 +16,8 @@ from mgd3_engine import GuidedSampler, ModeGuidance, backend_names, image_seeds
 from mgd3_fast.config import FLOAT8_BACKENDS, PRECISIONS
 from mgd3_fast.devices import device_name, dtype_of, place_network, resolve_device, resolve_precision
 from mgd3_fast.errors import UserError
-from mgd3_fast.generators import Generator, load_generator
+from mgd3_fast.generators import Generator, TextGenerator, load_generator
+from mgd3_fast.generators.prompts import ClassPrompts
 from mgd3_fast.progress import SILENT, Progress
 from mgd3_fast.versions import installed_version
 
@@ -24,6 +25,7 @@ REFERENCE = ("eager", "fp32")
 IMAGES_CPU, IMAGES_CUDA = 16, 64
 ROUNDS = 3
 SEED = 0
+PROMPTS = ("dog", "church", "parachute")  # for a generator that is conditioned on text
 
 
 @dataclass(frozen=True)
@@ -113,6 +115,8 @@ class _Bench:
     """One generator on one device, its reference latents, and the images that everybody samples."""
 
     def __init__(self, generator: Generator, device: torch.device) -> None:
+        if isinstance(generator, TextGenerator):
+            generator = generator.for_prompts(ClassPrompts(class_names=PROMPTS, texts=PROMPTS))
         self.generator, self.device = generator, device
         self.images = IMAGES_CUDA if device.type == "cuda" else IMAGES_CPU
         class_ids = torch.arange(self.images) % generator.num_classes

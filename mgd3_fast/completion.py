@@ -145,6 +145,7 @@ def _manifest(
             "autoencoder_digest": generator.autoencoder.digest,
             "resolution": generator.resolution,
         },
+        **({"prompts": generator.prompts.by_class()} if generator.prompts else {}),
         **source_sections(dataset, run.layout, sessions),
         "files": {name: file_digest(run.out / name) for name in (MODES, CONTACT_SHEET)},
         "sessions": [{name: of[name] for name in of if name != "skipped"} for of in sessions],

@@ -145,7 +145,7 @@ class EncodeConfig:
     )
     generator: str = option(
         "auto (demo-mnist5k for mnist5k, else dit-xl-2-256), demo-mnist5k, dit-xl-2-256, dit-xl-2-512,"
-        " a checkpoint file, a generator folder or a hub id",
+        " stable-diffusion-1-5, a checkpoint file, a generator folder, a diffusers folder or a hub id",
         default="auto",
         metavar="NAME|PATH|ID",
     )
@@ -311,6 +311,21 @@ class DistillConfig(DiscoverConfig):
         default="auto",
         choices=GUIDANCE_FORMS,
     )
+    prompts: Path | str | None = option(
+        "file of what Stable Diffusion calls the classes: lines of class, tab and prompt, or a line for each"
+        " class in label order (default: their names)",
+        default=None,
+        parse=Path,
+        metavar="PATH",
+    )
+    prompt_template: str | None = option(
+        "prompt with {} where the class goes, such as 'a photo of a {}' (default: {})",
+        default=None,
+        metavar="TEXT",
+    )
+    negative_prompt: str | None = option(
+        "what Stable Diffusion is led away from (default: an empty prompt)", default=None, metavar="TEXT"
+    )
     backend: str = option("what runs the network", default="auto", choices=BACKENDS)
     batch_size: int | str = option(
         "images per batch; auto depends on the whole run and the device only",
@@ -364,7 +379,9 @@ class DistillConfig(DiscoverConfig):
     def _check_method(self) -> None:
         """Refuse options that the method does not have."""
         guidance = ("mode_scale", "t_stop")
-        generation = ("modes", "vae", "sampler", "steps", "cfg_scale", *guidance, "trace", "start_strength")
+        prompting = ("prompts", "prompt_template", "negative_prompt")
+        sampling = ("sampler", "steps", "cfg_scale", *guidance, "start_strength")
+        generation = ("modes", "vae", *prompting, *sampling, "trace")
         foreign = {
             "mgd3": ("start_strength",),
             "unguided": (*guidance, "start_strength"),

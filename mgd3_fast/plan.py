@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,7 @@ from mgd3_fast.config import DistillConfig
 from mgd3_fast.datasets import imagenet_classes
 from mgd3_fast.devices import dtype_of, place_network
 from mgd3_fast.formats.converting import check_format
-from mgd3_fast.generators import SamplingDefaults
+from mgd3_fast.generators import SamplingDefaults, for_run
 from mgd3_fast.modes import check_ipc
 from mgd3_fast.sources import Sources, open_sources
 from mgd3_fast.stages import kmeans_engine_of
@@ -66,6 +66,7 @@ class Plan:
             "format": layout_of(config.format),
             "generator": generator.name,
             "generator_digest": generator.digest,
+            **(generator.prompts.settings() if generator.prompts else {}),
             "autoencoder_digest": generator.autoencoder.digest,
             "flip": config.flip,
             "storage": config.storage,
@@ -120,7 +121,7 @@ def make_plan(config: DistillConfig, progress: Progress) -> Plan:
     Raises:
         UserError: If something named does not exist, does not fit, or cannot be done on this machine.
     """
-    sources = open_sources(config, progress)
+    sources = _with_prompts(open_sources(config, progress), config, progress)
     dataset, generator = sources.dataset, sources.generator
     check_ipc(dataset.counts, config.ipc)
     sampling = config.sampling(generator.defaults)
@@ -151,6 +152,19 @@ def batch_rows(images: int, latent_area: int, device_type: str) -> int:
     batches = -(-images // most)
     rows = -(-images // batches)
     return -(-rows // ROW_MULTIPLE) * ROW_MULTIPLE
+
+
+def _with_prompts(sources: Sources, config: DistillConfig, progress: Progress) -> Sources:
+    generator = for_run(
+        sources.generator,
+        sources.dataset,
+        prompts=config.prompts,
+        prompt_template=config.prompt_template,
+        negative_prompt=config.negative_prompt,
+    )
+    if generator.prompts is not None:
+        progress.note(generator.prompts.describe())
+    return replace(sources, generator=generator)
 
 
 def _class_ids(sources: Sources, progress: Progress) -> tuple[int, ...]:

@@ -62,7 +62,7 @@ def open_sources(config: EncodeConfig, progress: Progress, share: StreamShare | 
     opened = _open(config, progress)
     generator = load_generator(config.generator, dataset_name=opened.name, vae=config.vae)
     progress.note(
-        f"{generator.name}: {generator.resolution} px, {generator.num_classes} classes,"
+        f"{generator.name}: {generator.resolution} px, {generator.conditioning},"
         f" licence {generator.licence}; {precision} on {device_name(device)}"
     )
     store = LatentStore(

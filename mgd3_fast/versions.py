@@ -10,6 +10,7 @@ PACKAGES = (
     "torch",
     "triton",
     "diffusers",
+    "transformers",
     "onnxruntime",
     "onnxruntime-gpu",
     "tensorrt",

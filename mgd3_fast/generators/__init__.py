@@ -6,6 +6,7 @@ from mgd3_fast.generators.autoencoder import DEFAULT_VAE, KLAutoencoder
 from mgd3_fast.generators.base import Autoencoder, Generator, SamplingDefaults
 from mgd3_fast.generators.folder import ScheduleSettings, load_generator_folder, save_generator
 from mgd3_fast.generators.registry import GENERATOR_NAMES, load_generator
+from mgd3_fast.generators.text_generator import TextGenerator, for_run
 
 __all__ = [
     "DEFAULT_VAE",
@@ -15,6 +16,8 @@ __all__ = [
     "KLAutoencoder",
     "SamplingDefaults",
     "ScheduleSettings",
+    "TextGenerator",
+    "for_run",
     "load_generator",
     "load_generator_folder",
     "save_generator",

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from mgd3_engine import Denoiser, NoiseSchedule
 from mgd3_fast.generators.class_mapping import map_classes
+from mgd3_fast.generators.prompts import ClassPrompts
 
 Self = TypeVar("Self", bound="Autoencoder")
 
@@ -100,6 +101,7 @@ class Generator:
         autoencoder: Between images and latents.
         load_denoiser: Called with device and dtype; loads the weights.
         compute_digest: sha256 of the network's weights; loads them.
+        prompts: What a text-conditioned network makes of the classes of a run; None for every other.
     """
 
     name: str
@@ -118,6 +120,12 @@ class Generator:
     autoencoder: Autoencoder
     load_denoiser: Callable[[torch.device, torch.dtype], Denoiser]
     compute_digest: Callable[[], str]
+    prompts: ClassPrompts | None = None
+
+    @property
+    def conditioning(self) -> str:
+        """What it is conditioned on, for messages."""
+        return f"{self.num_classes} classes"
 
     def denoiser(self, device: torch.device | str, dtype: torch.dtype) -> Denoiser:
         """Load the network where and as it is wanted.

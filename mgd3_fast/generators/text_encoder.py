@@ -64,7 +64,7 @@ def _load_encoder(transformers: Any, folder: Path) -> Any:
     if settings.get("model_type") != "clip_text_model":
         raise UserError(f"{folder} must be of a {_CLASS}, got a {settings.get('model_type')!r}")
     with complete_or_refused(folder, _CLASS):
-        config = transformers.CLIPTextConfig(**settings)
+        config = transformers.CLIPTextConfig.from_dict(settings)
         with torch.device("meta"):
             network = transformers.CLIPTextModel(config)
         names = {name.removeprefix(_PREFIX): name for name in network.state_dict()}
