@@ -1,4 +1,4 @@
-"""How far apart modes must lie for guidance to decide between them, in a class that is a mixture of Gaussians.
+"""How far apart modes must lie for guidance to decide between them: a class that is a mixture of Gaussians.
 
     python bench/mode_distance.py --out bench/results/ablations/mode_distance.json
 
