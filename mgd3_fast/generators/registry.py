@@ -9,6 +9,7 @@ from mgd3_fast.generators.base import Generator
 from mgd3_fast.generators.dit import DIT_PRESETS, dit_from_hub, dit_from_path, dit_preset
 from mgd3_fast.generators.folder import DESCRIPTION, load_generator_folder
 from mgd3_fast.generators.hub import is_hub_id
+from mgd3_fast.generators.ldm import is_ldm, ldm_from_path
 from mgd3_fast.generators.pipeline_files import pipeline_class
 from mgd3_fast.generators.stable_diffusion import (
     PIPELINE_CLASS,
@@ -68,6 +69,8 @@ def load_generator(spec: str, *, dataset_name: str | None = None, vae: str | Non
 def _from_path(path: Path, vae: str | None) -> Generator:
     if (path / DESCRIPTION).is_file():
         return load_generator_folder(path, vae)
+    if is_ldm(path):
+        return ldm_from_path(path, vae)
     if _is_text_pipeline(str(path), "not stated"):
         return stable_diffusion(str(path), "not stated", vae)
     return dit_from_path(path, vae)
