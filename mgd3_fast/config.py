@@ -66,7 +66,7 @@ def option(
         help: Help text, without the default, which is added.
         default: Default value; a field without one is a required option.
         parse: Turns the option's text into the field's value; text it refuses is left to `__post_init__`.
-        choices: Allowed words, checked by `check_choices`.
+        choices: Allowed words, checked by `check_options`.
         metavar: How the value is named in the help.
 
     Returns:
@@ -78,8 +78,11 @@ def option(
     )
 
 
-def check_choices(config: Any) -> None:
-    """Refuse a field whose value is not among its declared choices.
+def check_options(config: Any) -> None:
+    """Refuse a field that is empty, or whose value is not among its declared choices.
+
+    An empty text is most often a variable that a shell does not know; as a path it would be the folder at
+    hand.
 
     Raises:
         UserError: Naming the field, the value and the allowed ones.
@@ -88,6 +91,8 @@ def check_choices(config: Any) -> None:
         choices, value = declared.metadata.get("choices", ()), getattr(config, declared.name)
         if choices and value is not None and value not in choices:
             raise UserError(f"{declared.name} must be one of {', '.join(choices)}, got {value!r}")
+        if value == "" or (isinstance(value, (tuple, list)) and "" in value):
+            raise UserError(f"{declared.name} must not be empty, got ''")
 
 
 def check_whole(name: str, value: object, lowest: int, highest: int | None = None) -> None:
@@ -181,9 +186,7 @@ class EncodeConfig:
     )
 
     def __post_init__(self) -> None:
-        check_choices(self)
-        if not self.dataset:
-            raise UserError("dataset must be a name or a path, got an empty string")
+        check_options(self)
         if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device):
             raise UserError(f"device must be auto, cpu, cuda or cuda:N, got {self.device!r}")
 
@@ -257,7 +260,7 @@ class PlotConfig:
     )
 
     def __post_init__(self) -> None:
-        check_choices(self)
+        check_options(self)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -262,6 +262,40 @@ def test_wrong_arguments_are_one_line_with_a_hint(
     assert line.endswith("--help)")
 
 
+@pytest.mark.parametrize(
+    ("arguments", "name"),
+    [
+        ("distill --dataset mnist5k --ipc 1 --out=", "out"),
+        ("distill --dataset mnist5k --ipc 1 --out out --cache-dir=", "cache_dir"),
+        ("distill --dataset mnist5k --ipc 1 --out out --vae=", "vae"),
+        ("distill --dataset mnist5k --ipc 1 --out out --modes=", "modes"),
+        ("encode --dataset imagenet1k --data-dir=", "data_dir"),
+        ("discover --dataset mnist5k --ipc= --out out", "ipc"),
+        ("train --dataset mnist5k --steps 1 --out=", "out"),
+        ("export --generator demo-mnist5k --out=", "out"),
+        ("evaluate {} --dataset mnist5k", "folders"),
+        ("metrics a {} --dataset mnist5k", "folders"),
+        ("convert {} out --format tensor", "src"),
+        ("convert a {} --format tensor", "out"),
+        ("report {}", "folder"),
+        ("report a --evaluation=", "evaluation"),
+        ("doctor --accuracy --generator=", "generator"),
+    ],
+)
+def test_empty_text_is_never_the_folder_at_hand(
+    arguments: str,
+    name: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["" if word == "{}" else word for word in arguments.split()]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line == f"mgd3-fast: error: {name} must not be empty, got ''"
+    assert tree(tmp_path) == {}
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
 def test_a_gpu_that_is_not_there(
     tiny_generator: Path, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -30,7 +30,9 @@ def config(**changes: Any) -> DistillConfig:
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        pytest.param({"dataset": ""}, "dataset must be", id="no dataset"),
+        pytest.param({"dataset": ""}, "dataset must not be empty, got ''", id="no dataset"),
+        pytest.param({"out": ""}, "out must not be empty, got ''", id="no out"),
+        pytest.param({"cache_dir": ""}, "cache_dir must not be empty, got ''", id="no cache_dir"),
         pytest.param({"ipc": 0}, "ipc must be a whole number of at least 1, got 0", id="ipc 0"),
         pytest.param({"ipc": 2.5}, "ipc must be a whole number", id="ipc 2.5"),
         pytest.param({"ipc": True}, "ipc must be a whole number", id="ipc True"),

@@ -233,5 +233,5 @@ def test_precision_of_a_format() -> None:
 
 
 def test_empty_generator() -> None:
-    with pytest.raises(UserError, match="generator must be a name, a path or a hub id, got an empty string"):
+    with pytest.raises(UserError, match="generator must not be empty, got ''"):
         ExportConfig(generator="")

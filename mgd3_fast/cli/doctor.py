@@ -40,6 +40,8 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _run_accuracy(arguments: argparse.Namespace) -> int:
     progress = progress_from(arguments)
+    if arguments.generator == "":
+        raise UserError("generator must not be empty, got ''")
     progress.note("sampling by each backend in each number format; compiling and exporting take their time")
     from mgd3_fast.accuracy import measure_accuracy
 

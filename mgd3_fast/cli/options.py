@@ -68,11 +68,14 @@ def _help_text(one: Field[Any]) -> str:
     text = str(one.metadata["help"]).replace("%", "%%")
     if one.default is MISSING:
         return f"{text} (required)"
-    return text if one.default is None else f"{text} (default: {one.default})"
+    default = ",".join(map(str, one.default)) if isinstance(one.default, tuple) else one.default
+    return text if default in (None, "") else f"{text} (default: {default})"
 
 
-def _parsed(one: Field[Any], text: str) -> Any:
+def _parsed(one: Field[Any], text: str | list[str]) -> Any:
     """Text the field's parser refuses goes on as it is: the configuration's own check names the rule."""
+    if text == "" or (isinstance(text, list) and "" in text):
+        return text  # as a path it would silently be the folder at hand
     try:
         return one.metadata["parse"](text)
     except ValueError:

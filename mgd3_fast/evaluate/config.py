@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mgd3_fast.config import LARGEST_SEED, check_choices, check_number, check_whole, option
+from mgd3_fast.config import LARGEST_SEED, check_number, check_options, check_whole, option
 from mgd3_fast.errors import UserError
 
 # Stand here and not beside their code, which needs torch: the command line reads them for its help.
@@ -184,11 +184,9 @@ class EvaluateConfig:
     )
 
     def __post_init__(self) -> None:
-        check_choices(self)
+        check_options(self)
         if not self.folders:
             raise UserError("folders must be at least one distilled folder, got none")
-        if not self.dataset:
-            raise UserError("dataset must be a name or a path, got an empty string")
         if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device):
             raise UserError(f"device must be auto, cpu, cuda or cuda:N, got {self.device!r}")
         if self.networks is not None and not self.networks:

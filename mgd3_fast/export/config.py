@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from mgd3_fast.config import check_choices, option
+from mgd3_fast.config import check_options, option
 from mgd3_fast.errors import UserError
 
 SUFFIXES = {"onnx": ".onnx", "tensorrt": ".engine", "tensorrt-rtx": ".engine"}
@@ -57,9 +57,7 @@ class ExportConfig:
     )
 
     def __post_init__(self) -> None:
-        check_choices(self)
-        if not self.generator:
-            raise UserError("generator must be a name, a path or a hub id, got an empty string")
+        check_options(self)
         if self.format == "onnx" and self.rows is not None:
             raise UserError(
                 f"rows must not be given for onnx, whose graphs take any number, got {self.rows!r}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
-from mgd3_fast.config import FORMATS, check_choices, check_whole, option
+from mgd3_fast.config import FORMATS, check_options, check_whole, option
 from mgd3_fast.errors import UserError
 
 EXPORT_FORMATS = ("tensor", "parquet", "webdataset")  # what `distill` makes beside its folders of images
@@ -64,7 +64,7 @@ class ConvertConfig:
     )
 
     def __post_init__(self) -> None:
-        check_choices(self)
+        check_options(self)
         defaults = {one.name: one.default for one in fields(self)}
         for name, formats in _CONCERNS.items():
             if self.format not in formats and getattr(self, name) != defaults[name]:

@@ -5,12 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from mgd3_fast.config import check_choices, check_whole, option
+from mgd3_fast.config import check_options, check_whole, option
+from mgd3_fast.errors import UserError
 
 
 def path_list(text: str) -> tuple[Path, ...]:
     """Read paths separated by commas."""
-    return tuple(Path(part) for part in text.split(",") if part)
+    paths = tuple(Path(part) for part in text.split(",") if part)
+    if not paths:
+        raise ValueError("no path")
+    return paths
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +64,8 @@ class ReportConfig:
     )
 
     def __post_init__(self) -> None:
-        check_choices(self)
+        check_options(self)
+        if not isinstance(self.evaluation, tuple):
+            raise UserError(f"evaluation must be paths separated by commas, got {self.evaluation!r}")
         check_whole("classes_shown", self.classes_shown, 1)
         check_whole("images_shown", self.images_shown, 1)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from mgd3_fast.config import LARGEST_SEED, ON_BAD_IMAGE, check_choices, check_number, check_whole, option
+from mgd3_fast.config import LARGEST_SEED, ON_BAD_IMAGE, check_number, check_options, check_whole, option
 from mgd3_fast.errors import UserError
 
 # Stand here and not beside their code, which needs torch: the command line reads them for its help.
@@ -167,9 +167,7 @@ class TrainConfig:
     )
 
     def __post_init__(self) -> None:
-        if not self.dataset:
-            raise UserError("dataset must be a name or a path, got an empty string")
-        check_choices(self)
+        check_options(self)
         self._check_counts()
         self._check_numbers()
         if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device):
