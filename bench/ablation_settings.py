@@ -70,11 +70,13 @@ class Table:
         rows: Cells by label.
         reference: The cell that differences are taken from, seed by seed.
         against: What it is called.
+        seeds: How many each row is run with, unless another table wants more of it.
     """
 
     rows: dict[str, Cell]
     reference: Cell
     against: str
+    seeds: int = 5
 
 
 def tables() -> dict[str, Table]:
@@ -87,10 +89,10 @@ def tables() -> dict[str, Table]:
     found |= {
         "t_stop": _by_value("t_stop", range(0, 51, 5)),
         "mode scale": _by_value("mode_scale", (0.01, 0.03, 0.1, 0.2, 0.3, 0.5, 1.0)),
-        "mode scale, never stopped": _by_value("mode_scale", (0.03, 0.1, 0.2, 0.3, 0.5), t_stop=0),
+        "mode scale, never stopped": _by_value("mode_scale", (0.03, 0.1, 0.2, 0.3, 0.5), seeds=3, t_stop=0),
         "discovery": _by_value("discovery", DISCOVERIES),
         "discovery, never stopped": _by_value(
-            "discovery", ("random", "kmeans-closest", "kmeans", "gmm"), t_stop=0
+            "discovery", ("random", "kmeans-closest", "kmeans", "gmm"), seeds=3, t_stop=0
         ),
         "sampler": _beside_default({"ddpm": {}, "ddim": {"sampler": "ddim"}}),
         "guidance form, equal scale": _beside_default(
@@ -106,27 +108,28 @@ def tables() -> dict[str, Table]:
             }
         ),
         "CFG scale": _by_value("cfg_scale", (1.0, 1.5, 2.0, 3.0, 4.0)),
-        "CFG scale, unguided": _by_value("cfg_scale", (1.0, 1.5, 2.0, 4.0), method="unguided"),
-        "from real images to MGD3": _beside_default(LADDER),
+        "CFG scale, unguided": _by_value("cfg_scale", (1.0, 1.5, 2.0, 4.0), seeds=3, method="unguided"),
+        "from real images to MGD3": _beside_default(LADDER, seeds=3),
         "the generator at IPC 100": Table(
             {name: Cell(METHODS[name], 100) for name in ("random real images", "unguided (DiT)")},
             Cell(METHODS["random real images"], 100),
             "random real images",
+            seeds=3,
         ),
     }
     return found
 
 
-def _by_value(option: str, values: Any, **others: Any) -> Table:
-    return _beside_default({_shown(value): {option: value, **others} for value in values})
+def _by_value(option: str, values: Any, seeds: int = 5, **others: Any) -> Table:
+    return _beside_default({_shown(value): {option: value, **others} for value in values}, seeds)
 
 
-def _beside_default(rows: Mapping[str, Mapping[str, Any]]) -> Table:
+def _beside_default(rows: Mapping[str, Mapping[str, Any]], seeds: int = 5) -> Table:
     def cell(options: Mapping[str, Any]) -> Cell:
         told = {key: value for key, value in options.items() if _DEFAULTS.get(key) != value}
         return Cell(told)
 
-    return Table({label: cell(options) for label, options in rows.items()}, Cell({}), "the defaults")
+    return Table({label: cell(options) for label, options in rows.items()}, Cell({}), "the defaults", seeds)
 
 
 def _shown(value: Any) -> str:

@@ -23,7 +23,6 @@ from typing import Any
 
 from ablation_settings import Cell, Table, tables
 
-SEEDS = 5
 DIVERGED = "diverged.json"
 METRICS = ("mode_recovery", "coverage", "density")
 
@@ -59,15 +58,20 @@ def run_cell(cell: Cell, seed: int, work: Path) -> None:
     print(f"{name}: {result['rows'][0]['last']['mean']:.1f}%", flush=True)
 
 
-def run(work: Path, part: int, parts: int, seeds: int) -> None:
+def run(work: Path, part: int, parts: int) -> None:
     import torch
 
     torch.set_num_threads(1)
-    cells = {cell.name: cell for table in tables().values() for cell in table.rows.values()}
+    jobs = {
+        (seed, cell.name): cell
+        for table in tables().values()
+        for cell in table.rows.values()
+        for seed in range(table.seeds)
+    }
     # Seed by seed: a run cut short has every setting at the seeds that it reached.
-    jobs = [(cell, seed) for seed in range(seeds) for cell in cells.values()]
-    for cell, seed in jobs[part - 1 :: parts]:
-        run_cell(cell, seed, work)
+    in_turn = sorted(jobs, key=lambda job: job[0])
+    for seed, name in in_turn[part - 1 :: parts]:
+        run_cell(jobs[seed, name], seed, work)
 
 
 def scores_of(cell: Cell, work: Path) -> dict[int, dict[str, float | None]]:
@@ -188,14 +192,13 @@ def main() -> int:
     parser.add_argument("action", choices=("run", "table"))
     parser.add_argument("--work", type=Path, required=True, help="folder of images and scores; taken up")
     parser.add_argument("--part", default="1/1", metavar="I/N", help="run every N-th cell, from the I-th")
-    parser.add_argument("--seeds", type=int, default=SEEDS, help="seeds 0..N-1")
     parser.add_argument("--out", type=Path, default=Path("bench/results/ablations/mnist5k.json"))
     args = parser.parse_args()
     if args.action == "table":
         write_table(args.work, args.out)
         return 0
     part, parts = (int(number) for number in args.part.split("/"))
-    run(args.work, part, parts, args.seeds)
+    run(args.work, part, parts)
     return 0
 
 
