@@ -7,14 +7,13 @@ these fields.
 
 from __future__ import annotations
 
-import math
 import re
-from collections.abc import Callable, Sequence
-from dataclasses import MISSING, dataclass, field, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from mgd3_fast.errors import UserError
+from mgd3_fast.fields import LARGEST_SEED, auto_or_int, check_number, check_options, check_whole, option
 
 if TYPE_CHECKING:
     from mgd3_fast.generators import SamplingDefaults
@@ -25,16 +24,7 @@ TRAIN_PARTS = ("train", "fit")
 SAMPLERS = ("ddpm", "ddim")
 SPACINGS = ("linspace", "ddim")
 GUIDANCE_FORMS = ("auto", "posterior", "epsilon", "x0")
-DISCOVERIES = (
-    "kmeans",
-    "kmeans-closest",
-    "kmeans-pooled",
-    "gmm",
-    "gmm-pca",
-    "dbscan",
-    "spectral",
-    "random",
-)
+DISCOVERIES = ("kmeans", "kmeans-closest", "kmeans-pooled", "gmm", "gmm-pca", "dbscan", "spectral", "random")
 PROJECTIONS = ("tsne", "pca")
 KMEANS_ENGINES = ("auto", "sklearn", "cuml", "triton")
 BACKENDS = ("auto", "eager", "compiled", "tensorrt", "onnxruntime")
@@ -44,79 +34,6 @@ FORMATS = ("imagefolder", "numeric", "tensor", "parquet", "webdataset")
 ON_BAD_IMAGE = ("error", "skip")
 FLIPS = ("none", "random", "both")
 STORAGES = ("fp32", "fp16")
-LARGEST_SEED = 2**32 - 1  # scikit-learn takes no larger one
-
-
-def auto_or_int(text: str) -> int | str:
-    """Read "auto" or a whole number."""
-    return text if text == "auto" else int(text)
-
-
-def option(
-    help: str,
-    *,
-    default: Any = MISSING,
-    parse: Callable[[str], Any] = str,
-    choices: Sequence[str] = (),
-    metavar: str | None = None,
-) -> Any:
-    """Declare a field that the command line offers as an option.
-
-    Args:
-        help: Help text, without the default, which is added.
-        default: Default value; a field without one is a required option.
-        parse: Turns the option's text into the field's value; text it refuses is left to `__post_init__`.
-        choices: Allowed words, checked by `check_options`.
-        metavar: How the value is named in the help.
-
-    Returns:
-        A dataclass field.
-    """
-    return field(
-        default=default,
-        metadata={"help": help, "parse": parse, "choices": tuple(choices), "metavar": metavar},
-    )
-
-
-def check_options(config: Any) -> None:
-    """Refuse a field that is empty, or whose value is not among its declared choices.
-
-    An empty text is most often a variable that a shell does not know; as a path it would be the folder at
-    hand.
-
-    Raises:
-        UserError: Naming the field, the value and the allowed ones.
-    """
-    for declared in fields(config):
-        choices, value = declared.metadata.get("choices", ()), getattr(config, declared.name)
-        if choices and value is not None and value not in choices:
-            raise UserError(f"{declared.name} must be one of {', '.join(choices)}, got {value!r}")
-        if value == "" or (isinstance(value, (tuple, list)) and "" in value):
-            raise UserError(f"{declared.name} must not be empty, got ''")
-
-
-def check_whole(name: str, value: object, lowest: int, highest: int | None = None) -> None:
-    """Refuse a value that is not a whole number from `lowest` to `highest`.
-
-    Raises:
-        UserError: Naming the field, the range and the value.
-    """
-    span = f"of at least {lowest}" if highest is None else f"from {lowest} to {highest}"
-    whole = isinstance(value, int) and not isinstance(value, bool)
-    if not whole or value < lowest or (highest is not None and value > highest):  # type: ignore[operator]
-        raise UserError(f"{name} must be a whole number {span}, got {value!r}")
-
-
-def check_number(name: str, value: object, lowest: float, highest: float = math.inf) -> None:
-    """Refuse a value that is not a finite number from `lowest` to `highest`.
-
-    Raises:
-        UserError: Naming the field, the range and the value.
-    """
-    span = f"of at least {lowest:g}" if highest == math.inf else f"from {lowest:g} to {highest:g}"
-    number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-    if not number or not lowest <= value <= highest:  # type: ignore[operator]
-        raise UserError(f"{name} must be a finite number {span}, got {value!r}")
 
 
 @dataclass(frozen=True, kw_only=True)
