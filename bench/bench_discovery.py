@@ -1,4 +1,4 @@
-"""Mode discovery and encoding: every method, every K-means engine, and decode + crop of an image stream.
+"""Mode discovery: every method, every K-means engine, and classes of unequal size from the store.
 
     pytest bench/bench_discovery.py --benchmark-only
 
@@ -14,23 +14,21 @@ Shape letters: n images of a class, N images of all, P classes, K modes, D = C*h
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from itertools import accumulate, pairwise
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from measuring import DEVICE, ON_GPU, OURS, Figures, Subject, sized, time_rounds
-from PIL import Image
 from pytest_benchmark.fixture import BenchmarkFixture
 from torch import Tensor
 
 from mgd3_fast.datasets import ArrayImages, Dataset, ImageClass, open_dataset, stream_images
 from mgd3_fast.generators import load_generator
-from mgd3_fast.latents import LatentStore, encode_dataset
+from mgd3_fast.latents import LatentStore
 from mgd3_fast.modes import METHOD_NAMES, discover_modes, discovery, kmeans_engine
 
 # Classes of ImageNet have 732 to 1,300 images.
@@ -202,65 +200,3 @@ def test_discovery_of_ragged_classes(
     figures = Figures(benchmark, subject)
     figures.add_time(f"{workers} classes at a time", seconds[OURS])
     figures.add_rate(f"{workers} classes at a time", "rate", "classes/s", len(RAGGED_SIZES), seconds[OURS])
-
-
-@pytest.fixture(scope="module")
-def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One class of 32 JPEG files of ImageNet's usual 500x375 pixels."""
-    folder = tmp_path_factory.mktemp("photos") / "class"
-    folder.mkdir()
-    colours = np.random.default_rng(0).integers(0, 256, (32, 45, 60, 3), dtype=np.uint8)
-    for number, pixels in enumerate(colours):
-        image = Image.fromarray(pixels).resize((500, 375), Image.Resampling.BICUBIC)
-        image.save(folder / f"{number}.jpg", quality=90)
-    return folder.parent
-
-
-@pytest.mark.parametrize("workers", [0, 1, 2])
-def test_decode_and_crop(benchmark: BenchmarkFixture, photos: Path, workers: int) -> None:
-    dataset = open_dataset(str(photos))
-
-    def run() -> int:
-        return sum(1 for _ in stream_images(dataset, [0], 256, num_workers=workers))
-
-    assert run() == len(dataset)
-    benchmark.pedantic(run, rounds=3)
-    benchmark.extra_info["images_per_s"] = len(dataset) / benchmark.stats["median"]
-
-
-class _TinyEncoder:
-    """The demo's shape of work: two convolutions down to latents of a quarter of the side."""
-
-    latent_channels, downsample = 4, 4
-
-    def __init__(self) -> None:
-        torch.manual_seed(0)
-        self._layers = torch.nn.Sequential(
-            torch.nn.Conv2d(3, 16, 3, 2, 1), torch.nn.SiLU(), torch.nn.Conv2d(16, 4, 3, 2, 1)
-        )
-
-    def to(self, device: torch.device, dtype: torch.dtype) -> object:
-        return self
-
-    @torch.no_grad()
-    def encode(self, images: Tensor) -> Tensor:
-        return self._layers(images.float() / 127.5 - 1)
-
-
-@pytest.fixture
-def fresh_stores(tmp_path: Path) -> Iterator[LatentStore]:
-    return (LatentStore(tmp_path / str(number), "tiny", 256) for number in range(100))
-
-
-def test_encode_files(benchmark: BenchmarkFixture, photos: Path, fresh_stores: Iterator[LatentStore]) -> None:
-    dataset, encoder = open_dataset(str(photos)), _TinyEncoder()
-
-    def run() -> LatentStore:
-        store = next(fresh_stores)
-        encode_dataset(dataset, encoder, store)
-        return store
-
-    first, second = run().get(dataset.classes[0]), run().get(dataset.classes[0])
-    assert torch.equal(first, second)
-    benchmark.pedantic(run, rounds=3)
-    benchmark.extra_info["images_per_s"] = len(dataset) / benchmark.stats["median"]

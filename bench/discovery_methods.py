@@ -1,11 +1,8 @@
-"""Every discovery method on mnist5k: inertia, time, and what a classifier learns from the resulting set.
+"""Every discovery method on mnist5k: inertia, evenness and time; what a classifier learns is an ablation.
 
     python bench/discovery_methods.py --out results/discovery
-    python bench/discovery_methods.py --out results/discovery --evaluate --repeats 3
 
-Writes OUT/discovery_methods.json. With --evaluate it also distils IPC images a class by each method with the
-demo model, and trains the classifier of `mgd3-fast evaluate --protocol hard` on each set: all sets share the
-seeds of noise and training, so that differences are the modes'. What is finished in OUT is not done again.
+Writes OUT/discovery_methods.json.
 
 Shape letters: n images of a class, K modes, D = C*h*w.
 """
@@ -25,8 +22,7 @@ import torch
 from machine import describe_machine
 from torch import Tensor
 
-from mgd3_fast.config import DiscoverConfig, DistillConfig
-from mgd3_fast.distillation import distill
+from mgd3_fast.config import DiscoverConfig
 from mgd3_fast.modes import METHOD_NAMES, discover_modes
 from mgd3_fast.progress import SILENT, Progress
 from mgd3_fast.sources import Sources, open_sources
@@ -67,47 +63,9 @@ def effective_modes(weights: Tensor) -> float:
     return math.exp(-sum(w * math.log(w) for w in weights.tolist() if w > 0))
 
 
-def score(rows: list[dict[str, Any]], arguments: argparse.Namespace, progress: Progress) -> None:
-    """Distil with each row's method and seed, and add the accuracies to the rows."""
-    from mgd3_fast.evaluate import evaluate
-    from mgd3_fast.evaluate.config import EvaluateConfig
-
-    folders = []
-    for row in rows:
-        folder = arguments.out / f"{row['method']}-seed{row['seed']}"
-        config = DistillConfig(
-            dataset=DATASET,
-            ipc=arguments.ipc,
-            seed=row["seed"],
-            discovery=row["method"],
-            out=folder,
-            cache_dir=arguments.cache_dir,
-        )
-        distill(config, SILENT)
-        progress.note(f"distilled: {folder}")
-        folders.append(folder)
-    result = evaluate(
-        EvaluateConfig(
-            folders=tuple(folders),
-            dataset=DATASET,
-            protocol="hard",
-            repeats=arguments.repeats,
-            out=arguments.out / "evaluation",
-        ),
-        progress,
-    )
-    by_folder = {row["folder"]: row for row in result["rows"]}
-    for row, folder in zip(rows, folders, strict=True):
-        scored = by_folder[folder.name]
-        row["accuracy"] = {name: scored["last"][name] for name in ("mean", "std", "ci95", "values")}
-        row["network"] = scored["network"]
-
-
 def table(rows: list[dict[str, Any]], methods: list[str]) -> str:
     """One line per method, means over the seeds."""
-    lines = [
-        f"{'method':16}{'seconds':>9}{'inertia':>9}{'of kmeans':>11}{'effective':>11}{'accuracy, %':>18}"
-    ]
+    lines = [f"{'method':16}{'seconds':>9}{'inertia':>9}{'of kmeans':>11}{'effective':>11}"]
     inertia = {
         method: statistics.fmean(row["inertia_per_image"] for row in rows if row["method"] == method)
         for method in methods
@@ -115,33 +73,18 @@ def table(rows: list[dict[str, Any]], methods: list[str]) -> str:
     for method in methods:
         own = [row for row in rows if row["method"] == method]
         ratio = f"{inertia[method] / inertia['kmeans']:.3f}" if "kmeans" in inertia else "-"
-        values = [value for row in own for value in row.get("accuracy", {}).get("values", [])]
-        accuracy = f"{statistics.fmean(values):.2f} +- {statistics.pstdev(values):.2f}" if values else "-"
         seconds = statistics.fmean(row["seconds"] for row in own)
         even = statistics.fmean(row["effective_modes"] for row in own)
-        lines.append(f"{method:16}{seconds:9.2f}{inertia[method]:9.2f}{ratio:>11}{even:11.2f}{accuracy:>18}")
+        lines.append(f"{method:16}{seconds:9.2f}{inertia[method]:9.2f}{ratio:>11}{even:11.2f}")
     return "\n".join(lines)
-
-
-def write_result(arguments: argparse.Namespace, sources: Sources, rows: list[dict[str, Any]]) -> None:
-    result = {
-        "machine": describe_machine(),
-        "dataset": DATASET,
-        "images": len(sources.dataset),
-        "ipc": arguments.ipc,
-        "rows": rows,
-    }
-    (arguments.out / RESULT).write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--out", type=Path, required=True, help="folder of the results and distilled sets")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the result")
     parser.add_argument("--methods", nargs="+", choices=METHOD_NAMES, default=list(METHOD_NAMES))
     parser.add_argument("--ipc", type=int, default=10)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="of discovery and of every image")
-    parser.add_argument("--evaluate", action="store_true", help="distil with each and train classifiers")
-    parser.add_argument("--repeats", type=int, default=1, help="classifiers trained on each set")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="of discovery")
     parser.add_argument("--cache-dir", type=Path, help="where latents are kept; default as for mgd3-fast")
     return parser.parse_args(argv)
 
@@ -162,10 +105,14 @@ def main(argv: list[str] | None = None) -> int:
         for seed in arguments.seeds
         for method in arguments.methods
     ]
-    write_result(arguments, sources, rows)
-    if arguments.evaluate:
-        score(rows, arguments, progress)
-        write_result(arguments, sources, rows)
+    result = {
+        "machine": describe_machine(),
+        "dataset": DATASET,
+        "images": len(sources.dataset),
+        "ipc": arguments.ipc,
+        "rows": rows,
+    }
+    (arguments.out / RESULT).write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     print(table(rows, arguments.methods))
     print("inertia: mean squared distance of an image's latents from the nearest mode")
     print(f"everything: {arguments.out / RESULT}")
