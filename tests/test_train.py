@@ -640,7 +640,7 @@ def test_mnist5k_trains_at_32_pixels(tmp_path):
     ("changes", "message"),
     [
         ({"part": "unet"}, "part must be one of vae, dit, both, got 'unet'"),
-        ({"dataset": ""}, "dataset must be a name or a path"),
+        ({"dataset": ""}, "dataset must not be empty"),
         ({"steps": None}, "exactly one of epochs and steps"),
         ({"epochs": 3.0}, "exactly one of epochs and steps"),
         ({"steps": 0}, "steps must be a whole number of at least 1, got 0"),
@@ -668,6 +668,8 @@ def test_configuration_out_of_range_is_named(image_folder, tmp_path, changes, me
     ("changes", "message"),
     [
         ({"resolution": 15}, "resolution must be a multiple of 2 for 2 blocks, got 15"),
+        ({"patch": 3}, "patch must divide the 8 latent pixels of a side, got 3"),
+        ({"model": "DiT-H/2"}, "model must be one of custom, DiT-S/2"),
         ({"part": "dit"}, "vae must be given for part dit"),
         ({"dataset": "nowhere"}, "dataset must be one of"),
         ({"classes": "ant,dog"}, "dog"),
@@ -680,12 +682,13 @@ def test_what_does_not_fit_is_named(image_folder, tmp_path, changes, message):
         train(tiny_config(image_folder, tmp_path / "gen", **changes))
     assert message in str(error.value)
     assert "\n" not in str(error.value)
+    assert not (tmp_path / "gen").exists()
 
 
 def test_size_that_does_not_fit_the_latents_is_named(image_folder, trained, tmp_path):
     vae_folder = str(trained[1] / "vae")
     for changes, message in (
-        ({"patch": 3}, "input_size must be a multiple of patch_size 3, got 8"),
+        ({"patch": 3}, "patch must divide the 8 latent pixels of a side, got 3"),
         ({"model": "DiT-H/2"}, "model must be one of custom, DiT-S/2"),
     ):
         with pytest.raises(UserError, match=message):

@@ -58,11 +58,8 @@ def train_autoencoder(
     Raises:
         UserError: The images do not fit the architecture, or cannot be read.
     """
-    blocks = len(config.vae_channels)
-    if start is None and resolution % 2 ** (blocks - 1):
-        raise UserError(
-            f"resolution must be a multiple of {2 ** (blocks - 1)} for {blocks} blocks, got {resolution}"
-        )
+    if start is None:
+        new_latent_shape(config, resolution)
     log.begin("vae", {**identity(config, "vae"), "images": dataset.fingerprint})
     folder = Path(config.out) / "vae"
     images = TrainingImages(dataset, resolution, config.on_bad_image)
@@ -83,6 +80,28 @@ def train_autoencoder(
     _save_autoencoder(averaged, folder, scale, dtype)
     log.finish("vae", fit_log, scaling_factor=scale)
     return folder
+
+
+def new_latent_shape(config: TrainConfig, resolution: int) -> tuple[int, int, int]:
+    """Shape of one image's latents in the autoencoder that a configuration describes.
+
+    Args:
+        config: Its blocks, each but the last of which halves the size, and channels.
+        resolution: Side R in pixels.
+
+    Returns:
+        (C, h, w).
+
+    Raises:
+        UserError: `resolution` cannot be halved so often.
+    """
+    blocks = len(config.vae_channels)
+    downsample = 2 ** (blocks - 1)
+    if resolution % downsample:
+        raise UserError(
+            f"resolution must be a multiple of {downsample} for {blocks} blocks, got {resolution}"
+        )
+    return config.latent_channels, resolution // downsample, resolution // downsample
 
 
 def start_autoencoder(source: str) -> nn.Module:

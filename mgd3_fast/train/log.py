@@ -8,6 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from mgd3_engine.renaming import renamed
 from mgd3_fast.errors import UserError
 from mgd3_fast.train.fitting import FitLog
 from mgd3_fast.versions import versions
@@ -20,7 +21,7 @@ class TrainingLog:
     """Settings, loss curve and result of each part trained in a folder.
 
     Args:
-        out: The generator folder; made if it does not exist.
+        out: The generator folder; made with the first entry if it does not exist.
 
     Raises:
         UserError: `out` is a file, or holds something that `train` did not write.
@@ -35,7 +36,6 @@ class TrainingLog:
             self._parts = self._read()
         elif out.exists() and any(out.iterdir()):
             raise UserError(f"out must be new, empty or a folder of an earlier training run, got {out}")
-        out.mkdir(parents=True, exist_ok=True)
 
     def _read(self) -> dict[str, Any]:
         try:
@@ -86,6 +86,6 @@ class TrainingLog:
         }
 
     def _write(self) -> None:
-        temporary = self.path.with_name(f".{LOG_NAME}.new")
-        temporary.write_text(json.dumps({"parts": self._parts}, indent=1) + "\n")
-        temporary.replace(self.path)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with renamed(self.path) as unfinished:
+            unfinished.write_text(json.dumps({"parts": self._parts}, indent=1) + "\n")

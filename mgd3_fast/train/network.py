@@ -21,8 +21,6 @@ from mgd3_fast.train.diffusion_loss import DiffusionLoss
 from mgd3_fast.train.fitting import FitLog, FitSettings, fit, step_generator
 from mgd3_fast.train.latents import TrainingLatents
 
-_PRESET_PIXELS_PER_LATENT = 8  # the published presets count in pixels of their autoencoder
-
 
 def train_network(
     config: TrainConfig,
@@ -93,12 +91,24 @@ def new_network(config: TrainConfig, *, num_classes: int, latent_shape: tuple[in
     Raises:
         UserError: The size is unknown or does not fit the latents.
     """
-    try:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(config.seed)
-            return DiT(_architecture(config, num_classes, latent_shape))
-    except ValueError as error:
-        raise UserError(str(error)) from None
+    architecture = _architecture(config, num_classes, latent_shape)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        return DiT(architecture)
+
+
+def check_new_network(config: TrainConfig, num_classes: int, latent_shape: tuple[int, int, int]) -> None:
+    """Find out before an autoencoder is trained whether the network on its latents can be made.
+
+    Args:
+        config: Size.
+        num_classes: Classes without the null class.
+        latent_shape: (C, H, W).
+
+    Raises:
+        UserError: The size is unknown or does not fit the latents.
+    """
+    _architecture(config, num_classes, latent_shape)
 
 
 def _architecture(config: TrainConfig, num_classes: int, latent_shape: tuple[int, int, int]) -> DiTConfig:
@@ -108,9 +118,11 @@ def _architecture(config: TrainConfig, num_classes: int, latent_shape: tuple[int
         if config.model not in PRESET_NAMES:
             allowed = ", ".join((CUSTOM_MODEL, *PRESET_NAMES))
             raise UserError(f"model must be one of {allowed}, got {config.model!r}")
-        published = dit_config(config.model, image_size=side * _PRESET_PIXELS_PER_LATENT)
+        published = dit_config(config.model)
         width, depth, heads = published.hidden_size, published.depth, published.num_heads
         patch = published.patch_size
+    if side % patch:
+        raise UserError(f"patch must divide the {side} latent pixels of a side, got {patch}")
     return DiTConfig(
         input_size=side,
         patch_size=patch,

@@ -21,11 +21,16 @@ from mgd3_fast.generators import (
 )
 from mgd3_fast.latents import latent_shape
 from mgd3_fast.progress import SILENT, Progress
-from mgd3_fast.train.autoencoder import STORED_DTYPES, start_autoencoder, train_autoencoder
+from mgd3_fast.train.autoencoder import (
+    STORED_DTYPES,
+    new_latent_shape,
+    start_autoencoder,
+    train_autoencoder,
+)
 from mgd3_fast.train.config import TrainConfig, identity
 from mgd3_fast.train.latents import training_latents
 from mgd3_fast.train.log import CHECKPOINTS, TrainingLog
-from mgd3_fast.train.network import copied_network, new_network, train_network
+from mgd3_fast.train.network import check_new_network, copied_network, new_network, train_network
 from mgd3_fast.versions import versions
 
 _DEMO_DATASET, _DEMO_RESOLUTION, _USUAL_RESOLUTION = "mnist5k", 32, 256
@@ -101,6 +106,8 @@ def _open_run(config: TrainConfig, progress: Progress) -> _Run:
     resolution = config.resolution or (init.resolution if init else usual)
     if init is not None and resolution != init.resolution:
         raise UserError(f"resolution must be {init.resolution} to fine-tune {init.name}, got {resolution}")
+    if init is None and config.part == "both":
+        check_new_network(config, len(dataset.classes), new_latent_shape(config, resolution))
     out = Path(config.out)
     bf16 = resolve_precision(config.precision, device) == "bf16"
     return _Run(out, dataset, init, resolution, device, bf16, TrainingLog(out))
