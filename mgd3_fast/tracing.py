@@ -15,6 +15,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from mgd3_engine import ModeGuidance, StepState, image_seeds
+from mgd3_engine.renaming import renamed
 from mgd3_fast.devices import autoencoder_dtype
 from mgd3_fast.errors import UserError
 from mgd3_fast.plan import make_sampler
@@ -111,9 +112,9 @@ def write_trace(plan: Plan, request: TraceRequest, modes: ModeSet, progress: Pro
     titles = [f"class {plan.layout.class_names[c]}, image {mode}" for c, mode in places]
     sheet = _draw(torch.stack(rows), titles, request.stops, steps)
     target = Path(plan.config.out) / TRACE
-    unfinished = target.with_name(f".{TRACE}.new")
-    sheet.save(unfinished, format="PNG")
-    return unfinished.replace(target)
+    with renamed(target) as unfinished:
+        sheet.save(unfinished, format="PNG")
+    return target
 
 
 def _clean_latents(plan: Plan, modes: ModeSet, images: Sequence[int], stop: int) -> dict[int, Tensor]:

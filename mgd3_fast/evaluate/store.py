@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
+from mgd3_engine.renaming import renamed
 from mgd3_fast.errors import UserError
 from mgd3_fast.tensor_files import remove_leftovers, save_tensors
 
@@ -81,7 +82,6 @@ class TrainingStore:
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write a JSON file under a temporary name and rename it."""
-    temporary = path.with_name(f".{path.name}.new")
-    temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    temporary.replace(path)
+    """Write a JSON file, whole or not at all."""
+    with renamed(path, shared=True) as unfinished:
+        unfinished.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from mgd3_engine.renaming import renamed
 from mgd3_fast.datasets import Dataset, ImageStream, bad_image_error
 from mgd3_fast.datasets.class_names import plain_names
 from mgd3_fast.datasets.selector import select_classes
@@ -231,11 +231,9 @@ class _Reading:
         )
 
     def _note_chosen(self) -> None:
-        unfinished = self._parts.folder / f".{_CHOSEN}.{os.getpid()}"
         # The folder may be gone again: another process has finished.
-        with suppress(FileNotFoundError):
+        with suppress(FileNotFoundError), renamed(self._parts.folder / _CHOSEN, shared=True) as unfinished:
             unfinished.write_text(_listed_labels(self.chosen), encoding="utf-8")
-            unfinished.replace(self._parts.folder / _CHOSEN)
 
     def _parts_folder(self) -> Path:
         """The folder of these classes, or one whose reading is complete and covers them."""

@@ -7,6 +7,7 @@ from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mgd3_engine.renaming import renamed
 from mgd3_fast.errors import UserError
 from mgd3_fast.metrics.measuring import FolderMeasures, Measured, Points
 
@@ -149,7 +150,7 @@ def spread(count: int, most: int) -> Sequence[int]:
 
 
 def _save(figure: Figure, path: Path) -> Path:
-    unfinished = path.with_name(f".{path.name}.new")
-    # No software version in the file: equal measurements give equal bytes.
-    figure.savefig(unfinished, dpi=120, format="png", metadata={"Software": None})
-    return unfinished.replace(path)
+    with renamed(path) as unfinished:
+        # No software version in the file: equal measurements give equal bytes.
+        figure.savefig(unfinished, dpi=120, format="png", metadata={"Software": None})
+    return path

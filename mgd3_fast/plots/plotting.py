@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
-from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,6 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from PIL import Image, ImageOps
 
+from mgd3_engine.renaming import renamed
 from mgd3_fast.datasets import Dataset, ImageClass, center_crop
 from mgd3_fast.errors import UserError
 from mgd3_fast.latents.flipping import is_mirrored
@@ -82,10 +81,11 @@ def plot_modes(
             members = _members(cls, found, modes)
             images = _nearest_images(cls, found, members, store.flip, resolution)
             stem = f"{cls.label:04d}-{re.sub(r'[^A-Za-z0-9_-]', '_', cls.name)[:80]}"
-            draw_map = partial(draw_mode_map, members=members, projection=projection, seed=modes.seed)
-            draw_sheet = partial(draw_nearest_sheet, members=members, rows=images)
-            pictures.append(_written(folder / f"{stem}-map.png", draw_map))
-            pictures.append(_written(folder / f"{stem}-nearest.png", draw_sheet))
+            pictures += [folder / f"{stem}-map.png", folder / f"{stem}-nearest.png"]
+            with renamed(pictures[-2]) as unfinished:
+                draw_mode_map(unfinished, members, projection, modes.seed)
+            with renamed(pictures[-1]) as unfinished:
+                draw_nearest_sheet(unfinished, members, images)
             bar.advance()
     return pictures
 
@@ -125,9 +125,3 @@ def _encoded_image(cls: ImageClass, found: ClassLatents, row: int, flip: str, re
     else:
         mirrored = flip == "random" and is_mirrored(cls.name, cls.images.name(position))
     return ImageOps.mirror(image) if mirrored else image
-
-
-def _written(path: Path, draw: Callable[[Path], None]) -> Path:
-    unfinished = path.with_name(f".{path.name}.new")
-    draw(unfinished)
-    return unfinished.replace(path)

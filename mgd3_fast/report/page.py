@@ -11,6 +11,7 @@ from typing import Any
 
 from PIL import Image
 
+from mgd3_engine.renaming import renamed
 from mgd3_fast import __version__
 from mgd3_fast.datasets import BadImageError, Dataset, center_crop, decode_image, open_dataset
 from mgd3_fast.datasets.holdout import fit_part
@@ -82,9 +83,9 @@ def write_report(config: ReportConfig, progress: Progress = SILENT) -> Path:
     page = _render(folder, manifest, classes, measured, _evaluations(config.evaluation), notes)
     target = folder / REPORT if config.out is None else Path(config.out)
     target.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = target.with_name(f".{target.name}.new")
-    unfinished.write_text(page, encoding="utf-8")
-    return unfinished.replace(target)
+    with renamed(target) as unfinished:
+        unfinished.write_text(page, encoding="utf-8")
+    return target
 
 
 def _open_real(

@@ -9,29 +9,22 @@ from typing import Any
 
 import torch
 
+from mgd3_engine.renaming import renamed
 from mgd3_fast.errors import UserError
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
-    """Write tensors and plain values to a temporary file beside `path`, then rename it.
-
-    The temporary name is always the same, so that killed runs leave at most one, which the next one uses.
+    """Write tensors and plain values to a file, whole and flushed to disk or not at all.
 
     Args:
         path: Receives the checkpoint; an older one is replaced.
         state: Nested dicts and lists of tensors, numbers, strings and None.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.new")
-    try:
-        with temporary.open("wb") as file:
-            torch.save(state, file)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    with renamed(path) as unfinished, unfinished.open("wb") as file:
+        torch.save(state, file)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def load_checkpoint(path: Path) -> dict[str, Any] | None:

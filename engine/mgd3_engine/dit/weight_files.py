@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from mgd3_engine.renaming import renamed
 
 _WRAPPERS = ("ema", "model", "state_dict")
 _PARALLEL_PREFIXES = ("module.", "_orig_mod.")
@@ -88,16 +89,12 @@ def write_safetensors(path: Path, weights: Mapping[str, Tensor], metadata: Mappi
     """
     from safetensors.torch import save_file
 
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
+    with renamed(path, shared=True) as unfinished:
         unfinished.touch()
         permissions = unfinished.stat().st_mode
         on_cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
         save_file(on_cpu, unfinished, metadata=dict(metadata))
         unfinished.chmod(permissions)
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
 
 
 def read_json(path: Path) -> dict[str, Any]:

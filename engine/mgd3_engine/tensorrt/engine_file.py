@@ -8,15 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from mgd3_engine.dit.weight_files import read_json
 from mgd3_engine.export.identity import NetworkIdentity, installed_version
+from mgd3_engine.renaming import renamed
 from mgd3_engine.tensorrt.flavour import Flavour
 
 _FORMAT = 1
@@ -203,9 +201,9 @@ def write_engine(
         mgd3_fast=installed_version("mgd3-fast"),
     )
     path.parent.mkdir(parents=True, exist_ok=True)
-    with _renamed(path) as unfinished:
+    with renamed(path, shared=True) as unfinished:
         unfinished.write_bytes(contents)
-    with _renamed(description_file(path)) as unfinished:
+    with renamed(description_file(path), shared=True) as unfinished:
         unfinished.write_text(json.dumps(asdict(description), indent=2) + "\n", encoding="utf-8")
     return description
 
@@ -213,14 +211,3 @@ def write_engine(
 def description_file(path: Path) -> Path:
     """Name the file that describes an engine."""
     return path.with_name(f"{path.name}.json")
-
-
-@contextmanager
-def _renamed(path: Path) -> Iterator[Path]:
-    """Give a temporary name, and the file that was written there its own when it is complete."""
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        yield unfinished
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)

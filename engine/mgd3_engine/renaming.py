@@ -1,0 +1,25 @@
+"""Files that appear, or replace older ones, only when they are complete."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def renamed(path: Path, *, shared: bool = False) -> Iterator[Path]:
+    """Give a temporary name beside a file's own, and the file written there its own name at the end.
+
+    Args:
+        path: The file; where the writing fails nothing of it is left.
+        shared: Whether several processes may write it at once: each has a temporary name of its own. There
+            is one name otherwise, so that killed runs leave at most one file, which the next one uses.
+    """
+    unfinished = path.with_name(f".{path.name}.{f'{os.getpid()}.tmp' if shared else 'new'}")
+    try:
+        yield unfinished
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
