@@ -9,7 +9,7 @@ from functools import cache
 from importlib import resources
 from pathlib import Path
 
-from mgd3_fast.cache_dir import cache_dir_or_default
+from mgd3_engine.cache import cache_dir_or_default
 from mgd3_fast.datasets.dataset import Dataset
 from mgd3_fast.datasets.ilsvrc_tars import ILSVRC_TARS, find_ilsvrc_tar, open_ilsvrc_tar
 from mgd3_fast.datasets.images import ImageSource

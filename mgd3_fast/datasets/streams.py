@@ -21,7 +21,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from mgd3_fast.cache_dir import cache_dir_or_default
+from mgd3_engine.cache import cache_dir_or_default
 from mgd3_fast.datasets.class_names import check_classes
 from mgd3_fast.datasets.dataset import Dataset, ImageClass
 from mgd3_fast.datasets.decoding import decode_image

@@ -13,7 +13,7 @@ from typing import IO
 
 import numpy as np
 
-from mgd3_fast.cache_dir import cache_dir_or_default
+from mgd3_engine.cache import cache_dir_or_default
 from mgd3_fast.datasets.class_names import (
     LabelIndex,
     check_classes,

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from mgd3_fast.cache_dir import cache_dir_or_default
+from mgd3_engine.cache import cache_dir_or_default
 from mgd3_fast.datasets import BadImage, ImageClass
 from mgd3_fast.errors import UserError
 from mgd3_fast.latents.claims import Claim, claim, remove_unheld

@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from mgd3_engine.cache import default_cache_dir
+from mgd3_engine.cache import cache_dir_or_default
 from mgd3_engine.dit import DiT
 from mgd3_engine.export.identity import NetworkIdentity, identify, installed_version
 
@@ -118,7 +118,7 @@ def graph_path(identity: NetworkIdentity, cache_dir: Path | None = None) -> Path
         A file in `cache_dir/onnx`.
     """
     key = hashlib.sha256(json.dumps([_FORMAT, _metadata(identity), _writers()]).encode()).hexdigest()
-    folder = (cache_dir if cache_dir is not None else default_cache_dir()) / "onnx"
+    folder = cache_dir_or_default(cache_dir) / "onnx"
     return folder / f"{identity.precision}-{key[:24]}.onnx"
 
 

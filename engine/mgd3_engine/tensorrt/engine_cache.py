@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from mgd3_engine.cache import default_cache_dir
+from mgd3_engine.cache import cache_dir_or_default
 from mgd3_engine.dit import DiT
 from mgd3_engine.export import NetworkIdentity, identify
 from mgd3_engine.tensorrt.building import RowRange, capability_of, check_capabilities, export_engine
@@ -30,7 +30,7 @@ def engine_folder(cache_dir: Path | None = None) -> Path:
     Returns:
         `cache_dir/engines`.
     """
-    return (cache_dir if cache_dir is not None else default_cache_dir()) / "engines"
+    return cache_dir_or_default(cache_dir) / "engines"
 
 
 def find_engine(target: EngineTarget, folder: Path) -> EngineFile | None:
