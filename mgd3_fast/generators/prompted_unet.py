@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mgd3_engine import NoiseSchedule
 from mgd3_engine.dit.weight_files import read_json
 from mgd3_fast.errors import UserError
 from mgd3_fast.generators.context_unet import ContextUNet
@@ -23,16 +24,21 @@ from mgd3_fast.generators.prompts import ClassPrompts
 from mgd3_fast.generators.text_encoder import encode_prompts, encoder_weights
 from mgd3_fast.generators.unet_weights import filled_unet, load_unet
 
+_OF_THE_WRITER = frozenset({"architectures", "transformers_version", "torch_dtype", "dtype"})
+
 
 class PromptedUNet:
     """A U-Net that attends to prompts (Rombach et al. 2022, section 3.3), placed where it is asked for.
 
     Args:
         files: Of the pipeline.
+        schedule: Of the training.
+        prediction: What the network predicts.
     """
 
-    def __init__(self, files: PipelineFiles) -> None:
+    def __init__(self, files: PipelineFiles, schedule: NoiseSchedule, prediction: str) -> None:
         self._files = files
+        self._trained = f"{prediction} {schedule.betas.tobytes().hex()}"
         self._contexts: tuple[ClassPrompts, Tensor] | None = None
         self._placed: tuple[ClassPrompts, torch.device, torch.dtype, ContextUNet] | None = None
 
@@ -52,12 +58,12 @@ class PromptedUNet:
         return self._placed[3]
 
     def digest(self) -> str:
-        """sha256 of all that turns a prompt, a latent and a timestep into a prediction."""
+        """sha256 of what turns prompt, latent and timestep into a prediction, and of what that means."""
         encoder = self._files.model("text_encoder", TRANSFORMERS_STEMS)
         text = weights_digest(encoder_weights(encoder), _architecture(encoder))
         tokenizer = self._files.tokenizer_bytes().hex()
         unet = _architecture(self._files.model("unet"))
-        return weights_digest(self._unet.state_dict(), " ".join((unet, text, tokenizer)))
+        return weights_digest(self._unet.state_dict(), " ".join((unet, text, tokenizer, self._trained)))
 
     @cached_property
     def _unet(self) -> Any:
@@ -76,4 +82,5 @@ class PromptedUNet:
 def _architecture(folder: Path) -> str:
     """What of `config.json` decides the output, in a fixed order."""
     settings = read_json(folder / "config.json")
-    return json.dumps({name: settings[name] for name in sorted(settings) if not name.startswith("_")})
+    kept = (name for name in sorted(settings) if not name.startswith("_") and name not in _OF_THE_WRITER)
+    return json.dumps({name: settings[name] for name in kept})

@@ -54,7 +54,7 @@ class ClassPrompts:
         lines = [f"prompts: {shown}{more}"]
         classes_of = defaultdict(list)
         for name, text in self.by_class().items():
-            classes_of[text].append(name)
+            classes_of[text.lower()].append(name)  # as CLIP's tokenizer reads it
         lines += [
             f"warning: classes {' and '.join(names)} share the prompt {text!r}; --prompts can tell them apart"
             for text, names in classes_of.items()

@@ -105,7 +105,7 @@ def _text_generator(
         raise UserError(
             f"vae must have {latent_channels} latent channels for {name}, got {autoencoder.latent_channels}"
         )
-    network = PromptedUNet(files)
+    network = PromptedUNet(files, schedule, prediction)
     return TextGenerator(
         name=name,
         source=files.source,
