@@ -6,14 +6,10 @@ python bench/adaln_resources.py --cc 90 100
 from __future__ import annotations
 
 import argparse
-import json
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import triton
-from kernel_resources import CAPABILITIES, resources_of
-from triton.backends.compiler import GPUTarget
-from triton.compiler import ASTSource
+from kernel_resources import CAPABILITIES, compile_ahead, resources_of, show
 
 from mgd3_kernels import triton_adaln as kernels
 
@@ -42,24 +38,20 @@ COVERING = {
 
 
 def compile_variant(variant: Variant, capability: int) -> Any:
-    """Ahead-of-time compile with the types and divisibilities that a launch would specialise on."""
+    """Compile a variant of the kernel."""
     tile = kernels.tile_of(variant.hidden)
     constants: dict[str, Any] = {"RESIDUAL": variant.residual, "TOKENS": tile.TOKENS, "BLOCK": tile.BLOCK}
     if not variant.residual:
         constants |= {"gate_ptr": None, "branch_ptr": None}
-    signature: dict[str, str] = {}
-    divisible = {}
-    for index, name in enumerate(kernels._adaln_kernel.arg_names):
-        default = f"*{variant.dtype}" if name.endswith("_ptr") else "i32"
-        signature[name] = "constexpr" if name in constants else "fp32" if name == "eps" else default
-        # A modulation of the DiT starts at a multiple of d in a row of 6 depth + 2 times d numbers.
-        sizes = variant.hidden % 16 == 0 and name in ("d", "stride_gate", "stride_shift", "stride_scale")
-        own = name in ("tokens_ptr", "branch_ptr", "normed_ptr")
-        if own or sizes or (signature[name].startswith("*") and variant.hidden % 16 == 0):
-            divisible[(index,)] = [["tt.divisibility", 16]]
-    source = ASTSource(kernels._adaln_kernel, signature, constexprs=constants, attrs=divisible)
-    options = {"num_warps": tile.num_warps, "enable_fp_fusion": True}
-    return triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
+    names = kernels._adaln_kernel.arg_names
+    types = {name: f"*{variant.dtype}" for name in names if name.endswith("_ptr")} | {"eps": "fp32"}
+    # A modulation of the DiT starts at a multiple of d in a row of 6 depth + 2 times d numbers.
+    sizes, odd = ("d", "stride_gate", "stride_shift", "stride_scale"), ()
+    if variant.hidden % 16:
+        sizes, odd = (), ("gate_ptr", "shift_ptr", "scale_ptr")
+    return compile_ahead(
+        kernels._adaln_kernel, types, constants, sizes, capability, odd=odd, num_warps=tile.num_warps
+    )
 
 
 def main() -> None:
@@ -74,8 +66,7 @@ def main() -> None:
         variant = COVERING[name]
         found = resources_of(compile_variant(variant, capability), capability)
         found = {"variant": name, **kernels.tile_of(variant.hidden)._asdict(), **found}
-        line = "  ".join(f"{key} {value}" for key, value in found.items())
-        print(json.dumps(asdict(variant) | found) if args.json else line, flush=True)
+        show(found, asdict(variant) if args.json else None)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ import re
 import subprocess
 import tempfile
 from collections import Counter
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
 from itertools import product
 from pathlib import Path
@@ -71,7 +72,7 @@ def every_variant() -> dict[str, Variant]:
 
 
 def compile_variant(variant: Variant, capability: int) -> Any:
-    """Ahead-of-time compile with the types and divisibilities that a launch would specialise on."""
+    """Compile a variant of the fused step."""
     constants: dict[str, Any] = {
         "DENSE": variant.dense,
         "CFG": variant.cfg,
@@ -92,29 +93,41 @@ def compile_variant(variant: Variant, capability: int) -> Any:
     constants |= dict.fromkeys(variant.ones, 1)
     types = {"out_ptr": f"*{variant.dtype}", "net_input_ptr": f"*{variant.dtype}", "cfg_scale": "fp32"}
     types |= {"step_ptr": "*i64", "seeds_ptr": "*i64"}
-    signature = {}
+    kernel, sizes = kernels._guided_step_kernel, SIZES if variant.aligned else ()
+    return compile_ahead(kernel, types, constants, sizes, capability, num_warps=kernels.NUM_WARPS)
+
+
+def compile_ahead(
+    kernel: Any,
+    types: Mapping[str, str],
+    constants: Mapping[str, Any],
+    sizes: Collection[str],
+    capability: int,
+    *,
+    odd: Collection[str] = (),
+    **options: Any,
+) -> Any:
+    """Compile with the types and divisibilities that a launch would specialise on.
+
+    Args:
+        kernel: The jitted function.
+        types: Of arguments; other pointers are to float32, other numbers int32.
+        constants: Arguments that are constants.
+        sizes: Numbers that are multiples of 16.
+        capability: 90 for 9.0.
+        odd: Pointers that are not.
+        options: Of the compiler.
+    """
+    signature: dict[str, str] = {}
     divisible = {}
-    for index, name in enumerate(kernels._guided_step_kernel.arg_names):
+    for index, name in enumerate(kernel.arg_names):
         default = "*fp32" if name.endswith("_ptr") else "i32"
         signature[name] = "constexpr" if name in constants else types.get(name, default)
-        sizes = variant.aligned and name in (
-            "cfg_end",
-            "D",
-            "HW",
-            "variance_start",
-            "stride_row",
-            "stride_channel",
-        )
-        if signature[name].startswith("*") or sizes:
+        if name in sizes or (signature[name].startswith("*") and name not in odd):
             divisible[(index,)] = [["tt.divisibility", 16]]
-    source = ASTSource(kernels._guided_step_kernel, signature, constexprs=constants, attrs=divisible)
-    options = {"num_warps": kernels.NUM_WARPS, "enable_fp_fusion": True}
+    source = ASTSource(kernel, signature, constexprs=dict(constants), attrs=divisible)
+    options = {"enable_fp_fusion": True, **options}
     return triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
-
-
-def resources(variant: Variant, capability: int) -> dict[str, Any]:
-    """What `resources_of` finds in a variant of the fused step."""
-    return resources_of(compile_variant(variant, capability), capability)
 
 
 def resources_of(kernel: Any, capability: int) -> dict[str, Any]:
@@ -140,6 +153,12 @@ def resources_of(kernel: Any, capability: int) -> dict[str, Any]:
     }
 
 
+def show(found: dict[str, Any], of_json: dict[str, Any] | None) -> None:
+    """Print what was found in a line; as JSON, together with the variant, where that is given."""
+    line = "  ".join(f"{key} {value}" for key, value in found.items())
+    print(line if of_json is None else json.dumps(of_json | found), flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--cc", type=int, nargs="+", default=CAPABILITIES, help="capabilities, 90 for 9.0")
@@ -152,9 +171,8 @@ def main() -> None:
     pairs = [(choice, capability) for choice in args.variants for capability in args.cc]
     for choice, capability in [*pairs, *(("main", capability) for capability in args.main_cc)]:
         for name, variant in named[choice].items():
-            found = {"variant": name, **resources(variant, capability)}
-            line = "  ".join(f"{key} {value}" for key, value in found.items())
-            print(json.dumps(asdict(variant) | found) if args.json else line, flush=True)
+            found = resources_of(compile_variant(variant, capability), capability)
+            show({"variant": name, **found}, asdict(variant) if args.json else None)
 
 
 if __name__ == "__main__":

@@ -6,13 +6,10 @@ python bench/kmeans_resources.py --cc 90 100 --clusters 50
 from __future__ import annotations
 
 import argparse
-import json
 from typing import Any
 
 import triton
-from kernel_resources import CAPABILITIES, resources_of
-from triton.backends.compiler import GPUTarget
-from triton.compiler import ASTSource
+from kernel_resources import CAPABILITIES, compile_ahead, resources_of, show
 
 from mgd3_kernels import triton_kmeans as launches
 from mgd3_kernels import triton_kmeans_lloyd as lloyd
@@ -61,20 +58,12 @@ def kernels_of(clusters: int) -> dict[str, tuple[Any, dict[str, Any]]]:
 
 
 def compile_kernel(kernel: Any, arguments: dict[str, Any], capability: int, dtype: str, aligned: bool) -> Any:
-    """Ahead-of-time compile with the types and divisibilities that a launch would specialise on."""
-    signature: dict[str, str] = {}
-    divisible = {}
-    for index, name in enumerate(kernel.arg_names):
-        stem = name.removesuffix("_ptr")
-        default = ("*fp32" if stem in FLOATS else "*i32") if name.endswith("_ptr") else "i32"
-        known = TYPES | {"features_ptr": f"*{dtype}"}
-        signature[name] = "constexpr" if name in arguments else known.get(name, default)
-        if signature[name].startswith("*") or (name == "D" and aligned):
-            divisible[(index,)] = [["tt.divisibility", 16]]
+    """Compile one of them."""
+    types = {name: "*i32" for name in kernel.arg_names if name.endswith("_ptr")} | TYPES
+    types |= {f"{name}_ptr": "*fp32" for name in FLOATS} | {"features_ptr": f"*{dtype}"}
     constants = {name: value for name, value in arguments.items() if name in kernel.arg_names}
     options = {name: value for name, value in arguments.items() if name not in kernel.arg_names}
-    source = ASTSource(kernel, signature, constexprs=constants, attrs=divisible)
-    return triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
+    return compile_ahead(kernel, types, constants, ("D",) if aligned else (), capability, **options)
 
 
 def main() -> None:
@@ -93,8 +82,7 @@ def main() -> None:
         compiled = compile_kernel(kernel, arguments, capability, args.dtype, not args.odd)
         found = {"variant": name, "clusters": args.clusters, "dtype": args.dtype, **arguments}
         found |= resources_of(compiled, capability)
-        line = "  ".join(f"{key} {value}" for key, value in found.items())
-        print(json.dumps(found) if args.json else line, flush=True)
+        show(found, {} if args.json else None)
 
 
 if __name__ == "__main__":
