@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from checking import Setting, require
+from checking import Setting, relative_rms, require
 from sampler_checks import TINY, random_dit, timed
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -89,7 +89,7 @@ def check_head_padding(setting: Setting) -> dict[str, Any]:
     head = config.hidden_size // h
     for padded in (head, *((80, 96, 128) if setting.on_gpu else (24,))):
         forward = padded_attention(layer, padded)
-        worst = max(worst, float((forward(tokens).float() - want).norm() / want.norm()))
+        worst = max(worst, relative_rms(forward(tokens), want))
         figures[str(padded)] = {
             "layer_ms": milliseconds(setting, lambda forward=forward: forward(tokens)),
             "attention_ms": times_by_implementation(setting, rows, config.num_tokens, h, padded),

@@ -7,12 +7,19 @@ they are out of bounds.
 from __future__ import annotations
 
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import wraps
+from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
+
+# `mgd3_fast` of this checkout, for the checks that need it: PYTHONPATH names engine and kernels alone.
+sys.path.append(str(Path(__file__).parent.parent))
 
 
 class CheckFailedError(Exception):
@@ -37,10 +44,33 @@ class Setting:
         return on_gpu if self.on_gpu else interpreted
 
 
+Check = Callable[[Setting], dict[str, Any]]
+
+
+def needs_packages(check: Check) -> Check:
+    """Skip the check where a package that it imports is missing or cannot be loaded."""
+
+    @wraps(check)
+    def checked(setting: Setting) -> dict[str, Any]:
+        try:
+            return check(setting)
+        except ImportError as error:
+            if (error.name or "").startswith("mgd3"):
+                raise
+            return {"skipped": f"a package is missing here: {error}"}
+
+    return checked
+
+
 def require(holds: bool, reason: str, figures: dict[str, Any]) -> dict[str, Any]:
     if not holds:
         raise CheckFailedError(reason, figures)
     return figures
+
+
+def relative_rms(got: Tensor, want: Tensor) -> float:
+    """Root mean square of the difference over that of `want`, float32 or wider."""
+    return float((got.to(want.dtype) - want).norm() / want.norm())
 
 
 def make_replay(setting: Setting, function: Callable[[], object]) -> Callable[[], object]:

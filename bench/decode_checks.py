@@ -8,44 +8,20 @@ tiny autoencoder and judge no speed.
 
 from __future__ import annotations
 
-import sys
 import tempfile
 import time
-from collections.abc import Callable
 from copy import deepcopy
-from functools import wraps
 from itertools import product
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from checking import Setting, median_seconds, require
+from checking import Check, Setting, median_seconds, needs_packages, require
 from torch import Tensor, nn
 
 DECODE_GOAL, ENCODE_GOAL = 500.0, 1000.0  # images per second at 256 px
 LAYOUTS = {"contiguous": torch.contiguous_format, "channels-last": torch.channels_last}
 TINY: dict[str, Any] = {"block_out_channels": [8, 8, 8, 8], "norm_num_groups": 4, "layers_per_block": 1}
-
-Check = Callable[[Setting], dict[str, Any]]
-
-
-def needs_packages(check: Check) -> Check:
-    """Skip, with the package's name, where one is missing."""
-
-    @wraps(check)
-    def checked(setting: Setting) -> dict[str, Any]:
-        root = str(Path(__file__).parent.parent)
-        if root not in sys.path:
-            sys.path.append(root)
-        try:
-            return check(setting)
-        except ModuleNotFoundError as error:
-            if error.name is None or error.name.startswith("mgd3"):
-                raise
-            return {"skipped": f"{error.name} is not installed here"}
-
-    return checked
 
 
 def random_autoencoder(setting: Setting, folder: str) -> Any:

@@ -7,19 +7,15 @@ They need what the package `mgd3_fast` needs, and are skipped without; cuML and 
 
 from __future__ import annotations
 
-import sys
 import tempfile
 import time
-from collections.abc import Callable
 from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
 
 import torch
-from checking import Setting, require
+from checking import Check, Setting, needs_packages, require
 from torch import Tensor
-
-sys.path.append(str(Path(__file__).parent.parent))
 
 # Mean inertia over the classes: two K-means of one problem end in different local minima.
 INERTIA_BOUND = 0.02
@@ -33,21 +29,9 @@ def class_latents(n: int, dim: int, seed: int, device: torch.device) -> Tensor:
     return groups[chosen] + torch.randn(n, dim, generator=generator, device=device)
 
 
-def missing_package(*names: str) -> str | None:
-    """Why something cannot be imported, or None."""
-    for name in names:
-        try:
-            __import__(name)
-        except ImportError as error:
-            return f"needs {name}: {error}"
-    return None
-
-
+@needs_packages
 def check_discovery_in_chunks(setting: Setting) -> dict[str, Any]:
     """Modes do not depend on how classes are grouped for the device, and are those of each class alone."""
-    reason = missing_package("mgd3_fast.modes")
-    if reason is not None:
-        return {"skipped": reason}
     with tempfile.TemporaryDirectory() as folder:
         return _discover_in_chunks(setting, Path(folder))
 
@@ -101,11 +85,12 @@ def _discover_in_chunks(setting: Setting, folder: Path) -> dict[str, Any]:
     return require(all(figures[name] for name in names), "modes differ", figures)
 
 
+@needs_packages
 def check_cuml(setting: Setting) -> dict[str, Any]:
     """cuML clusters torch's memory without a copy, as well as the batched kernels do."""
-    reason = "needs CUDA" if not setting.on_gpu else missing_package("cupy", "cuml", "mgd3_fast.modes")
-    if reason is not None:
-        return {"skipped": reason}
+    if not setting.on_gpu:
+        return {"skipped": "needs CUDA"}
+    import cuml  # noqa: F401 - what the engine needs
     import cupy
 
     from mgd3_fast.modes import kmeans_engine
@@ -143,7 +128,7 @@ def check_cuml(setting: Setting) -> dict[str, Any]:
     return require(near and figures["same_memory"], f"inertia beyond {INERTIA_BOUND} or copied", figures)
 
 
-CHECKS: dict[str, Callable[[Setting], dict[str, Any]]] = {
+CHECKS: dict[str, Check] = {
     "discovery-in-chunks": check_discovery_in_chunks,
     "kmeans-cuml": check_cuml,
 }

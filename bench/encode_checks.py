@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from checking import Setting, require
-from decode_checks import needs_packages, random_autoencoder, resolution
+from checking import Check, Setting, needs_packages, require
+from decode_checks import random_autoencoder, resolution
 
 # Copies and padding may cost this share of the autoencoder's own rate.
 PIPELINE_GOAL = 0.9
@@ -76,4 +76,4 @@ def best_of(function: Callable[[], object], repeats: int = 3) -> float:
     return min(seconds)
 
 
-CHECKS: dict[str, Callable[[Setting], dict[str, Any]]] = {"encode-pipeline": check_encode_pipeline}
+CHECKS: dict[str, Check] = {"encode-pipeline": check_encode_pipeline}

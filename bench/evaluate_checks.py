@@ -7,18 +7,14 @@ Shape letters: N images, B of a batch.
 
 from __future__ import annotations
 
-import sys
 import tempfile
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from checking import Setting, median_seconds, require
+from checking import Check, Setting, median_seconds, needs_packages, require
 from torch import Tensor
-
-sys.path.append(str(Path(__file__).parent.parent))
 
 # Share of a training step's time that augmentation may take: the device must not wait for random numbers.
 AUGMENTATION_SHARE = 0.25
@@ -30,18 +26,11 @@ NETWORKS = {
 REHEARSED = {"hard": ("convnet3w8-in",), "soft": ("convnet3w8-bn",), "cross": ("convnet3w8-in",)}
 
 
-def missing_package() -> str | None:
-    """Why the evaluation cannot be imported, or None."""
-    try:
-        import mgd3_fast.evaluate.images
-        import mgd3_fast.evaluate.training  # noqa: F401
-    except ImportError as error:
-        return f"needs the package's requirements: {error}"
-    return None
-
-
 class _Bar:
     def advance(self, n: int = 1) -> None:
+        pass
+
+    def skip(self, n: int) -> None:
         pass
 
 
@@ -65,11 +54,9 @@ def noise(count: int, side: int, num_classes: int) -> Any:
     return ImageSet(pixels, torch.arange(count) % num_classes)
 
 
+@needs_packages
 def check_evaluation_repeats(setting: Setting) -> dict[str, Any]:
     """Accuracies, loss and weights of a training repeat bit for bit, for each protocol's own networks."""
-    reason = missing_package()
-    if reason is not None:
-        return {"skipped": reason}
     differing, trained = [], 0
     for protocol, names in (NETWORKS if setting.on_gpu else REHEARSED).items():
         for name in names:
@@ -110,11 +97,9 @@ def _equal(first: Any, second: Any) -> bool:
     return same_outcome and all(torch.equal(first[1][name], second[1][name]) for name in first[1])
 
 
+@needs_packages
 def check_evaluation_augmentation(setting: Setting) -> dict[str, Any]:
     """A batch on the GPU equals the CPU's, and augmenting it is a small part of a training step."""
-    reason = missing_package()
-    if reason is not None:
-        return {"skipped": reason}
     from mgd3_fast.evaluate.augmentation import augment_batch
     from mgd3_fast.evaluate.networks import build_network
 
@@ -147,7 +132,7 @@ def check_evaluation_augmentation(setting: Setting) -> dict[str, Any]:
     return require(judged, f"augmentation takes more than {AUGMENTATION_SHARE:.0%} of a step", figures)
 
 
-CHECKS: dict[str, Callable[[Setting], dict[str, Any]]] = {
+CHECKS: dict[str, Check] = {
     "evaluation-repeats": check_evaluation_repeats,
     "evaluation-augmentation": check_evaluation_augmentation,
 }

@@ -14,7 +14,7 @@ from itertools import pairwise, product
 from typing import Any
 
 import torch
-from checking import Setting, make_replay, median_seconds, require
+from checking import Check, Setting, make_replay, median_seconds, require
 from step_arguments import DTYPES, STEPS, Step, make_step, step_bytes
 from torch import Tensor
 
@@ -261,7 +261,7 @@ def check_launches(setting: Setting) -> dict[str, Any]:
     return require(holds, "more than one launch, or not ten times fewer than eager", figures)
 
 
-CHECKS: dict[str, Callable[[Setting], dict[str, Any]]] = {
+CHECKS: dict[str, Check] = {
     "philox-integers": check_philox_integers,
     "normals": check_normals,
     "kernel-against-reference": check_kernel_against_reference,

@@ -14,7 +14,7 @@ from itertools import pairwise
 from typing import Any
 
 import torch
-from checking import Setting, make_replay, median_seconds, require
+from checking import Check, Setting, make_replay, median_seconds, require
 from torch import Tensor
 
 from mgd3_kernels import KMeansResult, batched_kmeans, batched_kmeans_reference
@@ -161,8 +161,10 @@ def check_kmeans_graph(setting: Setting) -> dict[str, Any]:
     return require(all(equal.values()), "replay differs from eager", figures)
 
 
-def time_passes(setting: Setting, features: Tensor, sizes: Sequence[int], K: int) -> dict[str, Any]:
-    """Milliseconds and GB/s of each pass over the features, beside a copy's; all problems running."""
+def make_passes(
+    setting: Setting, features: Tensor, sizes: Sequence[int], K: int
+) -> dict[str, Callable[[], object]]:
+    """Each pass over the features by itself, all problems running and all centres to be averaged."""
     from mgd3_kernels import triton_kmeans as launches
     from mgd3_kernels import triton_kmeans_start as start
 
@@ -171,20 +173,24 @@ def time_passes(setting: Setting, features: Tensor, sizes: Sequence[int], K: int
     state.stale.fill_(1)
     state.done.zero_()
     uniforms = torch.linspace(0.1, 0.9, 5, dtype=torch.float64)[None]
-    # One centre needs the trials' pass once, and its choice.
-    passes: dict[str, Callable[[], object]] = {
+    return {
         "center": lambda: launches.center(features, problems.offsets),
+        # One centre needs the trials' pass once, and its choice.
         "one_start_center": lambda: start.choose_rows(features, problems.offsets, max(sizes), uniforms),
         "assign": lambda: launches.assign(problems, state, state.done, state.labels[0], state.members[0]),
         "update": lambda: launches.average(problems, state),
         "distances": lambda: launches.measure(problems, state, state.done, state.labels[0], False),
     }
+
+
+def time_passes(setting: Setting, features: Tensor, sizes: Sequence[int], K: int) -> dict[str, Any]:
+    """Milliseconds and GB/s of each pass over the features, beside a copy's."""
     size = features.numel() * features.element_size()
     half = features.flatten()[: features.numel() // 2]
     target = torch.empty_like(half)
     copy = median_seconds(setting, lambda: target.copy_(half), setting.size(5, 1))
     figures: dict[str, Any] = {"feature_bytes": size, "copy_gb_per_s": size / copy * 1e-9}
-    for name, run in passes.items():
+    for name, run in make_passes(setting, features, sizes, K).items():
         run()
         seconds = median_seconds(setting, run, setting.size(5, 1))
         figures[name] = {
@@ -277,24 +283,19 @@ def check_kmeans_tiles(setting: Setting) -> dict[str, Any]:
 
     sizes = ragged_sizes(200) if setting.on_gpu else [7, 6]
     K = setting.size(CLUSTERS, 3)
-    features, offsets = make_rows(sizes, setting.size(FEATURES, 20), setting), offsets_of(sizes)
-    uniforms = torch.linspace(0.1, 0.9, 5, dtype=torch.float64)[None]
+    features = make_rows(sizes, setting.size(FEATURES, 20), setting)
 
     def time_tile(name: str) -> float:
-        problems, state = prepare(setting, features, sizes, K)
-        launches.iterate(problems, state, 0)
-        state.stale.fill_(1)
-        state.done.zero_()
-        passes: dict[str, Callable[[], object]] = {
-            "assign": lambda: launches.assign(problems, state, state.done, state.labels[0], state.members[0]),
-            "trial": lambda: start.choose_rows(features, offsets.to(setting.device), max(sizes), uniforms),
-            "update": lambda: launches.average(problems, state),
-        }
-        passes[name]()
-        return median_seconds(setting, passes[name], setting.size(10, 1)) * 1e3
+        run = make_passes(setting, features, sizes, K)[name]
+        run()
+        return median_seconds(setting, run, setting.size(10, 1)) * 1e3
 
-    tiles = {"assign": ASSIGN_TILES, "trial": TRIAL_TILES, "update": UPDATE_TILES}
-    in_use = {"assign": launches.assign_tile(50), "trial": start.TRIAL_TILE, "update": launches.UPDATE_TILE}
+    tiles = {"assign": ASSIGN_TILES, "one_start_center": TRIAL_TILES, "update": UPDATE_TILES}
+    in_use = {
+        "assign": launches.assign_tile(50),
+        "one_start_center": start.TRIAL_TILE,
+        "update": launches.UPDATE_TILE,
+    }
     for name, options in tiles.items():
         require(options[0].items() <= in_use[name].items(), f"the first {name} tile is not in use", {})
     figures: dict[str, dict[str, float]] = {name: {} for name in tiles}
@@ -312,7 +313,7 @@ def check_kmeans_tiles(setting: Setting) -> dict[str, Any]:
     return {"ms": figures}
 
 
-CHECKS: dict[str, Callable[[Setting], dict[str, Any]]] = {
+CHECKS: dict[str, Check] = {
     "kmeans-against-reference": check_kmeans_against_reference,
     "kmeans-repeats": check_kmeans_repeats,
     "kmeans-graph": check_kmeans_graph,

@@ -15,14 +15,14 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from adaln_arguments import KERNEL, REFERENCE, AdaLN, make_adaln
-from checking import Setting, make_replay, median_seconds, require
-from sampler_checks import TINY, random_dit, timed
+from checking import Setting, make_replay, median_seconds, relative_rms, require
+from sampler_checks import TINY, matmul_rate, random_dit, timed
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from mgd3_engine.backends import BackendRequest, HoistedDenoiser, create_backend
 from mgd3_engine.dit import DiT, DiTConfig, dit_config, float8_linears
-from mgd3_engine.dit.float8 import missing_float8, quantise_rows
+from mgd3_engine.dit.float8 import missing_float8
 
 # max |error| / max |expected| against float64, kernel: it rounds once (2^-9), in float32 about ten times.
 ADALN_BOUND = {"fp32": 1e-6, "bf16": 4e-3, "fp16": 5e-4}
@@ -106,8 +106,7 @@ def check_float8(setting: Setting) -> dict[str, Any]:
         exact, rough = (getattr(getattr(net.blocks[0], layer), name) for net in (network, quantised))
         tokens = torch.randn(4, config.num_tokens, exact.in_features, device=setting.device).bfloat16()
         want = tokens.double() @ exact.weight.double().t()
-        error = (rough(tokens) - exact.bias).double() - want
-        figures[name] = float(error.norm() / want.norm())
+        figures[name] = relative_rms(rough(tokens) - exact.bias, want)
     return require(max(figures.values()) < FLOAT8_BOUND, f"beyond {FLOAT8_BOUND}", figures)
 
 
@@ -169,23 +168,6 @@ def tflop(config: DiTConfig, rows: int) -> float:
         with FlopCounterMode(display=False) as counter:
             network.denoise(x, modulation)
     return float(counter.get_total_flops()) * 1e-12
-
-
-def matmul_rate(setting: Setting, precision: str) -> float:
-    """TFLOP/s of a large matrix product, median of twenty."""
-    n = setting.size(8192, 256)
-    a, b = (torch.randn(n, n, device=setting.device, dtype=torch.bfloat16) for _ in range(2))
-    if precision == "bf16":
-        seconds = timed(setting, lambda: a @ b, setting.size(20, 2))
-    else:
-        (rows, scale_a), (columns, scale_b) = quantise_rows(a), quantise_rows(b)
-        options = {"scale_a": scale_a, "scale_b": scale_b.t(), "out_dtype": torch.bfloat16}
-        seconds = timed(
-            setting,
-            lambda: torch._scaled_mm(rows, columns.t(), **options, use_fast_accum=True),
-            setting.size(20, 2),
-        )
-    return 2 * n**3 / seconds * 1e-12
 
 
 CHECKS = {

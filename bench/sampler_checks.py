@@ -13,11 +13,12 @@ from itertools import product
 from typing import Any
 
 import torch
-from checking import Setting, median_seconds, require
+from checking import Setting, median_seconds, relative_rms, require
 from torch import Tensor
 
 from mgd3_engine import GuidedSampler, ModeGuidance, NoiseSchedule
 from mgd3_engine.dit import DiT, DiTConfig, dit_config
+from mgd3_engine.dit.float8 import quantise_rows
 
 IMAGES_PER_S_GOAL = 28.0
 # Two forwards of 237.24 GFLOP (DiT-XL/2, 256 tokens) on each of 50 steps.
@@ -134,7 +135,7 @@ def check_bf16_latents(setting: Setting) -> dict[str, Any]:
     figures: dict[str, Any] = {}
     for backend in ("eager", "compiled") if setting.on_gpu else ("eager",):
         got = make_sampler(rough, 8, backend=backend, steps=steps).sample(*images)
-        figures[f"{backend}_relative_rms"] = float((got - want).norm() / want.norm())
+        figures[f"{backend}_relative_rms"] = relative_rms(got, want)
     return require(max(figures.values()) < BF16_BOUND, f"beyond {BF16_BOUND}", figures)
 
 
@@ -145,11 +146,20 @@ def timed(setting: Setting, function: Callable[[], object], repeats: int) -> flo
     return median_seconds(setting, function, repeats)
 
 
-def matmul_rate(setting: Setting) -> float:
-    """TFLOP/s of a large bf16 matrix product of random numbers, median of twenty."""
+def matmul_rate(setting: Setting, precision: str = "bf16") -> float:
+    """TFLOP/s of a large bf16 or fp8 matrix product of random numbers, median of twenty."""
     n = setting.size(8192, 256)
     a, b = (torch.randn(n, n, device=setting.device, dtype=torch.bfloat16) for _ in range(2))
-    seconds = timed(setting, lambda: a @ b, setting.size(20, 2))
+    if precision == "bf16":
+        seconds = timed(setting, lambda: a @ b, setting.size(20, 2))
+    else:
+        (rows, scale_a), (columns, scale_b) = quantise_rows(a), quantise_rows(b)
+        options = {"scale_a": scale_a, "scale_b": scale_b.t(), "out_dtype": torch.bfloat16}
+        seconds = timed(
+            setting,
+            lambda: torch._scaled_mm(rows, columns.t(), **options, use_fast_accum=True),
+            setting.size(20, 2),
+        )
     return 2 * n**3 / seconds * 1e-12
 
 

@@ -12,13 +12,12 @@ from __future__ import annotations
 import os
 import tempfile
 import time
-from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
-from checking import Setting, make_replay, require
+from checking import Check, Setting, make_replay, relative_rms, require
 from sampler_checks import TINY, make_images, make_sampler, matmul_rate, random_dit, timed
 from torch import Tensor
 
@@ -33,7 +32,6 @@ BOUNDS = {torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}
 OWN_FORMAT_FACTOR = 1.5
 XL_TFLOP_PER_ROW = 0.23724
 CACHE = tempfile.TemporaryDirectory()
-Check = Callable[[Setting], dict[str, Any]]
 
 
 def missing(setting: Setting) -> str:
@@ -91,10 +89,6 @@ def make_rows(setting: Setting, config: DiTConfig, rows: int) -> tuple[Tensor, T
     return x.to(setting.device), timestep.to(setting.device), class_ids.to(setting.device)
 
 
-def relative(got: Tensor, want: Tensor) -> float:
-    return float((got.float() - want).norm() / want.norm())
-
-
 @skipped_without_tensorrt
 def check_against_eager(setting: Setting) -> dict[str, Any]:
     """Engines of a DiT-S/2 against float32 eager; rows by themselves, in any place, captured in a graph."""
@@ -110,12 +104,12 @@ def check_against_eager(setting: Setting) -> dict[str, Any]:
         inputs = x.to(dtype), timestep, class_ids
         denoiser, build_s = make_denoiser(setting, network, R)
         got = denoiser(*inputs)
-        error, own = relative(got, want), relative(network(*inputs), want)
+        error, own = relative_rms(got, want), relative_rms(network(*inputs), want)
         permuted = denoiser(*(one[order] for one in inputs))
         replayed: list[Tensor] = []
         replay = make_replay(setting, lambda d=denoiser, i=inputs, r=replayed: r.append(d(*i)))
         replay()
-        fewer = relative(denoiser(*(one[:8] for one in inputs)), want[:8])
+        fewer = relative_rms(denoiser(*(one[:8] for one in inputs)), want[:8])
         name = str(dtype).removeprefix("torch.")
         figures[name] = {
             "export_and_build_s": build_s,
@@ -146,7 +140,7 @@ def check_sampling(setting: Setting) -> dict[str, Any]:
     stepwise = sampled(backend_of(setting), "off")
     captured = sampled(backend_of(setting), "on" if setting.on_gpu else "auto")
     eager = sampled("eager", "off")
-    figures = {"images": len(images[0]), "relative_rms": relative(stepwise, eager)}
+    figures = {"images": len(images[0]), "relative_rms": relative_rms(stepwise, eager)}
     figures["same_bytes_captured"] = torch.equal(stepwise, captured)
     holds = figures["same_bytes_captured"] and figures["relative_rms"] < 1e-3
     return require(holds, "far from eager, or a replay differs", figures)
@@ -172,7 +166,7 @@ def check_throughput(setting: Setting) -> dict[str, Any]:
         if setting.on_gpu:
             share = R * XL_TFLOP_PER_ROW / seconds / figures["matmul_tflops"]
             figures[f"{name}_matmul_share"] = round(share, 3)
-    error = relative(denoiser(*inputs), network(*inputs).float())
+    error = relative_rms(denoiser(*inputs), network(*inputs).float())
     figures["relative_rms_from_eager"] = error
     return require(error < BOUNDS[dtype], "far from eager", figures)
 
