@@ -132,26 +132,11 @@ def rehearse(folder: Path, classes: int, per_class: int, ipc: int, marks: Sequen
     make_ilsvrc_tar(folder / "ilsvrc", wnids, per_class, sides=SIDES)
     made_s = time.perf_counter() - started
     latents, out = folder / "cache" / "latents", folder / "out"
-    source = [
-        "--dataset",
-        "imagenet1k",
-        "--classes",
-        f"0-{classes - 1}",
-        "--data-dir",
-        str(folder / "ilsvrc"),
-    ]
-    source += ["--generator", "demo-mnist5k"]
-    encode = ["encode", *source, "--cache-dir", str(folder / "cache")]
-    discover = [
-        "discover",
-        *source,
-        "--cache-dir",
-        str(folder / "cache"),
-        "--ipc",
-        str(ipc),
-        "--out",
-        str(out),
-    ]
+    source = ["--dataset", "imagenet1k", "--classes", f"0-{classes - 1}", "--generator", "demo-mnist5k"]
+    source += ["--data-dir", str(folder / "ilsvrc")]
+    cache = ["--cache-dir", str(folder / "cache")]
+    encode = ["encode", *source, *cache]
+    discover = ["discover", *source, *cache, "--ipc", str(ipc), "--out", str(out)]
     stored, modes = "*/n*.safetensors", "modes/*.safetensors"
     runs = {
         "encode, killed": measure(encode, latents, stored, marks, kill_at=max(1, classes * 3 // 10)),
