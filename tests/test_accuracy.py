@@ -29,14 +29,6 @@ ONNXRUNTIME_BOUND = 5e-6
 
 
 @pytest.fixture
-def one_thread() -> Any:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-@pytest.fixture
 def pairs(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Report some backends and precisions only, once each; compiling takes long."""
 

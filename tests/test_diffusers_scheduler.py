@@ -15,18 +15,10 @@ from mgd3_fast.integrations.diffusers import ModeGuidedScheduler
 
 diffusers = pytest.importorskip("diffusers")
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 SHAPE, CLASS_IDS = (4, 8, 8), [3, 981]
 # Largest difference over the root mean square of the latents. Measured: 9.1e-6.
 BOUND = 3e-5
-
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    """Networks this small are faster on one thread, and much faster on a busy machine."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

@@ -16,15 +16,8 @@ from torch import Tensor, nn
 from mgd3_engine import GuidedSampler, ModeGuidance, NoiseSchedule, StepState, image_seeds
 from mgd3_engine.dit import DiT, DiTConfig
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 CLASSES, SHAPE = 10, (4, 8, 8)
-
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def small_dit(input_size: int = 8) -> nn.Module:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from mgd3_engine import GuidedSampler, ModeGuidance, NoiseSchedule
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 C, H, W = 4, 4, 4
 CLASSES, NULL, IMAGES, STEPS = 5, 5, 2, 50
 CFG_SCALE, MODE_SCALE = 4.0, 0.1
@@ -21,15 +22,6 @@ CFG_SCALE, MODE_SCALE = 4.0, 0.1
 # which is 158 (x - eps) at the first step, pushes a DDIM state; 7.2e-6 over all other cases.
 BOUNDS = {("ddim", "posterior"): 5e-5}
 BOUND = 2e-5
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    """Tensors this small are faster on one thread, and much faster on a busy machine."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def trained_schedule() -> Tensor:
