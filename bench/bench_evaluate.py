@@ -106,6 +106,9 @@ class _Bar:
     def advance(self, n: int = 1) -> None:
         pass
 
+    def skip(self, n: int) -> None:
+        pass
+
 
 def test_whole_training_of_the_mnist5k_preset(benchmark: BenchmarkFixture, tmp_path: Path) -> None:
     train, test = open_dataset("mnist5k"), open_dataset("mnist5k", split="test")

@@ -18,6 +18,10 @@ class Bar(Protocol):
         """Count `n` more finished units."""
         ...
 
+    def skip(self, n: int) -> None:
+        """Count `n` more units that an earlier run finished: they say nothing of the rate."""
+        ...
+
 
 class _TerminalBar:
     def __init__(self, bar: tqdm[Any]) -> None:
@@ -25,6 +29,12 @@ class _TerminalBar:
 
     def advance(self, n: int = 1) -> None:
         self._bar.update(n)
+
+    def skip(self, n: int) -> None:
+        self._bar.initial += n
+        self._bar.last_print_n += n
+        self._bar.n += n
+        self._bar.refresh()
 
 
 class _PlainBar:
@@ -44,6 +54,10 @@ class _PlainBar:
         if time.monotonic() - self._printed >= self._period_s:
             self._print_line()
 
+    def skip(self, n: int) -> None:
+        self._initial += n
+        self._done += n
+
     def close(self) -> None:
         if self._last_line_at != self._done:
             self._print_line()
@@ -54,14 +68,27 @@ class _PlainBar:
         elapsed_s = self._printed - self._started
         rate = (self._done - self._initial) / elapsed_s if elapsed_s > 0 else 0.0
         done = f"{self._done}" if self._total is None else f"{self._done}/{self._total}"
-        line = f"{self._stage}: {done} {self._unit}, {rate:.4g} {self._unit}/s"
+        line = f"{self._stage}: {done} {self._unit}"
+        if rate > 0:
+            line += f", {rate:.4g} {self._unit}/s"
         if self._total is not None and rate > 0 and self._done < self._total:
-            line += f", {(self._total - self._done) / rate:.0f} s left"
+            line += f", {_duration((self._total - self._done) / rate)} left"
         print(line, file=self._stream, flush=True)
+
+
+def _duration(seconds: float) -> str:
+    """Say how long something takes, to two or three digits."""
+    minutes = round(seconds / 60)
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60} min"
 
 
 class _SilentBar:
     def advance(self, n: int = 1) -> None:
+        pass
+
+    def skip(self, n: int) -> None:
         pass
 
 

@@ -68,3 +68,35 @@ def test_plain_lines_without_a_known_total_count_and_rate_alone() -> None:
         bar.advance(3)
     (line,) = lines.getvalue().splitlines()
     assert re.fullmatch(r"encode: 8 img, [\d.e+]+ img/s", line)
+
+
+def test_what_an_earlier_run_did_says_nothing_of_the_rate(clock: list[float]) -> None:
+    lines = io.StringIO()
+    with Progress(stream=lines).stage("evaluate", total=10_000, unit="epoch") as bar:
+        bar.skip(9_000)
+        clock[0] = 20.0
+        bar.advance(10)
+        bar.skip(5)
+        clock[0] = 30.0
+        bar.advance(5)
+    assert lines.getvalue().splitlines() == [
+        "evaluate: 9010/10000 epoch, 0.5 epoch/s, 33 min left",
+        "evaluate: 9020/10000 epoch, 0.5 epoch/s, 33 min left",
+    ]
+
+
+def test_nothing_left_has_no_rate() -> None:
+    lines, terminal = io.StringIO(), Terminal()
+    for stream in (lines, terminal):
+        with Progress(stream=stream).stage("evaluate", total=8, unit="epoch") as bar:
+            bar.skip(8)
+    assert lines.getvalue() == "evaluate: 8/8 epoch\n"
+    assert "8/8 [00:00<?, ?epoch/s]" in terminal.getvalue()
+
+
+def test_hours_left_are_said_in_hours(clock: list[float]) -> None:
+    lines = io.StringIO()
+    with Progress(stream=lines).stage("train", total=100_000, unit="step") as bar:
+        for clock[0] in (10.0, 20.0):
+            bar.advance(50)
+    assert "5 h 33 min left" in lines.getvalue()

@@ -70,10 +70,11 @@ def _outcome(
     identity = _identity(plan, training, seed)
     key = training_key(identity)
     kept = plan.config.keep_weights == "on"
-    weights = store.weights_file(key, f"{training.network}-{training.folder}-{seed}")
+    folder = Path(training.folder).name  # folders of one name are told apart by their paths
+    weights = store.weights_file(key, f"{training.network}-{folder}-{seed}")
     finished = store.finished(key)
     if finished is not None and (not kept or weights.exists()):
-        bar.advance(training.recipe.epochs)
+        bar.skip(training.recipe.epochs)
         return finished
     job = Job(
         network=training.network,

@@ -86,7 +86,7 @@ def train_classifier(job: Job, checkpoint: Path, bar: Bar) -> tuple[dict[str, An
     """
     with _repeatable(job.device), postponed_interrupt() as interrupted:
         trainer = _Trainer(job, checkpoint)
-        bar.advance(trainer.epoch)
+        bar.skip(trainer.epoch)
         while trainer.epoch < job.recipe.epochs:
             before = trainer.epoch
             trainer.advance()
