@@ -276,7 +276,7 @@ CASES: dict[str, tuple[Callable[[Path, Path], list[str]], str]] = {
     "unfinished run": (unfinished, "src must be a finished run"),
     "no manifest": (no_manifest, "src must hold manifest.json, or --dataset name the class list"),
     "foreign manifest": (foreign_manifest, "src must hold a manifest of this mgd3-fast or none"),
-    "half a manifest": (half_a_manifest, "src must hold a whole manifest"),
+    "half a manifest": (half_a_manifest, "damaged section 'classes'"),
     "manifest that leaves the folder": (
         manifest_that_leaves_the_folder,
         "src must hold images inside the folder",

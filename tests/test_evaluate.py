@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from manifests import whole_manifest
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
@@ -28,6 +29,7 @@ from mgd3_fast.evaluate.networks import build_network
 from mgd3_fast.evaluate.results import differences, pool_means, sum_up, summary
 from mgd3_fast.evaluate.teacher import load_teacher
 from mgd3_fast.progress import Progress
+from mgd3_fast.writers import write_manifest
 
 NAMES = ("ant", "bee", "cow")
 
@@ -212,6 +214,7 @@ class StoppingProgress(Progress):
     def __init__(self, after: int) -> None:
         super().__init__(quiet=True)
         self._left = after
+        self.skipped = 0
 
     @contextmanager
     def stage(self, name, *, total, unit, initial=0):
@@ -221,8 +224,11 @@ class StoppingProgress(Progress):
             def advance(self, n=1):
                 if name == "evaluate":
                     stopping._left -= n
-                    if n and stopping._left == 0:
+                    if stopping._left == 0:
                         os.kill(os.getpid(), signal.SIGINT)
+
+            def skip(self, n):
+                stopping.skipped += n
 
         yield Bar()
 
@@ -247,7 +253,9 @@ def test_a_stopped_evaluation_goes_on_to_the_same_result(
         evaluate(stopped, StoppingProgress(after))
     assert len(list((tmp_path / "stopped" / "trainings").glob("*.pt"))) == 1
     assert not json.loads((tmp_path / "stopped" / "evaluation.json").read_text())["complete"]
-    evaluate(stopped)
+    going_on = StoppingProgress(-1)
+    evaluate(stopped, going_on)
+    assert going_on.skipped == after  # epochs done before say nothing of the rate
     assert curves(tmp_path / "stopped") == curves(tmp_path / "whole")
     assert not list((tmp_path / "stopped" / "trainings").glob("*.pt"))
 
@@ -374,14 +382,10 @@ def test_labels_follow_the_dataset_not_the_order_of_folders(dataset: Path, tmp_p
     opened = open_dataset(str(dataset), split="val")
     for place in range(3):
         write_images(tmp_path / "set" / f"f{place}", place, 2, 0)
-    classes = [{"name": name, "label": k, "folder": f"f{2 - k}"} for k, name in enumerate(NAMES)]
-    manifest = {
-        "format": "mgd3-fast manifest",
-        "format_version": 1,
-        "classes": classes,
-        "dataset": {"name": "colours", "split": "train", "class_list_hash": opened.class_list_hash},
-    }
-    (tmp_path / "set" / "manifest.json").write_text(json.dumps(manifest))
+    classes = [
+        {"name": name, "label": k, "folder": f"f{2 - k}", "source_images": 2} for k, name in enumerate(NAMES)
+    ]
+    write_manifest(tmp_path / "set" / "manifest.json", whole_manifest(classes=classes), tmp_path / "draft")
     found = read_folder(tmp_path / "set", opened)
     assert [(one.label, Path(one.location).parent.name) for one in found.images] == [
         (0, "f2"),
@@ -605,3 +609,13 @@ def test_weights_that_were_not_kept_are_trained_again(
     evaluate(config(repeats=1, keep_weights="on"))
     (weights,) = (tmp_path / "out" / "weights").glob("*.safetensors")
     assert set(load_file(weights)) == set(build_network("convnet2w8-in", 3, 16).state_dict())
+
+
+def test_weights_of_folders_of_one_name_are_kept_side_by_side(
+    config: Callable[..., EvaluateConfig], distilled: Path, tmp_path: Path
+) -> None:
+    folders = tuple(Path(shutil.copytree(distilled / one, tmp_path / one / "set")) for one in "ab")
+    result = evaluate(config(folders=folders, repeats=1, epochs=1, keep_weights="on"))
+    assert [row["folder"] for row in result["rows"]] == [str(folder) for folder in folders]
+    kept = sorted((tmp_path / "out" / "weights").iterdir())
+    assert [file.name.startswith("convnet2w8-in-set-0-") for file in kept] == [True, True]

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from manifests import whole_manifest
 
 from mgd3_fast.errors import UserError
 from mgd3_fast.writers import (
@@ -38,9 +39,7 @@ def write_image(run: RunFolder, image: int, content: bytes = b"picture") -> None
 
 def finish(out: Path) -> None:
     out.mkdir(exist_ok=True)
-    write_manifest(
-        out / "manifest.json", {"settings": SETTINGS, "sessions": [], "images": [{}]}, out / "draft"
-    )
+    write_manifest(out / "manifest.json", whole_manifest(settings=SETTINGS), out / "draft")
 
 
 def tree(folder: Path) -> dict[str, bytes]:

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from manifests import whole_manifest
 from PIL import Image
 
 from mgd3_fast.errors import UserError
@@ -167,8 +168,9 @@ def test_contact_sheet_has_a_row_per_class(
 
 
 def test_manifest_reads_back_with_one_line_per_image(tmp_path: Path) -> None:
-    images = [{"file": f"a/{k}.png", "label": 0} for k in range(3)]
-    write_manifest(tmp_path / "manifest.json", {"settings": {"ipc": 3}, "images": images}, tmp_path / "draft")
+    images = [{**whole_manifest()["images"][0], "file": f"a/{k}.png", "mode": k} for k in range(3)]
+    content = whole_manifest(settings={"ipc": 3}, images=images)
+    write_manifest(tmp_path / "manifest.json", content, tmp_path / "draft")
     manifest = read_manifest(tmp_path)
     assert manifest is not None
     assert manifest["settings"] == {"ipc": 3}
@@ -189,8 +191,35 @@ def test_foreign_manifest_is_refused(tmp_path: Path, text: str) -> None:
 
 
 def test_manifest_of_another_version_is_refused(tmp_path: Path) -> None:
-    write_manifest(tmp_path / "manifest.json", {"images": [{}]}, tmp_path / "draft")
+    write_manifest(tmp_path / "manifest.json", whole_manifest(), tmp_path / "draft")
     content = json.loads((tmp_path / "manifest.json").read_text())
     (tmp_path / "manifest.json").write_text(json.dumps({**content, "format_version": 99}))
     with pytest.raises(UserError, match="manifest version must be 1, got 99"):
+        read_manifest(tmp_path)
+    del content["format_version"]
+    (tmp_path / "manifest.json").write_text(json.dumps(content))
+    with pytest.raises(UserError, match="manifest version must be 1, got None"):
+        read_manifest(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("section", "damaged"),
+    [
+        ("settings", []),
+        ("generator", None),
+        ("dataset", {"name": "insects"}),
+        ("classes", [{"name": "ant"}]),
+        ("classes", {}),
+        ("images", []),
+        ("images", ["ant/0.png"]),
+        ("images", [{**whole_manifest()["images"][0], "label": "0"}]),
+    ],
+    ids=lambda value: value if isinstance(value, str) else json.dumps(value)[:20],
+)
+def test_damaged_manifest_is_refused(tmp_path: Path, section: str, damaged: Any) -> None:
+    write_manifest(tmp_path / "manifest.json", whole_manifest(), tmp_path / "draft")
+    content = json.loads((tmp_path / "manifest.json").read_text())
+    assert read_manifest(tmp_path) == content
+    (tmp_path / "manifest.json").write_text(json.dumps({**content, section: damaged}))
+    with pytest.raises(UserError, match=f"manifest must be whole, got a damaged section '{section}' in"):
         read_manifest(tmp_path)

@@ -75,9 +75,9 @@ def read_folder(path: Path, dataset: Dataset, ipc: int | None = None) -> Distill
 def _manifest_of(path: Path) -> dict[str, Any] | None:
     try:
         return read_manifest(path)
-    except UserError:
+    except UserError as error:
         raise UserError(
-            f"{path} must hold a manifest.json of this version of mgd3-fast or none, got another one"
+            f"{path} must hold a manifest.json of this version of mgd3-fast or none: {error}"
         ) from None
 
 
@@ -96,7 +96,7 @@ def _folders_of_classes(path: Path, dataset: Dataset, manifest: dict[str, Any] |
             found[name] = folder
     wanted = dataset.class_names
     unknown = [name for name in found if name not in wanted]
-    missing = [name for name in wanted if name not in found]
+    missing = [name for name in wanted if name not in found or not (path / found[name]).is_dir()]
     if not found or len(unknown) == len(found):
         got = listed(unknown) or "no folders"
         raise UserError(

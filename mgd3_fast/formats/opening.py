@@ -54,15 +54,15 @@ def open_source(folder: Path, dataset: str | None = None, progress: Progress = S
 
 
 def _of_run(folder: Path, manifest: dict[str, Any], dataset: str | None) -> Source:
-    try:
-        described = manifest["dataset"]
-        name, digest = described["name"], described["class_list_hash"]
-        names = _full_list(name, digest, described["classes_in_list"], manifest["classes"])
-        images = [_image_of_run(folder, record) for record in manifest["images"]]
-        if any(not 0 <= image.label < len(names) for image in images) or not images:
-            raise KeyError("images")
-    except (KeyError, TypeError, IndexError, AttributeError) as error:
-        raise UserError(f"src must hold a whole manifest, got {folder}, whose {error} is not right") from None
+    described = manifest["dataset"]
+    name, digest = described["name"], described["class_list_hash"]
+    names = _full_list(name, digest, described["classes_in_list"], manifest["classes"])
+    images = [_image_of_run(folder, record) for record in manifest["images"]]
+    labels = {image.label for image in images}
+    if not labels <= set(range(len(names))):
+        raise UserError(
+            f"src must hold labels below {len(names)}, got {max(labels)} in the manifest of {folder}"
+        )
     if dataset is not None and list_hash(class_list(dataset)[1]) != digest:
         raise UserError(f"dataset must be {name}, from which {folder} was made, or left out, got {dataset}")
     return make_source(folder, name, names, images, manifest)
@@ -74,10 +74,8 @@ def _full_list(
     built_in = built_in_list(name)
     if built_in is not None and list_hash(built_in) == expected_hash:
         return built_in
-    names: list[str | None] = [None] * count
-    for one in classes:
-        names[one["label"]] = one["name"]
-    return tuple(names)
+    known = {one["label"]: one["name"] for one in classes}
+    return tuple(known.get(label) for label in range(count))
 
 
 def _image_of_run(folder: Path, record: dict[str, Any]) -> SourceImage:

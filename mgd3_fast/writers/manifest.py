@@ -12,6 +12,20 @@ MANIFEST = "manifest.json"
 FORMAT = "mgd3-fast manifest"
 FORMAT_VERSION = 1
 
+# What readers count on: the kind of each section, and what it, or each record of a list, must hold.
+_SECTIONS: dict[str, tuple[type, dict[str, type]]] = {
+    "settings": (dict, {}),
+    "generator": (dict, {}),
+    "dataset": (
+        dict,
+        {"name": str, "split": str, "fingerprint": str, "class_list_hash": str, "classes_in_list": int},
+    ),
+    "classes": (list, {"name": str, "label": int, "folder": str, "source_images": int}),
+    "files": (dict, {}),
+    "sessions": (list, {}),
+    "images": (list, {"file": str, "label": int, "class": str, "mode": int, "sha256": str}),
+}
+
 
 def write_manifest(target: Path, content: dict[str, Any], temporary: Path) -> None:
     """Write a manifest: indented JSON, with one line per image.
@@ -39,7 +53,7 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
         Its content, or None where there is none.
 
     Raises:
-        UserError: If there is a `manifest.json` that this program did not write.
+        UserError: If there is a `manifest.json` that this program did not write, or a damaged one.
     """
     path = folder / MANIFEST
     try:
@@ -50,9 +64,23 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
         content = None
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise UserError(f"out must be empty or hold a run of mgd3-fast, got {path}, which is something else")
-    if content["format_version"] != FORMAT_VERSION:
+    version = content.get("format_version")
+    if version != FORMAT_VERSION:
         raise UserError(
-            f"manifest version must be {FORMAT_VERSION}, got {content['format_version']} in {path}:"
+            f"manifest version must be {FORMAT_VERSION}, got {version} in {path}:"
             " it was written by another version of mgd3-fast"
         )
+    for name, (kind, held) in _SECTIONS.items():
+        if not _is_whole(content.get(name), kind, held):
+            raise UserError(f"manifest must be whole, got a damaged section {name!r} in {path}")
     return content
+
+
+def _is_whole(section: Any, kind: type, held: dict[str, type]) -> bool:
+    if not isinstance(section, kind):
+        return False
+    records = section if isinstance(section, list) else [section]
+    return (bool(records) or not held) and all(
+        isinstance(record, dict) and all(isinstance(record.get(name), of) for name, of in held.items())
+        for record in records
+    )
