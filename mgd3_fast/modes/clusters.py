@@ -6,6 +6,7 @@ Shape letters: n images of a class, K modes, D = C*h*w.
 from __future__ import annotations
 
 import hashlib
+from abc import ABC, abstractmethod
 
 import numpy as np
 import torch
@@ -13,8 +14,38 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mgd3_fast.modes.method import Modes
+from mgd3_fast.modes.threads import one_thread
 
 _ROWS_AT_A_TIME = 1024  # of float64 differences: 32 MiB at D = 4096
+
+
+class ClusteringDiscovery(ABC):
+    """A method of scikit-learn's, on one class at a time and one thread."""
+
+    def fit(self, features: Tensor, ipc: int, seed: int) -> Modes:
+        """Find the modes of a class; one with `ipc` distinct samples or fewer has these, see `few_distinct`.
+
+        Args:
+            features: float32 [n, D], n >= ipc.
+            ipc: K.
+            seed: 0..2^32-1.
+
+        Returns:
+            Modes, their weights, and the sample nearest to each.
+
+        Raises:
+            ValueError: n < ipc.
+        """
+        samples = check_samples(features, ipc)
+        few = few_distinct(samples, ipc, enough=ipc + 1)
+        if few is not None:
+            return few
+        with one_thread():
+            return self._fit(samples, ipc, seed)
+
+    @abstractmethod
+    def _fit(self, samples: Tensor, ipc: int, seed: int) -> Modes:
+        """Find the modes of a class with more than `ipc` distinct samples."""
 
 
 def check_samples(features: Tensor, ipc: int) -> Tensor:

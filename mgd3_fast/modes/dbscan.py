@@ -11,8 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mgd3_fast.modes.clusters import (
-    check_samples,
-    few_distinct,
+    ClusteringDiscovery,
     member_means,
     nearest_centers,
     nearest_samples,
@@ -20,14 +19,13 @@ from mgd3_fast.modes.clusters import (
     split_clusters,
 )
 from mgd3_fast.modes.method import Modes
-from mgd3_fast.modes.threads import one_thread
 
 MIN_SAMPLES = 3  # images of the smallest cluster; with 4, classes of MNIST fall short of 10 clusters
 PERCENTILES = np.arange(97.5, 0, -2.5)  # of the distances to the nearest sample but one
 NOISE = -1
 
 
-class DbscanDiscovery:
+class DbscanDiscovery(ClusteringDiscovery):
     """Cluster means of scikit-learn's `DBSCAN(eps, min_samples=3)`, with eps from the class itself.
 
     Candidates for eps are the percentiles 97.5, 95, ... 2.5 of the distances at which samples have
@@ -35,7 +33,9 @@ class DbscanDiscovery:
     (so the least noise), or else the largest of those that give the most clusters.
 
     More clusters than `ipc`: the `ipc` largest are kept. Fewer: the noise counts as one more cluster, and
-    the cluster with the largest scatter is split in two until there are enough.
+    the cluster with the largest scatter is split in two until there are enough; the seed is that of the
+    splits, DBSCAN itself has no chance in it. Means come from the largest cluster down, then those of splits;
+    a weight is the share of the images nearest to the mean.
     """
 
     def __init__(self) -> None:
@@ -45,36 +45,17 @@ class DbscanDiscovery:
 
         self._dbscan, self._distances = DBSCAN, euclidean_distances
 
-    def fit(self, features: Tensor, ipc: int, seed: int) -> Modes:
-        """Find the dense clusters of a class.
-
-        Args:
-            features: float32 [n, D], n >= ipc.
-            ipc: K.
-            seed: 0..2^32-1, of the splits; DBSCAN itself has no chance in it.
-
-        Returns:
-            Cluster means from the largest cluster down, then those of splits; the share of the images
-            nearest to each mean; and the sample nearest to each.
-
-        Raises:
-            ValueError: n < ipc.
-        """
-        samples = check_samples(features, ipc)
-        few = few_distinct(samples, ipc, enough=ipc + 1)
-        if few is not None:
-            return few
-        with one_thread():
-            # Less the mean, because the expanded squares of the distances cancel far from the origin.
-            distances = self._distances((samples - samples.double().mean(0)).float().numpy())
-            labels = torch.from_numpy(self._clusters(distances, ipc))
-            found = int(labels.max()) + 1
-            if found < ipc:
-                labels[labels == NOISE] = found
-                labels = split_clusters(samples, labels, ipc, seed)
-            centers = member_means(samples, labels, ipc)
-            weights = shares(nearest_centers(samples, centers), ipc)
-            return Modes(centers, weights, nearest_samples(samples, centers))
+    def _fit(self, samples: Tensor, ipc: int, seed: int) -> Modes:
+        # Less the mean, because the expanded squares of the distances cancel far from the origin.
+        distances = self._distances((samples - samples.double().mean(0)).float().numpy())
+        labels = torch.from_numpy(self._clusters(distances, ipc))
+        found = int(labels.max()) + 1
+        if found < ipc:
+            labels[labels == NOISE] = found
+            labels = split_clusters(samples, labels, ipc, seed)
+        centers = member_means(samples, labels, ipc)
+        weights = shares(nearest_centers(samples, centers), ipc)
+        return Modes(centers, weights, nearest_samples(samples, centers))
 
     def _clusters(self, distances: NDArray[np.float32], ipc: int) -> NDArray[np.int64]:
         """Cluster of each sample, -1 for noise, numbered from the largest cluster down."""

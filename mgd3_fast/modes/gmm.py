@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mgd3_fast.modes.clusters import (
-    check_samples,
+    ClusteringDiscovery,
     few_distinct,
     member_means,
     nearest_samples,
@@ -19,7 +19,6 @@ from mgd3_fast.modes.clusters import (
     split_clusters,
 )
 from mgd3_fast.modes.method import Modes
-from mgd3_fast.modes.threads import one_thread
 
 SAMPLES_PER_DIMENSION = 2
 MOST_COMPONENTS = 32
@@ -27,11 +26,13 @@ _REGULARISATION = 1e-6  # of the mean variance, added to every variance
 _DEAD = 0.5  # images: a component that answers for fewer has no mean worth having
 
 
-class GaussianMixtureDiscovery:
+class GaussianMixtureDiscovery(ClusteringDiscovery):
     """Component means of scikit-learn's `GaussianMixture(n_components=ipc, random_state=seed)`.
 
     Covariances are full where a component has at least two samples per dimension on average
     (n >= 2 * D * ipc), diagonal everywhere else: a full one of 4,096 dimensions has 8.4 million entries.
+    Weights are the mixture's. A component that ends up with less than half an image gives its place to a half
+    of the widest cluster; see `split_clusters`.
     """
 
     def __init__(self) -> None:
@@ -40,38 +41,17 @@ class GaussianMixtureDiscovery:
 
         self._mixture = GaussianMixture
 
-    def fit(self, features: Tensor, ipc: int, seed: int) -> Modes:
-        """Fit a mixture to the latents of a class by expectation maximisation from a K-means start.
-
-        A component that ends up with less than half an image gives its place to a half of the widest
-        cluster; see `split_clusters`.
-
-        Args:
-            features: float32 [n, D], n >= ipc.
-            ipc: K.
-            seed: 0..2^32-1.
-
-        Returns:
-            Component means, mixture weights, and the sample nearest to each mean.
-
-        Raises:
-            ValueError: n < ipc.
-        """
-        samples = check_samples(features, ipc)
-        few = few_distinct(samples, ipc, enough=ipc + 1)
-        if few is not None:
-            return few
-        with one_thread():
-            answers = self._responsibilities(samples, ipc, seed)  # [n, K]
-            images = answers.sum(axis=0)
-            if images.min() < _DEAD:
-                labels = split_clusters(samples, torch.from_numpy(answers.argmax(axis=1)), ipc, seed)
-                centers, weights = member_means(samples, labels, ipc), shares(labels, ipc)
-            else:
-                means = answers.T @ samples.double().numpy() / images[:, None]
-                centers = torch.from_numpy(means.astype(np.float32))
-                weights = torch.from_numpy((images / images.sum()).astype(np.float32))
-            return Modes(centers, weights, nearest_samples(samples, centers))
+    def _fit(self, samples: Tensor, ipc: int, seed: int) -> Modes:
+        answers = self._responsibilities(samples, ipc, seed)  # [n, K]
+        images = answers.sum(axis=0)
+        if images.min() < _DEAD:
+            labels = split_clusters(samples, torch.from_numpy(answers.argmax(axis=1)), ipc, seed)
+            centers, weights = member_means(samples, labels, ipc), shares(labels, ipc)
+        else:
+            means = answers.T @ samples.double().numpy() / images[:, None]
+            centers = torch.from_numpy(means.astype(np.float32))
+            weights = torch.from_numpy((images / images.sum()).astype(np.float32))
+        return Modes(centers, weights, nearest_samples(samples, centers))
 
     def _responsibilities(self, samples: Tensor, ipc: int, seed: int) -> NDArray[np.float64]:
         """How far each component answers for each sample; rows add up to 1."""

@@ -13,20 +13,18 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mgd3_fast.modes.clusters import (
-    check_samples,
-    few_distinct,
+    ClusteringDiscovery,
     member_means,
     nearest_samples,
     shares,
     split_clusters,
 )
 from mgd3_fast.modes.method import Modes
-from mgd3_fast.modes.threads import one_thread
 
 NEIGHBOURS = 10
 
 
-class SpectralDiscovery:
+class SpectralDiscovery(ClusteringDiscovery):
     """Cluster means of scikit-learn's `SpectralClustering(ipc, affinity="precomputed", random_state=seed)`.
 
     The graph joins each sample to its 10 nearest, as scikit-learn's own affinity of neighbours does, and
@@ -34,6 +32,7 @@ class SpectralDiscovery:
     embedding tells the pieces apart instead of the clusters.
 
     Fewer clusters than `ipc`: the one with the largest scatter is split in two until there are enough.
+    A weight is the cluster's share of the images.
     """
 
     def __init__(self) -> None:
@@ -43,28 +42,10 @@ class SpectralDiscovery:
 
         self._clustering, self._distances = SpectralClustering, euclidean_distances
 
-    def fit(self, features: Tensor, ipc: int, seed: int) -> Modes:
-        """Cluster the latents of a class by the graph of their neighbours.
-
-        Args:
-            features: float32 [n, D], n >= ipc.
-            ipc: K.
-            seed: 0..2^32-1.
-
-        Returns:
-            Cluster means, shares of the samples, and the sample nearest to each mean.
-
-        Raises:
-            ValueError: n < ipc.
-        """
-        samples = check_samples(features, ipc)
-        few = few_distinct(samples, ipc, enough=ipc + 1)
-        if few is not None:
-            return few
-        with one_thread():
-            labels = split_clusters(samples, self._clusters(samples, ipc, seed), ipc, seed)
-            centers = member_means(samples, labels, ipc)
-            return Modes(centers, shares(labels, ipc), nearest_samples(samples, centers))
+    def _fit(self, samples: Tensor, ipc: int, seed: int) -> Modes:
+        labels = split_clusters(samples, self._clusters(samples, ipc, seed), ipc, seed)
+        centers = member_means(samples, labels, ipc)
+        return Modes(centers, shares(labels, ipc), nearest_samples(samples, centers))
 
     def _clusters(self, samples: Tensor, ipc: int, seed: int) -> Tensor:
         """Cluster of each sample, int64 [n]."""
