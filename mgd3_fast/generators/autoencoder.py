@@ -14,7 +14,7 @@ from torch import Tensor
 from mgd3_fast.errors import UserError
 from mgd3_fast.generators.batched_autoencoder import BatchedAutoencoder
 from mgd3_fast.generators.hub import fetch_model, is_hub_id, model_folder
-from mgd3_fast.generators.vae_weights import KL_F8, load_vae, vae_config
+from mgd3_fast.generators.vae_weights import KL_F8, load_vae, read_vae, vae_config
 
 DEFAULT_VAE = "stabilityai/sd-vae-ft-mse"
 """The autoencoder that MGD3's authors sample DiT with."""
@@ -58,6 +58,9 @@ class KLAutoencoder(BatchedAutoencoder):
 
     def _load(self) -> Any:
         return load_vae(self._path)
+
+    def _weights(self) -> dict[str, Tensor]:
+        return read_vae(self._path)
 
     @property
     def _identity(self) -> str:

@@ -6,7 +6,7 @@ Shape letters: B images, b images of a batch, P resolution in pixels, C latent c
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -66,13 +66,16 @@ class BatchedAutoencoder(ABC):
 
     @cached_property
     def _network(self) -> Any:
-        network = self._load()
-        self._loaded_digest = weights_digest(network.state_dict(), self._identity)
-        return _placed(network, self._device, self._dtype)
+        return _placed(self._load(), self._device, self._dtype)
 
     @abstractmethod
     def _load(self) -> Any:
         """Load the float32 network on the CPU."""
+
+    def _weights(self) -> Mapping[str, Tensor]:
+        """Read the network's float32 weights by its names; a family that needs no network for it says how."""
+        weights: Mapping[str, Tensor] = self._load().state_dict()
+        return weights
 
     @property
     @abstractmethod
@@ -107,11 +110,10 @@ class BatchedAutoencoder(ABC):
     def _decoded(self, latents: Tensor) -> Tensor:
         """Decode float32 `[b, C, h, w]`, shift and scale undone, to `[b, 3, P, P]` in -1..1."""
 
-    @property
+    @cached_property
     def digest(self) -> str:
-        """sha256 over the float32 weights, scale and shift; loads them."""
-        _ = self._network
-        return self._loaded_digest
+        """sha256 over the float32 weights, scale and shift; reads them."""
+        return weights_digest(self._weights(), self._identity)
 
     def to(self: Self, device: torch.device | str, dtype: torch.dtype = torch.float32) -> Self:
         """Move the network, now or when it loads.

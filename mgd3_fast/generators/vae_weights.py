@@ -72,23 +72,38 @@ def load_vae(path: Path) -> Any:
     """
     from diffusers import AutoencoderKL
 
-    settings = vae_config(path)
-    weights = _read(path)
-    if any(".down.0.block.0." in name for name in weights):
-        weights = _from_original(weights, settings, path)
-    else:
-        weights = {_present_name(name): tensor for name, tensor in weights.items()}
+    settings, weights = vae_config(path), read_vae(path)
     try:
         with torch.device("meta"):
             vae = AutoencoderKL.from_config(settings)
-        full = {name: tensor.to(torch.float32) for name, tensor in weights.items()}
-        vae.load_state_dict(full, assign=True)
+        vae.load_state_dict(weights, assign=True)
     except (RuntimeError, TypeError, ValueError) as error:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         raise UserError(
             f"{path} must be a complete AutoencoderKL, got: {' '.join(lines[:2])[:300]}"
         ) from None
     return vae.eval().requires_grad_(False)
+
+
+def read_vae(path: Path) -> dict[str, Tensor]:
+    """Read the weights of an `AutoencoderKL`, which takes diffusers only where they have the original names.
+
+    Args:
+        path: As of `load_vae`.
+
+    Returns:
+        float32 tensors by diffusers' names, mapped from the files where these are float32.
+
+    Raises:
+        FileNotFoundError: The weights are missing.
+        ValueError: The files are damaged, or an original one lacks a tensor.
+    """
+    weights = _read(path)
+    if any(".down.0.block.0." in name for name in weights):
+        weights = _from_original(weights, vae_config(path), path)
+    else:
+        weights = {_present_name(name): tensor for name, tensor in weights.items()}
+    return {name: tensor.to(torch.float32) for name, tensor in weights.items()}
 
 
 def _read(path: Path) -> dict[str, Tensor]:
