@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import os
-import runpy
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -22,7 +21,8 @@ if not torch.cuda.is_available():
         patch.setenv("TRITON_INTERPRET", "1")
         import triton.language  # noqa: F401
 
-BENCH = Path(__file__).parent.parent / "bench"
+# The made-up generator and trees of the benchmarks serve the tests too.
+sys.path.append(str(Path(__file__).parent.parent / "bench"))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -55,9 +55,10 @@ def without_triton(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="session")
 def tiny_generator(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A generator folder with random weights: 16 px, 3 classes whose names it does not know, 4 steps."""
+    from tiny_generator import make_tiny_generator
+
     folder = tmp_path_factory.mktemp("generators") / "tiny"
-    make: Callable[..., None] = runpy.run_path(str(BENCH / "tiny_generator.py"))["make_tiny_generator"]
-    make(folder, 3)
+    make_tiny_generator(folder, 3)
     return folder
 
 

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import runpy
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from pictures import photo
+from tiny_generator import make_tiny_generator
 
 from mgd3_fast.config import DistillConfig
 from mgd3_fast.datasets import imagenet_classes
 from mgd3_fast.distillation import distill
 
-BENCH = Path(__file__).parent.parent / "bench"
 WOOF = imagenet_classes("imagewoof")  # not in sorted order, which is why it is used here
 
 
@@ -25,8 +23,7 @@ def woof_config(folder: Path, **changes: Any) -> DistillConfig:
             (tree / "train" / name).mkdir(parents=True)
             for number in range(3):
                 photo(1000 * label + number).save(tree / f"train/{name}/{number}.png")
-        make: Callable[..., None] = runpy.run_path(str(BENCH / "tiny_generator.py"))["make_tiny_generator"]
-        make(folder / "generator", 10)
+        make_tiny_generator(folder / "generator", 10)
     settings: dict[str, Any] = {
         "dataset": "imagewoof",
         "data_dir": tree,

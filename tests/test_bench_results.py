@@ -2,33 +2,20 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
+import record
+import table
 
 ROOT = Path(__file__).parent.parent
 FIGURE = {"op", "provider", "size", "dtype", "batch", "metric", "value", "unit", "p20", "p50", "p80"}
 ORIGIN = {"device", "kind", "threads", "versions", "commit", "when", "command", "bench_size"}
-
-
-def script(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(f"bench_{name}", ROOT / "bench" / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-record, table = script("record"), script("table")
-
 RATE, SHARE = ("sampler", "ours", "rate", "fp32", "demo"), ("sampler", "ours", "share_of_x", "fp32", "demo")
 ROWS = (
     table.Row("our speed", "{rate}, {share} of it", {"rate": RATE, "share": SHARE}),

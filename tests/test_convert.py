@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from distilled_runs import WOOF, woof_config, woof_run
 from PIL import Image
+from tiny_generator import make_tiny_generator
 
 from mgd3_fast.cli import main
 from mgd3_fast.distillation import distill
@@ -504,8 +505,7 @@ def test_an_export_does_not_take_the_folder_of_a_class(tmp_path: Path, place: Pa
     for name in ("parquet", "tensor"):
         shutil.copytree(place / "ilsvrc/train" / WOOF[0], tmp_path / "pictures" / name)
     changes = {"dataset": str(tmp_path / "pictures"), "data_dir": None, "out": tmp_path / "out"}
-    make = __import__("runpy").run_path(str(Path(__file__).parent.parent / "bench/tiny_generator.py"))
-    make["make_tiny_generator"](tmp_path / "generator", 2)
+    make_tiny_generator(tmp_path / "generator", 2)
     config = woof_config(place, **changes, generator=str(tmp_path / "generator"), format="tensor")
     with pytest.raises(UserError, match="format must not be the name of a class, got tensor"):
         distill(config)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import runpy
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from make_ilsvrc_tree import make_ilsvrc_tree
 
 from mgd3_fast.datasets import (
     IMAGENET_NAMES,
@@ -21,10 +20,6 @@ from mgd3_fast.datasets import (
 )
 from mgd3_fast.datasets.imagenet import count_notes
 from mgd3_fast.errors import UserError
-
-make_ilsvrc_tree: Callable[..., None] = runpy.run_path(
-    str(Path(__file__).parent.parent / "bench" / "make_ilsvrc_tree.py")
-)["make_ilsvrc_tree"]
 
 # ILSVRC-2012 training images of the ten imagenette classes, in list order.
 NETTE = imagenet_classes("imagenette")
