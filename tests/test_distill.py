@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import json
 import random
-import runpy
 import shutil
-import signal
-import subprocess
-import sys
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from killing import kill_python
 from pictures import photo
 from PIL import Image
+from tiny_generator import make_tiny_generator
 
 from mgd3_fast import completion, distillation, sampling, stages
 from mgd3_fast.config import DiscoverConfig, DistillConfig, EncodeConfig
@@ -353,10 +350,7 @@ def test_labels_follow_an_unsorted_class_list(
     options = {"dataset": "imagewoof", "data_dir": tmp_path / "ilsvrc", "classes": "0-2", "ipc": 2}
     with pytest.raises(UserError, match="dataset must have as many classes as generator tiny"):
         run(tmp_path / "refused", **options)
-    make = runpy.run_path(str(Path(__file__).parent.parent / "bench/tiny_generator.py"))[
-        "make_tiny_generator"
-    ]
-    make(tmp_path / "generator", 10)
+    make_tiny_generator(tmp_path / "generator", 10)
     result = run(tmp_path / "out", **options, generator=str(tmp_path / "generator"))
     assert result.class_names == names[:3]
     assert [(path.parent.name, label) for path, label in result] == [
@@ -498,17 +492,12 @@ def test_sigkill_at_random_moments(
     words = [word for name, value in options.items() for word in (f"--{name.replace('_', '-')}", str(value))]
     out, moments = tmp_path / "out", random.Random(20)
     journal = out / WORK / "journal-1-of-1.jsonl"
-    for least_lines in (2, 9):
-        process = subprocess.Popen(
-            [sys.executable, "-m", "mgd3_fast", "distill", "--quiet", "--out", str(out), *words]
+    for lines in (3, 10):
+        kill_python(
+            *("-m", "mgd3_fast", "distill", "--quiet", "--out", str(out), *words),
+            once=lambda lines=lines: journal.exists() and journal.read_bytes().count(b"\n") >= lines,
+            later_s=moments.uniform(0, 0.05),
         )
-        while process.poll() is None and (
-            not journal.exists() or journal.read_bytes().count(b"\n") <= least_lines
-        ):
-            time.sleep(0.002)
-        time.sleep(moments.uniform(0, 0.05))
-        process.send_signal(signal.SIGKILL)
-        assert process.wait() == -signal.SIGKILL
     assert 0 < len(image_files(out)) < 21
     run(out, **options)
     run(tmp_path / "whole", **options)

@@ -3,12 +3,7 @@
 from __future__ import annotations
 
 import io
-import os
-import signal
-import subprocess
-import sys
 import threading
-import time
 from collections import namedtuple
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -17,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from encoders import PoolingEncoder, array_dataset
+from killing import kill_python
 from pictures import encoded, photo
 from torch import Tensor
 
@@ -159,17 +155,12 @@ encode_dataset(array_dataset(*[20] * 60), Slow(), LatentStore(sys.argv[2], "d1ge
 
 
 def test_sigkill_keeps_finished_classes_and_leaves_nothing_else(store: LatentStore, tmp_path: Path) -> None:
-    command = [sys.executable, "-c", SLOW_ENCODE, str(Path(__file__).parent), str(store.root)]
-    process = subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"})
-    deadline = time.monotonic() + 60
-    while len(list(store.folder.glob("*.safetensors"))) < 5:
-        assert process.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.002)
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
-    dataset = array_dataset(*[20] * 60)
-    finished = len(list(store.folder.glob("*.safetensors")))
+    def finished_classes() -> int:
+        return len(list(store.folder.glob("*.safetensors")))
+
+    program = ("-c", SLOW_ENCODE, str(Path(__file__).parent), str(store.root))
+    kill_python(*program, once=lambda: finished_classes() >= 5)
+    dataset, finished = array_dataset(*[20] * 60), finished_classes()
     report = encode_dataset(dataset, PoolingEncoder(), store, batch_size=8, check=True)
     assert (report.images, report.reused) == (20 * (60 - finished), 20 * finished)
     whole = LatentStore(tmp_path / "whole", "d1gest", 8)

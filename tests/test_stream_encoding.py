@@ -3,12 +3,7 @@
 from __future__ import annotations
 
 import io
-import os
-import signal
-import subprocess
-import sys
 import threading
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from encoders import PoolingEncoder
+from killing import kill_python
 from pictures import encoded, photo
 
 from mgd3_fast.datasets import Dataset, StreamedImage, center_crop, decode_image
@@ -408,16 +404,12 @@ encode_stream(tests.Pictures(tests.random_labels(400, 400)), tests.job_of(store,
 
 
 def test_sigkill_loses_one_part_at_most(store: LatentStore, tmp_path: Path) -> None:
-    command = [sys.executable, "-c", SLOW_READER, str(Path(__file__).parent), str(store.root)]
-    process = subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"})
-    deadline = time.monotonic() + 60
-    while len(list(store.root.glob("latents/*/streams/*/*/*.safetensors"))) < 7:
-        assert process.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.002)
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
-    parts = len(list(store.root.glob("latents/*/streams/*/*/*.safetensors")))
+    def stored_parts() -> int:
+        return len(list(store.root.glob("latents/*/streams/*/*/*.safetensors")))
+
+    program = ("-c", SLOW_READER, str(Path(__file__).parent), str(store.root))
+    kill_python(*program, once=lambda: stored_parts() >= 7)
+    parts = stored_parts()
     stream = Pictures(random_labels(400, 400))
     read(stream, store)
     assert len(stream.read_rows) == 800 - 8 * parts

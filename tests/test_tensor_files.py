@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import os
-import signal
 import socket
 import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
 
 import pytest
 import torch
+from killing import kill_python
 from safetensors.torch import load_file
 
 from mgd3_fast.tensor_files import (
@@ -142,17 +141,14 @@ def test_leftovers(tmp_path: Path, name: str, age_days: float, goes: bool) -> No
 def test_killed_writer_leaves_only_whole_files_after_cleaning(tmp_path: Path) -> None:
     program = (
         "import sys, torch\nfrom pathlib import Path\nfrom mgd3_fast.tensor_files import save_tensors\n"
-        "values = torch.arange(2**22, dtype=torch.float32)\nprint('ready', flush=True)\n"
+        "values = torch.arange(2**22, dtype=torch.float32)\n"
         "while True:\n    save_tensors(Path(sys.argv[1]) / 'x', {'t': values}, {})\n"
     )
-    writer = subprocess.Popen([sys.executable, "-c", program, str(tmp_path)], stdout=subprocess.PIPE)
-    assert writer.stdout is not None
-    writer.stdout.readline()
-    while not list(tmp_path.glob(".x.*.tmp")) or not (tmp_path / "x").exists():
-        time.sleep(0.005)
-    writer.send_signal(signal.SIGKILL)
-    writer.wait()
-    writer.stdout.close()
+    written = tmp_path / "x"
+    kill_python(
+        *("-c", program, str(tmp_path)),
+        once=lambda: written.exists() and any(tmp_path.glob(".x.*.tmp")),
+    )
     remove_leftovers(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["x"]
-    check_contents(tmp_path / "x", open_tensors(tmp_path / "x"))
+    check_contents(written, open_tensors(written))
