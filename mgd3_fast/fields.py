@@ -10,6 +10,7 @@ from typing import Any
 from mgd3_fast.errors import UserError
 
 LARGEST_SEED = 2**32 - 1  # scikit-learn takes no larger one
+LARGEST_WHOLE = 2**31 - 1  # libraries count in 32 or 64 bits; nothing here has so many of anything
 
 
 def auto_or_int(text: str) -> int | str:
@@ -66,9 +67,11 @@ def check_whole(name: str, value: object, lowest: int, highest: int | None = Non
     Raises:
         UserError: Naming the field, the range and the value.
     """
-    span = f"of at least {lowest}" if highest is None else f"from {lowest} to {highest}"
     whole = isinstance(value, int) and not isinstance(value, bool)
-    if not whole or value < lowest or (highest is not None and value > highest):  # type: ignore[operator]
+    limit = LARGEST_WHOLE if highest is None else highest
+    if not whole or not lowest <= value <= limit:  # type: ignore[operator]
+        too_large = whole and value > limit  # type: ignore[operator]
+        span = f"from {lowest} to {limit}" if too_large or highest is not None else f"of at least {lowest}"
         raise UserError(f"{name} must be a whole number {span}, got {value!r}")
 
 

@@ -152,6 +152,10 @@ CASES: dict[str, tuple[Callable[[Place], dict[str, Any]] | dict[str, Any], str]]
     "negative cfg scale": ({"cfg-scale": -1}, "cfg_scale must be a finite number of at least 0, got -1.0"),
     "eta of ddpm": ({"eta": 0.5}, "eta must be 0 with sampler ddpm"),
     "negative seed": ({"seed": -1}, "seed must be a whole number from 0 to 4294967295, got -1"),
+    "batch size of 20 digits": (
+        {"batch-size": 10**20},
+        "batch_size must be a whole number from 1 to 2147483647, got 1000",
+    ),
     "batch size 0": ({"batch-size": 0}, "batch_size must be a whole number of at least 1, got 0"),
     "unknown sampler": ({"sampler": "euler"}, "sampler must be one of ddpm, ddim, got 'euler'"),
     "unknown discovery": ({"discovery": "magic"}, "discovery must be one of kmeans, kmeans-closest, "),
@@ -307,7 +311,17 @@ def test_a_gpu_that_is_not_there(
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), MemoryError()], ids=repr)
+def refused_by_the_processor() -> Exception:
+    with pytest.raises(RuntimeError) as caught:
+        torch.empty(2**50)
+    return caught.value
+
+
+@pytest.mark.parametrize(
+    "error",
+    [torch.OutOfMemoryError("CUDA out of memory"), MemoryError(), refused_by_the_processor()],
+    ids=["cuda", "python", "cpu"],
+)
 def test_memory_that_is_too_small(
     tiny_generator: Path,
     pictures: Path,
@@ -323,7 +337,7 @@ def test_memory_that_is_too_small(
     words = ["distill", "--dataset", str(pictures), "--generator", str(tiny_generator), "--ipc", "2"]
     assert main([*words, "--out", str(tmp_path / "out"), "--quiet"]) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.endswith("try a smaller --batch-size")
+    assert line.endswith("try a smaller --batch-size where the command has one")
 
 
 def test_disk_that_fills_up_keeps_what_is_written(

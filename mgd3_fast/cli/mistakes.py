@@ -22,15 +22,16 @@ def is_users_mistake(error: BaseException) -> bool:
 def one_line(error: BaseException) -> str:
     """Say an error in one line: the file first where the system names one."""
     if _is_out_of_memory(error):
-        return "memory must hold a batch and does not: try a smaller --batch-size"
+        return "memory must hold a batch and does not: try a smaller --batch-size where the command has one"
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename}: {error.strerror}" if error.filename is not None else error.strerror
     return " ".join(str(error).split()) or type(error).__name__
 
 
 def _is_out_of_memory(error: BaseException) -> bool:
-    """By name: torch, whose error of this name is a RuntimeError, need not be loaded to tell."""
-    return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    """By name and words: torch, whose errors these are, need not be loaded to tell."""
+    refused = isinstance(error, RuntimeError) and "DefaultCPUAllocator: can't allocate memory" in str(error)
+    return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or refused
 
 
 def _raised_by_us(error: BaseException) -> bool:

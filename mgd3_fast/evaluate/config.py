@@ -19,6 +19,7 @@ MIXES = ("cutmix", "mixup", "none")
 EVAL_SPLITS = ("test", "val")
 LARGE_RULES = ("minmax", "idc")
 SWITCH = ("off", "on")
+LARGEST_SIZE = 8192
 
 
 def epochs_of(text: str) -> int | str:
@@ -202,8 +203,8 @@ class EvaluateConfig:
             raise UserError(f"epochs must be code, paper or a whole number, got {self.epochs!r}")
         optional: tuple[tuple[str, int, int | None], ...] = (
             ("ipc", 1, None),
-            ("size", 8, None),
-            ("stored_size", 8, None),
+            ("size", 8, LARGEST_SIZE),
+            ("stored_size", 8, LARGEST_SIZE),
             ("batch_size", 1, None),
             ("tests", 1, None),
             ("patches", 1, None),
