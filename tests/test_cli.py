@@ -118,6 +118,8 @@ OPTIONS = {
         "--name",
         "--licence",
         "--cfg-scale",
+        "--mode-scale",
+        "--t-stop",
         *REPORTING,
     ],
     "metrics": [

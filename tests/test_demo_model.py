@@ -58,7 +58,8 @@ def test_recipe_is_recorded_and_trains_the_same_again():
             assert parts[part]["settings"][name] == value
         assert parts[part]["curve"][-1]["step"] == recipe["training"][part]["steps"]
     assert recipe["seed"] == config.seed
-    assert description["defaults"]["cfg_scale"] == config.cfg_scale
+    for name in ("cfg_scale", "mode_scale", "t_stop"):
+        assert description["defaults"][name] == getattr(config, name)
 
 
 def test_nothing_in_it_names_a_place_of_the_machine_it_was_trained_on():

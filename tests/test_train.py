@@ -19,7 +19,7 @@ from mgd3_engine import GuidedSampler
 from mgd3_engine.dit import DiT, dit_config
 from mgd3_fast.datasets import open_dataset
 from mgd3_fast.errors import UserError
-from mgd3_fast.generators import load_generator
+from mgd3_fast.generators import SamplingDefaults, load_generator
 from mgd3_fast.progress import Progress
 from mgd3_fast.train import TrainConfig, train
 from mgd3_fast.train.augment import augment
@@ -78,7 +78,8 @@ def tiny(image_folder, tmp_path):
 @pytest.fixture(scope="module")
 def trained(image_folder, tmp_path_factory):
     """A finished run of part `both`, not to be changed."""
-    config = tiny_config(image_folder, tmp_path_factory.mktemp("trained") / "gen", cfg_scale=1.5)
+    out = tmp_path_factory.mktemp("trained") / "gen"
+    config = tiny_config(image_folder, out, cfg_scale=1.5, mode_scale=0.3, t_stop=7)
     return config, train(config)
 
 
@@ -278,7 +279,8 @@ def test_fine_tuning_starts_from_the_network_its_autoencoder_and_its_class_ids(t
         tuned["y_embedder.embedding_table.weight"][0], start["y_embedder.embedding_table.weight"][0]
     )
     before, after = load_generator(str(base)), load_generator(str(folder))
-    assert (before.defaults.cfg_scale, after.defaults) == (1.5, before.defaults)
+    assert before.defaults == SamplingDefaults(cfg_scale=1.5, mode_scale=0.3, t_stop=7)
+    assert after.defaults == before.defaults
     assert after.autoencoder.digest == before.autoencoder.digest
     assert after.class_names == ("ant", "bee", "cat")
 

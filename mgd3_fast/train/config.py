@@ -166,6 +166,18 @@ class TrainConfig:
         parse=float,
         metavar="X",
     )
+    mode_scale: float | None = option(
+        "likewise strength of mode guidance (default: --init's, else 0.1)",
+        default=None,
+        parse=float,
+        metavar="X",
+    )
+    t_stop: int | None = option(
+        "likewise the step that guidance stops at (default: --init's, else 25)",
+        default=None,
+        parse=int,
+        metavar="N",
+    )
 
     def __post_init__(self) -> None:
         check_options(self)
@@ -206,9 +218,11 @@ class TrainConfig:
                 check_number(name, value, 0.0)
                 if value == 0:
                     raise UserError(f"{name} must be above 0, got {value}")
-        for name in ("weight_decay", "kl_weight", "cfg_scale"):
+        for name in ("weight_decay", "kl_weight", "cfg_scale", "mode_scale"):
             if getattr(self, name) is not None:
                 check_number(name, getattr(self, name), 0.0)
+        if self.t_stop is not None:
+            check_whole("t_stop", self.t_stop, 0)
         for name in ("ema", "vae_ema", "label_dropout"):
             check_number(name, getattr(self, name), 0.0, 1.0)
 

@@ -190,8 +190,8 @@ def _save(config: TrainConfig, run: _Run, network: DiT, vae_source: str) -> None
     training = {part: run.log.summary(part) for part in ("vae", "dit") if run.log.finished(part)}
     defaults = SamplingDefaults() if init is None else init.defaults
     inherited = "not stated" if init is None else init.licence
-    if config.cfg_scale is not None:
-        defaults = replace(defaults, cfg_scale=config.cfg_scale)
+    asked = {name: getattr(config, name) for name in ("cfg_scale", "mode_scale", "t_stop")}
+    defaults = replace(defaults, **{name: value for name, value in asked.items() if value is not None})
     save_generator(
         run.out,
         network,
