@@ -111,7 +111,9 @@ def summarise(table: Table, work: Path) -> dict[str, Any]:
                 "mean": _mean(last.values()),
                 "std": _std(last.values()),
                 "difference": _mean(paired),
-                "difference_std": _std(paired),
+                "difference_error": round(statistics.stdev(paired) / math.sqrt(len(paired)), 3)
+                if len(paired) > 1
+                else None,
                 **{name: _mean(_of(scores, name).values()) for name in METRICS},
             }
         )
@@ -140,19 +142,19 @@ def markdown(summary: dict[str, Any]) -> str:
             "",
             f"Accuracy on the {split} images; difference from {table['compared_with']}, seed by seed.",
             "",
-            "| | accuracy, % | difference | mode recovery | coverage | density |",
-            "| --- | --- | --- | --- | --- | --- |",
+            "| | accuracy, % | difference | seeds | mode recovery | coverage | density |",
+            "| --- | --- | --- | --- | --- | --- | --- |",
         ]
         for row in table["rows"]:
             metrics = " | ".join("-" if row[name] is None else f"{row[name]:.2f}" for name in METRICS)
-            lines.append(f"| {row['label']} | {_accuracy(row)} | {_difference(row)} | {metrics} |")
+            seeds = len(row["seeds"]) + row["diverged"]
+            lines.append(f"| {row['label']} | {_accuracy(row)} | {_difference(row)} | {seeds} | {metrics} |")
         lines.append("")
     return "\n".join(lines)
 
 
 def _accuracy(row: dict[str, Any]) -> str:
-    total = len(row["seeds"]) + row["diverged"]
-    diverged = f"diverged at {row['diverged']} of {total} seeds" if row["diverged"] else ""
+    diverged = f"{row['diverged']} diverged" if row["diverged"] else ""
     if row["mean"] is None:
         return diverged or "-"
     spread = "" if row["std"] is None else f" ± {row['std']:.1f}"
@@ -161,10 +163,9 @@ def _accuracy(row: dict[str, Any]) -> str:
 
 def _difference(row: dict[str, Any]) -> str:
     """Mean and standard error of the paired differences; nothing for the reference itself."""
-    if not row["difference_std"]:
+    if not row["difference_error"]:
         return "-"
-    error = row["difference_std"] / math.sqrt(len(row["seeds"]))
-    return f"{row['difference']:+.1f} ± {error:.1f}"
+    return f"{row['difference']:+.1f} ± {row['difference_error']:.1f}"
 
 
 def write_table(work: Path, out: Path) -> None:
