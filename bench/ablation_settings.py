@@ -97,20 +97,20 @@ def tables() -> dict[str, Table]:
     for ipc in (10, 1, 50):
         first = next(iter(METHODS))
         rows = {name: Cell(options, ipc, "test") for name, options in METHODS.items()}
-        found[f"methods, IPC {ipc}"] = Table(rows, rows[first], first)
+        found[f"Methods, IPC {ipc}"] = Table(rows, rows[first], first)
     found |= {
         "t_stop": _by_value("t_stop", range(0, 51, 5)),
-        "mode scale": _by_value("mode_scale", (0.01, 0.03, 0.1, 0.2, 0.3, 0.5, 1.0)),
-        "mode scale, never stopped": _by_value("mode_scale", (0.03, 0.1, 0.2, 0.3, 0.5), seeds=3, t_stop=0),
-        "discovery": _by_value("discovery", DISCOVERIES),
-        "discovery, never stopped": _by_value(
+        "Mode scale": _by_value("mode_scale", (0.01, 0.03, 0.1, 0.2, 0.3, 0.5, 1.0)),
+        "Mode scale, never stopped": _by_value("mode_scale", (0.03, 0.1, 0.2, 0.3, 0.5), seeds=3, t_stop=0),
+        "Discovery": _by_value("discovery", DISCOVERIES),
+        "Discovery, never stopped": _by_value(
             "discovery", ("random", "kmeans-closest", "kmeans", "gmm"), seeds=3, t_stop=0
         ),
-        "sampler": _beside_default({"ddpm": {}, "ddim": {"sampler": "ddim"}}),
-        "guidance form, equal scale": _beside_default(
+        "Sampler": _beside_default({"ddpm": {}, "ddim": {"sampler": "ddim"}}),
+        "Guidance form, equal scale": _beside_default(
             {"posterior": {}, **{form: {"guidance_form": form} for form in ("epsilon", "x0")}}
         ),
-        "guidance form, equal strength": _beside_default(
+        "Guidance form, equal strength": _beside_default(
             {
                 "posterior": {},
                 **{
@@ -121,8 +121,8 @@ def tables() -> dict[str, Table]:
         ),
         "CFG scale": _by_value("cfg_scale", (1.0, 1.5, 2.0, 3.0, 4.0)),
         "CFG scale, unguided": _by_value("cfg_scale", (1.0, 1.5, 2.0, 4.0), seeds=3, method="unguided"),
-        "from real images to MGD3": _beside_default(LADDER, seeds=3),
-        "the generator at IPC 100": Table(
+        "From real images to MGD3": _beside_default(LADDER, seeds=3),
+        "The generator at IPC 100": Table(
             {name: Cell(METHODS[name], 100) for name in ("random real images", "unguided (DiT)")},
             Cell(METHODS["random real images"], 100),
             "random real images",

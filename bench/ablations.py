@@ -138,7 +138,7 @@ def markdown(summary: dict[str, Any]) -> str:
     for title, table in summary.items():
         split = "test" if table["rows"][0]["scored_on"] == "test" else "held-out"
         lines += [
-            f"### {title[0].upper()}{title[1:]}",
+            f"### {title}",
             "",
             f"Accuracy on the {split} images; difference from {table['compared_with']}, seed by seed.",
             "",
