@@ -19,6 +19,7 @@ from mgd3_fast.errors import UserError
 from mgd3_fast.generators.context_unet import ContextUNet
 from mgd3_fast.generators.digest import weights_digest
 from mgd3_fast.generators.hub import TRANSFORMERS_STEMS
+from mgd3_fast.generators.model_weights import read_model_weights
 from mgd3_fast.generators.pipeline_files import PipelineFiles
 from mgd3_fast.generators.prompts import ClassPrompts
 from mgd3_fast.generators.text_encoder import encode_prompts, encoder_weights
@@ -59,23 +60,30 @@ class PromptedUNet:
 
     def digest(self) -> str:
         """sha256 of what turns prompt, latent and timestep into a prediction, and of what that means."""
-        encoder = self._files.model("text_encoder", TRANSFORMERS_STEMS)
-        text = weights_digest(encoder_weights(encoder), _architecture(encoder))
-        tokenizer = self._files.tokenizer_bytes().hex()
-        unet = _architecture(self._files.model("unet"))
-        return weights_digest(self._unet.state_dict(), " ".join((unet, text, tokenizer, self._trained)))
+        text = weights_digest(encoder_weights(self._encoder_folder), _architecture(self._encoder_folder))
+        tokenizer, unet = self._files.tokenizer_bytes().hex(), _architecture(self._unet_folder)
+        settings = " ".join((unet, text, tokenizer, self._trained))
+        return weights_digest(read_model_weights(self._unet_folder), settings)
 
     @cached_property
     def _unet(self) -> Any:
         """The U-Net as its file holds it."""
-        return load_unet(self._files.model("unet"))
+        return load_unet(self._unet_folder)
+
+    @cached_property
+    def _unet_folder(self) -> Path:
+        return self._files.model("unet")
+
+    @cached_property
+    def _encoder_folder(self) -> Path:
+        return self._files.model("text_encoder", TRANSFORMERS_STEMS)
 
     def _contexts_of(self, prompts: ClassPrompts, device: torch.device) -> Tensor:
         """Return `[N + 1, L, E]`, the negative prompt's last; the text encoder is gone afterwards."""
         if self._contexts is None or self._contexts[0] != prompts:
-            encoder = self._files.model("text_encoder", TRANSFORMERS_STEMS)
             texts = (*prompts.texts, prompts.negative)
-            self._contexts = (prompts, encode_prompts(encoder, self._files.tokenizer(), texts, device))
+            contexts = encode_prompts(self._encoder_folder, self._files.tokenizer(), texts, device)
+            self._contexts = (prompts, contexts)
         return self._contexts[1]
 
 
