@@ -17,8 +17,8 @@ import torch
 from random_networks import random_vae, randomised
 from torch import Tensor
 
-from mgd3_engine import GuidedSampler
-from mgd3_fast import cli
+from mgd3_engine import GuidedSampler, ModeGuidance
+from mgd3_fast import accuracy, cli
 from mgd3_fast.config import DistillConfig, EncodeConfig
 from mgd3_fast.datasets import Dataset, ImageClass, imagenet_classes
 from mgd3_fast.datasets.images import ArrayImages
@@ -26,7 +26,7 @@ from mgd3_fast.devices import place_network
 from mgd3_fast.distillation import distill
 from mgd3_fast.errors import UserError
 from mgd3_fast.export import ExportConfig, export
-from mgd3_fast.generators import TextGenerator, for_run, load_generator
+from mgd3_fast.generators import SamplingDefaults, TextGenerator, for_run, load_generator
 from mgd3_fast.generators.prompts import ClassPrompts, class_prompts
 from mgd3_fast.progress import SILENT
 from mgd3_fast.stages import encode
@@ -198,6 +198,31 @@ def test_the_network_can_be_captured(pipeline: Path) -> None:
     network = opened(pipeline).for_prompts(PROMPTS).denoiser("cpu", torch.float32).to("meta")
     x, numbers = torch.empty(3, *SHAPE, device="meta"), torch.empty(3, dtype=torch.int64, device="meta")
     assert network(x, numbers, numbers).shape == x.shape
+
+
+@pytest.mark.gpu
+def test_graphs_of_a_gpu_hold_the_network(pipeline: Path) -> None:
+    generator = opened(pipeline).for_prompts(PROMPTS)
+
+    def made(device: str, graphs: str) -> Tensor:
+        sampler = GuidedSampler(
+            generator.denoiser(device, torch.float32),
+            schedule=generator.schedule,
+            steps=6,
+            cfg_scale=7.5,
+            null_class=generator.null_class,
+            guidance=ModeGuidance(t_stop=2),
+            backend="eager",
+            batch_size=8,
+            graphs=graphs,
+        )
+        ids = torch.arange(8) % 2
+        return [sampler.sample(ids, torch.ones(8, *SHAPE), torch.arange(8)) for _ in range(2)][1]
+
+    captured = made("cuda", "on")
+    assert torch.equal(captured, made("cuda", "off"))
+    want = made("cpu", "off")
+    assert (captured - want).abs().max() <= 1e-3 * want.abs().max()
 
 
 def test_half_precision_keeps_timesteps(pipeline: Path) -> None:
@@ -537,6 +562,14 @@ def test_what_needs_classes_or_a_dit_refuses_it(pipeline: Path, run: Callable[..
         place_network(generator, torch.device("cpu"), "fp8")
     with pytest.raises(ValueError, match=r"denoiser must be a mgd3_engine.dit.DiT for backend onnxruntime"):
         run("out", backend="onnxruntime")
+
+
+def test_backends_are_compared_on_prompts_of_their_own(pipeline: Path) -> None:
+    generator = replace(opened(pipeline), defaults=SamplingDefaults(steps=3, cfg_scale=7.5, t_stop=1))
+    outcome = accuracy._Bench(generator, torch.device("cpu")).outcome("eager", "bf16")
+    assert outcome.reason is None
+    assert outcome.relative_rms is not None
+    assert 0 < outcome.relative_rms < 0.1
 
 
 def test_without_transformers_the_extra_is_named(pipeline: Path, monkeypatch: pytest.MonkeyPatch) -> None:
