@@ -294,6 +294,8 @@ class DistillConfig(DiscoverConfig):
             raise UserError(f"backend must be one of {backends} with precision fp8, got {self.backend!r}")
         self.shard_of()
         self.traced()
+        if self.trace is None and self.trace_stops is not None:
+            raise UserError(f"trace_stops must come with trace, got {self.trace_stops!r} alone")
         self._check_method()
 
     def _check_method(self) -> None:

@@ -101,6 +101,7 @@ def discover(
     target, work = out / MODES, out / WORK
     if target.exists():
         return target, _load_modes(target, sources, config)
+    check_writable(out)
     modes = _discover(sources, config, sources.dataset, work, progress, Timings())
     modes.save(work / MODES)
     (work / MODES).replace(target)

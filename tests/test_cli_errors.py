@@ -157,6 +157,7 @@ CASES: dict[str, tuple[Callable[[Place], dict[str, Any]] | dict[str, Any], str]]
         "batch_size must be a whole number from 1 to 2147483647, got 1000",
     ),
     "batch size 0": ({"batch-size": 0}, "batch_size must be a whole number of at least 1, got 0"),
+    "stops of no trace": ({"trace-stops": "1"}, "trace_stops must come with trace, got '1' alone"),
     "unknown sampler": ({"sampler": "euler"}, "sampler must be one of ddpm, ddim, got 'euler'"),
     "unknown discovery": ({"discovery": "magic"}, "discovery must be one of kmeans, kmeans-closest, "),
     "unknown K-means engine": ({"kmeans": "faiss"}, "kmeans must be one of auto, sklearn, cuml, triton, got"),
@@ -241,6 +242,31 @@ def test_mistake_is_one_line_and_touches_nothing(
     assert printed.err.startswith("mgd3-fast: error: ")
     assert words in printed.err
     assert tree(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    ("out", "words"),
+    [
+        ("file", "out must be a folder, got the file"),
+        ("file/out", "out must be a folder that can be written, got"),
+        ("/proc/mgd3-fast", "out must be a folder that can be written, got"),
+    ],
+)
+def test_discover_tries_its_out_before_it_encodes(
+    out: str,
+    words: str,
+    tiny_generator: Path,
+    pictures: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("mgd3_fast.stages._discover", lambda *_: pytest.fail("work was begun"))
+    (tmp_path / "file").write_bytes(b"mine")
+    arguments = ["discover", "--dataset", str(pictures), "--generator", str(tiny_generator), "--quiet"]
+    assert main([*arguments, "--ipc", "2", "--out", str(tmp_path / out)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert words in line
 
 
 @pytest.mark.parametrize(

@@ -271,6 +271,15 @@ def test_wrong_options_say_what_is_allowed(options, message):
         MetricsConfig(**{"folders": (Path("a"),), "dataset": "mnist5k"} | options)
 
 
+def test_unwritable_out_is_found_before_anything_is_measured(folders, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("mgd3_fast.metrics.measuring.measure", lambda *_: pytest.fail("measured"))
+    (tmp_path / "file").write_text("")
+    words = ["metrics", str(folders[0]), "--dataset", "mnist5k", "--features", "pixels", "--out"]
+    assert main([*words, str(tmp_path / "file")]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "out must be a folder that can be written, got" in line
+
+
 def test_wrong_networks_and_folders_say_what_is_expected(folders, tmp_path):
     two = onnx_network(tmp_path / "two.onnx", inputs=2)
     (tmp_path / "text.onnx").write_text("not a network")

@@ -141,14 +141,50 @@ def test_accuracies_of_evaluations(config, tmp_path):
         "last": one,
     }
     (tmp_path / "scores").mkdir()
-    (tmp_path / "scores" / "evaluation.json").write_text(json.dumps({"rows": [row, row | {"best": one}]}))
-    page = Page(write_report(config(evaluation=(tmp_path / "scores",), map="off")).read_text())
+    result = {"format": "mgd3-fast evaluation", "complete": True, "rows": [row, row | {"best": one}]}
+    (tmp_path / "scores" / "evaluation.json").write_text(json.dumps(result))
+    (tmp_path / "stopped.json").write_text(json.dumps(result | {"complete": False}))
+    evaluations = (tmp_path / "scores", tmp_path / "stopped.json")
+    page = Page(write_report(config(evaluation=evaluations, map="off")).read_text())
+    assert "scores, unfinished" not in page.text
+    assert "stopped.json, unfinished" in page.text
     assert "mgd3 & co" in page.text
     assert "55.0 ± 5.0" in page.text
     assert "-8.5 to 118.5" in page.text
-    (tmp_path / "scores" / "evaluation.json").write_text("{}")
-    with pytest.raises(UserError, match=r"evaluation must be an evaluation\.json of evaluate or its folder"):
-        write_report(config(evaluation=(tmp_path / "scores",), map="off"))
+    row = dict(row)
+    del row["folder"]
+    for damaged in (
+        "{}",
+        "[1]",
+        "nonsense",
+        json.dumps(result | {"rows": 3}),
+        json.dumps(result | {"rows": [row]}),
+    ):
+        (tmp_path / "scores" / "evaluation.json").write_text(damaged)
+        with pytest.raises(
+            UserError, match=r"evaluation must be an evaluation\.json of evaluate or its folder"
+        ):
+            write_report(config(evaluation=(tmp_path / "scores",)))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"out": "{tmp}"}, "out must be a file, got the folder {tmp}"),
+        ({"out": "{tmp}/file/r.html"}, "out must be a folder that can be written, got {tmp}/file"),
+        ({"evaluation": ("{tmp}/none",)}, "got {tmp}/none: No such file or directory"),
+    ],
+    ids=["folder", "below a file", "no evaluation"],
+)
+def test_mistakes_are_found_before_anything_is_measured(config, tmp_path, monkeypatch, changes, message):
+    (tmp_path / "file").write_text("")
+
+    def placed(value):
+        return tuple(map(placed, value)) if isinstance(value, tuple) else Path(value.format(tmp=tmp_path))
+
+    monkeypatch.setattr("mgd3_fast.report.page.open_dataset", lambda *_, **__: pytest.fail("opened"))
+    with pytest.raises(UserError, match=re.escape(message.format(tmp=tmp_path))):
+        write_report(config(**{name: placed(value) for name, value in changes.items()}))
 
 
 def test_without_its_dataset_a_run_is_still_shown(finished, tmp_path, capsys):

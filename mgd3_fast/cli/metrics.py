@@ -26,7 +26,10 @@ def run(arguments: argparse.Namespace) -> int:
     """Measure and report."""
     config = config_from(arguments, MetricsConfig)
     from mgd3_fast.metrics.measuring import measure
+    from mgd3_fast.writers import check_writable
 
+    if config.out is not None:
+        check_writable(Path(config.out))
     measured = measure(config, progress_from(arguments))
     written = []
     if config.out is not None:

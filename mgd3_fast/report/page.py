@@ -16,16 +16,19 @@ from mgd3_fast import __version__
 from mgd3_fast.datasets import BadImageError, Dataset, center_crop, decode_image, open_dataset
 from mgd3_fast.datasets.holdout import fit_part
 from mgd3_fast.errors import UserError
+from mgd3_fast.evaluate.evaluation import FORMAT
+from mgd3_fast.evaluate.store import RESULT
 from mgd3_fast.metrics.config import MetricsConfig
 from mgd3_fast.metrics.measuring import SCORES, Measured, measure
 from mgd3_fast.metrics.plots import spread
 from mgd3_fast.progress import SILENT, Progress
 from mgd3_fast.report.config import ReportConfig
 from mgd3_fast.report.pictures import MapPicture, data_url, place_map
-from mgd3_fast.writers import read_manifest
+from mgd3_fast.writers import check_writable, read_manifest
 
 REPORT = "report.html"
 _TEMPLATE = "report.html.j2"
+_ROW = ("folder", "network", "ipc", "seeds", "best", "last")  # what the page shows of an evaluation
 _PIXELATED_PX = 64  # images up to this size are enlarged without smoothing
 
 
@@ -69,6 +72,11 @@ def write_report(config: ReportConfig, progress: Progress = SILENT) -> Path:
     manifest = read_manifest(folder)
     if manifest is None:
         raise UserError(f"folder must hold a finished run of distill, got no manifest.json in {folder}")
+    target = folder / REPORT if config.out is None else Path(config.out)
+    if target.is_dir():
+        raise UserError(f"out must be a file, got the folder {target}")
+    check_writable(target.parent)
+    evaluations = _evaluations(config.evaluation)
     notes: list[str] = []
     dataset = _open_real(config, manifest, notes, progress)
     shown = spread(len(manifest["classes"]), config.classes_shown)
@@ -80,8 +88,7 @@ def write_report(config: ReportConfig, progress: Progress = SILENT) -> Path:
             bar.advance()
     for note in notes:
         progress.note(note)
-    page = _render(folder, manifest, classes, measured, _evaluations(config.evaluation), notes)
-    target = folder / REPORT if config.out is None else Path(config.out)
+    page = _render(folder, manifest, classes, measured, evaluations, notes)
     target.parent.mkdir(parents=True, exist_ok=True)
     with renamed(target) as unfinished:
         unfinished.write_text(page, encoding="utf-8")
@@ -194,14 +201,17 @@ def _read(file: Path) -> Image.Image:
 def _evaluations(paths: Sequence[Path]) -> list[dict[str, Any]]:
     found = []
     for path in paths:
-        file = path / "evaluation.json" if path.is_dir() else path
         try:
-            content = json.loads(file.read_text(encoding="utf-8"))
-            found.append({"path": str(path), "rows": content["rows"]})
-        except (FileNotFoundError, ValueError, KeyError, TypeError) as error:
+            content = json.loads((path / RESULT if path.is_dir() else path).read_text(encoding="utf-8"))
+            if content["format"] != FORMAT:
+                raise ValueError("which is something else")
+            rows = [{name: row[name] for name in _ROW} for row in content["rows"]]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            why = error.strerror if isinstance(error, OSError) else error
             raise UserError(
-                f"evaluation must be an evaluation.json of evaluate or its folder, got {path}: {error}"
+                f"evaluation must be an evaluation.json of evaluate or its folder, got {path}: {why}"
             ) from None
+        found.append({"path": str(path), "complete": content.get("complete"), "rows": rows})
     return found
 
 

@@ -76,6 +76,8 @@ def check_ours(out: Path) -> None:
     Raises:
         UserError: Naming what is there.
     """
+    if out.exists() and not out.is_dir():
+        raise UserError(f"out must be a folder, got the file {out}")
     if not out.exists() or (out / WORK / "run.json").exists() or read_manifest(out) is not None:
         return
     foreign = sorted(path.name for path in out.iterdir() if path.name not in (WORK, MODES, MODE_PLOTS))
