@@ -18,6 +18,7 @@ from mgd3_engine.conditioning import StepNetwork
 from mgd3_engine.guidance import GuidanceTerm, StepState
 from mgd3_engine.schedule import RespacedSchedule
 from mgd3_kernels import Coefficient
+from mgd3_kernels.guided_step import clean_latent
 
 
 @dataclass(frozen=True)
@@ -68,25 +69,17 @@ class TermEvaluator:
         return out.detach(), delta.detach()
 
     def _state(self, x_t: Tensor, out: Tensor, buffers: BatchBuffers, step: int) -> StepState:
-        images, C, rows = len(x_t), x_t.shape[1], len(buffers.x)
+        images = len(x_t)
         k = dict(zip(Coefficient, self.table[step].unbind(), strict=True))
-        pred = out[:images, :C].float()  # [B, C, H, W]
-        if len(out) == 2 * rows:
-            null = out[rows : rows + images, : self.cfg_channels].float()
-            mixed = null + self.cfg_scale * (pred[:, : self.cfg_channels] - null)
-            pred = torch.cat([mixed, pred[:, self.cfg_channels :]], dim=1)
-        log_var = k[Coefficient.LOG_VAR_MIN]
-        if out.shape[1] == 2 * C:
-            fraction = (out[:images, C:].float() + 1) / 2
-            log_var = fraction * k[Coefficient.LOG_VAR_MAX] + (1 - fraction) * log_var
-        x0 = k[Coefficient.X0_FROM_X] * x_t + k[Coefficient.X0_FROM_OUT] * pred
+        real = torch.cat([half[:images] for half in torch.split(out, len(buffers.x))])  # [B or 2B, ..]
+        x0, sigma = clean_latent(x_t, real, k, self.cfg_scale, self.cfg_channels)
         abar = float(self.respaced.alphas_cumprod[step])
         return StepState(
             x_t=x_t,
             x0=x0,
             eps=(x_t - math.sqrt(abar) * x0) / math.sqrt(1.0 - abar),
             mean=k[Coefficient.NEXT_FROM_X0] * x0 + k[Coefficient.NEXT_FROM_X] * x_t,
-            sigma=torch.exp(0.5 * log_var).expand_as(x_t),
+            sigma=sigma.expand_as(x_t),
             step=step,
             timestep=int(self.respaced.timesteps[step]),
             class_ids=buffers.class_ids[:images],

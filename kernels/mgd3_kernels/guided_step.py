@@ -5,6 +5,8 @@ Shape letters: B images, C channels, H W latent size, S steps.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
@@ -40,22 +42,10 @@ def guided_step_reference(
         ValueError: as `guided_step`.
     """
     _check_arguments(x, out, table, step, cfg_channels, stream, modes, seeds, noise, net_input)
-    B, C = x.shape[:2]
     row = table.index_select(0, step.reshape(1)).reshape(-1)
     k = dict(zip(Coefficient, row.unbind(), strict=True))
 
-    pred = out[:B, :C].float()  # [B, C, H, W]
-    if len(out) == 2 * B:
-        null = out[B:, :cfg_channels].float()
-        pred = torch.cat([null + cfg_scale * (pred[:, :cfg_channels] - null), pred[:, cfg_channels:]], dim=1)
-
-    log_var = k[Coefficient.LOG_VAR_MIN]
-    if out.shape[1] == 2 * C:
-        fraction = (out[:B, C:].float() + 1) / 2
-        log_var = fraction * k[Coefficient.LOG_VAR_MAX] + (1 - fraction) * k[Coefficient.LOG_VAR_MIN]
-    sigma = torch.exp(0.5 * log_var)  # [B, C, H, W] or []
-
-    x0 = k[Coefficient.X0_FROM_X] * x + k[Coefficient.X0_FROM_OUT] * pred
+    x0, sigma = clean_latent(x, out, k, cfg_scale, cfg_channels)
     if modes is None:
         next_x = k[Coefficient.NEXT_FROM_X0] * x0 + k[Coefficient.NEXT_FROM_X] * x
     else:
@@ -72,6 +62,33 @@ def guided_step_reference(
     if net_input is not None and x.numel():
         net_input.view(-1, *x.shape).copy_(x)  # [2B, C, H, W] as [2, B, C, H, W]
     return x
+
+
+def clean_latent(
+    x: Tensor, out: Tensor, k: Mapping[Coefficient, Tensor], cfg_scale: float, cfg_channels: int
+) -> tuple[Tensor, Tensor]:
+    """Predict x0 after classifier-free guidance, and sigma, in plain torch, float32; keeps gradients.
+
+    Args:
+        x: As `guided_step`.
+        out: As `guided_step`.
+        k: The step's row of the table.
+        cfg_scale: As `guided_step`.
+        cfg_channels: As `guided_step`.
+
+    Returns:
+        x0 `[B, C, H, W]`, and sigma of that shape where the variance is learned, else `[]`.
+    """
+    B, C = x.shape[:2]
+    pred = out[:B, :C].float()  # [B, C, H, W]
+    if len(out) == 2 * B:
+        null = out[B:, :cfg_channels].float()
+        pred = torch.cat([null + cfg_scale * (pred[:, :cfg_channels] - null), pred[:, cfg_channels:]], dim=1)
+    log_var = k[Coefficient.LOG_VAR_MIN]
+    if out.shape[1] == 2 * C:
+        fraction = (out[:B, C:].float() + 1) / 2
+        log_var = fraction * k[Coefficient.LOG_VAR_MAX] + (1 - fraction) * k[Coefficient.LOG_VAR_MIN]
+    return k[Coefficient.X0_FROM_X] * x + k[Coefficient.X0_FROM_OUT] * pred, torch.exp(0.5 * log_var)
 
 
 def guided_step(
