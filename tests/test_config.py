@@ -14,11 +14,9 @@ from mgd3_engine.coefficients import METHODS
 from mgd3_engine.guidance import FORMS
 from mgd3_fast import config as config_module
 from mgd3_fast.config import DiscoverConfig, DistillConfig, EncodeConfig
-from mgd3_fast.datasets import BAD_IMAGE_RULES
 from mgd3_fast.errors import UserError
 from mgd3_fast.generators import SamplingDefaults
 from mgd3_fast.modes import ENGINE_NAMES, METHOD_NAMES
-from mgd3_fast.plots import PROJECTIONS
 
 PAPER = SamplingDefaults(sampler="ddpm", steps=50, cfg_scale=4.0, mode_scale=0.1, t_stop=25)
 
@@ -102,6 +100,19 @@ def test_t_stop_keeps_its_share_of_the_steps(steps: int, t_stop: int) -> None:
     assert config(steps=steps).sampling(PAPER).t_stop == t_stop
 
 
+@pytest.mark.parametrize(
+    ("trace", "expected"),
+    [
+        (None, []),
+        ("3/0", [("3", 0)]),
+        ("bee/1, ant/12", [("bee", 1), ("ant", 12)]),
+        ("tench, Tinca tinca/0,a,b/2", [("tench, Tinca tinca", 0), ("a,b", 2)]),
+    ],
+)
+def test_trace(trace: str | None, expected: list[tuple[str, int]]) -> None:
+    assert config(trace=trace).traced() == expected
+
+
 def test_t_stop_is_checked_against_the_generators_steps() -> None:
     with pytest.raises(UserError, match="t_stop must be a whole number from 0 to 50, got 60"):
         config(t_stop=60).sampling(PAPER)
@@ -124,8 +135,6 @@ def test_words_are_those_of_the_modules_that_use_them() -> None:
     assert ("auto", *FORMS) == config_module.GUIDANCE_FORMS
     assert config_module.DISCOVERIES == METHOD_NAMES
     assert ("auto", *ENGINE_NAMES) == config_module.KMEANS_ENGINES
-    assert config_module.PROJECTIONS == PROJECTIONS
-    assert config_module.ON_BAD_IMAGE == BAD_IMAGE_RULES
 
 
 def test_every_field_has_help_and_stages_share_their_fields() -> None:

@@ -93,7 +93,7 @@ def make_baseline(config: DistillConfig, progress: Progress, timings: Timings) -
             run.reopen(manifest, done)
         if todo:
             _write(job, run, todo, progress, timings)
-        return _complete(job, run, len(todo), progress)
+        return _complete(job, run, len(todo))
 
 
 @dataclass(frozen=True)
@@ -188,7 +188,7 @@ def _chosen(job: _Job, run: RunFolder, class_index: int, skipped: list[BadImage]
     return chosen
 
 
-def _complete(job: _Job, run: RunFolder, made: int, progress: Progress) -> Made:
+def _complete(job: _Job, run: RunFolder, made: int) -> Made:
     """Write the manifest if every shard's images are there; else leave it to the shard that ends last."""
     missing = 0
     with run.completing() as ours:

@@ -1,7 +1,6 @@
 """Whatever `--dataset` names becomes classes in label order, and a stream of centre-cropped images."""
 
 from mgd3_fast.datasets.batches import (
-    BAD_IMAGE_RULES,
     BadImage,
     ImageBatch,
     LoadedImage,
@@ -23,7 +22,6 @@ from mgd3_fast.datasets.opening import DATASET_NAMES, open_dataset, open_source,
 from mgd3_fast.datasets.streams import ImageStream, StreamedImage
 
 __all__ = [
-    "BAD_IMAGE_RULES",
     "DATASET_NAMES",
     "IMAGENET_NAMES",
     "ArrayImages",

@@ -24,12 +24,12 @@ from numpy.typing import NDArray
 from PIL.Image import Image
 from torch import Tensor
 
+from mgd3_fast.config import ON_BAD_IMAGE
 from mgd3_fast.datasets.cropping import center_crop
 from mgd3_fast.datasets.dataset import Dataset
 from mgd3_fast.datasets.decoding import BadImageError
 from mgd3_fast.errors import UserError
 
-BAD_IMAGE_RULES = ("error", "skip")
 _MOST_WORKERS = 16
 Result = TypeVar("Result")
 
@@ -120,8 +120,8 @@ def stream_images(
     Raises:
         UserError: A bad image with `on_bad_image="error"`; unknown rule.
     """
-    if on_bad_image not in BAD_IMAGE_RULES:
-        raise UserError(f"on_bad_image must be one of {', '.join(BAD_IMAGE_RULES)}, got {on_bad_image!r}")
+    if on_bad_image not in ON_BAD_IMAGE:
+        raise UserError(f"on_bad_image must be one of {', '.join(ON_BAD_IMAGE)}, got {on_bad_image!r}")
     jobs = (
         partial(_load, dataset, c, i, resolution)
         for c in class_indices

@@ -3,13 +3,11 @@
 from mgd3_engine.cache import default_cache_dir
 from mgd3_fast.latents.encoder import Encoder, latent_shape
 from mgd3_fast.latents.encoding import EncodeReport, encode_dataset
-from mgd3_fast.latents.flipping import FLIPS
 from mgd3_fast.latents.job import Encoded, EncodeJob, make_job
 from mgd3_fast.latents.store import ClassLatents, LatentStore
 from mgd3_fast.latents.stream_encoding import StreamShare, encode_stream
 
 __all__ = [
-    "FLIPS",
     "ClassLatents",
     "EncodeJob",
     "EncodeReport",

@@ -12,8 +12,6 @@ import numpy as np
 
 from mgd3_fast.datasets import BadImage, LoadedImage
 
-FLIPS = ("none", "random", "both")
-
 
 def is_mirrored(class_name: str, image_name: str) -> bool:
     """The coin of one image under `--flip random`: the lowest bit of a sha256.

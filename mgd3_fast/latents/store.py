@@ -16,10 +16,10 @@ import torch
 from torch import Tensor
 
 from mgd3_engine.cache import cache_dir_or_default
+from mgd3_fast.config import FLIPS
 from mgd3_fast.datasets import BadImage, ImageClass
 from mgd3_fast.errors import UserError
 from mgd3_fast.latents.claims import Claim, claim, remove_unheld
-from mgd3_fast.latents.flipping import FLIPS
 from mgd3_fast.tensor_files import (
     DamagedFileError,
     check_contents,

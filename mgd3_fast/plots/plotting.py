@@ -11,6 +11,7 @@ import torch
 from PIL import Image, ImageOps
 
 from mgd3_engine.renaming import renamed
+from mgd3_fast.config import PROJECTIONS
 from mgd3_fast.datasets import Dataset, ImageClass, center_crop
 from mgd3_fast.errors import UserError
 from mgd3_fast.latents.flipping import is_mirrored
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from mgd3_fast.latents import ClassLatents, LatentStore
     from mgd3_fast.modes import ModeSet
 
-PROJECTIONS = ("tsne", "pca")
 MOST_CLASSES = 10
 
 
