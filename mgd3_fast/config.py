@@ -327,10 +327,12 @@ class DistillConfig(DiscoverConfig):
         Raises:
             UserError: If it is not CLASS/NUMBER,...
         """
-        images = [re.fullmatch(r"(.+)/(\d+)", part.strip()) for part in (self.trace or "").split(",")]
-        if self.trace is not None and None in images:
+        if self.trace is None:
+            return []
+        if not re.fullmatch(r"[^/]+/\d+\s*(,[^/]+/\d+\s*)*", self.trace):
             raise UserError(f"trace must be CLASS/NUMBER, several separated by commas, got {self.trace!r}")
-        return [(image[1], int(image[2])) for image in images if image]
+        images = re.findall(r"([^/]+)/(\d+)\s*,?", self.trace)  # class names may hold commas
+        return [(name.strip(), int(number)) for name, number in images]
 
     def stops_traced(self, steps: int, t_stop: int) -> list[int]:
         """Read `trace_stops`.

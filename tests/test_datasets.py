@@ -207,6 +207,18 @@ class TestSelector:
         assert select_classes(text, self.NAMES) == labels
 
     @pytest.mark.parametrize(
+        ("text", "labels"),
+        [
+            ("tench, Tinca tinca", [0]),
+            ("a,b,tench, Tinca tinca,1", [0, 1, 2]),
+            ("tench, Tinca tinca,a,b", [0, 1, 2]),
+            ("x,,y", [3]),
+        ],
+    )
+    def test_names_may_hold_commas(self, text: str, labels: list[int]) -> None:
+        assert select_classes(text, ("tench, Tinca tinca", "a", "b", "x,,y")) == labels
+
+    @pytest.mark.parametrize(
         ("text", "message"),
         [
             ("n33", r"got 'n33' \(did you mean 'n3'\?\)"),

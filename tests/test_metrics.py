@@ -5,6 +5,8 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import shutil
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -19,8 +21,10 @@ from mgd3_fast.errors import UserError
 from mgd3_fast.metrics import MetricsConfig, measure
 from mgd3_fast.metrics.embedding import joint_map
 from mgd3_fast.metrics.frechet import Moments, frechet_distance
+from mgd3_fast.metrics.measuring import ClassMap, ClassMeasures, FolderMeasures, Measured
 from mgd3_fast.metrics.mode_recovery import mode_recovery
 from mgd3_fast.metrics.neighbours import cosine_scores, coverage_and_density, mean_of_nearest, nearest_other
+from mgd3_fast.metrics.plots import draw
 
 PIXELS = {"features": "pixels"}
 RNG = np.random.default_rng(0)
@@ -173,6 +177,29 @@ def test_the_command_writes_json_and_pictures(folders, tmp_path, capsys):
     table = capsys.readouterr().out
     assert "diversity                  -" in table
     assert "Fréchet distance" in table
+
+
+def test_folders_of_one_name_are_told_apart_by_their_paths(folders, tmp_path):
+    twins = tuple(Path(shutil.copytree(folder, tmp_path / folder.name / "set")) for folder in folders)
+    measured = measure(MetricsConfig(folders=twins, **CLASSES | {"real_images": 10, "tsne": "off"}))
+    assert [folder.name for folder in measured.folders] == [str(folder) for folder in twins]
+
+
+def test_pictures_take_any_name_and_no_style_of_the_users(tmp_path, monkeypatch):
+    import matplotlib
+
+    points = np.arange(8.0).reshape(4, 2)
+    scores = ClassMeasures({"diversity": 1.0, "representativeness": 0.5}, (1.0,) * 4, (0.5,) * 4)
+    folders = tuple(
+        FolderMeasures(name, name, 4, {"$a$_b \u6f22": scores}, scores.scores, None)
+        for name in ("_m^$x", "two")
+    )
+    measured = Measured(folders, (ClassMap("$a$_b \u6f22", points, (points, points + 1)),), {})
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        drawn = [path.read_bytes() for path in draw(measured, tmp_path)]
+    monkeypatch.setitem(matplotlib.rcParams, "axes.facecolor", "red")
+    assert drawn == [path.read_bytes() for path in draw(measured, tmp_path)]
 
 
 def test_one_image_a_class_has_no_diversity_but_is_measured(folders):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
 
 from mgd3_fast.errors import UserError
@@ -16,8 +16,8 @@ def select_classes(
 ) -> list[int]:
     """Turn a selector into labels.
 
-    A part that equals a class name means that class, also when the name is a number; any other number is
-    an index, and `a-b` is a range of indices with both ends in it.
+    A part that equals a class name means that class, also when the name is a number or holds commas; any
+    other number is an index, and `a-b` is a range of indices with both ends in it.
 
     Args:
         classes: Comma-separated parts, or the labels themselves.
@@ -32,9 +32,8 @@ def select_classes(
     """
     allowed = set(range(len(names)) if opened is None else opened)
     if isinstance(classes, str):
-        parts = [part.strip() for part in classes.split(",") if part.strip()]
         by_name = {name: label for label, name in enumerate(names)}
-        chosen = {label for part in parts for label in _labels_of(part, names, by_name)}
+        chosen = {label for part in _parts(classes, by_name) for label in _labels_of(part, names, by_name)}
     else:
         chosen = set(classes)
     if not chosen:
@@ -46,7 +45,19 @@ def select_classes(
     return sorted(chosen)
 
 
-def _labels_of(part: str, names: Sequence[str], by_name: dict[str, int]) -> Iterable[int]:
+def _parts(text: str, by_name: Mapping[str, int]) -> Iterator[str]:
+    """Split at commas, except at those of class names ("tench, Tinca tinca")."""
+    words = text.split(",")
+    longest = 1 + max(name.count(",") for name in by_name)
+    while words:
+        joined = [",".join(words[:count]).strip() for count in range(min(longest, len(words)), 0, -1)]
+        part = next((one for one in joined if one in by_name), joined[-1])
+        del words[: 1 + part.count(",")]
+        if part:
+            yield part
+
+
+def _labels_of(part: str, names: Sequence[str], by_name: Mapping[str, int]) -> Iterable[int]:
     if part in by_name:
         return [by_name[part]]
     span = _RANGE.fullmatch(part)

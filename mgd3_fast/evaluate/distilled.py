@@ -6,6 +6,7 @@ a wrong order is what most often makes a published set score at chance.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -70,6 +71,22 @@ def read_folder(path: Path, dataset: Dataset, ipc: int | None = None) -> Distill
     return DistilledFolder(
         path, path.resolve().name, _equal_count(path, counts, ipc), tuple(images), manifest
     )
+
+
+def distinct_names(folders: Sequence[DistilledFolder]) -> list[str]:
+    """What folders are called side by side.
+
+    Args:
+        folders: In any order.
+
+    Returns:
+        Last parts of the paths, or the paths where two are the same; a number where even these are.
+    """
+    names = [folder.name for folder in folders]
+    if len(set(names)) < len(names):
+        names = [str(folder.path) for folder in folders]
+    counts = {name: names.count(name) for name in names}
+    return [name if counts[name] == 1 else f"{name} #{place}" for place, name in enumerate(names, 1)]
 
 
 def _manifest_of(path: Path) -> dict[str, Any] | None:

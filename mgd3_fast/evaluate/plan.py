@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from mgd3_fast.devices import device_name, resolve_device
 from mgd3_fast.errors import UserError
 from mgd3_fast.evaluate.accuracy import count_correct
 from mgd3_fast.evaluate.config import EvaluateConfig
-from mgd3_fast.evaluate.distilled import DistilledFolder, read_folder
+from mgd3_fast.evaluate.distilled import DistilledFolder, distinct_names, read_folder
 from mgd3_fast.evaluate.images import ImageSet, StoredImage, load_images
 from mgd3_fast.evaluate.networks import build_network, check_network_name
 from mgd3_fast.evaluate.presets import Preset, default_networks, find_preset
@@ -105,7 +105,7 @@ def make_plan(config: EvaluateConfig, progress: Progress) -> Plan:
     dataset = _open_tested(config, progress)
     progress.note(describe(dataset))
     found = [read_folder(path, dataset, config.ipc) for path in config.folders]
-    folders = dict(zip(_distinct_names(found), found, strict=True))
+    folders = dict(zip(distinct_names(found), found, strict=True))
     first = load_images(found[0].images[:1], None, None, name="first image")
     side = min(first.pixels.shape[2:])
     preset = find_preset(config.preset, dataset.name, side, dataset.name in IMAGENET_NAMES)
@@ -156,15 +156,6 @@ def _open_tested(config: EvaluateConfig, progress: Progress) -> Dataset:
             " to back"
         )
     return held_out_part(dataset) if config.eval_split == "val" else dataset
-
-
-def _distinct_names(folders: Sequence[DistilledFolder]) -> list[str]:
-    """Last parts of the paths, or the paths where two are the same; a number where even these are."""
-    names = [folder.name for folder in folders]
-    if len(set(names)) < len(names):
-        names = [str(folder.path) for folder in folders]
-    counts = {name: names.count(name) for name in names}
-    return [name if counts[name] == 1 else f"{name} #{place}" for place, name in enumerate(names, 1)]
 
 
 def _check_network(network: str, num_classes: int, size: int) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mgd3_fast.evaluate.distilled import DistilledFolder, read_folder
+from mgd3_fast.evaluate.distilled import DistilledFolder, distinct_names, read_folder
 from mgd3_fast.metrics.config import MetricsConfig
 from mgd3_fast.metrics.embedding import joint_map
 from mgd3_fast.metrics.frechet import Moments, frechet_distance
@@ -161,8 +161,8 @@ def measure(
                 classes[index][name] = measures
             bar.advance()
     measured = tuple(
-        FolderMeasures(folder.name, str(folder.path), folder.ipc, found, _means(found), _frechet(total, rows))
-        for folder, found, rows in zip(folders, classes, parts, strict=True)
+        FolderMeasures(name, str(folder.path), folder.ipc, found, _means(found), _frechet(total, rows))
+        for name, folder, found, rows in zip(distinct_names(folders), folders, classes, parts, strict=True)
     )
     return Measured(measured, tuple(maps), _settings(comparison, config, len(places)))
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from mgd3_engine.renaming import renamed
 from mgd3_fast.errors import UserError
 from mgd3_fast.metrics.measuring import FolderMeasures, Measured, Points
+from mgd3_fast.plots.style import own_style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -42,13 +43,14 @@ def draw(measured: Measured, out: Path) -> list[Path]:
     except ModuleNotFoundError:
         raise UserError("plot must be off without matplotlib: pip install 'mgd3-fast[plot]'") from None
     chosen = spread(len(measured.maps), MOST_CLASSES)
-    pictures = {
-        "maps.png": _maps(measured, chosen),
-        "classes.png": _classes(measured.folders),
-        "images.png": _images(measured, chosen),
-        "folders.png": _folders(measured.folders),
-    }
-    return [_save(figure, out / name) for name, figure in pictures.items()]
+    with own_style():
+        pictures = {
+            "maps.png": _maps(measured, chosen),
+            "classes.png": _classes(measured.folders),
+            "images.png": _images(measured, chosen),
+            "folders.png": _folders(measured.folders),
+        }
+        return [_save(figure, out / name) for name, figure in pictures.items()]
 
 
 def _maps(measured: Measured, chosen: Sequence[int]) -> Figure:

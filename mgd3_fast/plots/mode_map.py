@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from mgd3_fast.modes.threads import one_thread
 from mgd3_fast.plots.members import ModeMembers
+from mgd3_fast.plots.style import own_style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -66,12 +67,11 @@ def draw_mode_map(path: Path, members: ModeMembers, projection: str, seed: int) 
         projection: "tsne" or "pca".
         seed: Of t-SNE.
     """
-    import matplotlib.style
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     points, placed, what = project(members, projection, seed)
-    with matplotlib.style.context("default"):  # not the user's
+    with own_style():
         figure = Figure(figsize=(7.5, 7.5), layout="constrained")
         FigureCanvasAgg(figure)
         axes = figure.add_subplot()
