@@ -66,7 +66,7 @@ class ClassPrompts:
 def class_prompts(
     dataset: Dataset, *, file: Path | None = None, template: str | None = None, negative: str | None = None
 ) -> ClassPrompts:
-    """Make the prompts of a run: of the classes' names (MGD3, section 4.2), or of what a file calls them.
+    """Make the prompts of a run of the classes' names, as MGD3 does, or of what a file calls the classes.
 
     A class of ImageNet-1K, known by its wnid, is called by the first of its synonyms; every other one by its
     own name, with spaces for underscores.
