@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import os
 import re
+import resource
 import shutil
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -378,6 +380,33 @@ def test_a_full_disk_leaves_nothing(
     monkeypatch.setattr(Path, "write_bytes", write_bytes)
     assert main([*words(run, tmp_path / "out", "numeric"), "--quiet"]) == 2
     assert capsys.readouterr().err.endswith("No space left on device\n")
+    assert list(tmp_path.iterdir()) == []
+
+
+@contextmanager
+def largest_file(size: int) -> Iterator[None]:
+    """Let writes beyond so many bytes of a file fail, as on a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.mark.parametrize(
+    ("tensor_file", "size"),
+    [("pt", 1000), ("pt", 61_500), ("safetensors", 61_500), ("both", 61_500)],
+    ids=["no room for the array", "no room for images.pt", "no room for safetensors", "no room for either"],
+)
+def test_a_full_disk_ends_tensors_in_one_line(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], tensor_file: str, size: int
+) -> None:
+    arguments = [*words(run, tmp_path / "out", "tensor"), "--tensor-file", tensor_file, "--quiet"]
+    with largest_file(size):  # the array has 61,440 bytes, the files a header more
+        assert main(arguments) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.endswith("File too large")
     assert list(tmp_path.iterdir()) == []
 
 

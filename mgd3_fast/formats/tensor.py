@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -56,6 +57,7 @@ def write(source: Source, config: ConvertConfig, draft: Path, bar: Bar) -> Writt
     shape = (len(source.images), *first.shape)
     dtype = torch.uint8 if config.dtype == "uint8" else torch.float32
     array = draft / _ARRAY
+    _reserve(array, math.prod(shape) * dtype.itemsize)
     images = torch.from_file(str(array), shared=True, size=math.prod(shape), dtype=dtype).view(shape)
     # Rows are computed on the reading threads: torch would split each small one over all processors.
     rows = images.numpy()
@@ -74,6 +76,12 @@ def write(source: Source, config: ConvertConfig, draft: Path, bar: Bar) -> Writt
     if facts["ddranking"] == CONFIG_FILE:
         files.append(CONFIG_FILE)
     return Written({name: sha256_of(draft / name) for name in files}, facts)
+
+
+def _reserve(path: Path, size: int) -> None:
+    """Make a file whose blocks are there: a mapped one without them ends the process on a full disk."""
+    with path.open("wb") as file:
+        os.posix_fallocate(file.fileno(), 0, size)
 
 
 def _pixels(image: SourceImage, size: int | None, shape: tuple[int, ...] | None = None) -> Pixels:
@@ -125,7 +133,8 @@ def _write_tensors(
         save_tensors(draft / SAFETENSORS, {"images": images, "labels": labels}, metadata)
         files.append(SAFETENSORS)
     if tensor_file != "safetensors":
-        torch.save(images, draft / IMAGES_PT)
-        torch.save(labels, draft / LABELS_PT)
-        files += [IMAGES_PT, LABELS_PT]
+        for name, tensor in ((IMAGES_PT, images), (LABELS_PT, labels)):
+            with (draft / name).open("wb") as file:  # on a full disk, a path would end in torch's own error
+                torch.save(tensor, file)
+            files.append(name)
     return files
