@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,8 @@ from mgd3_fast.errors import UserError
 from mgd3_fast.generators.vq_autoencoder import VQAutoencoder, nearest_codes, open_autoencoder
 from mgd3_fast.generators.vq_weights import load_vq, vq_config
 
-# Largest difference over the largest latent. Measured: 1.4e-6 after the encoder.
-BOUND = 5e-6
+# Of the largest latent, and of a level before rounding. Measured: 2.5e-7 and 1.0e-4.
+BOUND, LEVEL = 1e-6, 1e-3
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +72,7 @@ def test_every_layout_is_the_original(layout: str, paths: dict[str, Path], origi
     assert (encoded - want).abs().max() <= BOUND * want.abs().max()
     decoded, exact = autoencoder.decode(latents), levels(original.decode(latents))
     assert decoded.dtype == torch.uint8
-    assert (decoded - exact).abs().max() <= 0.5 + 1e-2
+    assert (decoded - exact).abs().max() <= 0.5 + LEVEL
 
 
 def test_equal_to_diffusers(paths: dict[str, Path], original: Any) -> None:
@@ -84,7 +85,7 @@ def test_equal_to_diffusers(paths: dict[str, Path], original: Any) -> None:
         want = network.encode(images / 127.5 - 1).latents
         exact = levels(network.decode(latents).sample)
     assert (autoencoder.encode(images) - want).abs().max() <= BOUND * want.abs().max()
-    assert (autoencoder.decode(latents) - exact).abs().max() <= 0.5 + 1e-2
+    assert (autoencoder.decode(latents) - exact).abs().max() <= 0.5 + LEVEL
 
 
 def test_latents_are_not_quantised_and_decoding_is(paths: dict[str, Path], original: Any) -> None:
@@ -161,13 +162,13 @@ def test_scale(original: Any, paths: dict[str, Path], tmp_path: Path) -> None:
 
 def test_nothing_loads_before_it_is_used(paths: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> None:
-        raise AssertionError("weights were loaded")
+        raise AssertionError("the network was built")
 
     monkeypatch.setattr("mgd3_fast.generators.vq_autoencoder.load_vq", refuse)
     autoencoder = VQAutoencoder(paths["diffusers"]).to("cpu", torch.bfloat16)
-    assert autoencoder.latent_channels == 3
-    with pytest.raises(AssertionError, match="weights were loaded"):
-        _ = autoencoder.digest
+    assert (autoencoder.latent_channels, len(autoencoder.digest)) == (3, 64)
+    with pytest.raises(AssertionError, match="the network was built"):
+        autoencoder.encode(images_of(1))
 
 
 @pytest.mark.parametrize("layout", ["first stage", "whole model", "diffusers", "pipeline"])
@@ -183,14 +184,15 @@ def test_errors(paths: dict[str, Path], tmp_path: Path) -> None:
     ):
         _ = VQAutoencoder(tmp_path).downsample
     config = json.loads((paths["diffusers"] / "config.json").read_text())
+    shutil.copy(paths["diffusers"] / "diffusion_pytorch_model.safetensors", tmp_path)
     for change, message in (
         ({"_class_name": "AutoencoderTiny"}, "must be of a VQModel, got 'AutoencoderTiny'"),
         ({"norm_type": "spatial"}, "must be a VQModel of norm_type group"),
-        ({"layers_per_block": 2}, "must be a complete VQModel|no weights in"),
+        ({"layers_per_block": 2}, "must be a complete VQModel, got: Error"),
     ):
         (tmp_path / "config.json").write_text(json.dumps({**config, **change}))
-        with pytest.raises((UserError, FileNotFoundError), match=message):
-            _ = VQAutoencoder(tmp_path).digest
+        with pytest.raises(UserError, match=message):
+            VQAutoencoder(tmp_path).encode(images_of(1))
 
 
 def test_architecture_of_the_published_first_stage() -> None:

@@ -7,6 +7,7 @@ from mgd3_fast.generators.base import Autoencoder, Generator, SamplingDefaults
 from mgd3_fast.generators.folder import ScheduleSettings, load_generator_folder, save_generator
 from mgd3_fast.generators.registry import GENERATOR_NAMES, load_generator
 from mgd3_fast.generators.text_generator import TextGenerator, for_run
+from mgd3_fast.generators.vq_autoencoder import VQAutoencoder
 
 __all__ = [
     "DEFAULT_VAE",
@@ -17,6 +18,7 @@ __all__ = [
     "SamplingDefaults",
     "ScheduleSettings",
     "TextGenerator",
+    "VQAutoencoder",
     "for_run",
     "load_generator",
     "load_generator_folder",

@@ -31,8 +31,8 @@ def load_generator(spec: str, *, dataset_name: str | None = None, vae: str | Non
 
     Args:
         spec: "auto" (the shipped demo for mnist5k, DiT-XL/2 at 256 px for everything else), one of
-            `GENERATOR_NAMES`, a generator folder, a diffusers folder, a `.pt` or `.safetensors` file, or the
-            hub id of a repository in diffusers' layout.
+            `GENERATOR_NAMES`, a generator folder, a diffusers folder, a `.pt`, `.ckpt` or `.safetensors`
+            file, or the hub id of a repository in diffusers' layout.
         dataset_name: What "auto" goes by.
         vae: Another autoencoder than the generator's own: a path or hub id.
 
@@ -61,7 +61,7 @@ def load_generator(spec: str, *, dataset_name: str | None = None, vae: str | Non
     if is_hub_id(spec):
         return _from_hub(spec, vae)
     raise UserError(
-        f"generator must be auto, {', '.join(GENERATOR_NAMES)}, a folder, a .pt or .safetensors file,"
+        f"generator must be auto, {', '.join(GENERATOR_NAMES)}, a folder, a .pt, .ckpt or .safetensors file,"
         f" or a hub id owner/name, got {spec!r}"
     )
 

@@ -6,6 +6,7 @@ positions of a batch, V codes of the codebook.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from torch import Tensor
 from mgd3_fast.errors import UserError
 from mgd3_fast.generators.autoencoder import KLAutoencoder
 from mgd3_fast.generators.batched_autoencoder import BatchedAutoencoder
-from mgd3_fast.generators.vq_weights import PIPELINE_FOLDERS, is_vq, load_vq, vq_config, vq_folder
+from mgd3_fast.generators.vq_weights import PIPELINE_FOLDERS, is_vq, load_vq, read_vq, vq_config, vq_folder
 
 _POSITIONS = 4096  # compared with the codebook at a time: 128 MiB at 8,192 codes
 
@@ -59,6 +60,9 @@ class VQAutoencoder(BatchedAutoencoder):
         # Kept apart from the network, which may be rounded: which code is nearest is decided in float32.
         self._codebook = network.quantize.embedding.weight.detach()  # [V, C]
         return network
+
+    def _weights(self) -> Mapping[str, Tensor]:
+        return read_vq(self._path, self._settings)
 
     @property
     def _identity(self) -> str:

@@ -84,17 +84,33 @@ def load_vq(path: Path, settings: dict[str, Any]) -> Any:
     """
     from diffusers import VQModel
 
+    with complete_or_refused(path, VQ_CLASS):
+        with torch.device("meta"):
+            network = VQModel.from_config(settings)
+        network.load_state_dict(read_vq(path, settings), assign=True)
+    return network.eval().requires_grad_(False)
+
+
+def read_vq(path: Path, settings: dict[str, Any]) -> dict[str, Tensor]:
+    """Read the weights of a `VQModel`, which takes diffusers only where they have the original names.
+
+    Args:
+        path: As of `load_vq`.
+        settings: What `vq_config` gives for it.
+
+    Returns:
+        float32 tensors by diffusers' names, mapped from the files where these are float32.
+
+    Raises:
+        FileNotFoundError: The weights are missing.
+        ValueError: The files are damaged, or an original one lacks a tensor.
+    """
     if path.is_file():
         with _naming_what_is_missing(path):
             weights = _converted(_first_stage(read_weights(path)[0]), settings)
     else:
         weights = read_model_weights(path)
-    with complete_or_refused(path, VQ_CLASS):
-        with torch.device("meta"):
-            network = VQModel.from_config(settings)
-        full = {name: tensor.to(torch.float32) for name, tensor in weights.items()}
-        network.load_state_dict(full, assign=True)
-    return network.eval().requires_grad_(False)
+    return {name: tensor.to(torch.float32) for name, tensor in weights.items()}
 
 
 def _first_stage(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
