@@ -48,8 +48,9 @@ def mixture_denoiser(modes: Tensor, spread: float, schedule: NoiseSchedule) -> D
         abar = alphas[timestep.long()][:, None]  # [R, 1]
         rows = x.flatten(1).double()  # [R, D]
         variance = abar * within + 1 - abar
-        apart = (rows[:, None] - abar.sqrt()[..., None] * modes).square().sum(2)  # [R, K]
-        mean = torch.softmax(-apart / (2 * variance), dim=1) @ modes
+        # -|x - sqrt(abar) m|^2 / 2 but for |x|^2, which all modes have in common.
+        near = abar.sqrt() * rows @ modes.T - abar * modes.square().sum(1) / 2  # [R, K]
+        mean = torch.softmax(near / variance, dim=1) @ modes
         x0 = mean + abar.sqrt() * within / variance * (rows - abar.sqrt() * mean)
         eps = (rows - abar.sqrt() * x0) / (1 - abar).sqrt()
         return eps.to(x.dtype).view_as(x)

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import ablations
 import pytest
 import record
 import table
@@ -139,6 +140,13 @@ def test_check_fails_on_a_figure_without_its_run(tmp_path: Path, monkeypatch: py
 def test_the_readme_shows_the_committed_results(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["table.py", "--check"])
     assert table.main() == 0
+
+
+def test_the_page_of_ablations_shows_the_committed_results() -> None:
+    content = json.loads((ROOT / "bench/results/ablations/mnist5k.json").read_text())
+    page = (ROOT / "docs/ablations.md").read_text()
+    for title, rows in content["tables"].items():
+        assert ablations.markdown({title: rows}).strip() in page, title
 
 
 def test_every_figure_of_a_row_is_named_in_its_text() -> None:
