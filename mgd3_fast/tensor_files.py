@@ -16,10 +16,12 @@ import time
 from collections.abc import Mapping
 from itertools import count
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+
+from mgd3_engine.renaming import named
 
 _DTYPES = {
     torch.float32: "F32",
@@ -61,7 +63,7 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[st
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{next(_numbers)}@{_host()}.tmp")
     _being_written.add(temporary)
     try:
-        with temporary.open("wb") as file:
+        with named(path), temporary.open("wb") as file:
             file.write(len(header).to_bytes(8, "little") + header)
             for tensor in tensors.values():
                 file.write(_bytes_of(tensor))
@@ -72,6 +74,28 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[st
     finally:
         temporary.unlink(missing_ok=True)
         _being_written.discard(temporary)
+
+
+def write_pickled(path: Path, content: Any) -> None:
+    """Write torch's own format, and flush it to disk.
+
+    Args:
+        path: Target, not renamed into place.
+        content: Tensors and plain values, which `torch.load(weights_only=True)` reads.
+
+    Raises:
+        OSError: The file cannot be written or the disk is full.
+    """
+    with named(path), path.open("wb") as file:
+        try:
+            torch.save(content, file)
+        except RuntimeError as error:
+            # Closing its archive, torch hides what the system said behind a complaint about positions.
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from None
+            raise
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def open_tensors(path: Path) -> TensorFile:

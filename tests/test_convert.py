@@ -5,17 +5,16 @@ from __future__ import annotations
 import json
 import os
 import re
-import resource
 import shutil
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from distilled_runs import WOOF, woof_config, woof_run
+from full_disks import largest_file
 from PIL import Image
 from tiny_generator import make_tiny_generator
 
@@ -383,17 +382,6 @@ def test_a_full_disk_leaves_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
-@contextmanager
-def largest_file(size: int) -> Iterator[None]:
-    """Let writes beyond so many bytes of a file fail, as on a full disk."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-
-
 @pytest.mark.parametrize(
     ("tensor_file", "size"),
     [("pt", 1000), ("pt", 61_500), ("safetensors", 61_500), ("both", 61_500)],
@@ -406,6 +394,7 @@ def test_a_full_disk_ends_tensors_in_one_line(
     with largest_file(size):  # the array has 61,440 bytes, the files a header more
         assert main(arguments) == 2
     (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"mgd3-fast: error: {tmp_path / 'out'}")
     assert line.endswith("File too large")
     assert list(tmp_path.iterdir()) == []
 

@@ -230,7 +230,7 @@ def test_full_disk_is_told_before_work_starts(store: LatentStore, monkeypatch: p
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr("shutil.disk_usage", lambda path: usage(2**40, 2**40, 10_000_000))
     encoder = PoolingEncoder()
-    with pytest.raises(UserError, match=r"cache_dir must have room for 192 B of latents, got 10 MB free"):
+    with pytest.raises(UserError, match=r"room for 192 B of latents and 67\.1 MB to spare, got 10 MB free"):
         encode_dataset(array_dataset(3), encoder, store)
     assert not encoder.batch_rows
 

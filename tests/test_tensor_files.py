@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from full_disks import largest_file
 from killing import kill_python
 from safetensors.torch import load_file
 
@@ -20,6 +21,7 @@ from mgd3_fast.tensor_files import (
     open_tensors,
     remove_leftovers,
     save_tensors,
+    write_pickled,
 )
 
 TENSORS = {
@@ -99,6 +101,24 @@ def test_failed_write_leaves_only_the_old_file(tmp_path: Path, monkeypatch: pyte
         save_tensors(path, {"t": torch.zeros(9)}, {})
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("size", [0, 300, 1000, 30_000, 40_000], ids="{} bytes of room".format)
+def test_a_full_disk_is_the_systems_error_with_the_files_name(tmp_path: Path, size: int) -> None:
+    weights = torch.zeros(10_000)
+    for write in (
+        lambda path: write_pickled(path, [weights]),
+        lambda path: save_tensors(path, {"t": weights}, {}),
+    ):
+        with largest_file(size), pytest.raises(OSError, match="File too large") as caught:
+            write(tmp_path / "x")
+        assert caught.value.filename == str(tmp_path / "x")
+
+
+def test_pickled_file_reads_back_without_running_anything(tmp_path: Path) -> None:
+    write_pickled(tmp_path / "x.pt", TENSORS)
+    read = torch.load(tmp_path / "x.pt", weights_only=True)
+    assert all(torch.equal(read[name], tensor) for name, tensor in TENSORS.items())
 
 
 def test_writers_of_one_file_do_not_disturb_each_other(tmp_path: Path) -> None:

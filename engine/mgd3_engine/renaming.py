@@ -9,6 +9,21 @@ from pathlib import Path
 
 
 @contextmanager
+def named(path: Path) -> Iterator[None]:
+    """Name a file in errors of the system that name none: those of writing, such as a full disk.
+
+    Args:
+        path: What is written.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None and error.errno is not None:
+            error.filename = str(path)
+        raise
+
+
+@contextmanager
 def renamed(path: Path, *, shared: bool = False) -> Iterator[Path]:
     """Give a temporary name beside a file's own, and the file written there its own name at the end.
 
@@ -19,7 +34,8 @@ def renamed(path: Path, *, shared: bool = False) -> Iterator[Path]:
     """
     unfinished = path.with_name(f".{path.name}.{f'{os.getpid()}.tmp' if shared else 'new'}")
     try:
-        yield unfinished
+        with named(path):
+            yield unfinished
         unfinished.replace(path)
     finally:
         unfinished.unlink(missing_ok=True)

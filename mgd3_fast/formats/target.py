@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 
+from mgd3_engine.renaming import named
 from mgd3_fast.errors import UserError
 from mgd3_fast.formats.record import CARD, RECORD, read_record
 from mgd3_fast.writers import WORK
@@ -77,7 +78,8 @@ def draft_in(out: Path) -> Iterator[Path]:
     except OSError as error:
         raise UserError(f"out must be a folder that can be written, got {out}: {error.strerror}") from None
     try:
-        yield draft
+        with named(out):
+            yield draft
     finally:
         _discard(draft)
 

@@ -123,9 +123,7 @@ def _facts(dtype: str, shape: tuple[int, ...], used: Normalisation) -> dict[str,
 def _write_tensors(
     images: Tensor, labels: Tensor, tensor_file: str, facts: dict[str, Any], draft: Path
 ) -> list[str]:
-    import torch
-
-    from mgd3_fast.tensor_files import save_tensors
+    from mgd3_fast.tensor_files import save_tensors, write_pickled
 
     files: list[str] = []
     if tensor_file != "pt":
@@ -134,7 +132,6 @@ def _write_tensors(
         files.append(SAFETENSORS)
     if tensor_file != "safetensors":
         for name, tensor in ((IMAGES_PT, images), (LABELS_PT, labels)):
-            with (draft / name).open("wb") as file:  # on a full disk, a path would end in torch's own error
-                torch.save(tensor, file)
+            write_pickled(draft / name, tensor)
             files.append(name)
     return files

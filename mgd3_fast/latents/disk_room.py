@@ -34,8 +34,8 @@ def check_room(
     free = shutil.disk_usage(store.folder).free
     if copies * needed + _MARGIN_BYTES > free:
         raise UserError(
-            f"cache_dir must have room for {_size(copies * needed)} of latents, "
-            f"got {_size(free)} free in {store.folder}"
+            f"cache_dir must have room for {_size(copies * needed)} of latents and {_size(_MARGIN_BYTES)}"
+            f" to spare, got {_size(free)} free in {store.folder}"
         )
 
 

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mgd3_engine.renaming import renamed
 from mgd3_fast.evaluate.distilled import DistilledFolder, distinct_names, read_folder
 from mgd3_fast.metrics.config import MetricsConfig
 from mgd3_fast.metrics.embedding import joint_map
@@ -111,9 +112,9 @@ class Measured:
     def save(self, out: Path) -> Path:
         """Write `metrics.json` into a folder, which is made; an older one is replaced when complete."""
         out.mkdir(parents=True, exist_ok=True)
-        unfinished = out / f".{RESULT}.new"
-        unfinished.write_text(json.dumps(self.to_json(), indent=2) + "\n", encoding="utf-8")
-        return unfinished.replace(out / RESULT)
+        with renamed(out / RESULT) as unfinished:
+            unfinished.write_text(json.dumps(self.to_json(), indent=2) + "\n", encoding="utf-8")
+        return out / RESULT
 
 
 def measure(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import pickle
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import torch
 
 from mgd3_engine.renaming import renamed
 from mgd3_fast.errors import UserError
+from mgd3_fast.tensor_files import write_pickled
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
@@ -21,10 +21,8 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
         state: Nested dicts and lists of tensors, numbers, strings and None.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with renamed(path) as unfinished, unfinished.open("wb") as file:
-        torch.save(state, file)
-        file.flush()
-        os.fsync(file.fileno())
+    with renamed(path) as unfinished:
+        write_pickled(unfinished, state)
 
 
 def load_checkpoint(path: Path) -> dict[str, Any] | None:

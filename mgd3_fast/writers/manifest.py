@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from mgd3_engine.renaming import named
 from mgd3_fast.errors import UserError
 
 MANIFEST = "manifest.json"
@@ -39,7 +40,8 @@ def write_manifest(target: Path, content: dict[str, Any], temporary: Path) -> No
     head.update({name: section for name, section in content.items() if name != "images"})
     images = ",\n    ".join(json.dumps(record) for record in content["images"])
     text = json.dumps(head, indent=2)[: -len("\n}")] + f',\n  "images": [\n    {images}\n  ]\n}}\n'
-    temporary.write_text(text, encoding="utf-8")
+    with named(target):
+        temporary.write_text(text, encoding="utf-8")
     temporary.replace(target)
 
 

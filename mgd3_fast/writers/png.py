@@ -14,6 +14,8 @@ from types import TracebackType
 import numpy as np
 from PIL import Image
 
+from mgd3_engine.renaming import named
+
 WORKERS = 4
 QUEUE_LENGTH = 64  # images waiting to be written; the sampler pauses when files are slower than it is
 
@@ -104,6 +106,7 @@ def write_png(target: Path, pixels: np.ndarray, temporary: Path) -> str:
     Image.fromarray(pixels).save(encoded, format="PNG")
     content = encoded.getvalue()
     target.parent.mkdir(exist_ok=True)
-    temporary.write_bytes(content)
+    with named(target):
+        temporary.write_bytes(content)
     temporary.replace(target)
     return hashlib.sha256(content).hexdigest()
