@@ -1,4 +1,4 @@
-"""What `evaluate --precision bf16` costs in accuracy: mnist5k, the demo model, the hard protocol, paired seeds.
+"""What `evaluate --precision bf16` costs in accuracy: mnist5k, demo model, hard protocol, paired seeds.
 
     python bench/evaluation_precision.py --work DIR --out bench/results/evaluation/precision-mnist5k.json
 
