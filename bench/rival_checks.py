@@ -15,6 +15,7 @@ import torch
 from checking import Check, Setting, median_seconds, needs_packages, require
 from sampler_checks import TINY, make_images, make_sampler, random_dit
 from sampling_rivals import DiTPipelineLatents
+from torch import nn
 
 from mgd3_engine.dit import DiTConfig, dit_config
 
@@ -75,7 +76,7 @@ def random_transformer(config: DiTConfig, setting: Setting) -> Any:
             patch_size=config.patch_size,
             num_embeds_ada_norm=config.num_classes,
         )
-    return transformer.to(torch.bfloat16).requires_grad_(False).eval()
+    return nn.Module.to(transformer, torch.bfloat16).requires_grad_(False).eval()
 
 
 CHECKS: dict[str, Check] = {"sampler-against-diffusers": check_sampler_against_diffusers}
