@@ -88,7 +88,7 @@ def main_figure(name: str, result: Mapping[str, Any]) -> str:
         return str(figures["skipped"])
     try:
         return MAIN[name].text(figures)
-    except (KeyError, ValueError):
+    except (KeyError, TypeError, ValueError):  # skipped, failed early, or of an older form
         numbers = [f"{key} {value:.4g}" for key, value in figures.items() if isinstance(value, (int, float))]
         return ", ".join(numbers[:2]) or str(result.get("reason", ""))
 

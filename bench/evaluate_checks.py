@@ -114,7 +114,7 @@ def check_evaluation_augmentation(setting: Setting) -> dict[str, Any]:
     torch.manual_seed(0)
     name = "resnet18-in" if setting.on_gpu else "convnet3w8-in"
     network = build_network(name, 10, size).to(setting.device)
-    generator, here_on_device = torch.Generator().manual_seed(2), here.to(setting.device)
+    generator, ready = torch.Generator().manual_seed(2), here.to(setting.device)
 
     def augment() -> Tensor:
         return augment_batch(on_device, recipe, generator)
@@ -130,7 +130,7 @@ def check_evaluation_augmentation(setting: Setting) -> dict[str, Any]:
         "step": lambda: steps(1, augment),
         # As a training does them, where the next batch is made ready while the GPU is at work.
         "ten_steps": lambda: steps(10, augment),
-        "ten_steps_without_augmentation": lambda: steps(10, lambda: here_on_device),
+        "ten_steps_without_augmentation": lambda: steps(10, lambda: ready),
     }
     seconds = {part: median_seconds(setting, one, setting.size(10, 1)) for part, one in timed.items()}
     figures |= {f"{part}_ms": 1e3 * one for part, one in seconds.items()}

@@ -26,6 +26,8 @@ GOALS_THEN = {
 }
 """Goals that a result was judged by, where they have been changed since."""
 
+_OURS = ("ours_eager", "ours_compiled")
+
 
 def last_result(name: str, sittings: Sequence[Sitting]) -> str:
     """Say what the newest sitting with a check found.
@@ -65,9 +67,6 @@ def _measured(name: str, sitting: Sitting) -> str | None:
     if not figures:
         return None
     return f"{main_figure(name, {'figures': figures})} by `sampler_and_peers.json`, not by this check"
-
-
-_OURS = ("ours_eager", "ours_compiled")
 
 
 def filled(page: str, sittings: Sequence[Sitting]) -> str:

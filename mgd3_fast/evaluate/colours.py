@@ -75,7 +75,7 @@ def recolour(images: Tensor, changes: ColourChanges) -> Tensor:
     """
     B, _, H, W = images.shape
     table = send(_colour_table(changes), images.device)  # [B, 3, 7]
-    matrix, mean_matrix, offset = table.split((3, 3, 1), dim=2)
+    matrix, mean_matrix, offset = table[:, :, :3], table[:, :, 3:6], table[:, :, 6:]
     pixels = images.reshape(B, 3, H * W)
     offset = torch.baddbmm(offset, mean_matrix, pixels.mean(2, keepdim=True))
     return torch.baddbmm(offset, matrix, pixels).view(B, 3, H, W)
