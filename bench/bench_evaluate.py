@@ -73,7 +73,7 @@ def test_random_resized_crops(benchmark: BenchmarkFixture, provider: str) -> Non
         return torch.cat(crops)
 
     def batched() -> torch.Tensor:
-        return crop_maps(boxes, side, side, side).apply(images)
+        return crop_maps(boxes, side).apply(images)
 
     torch.testing.assert_close(batched(), one_by_one(), rtol=0, atol=2e-5)
     benchmark.pedantic(batched if provider == "batched-maps" else one_by_one, rounds=5, warmup_rounds=1)

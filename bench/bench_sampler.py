@@ -7,11 +7,14 @@ mode guidance and drops the learned variance, so that pair runs without both. La
 same noise, before anything is timed, and rivals are timed between our rounds. Networks have random weights
 and 1,000 classes, as DiTPipeline's null class is always 1000; the ratios do not depend on the steps.
 
+The best rival is DiTPipeline under torch.compile: timed on a GPU, on a CPU with BENCH_COMPILED_RIVAL=1.
+
 Shape letters: B images of a batch, C channels, H W latent size, S steps.
 """
 
 from __future__ import annotations
 
+import os
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -30,6 +33,7 @@ from measuring import (
     Subject,
     ratios,
     relative_rms,
+    seconds_of,
     sized,
     time_rounds,
 )
@@ -46,6 +50,8 @@ from mgd3_kernels import philox_normal
 BOUNDS = {"fp32": 1e-4, "bf16": 0.05}
 BACKENDS = sized(["eager"], ["eager", "compiled"], ["compiled"])
 ROUNDS = sized(2, 7, 5)
+# Compiling takes longer on a CPU than all rounds together.
+COMPILED_RIVAL = ON_GPU or os.environ.get("BENCH_COMPILED_RIVAL") == "1"
 AUTHORS_IMAGES = 2
 
 
@@ -185,6 +191,9 @@ def test_against_dit_pipeline(
         f"diffusers_{name}": DiTPipelineLatents(networks.diffusers(name), method, case.steps)
         for name in dict.fromkeys(["fp32", dtype])
     }
+    compiled = f"diffusers_compiled_{dtype}"
+    if COMPILED_RIVAL:
+        rivals[compiled] = DiTPipelineLatents(networks.diffusers(dtype), method, case.steps, compiled=True)
     twin, class_ids = rivals[f"diffusers_{dtype}"], networks.class_ids.tolist()
     noise = twin.noise(case.batch, networks.shape)
     ours = sampler.sample(
@@ -196,6 +205,9 @@ def test_against_dit_pipeline(
     )
     error = relative_rms(ours, twin(class_ids).cpu())
     assert error <= BOUNDS[dtype]
+    if COMPILED_RIVAL:
+        compiling = seconds_of(lambda: rivals[compiled](class_ids))
+        assert relative_rms(ours, rivals[compiled](class_ids).cpu()) <= BOUNDS[dtype]
 
     def sample() -> Tensor:
         return sampler.sample(networks.class_ids, None, networks.seeds, latent_shape=networks.shape)
@@ -211,5 +223,7 @@ def test_against_dit_pipeline(
     for name in rivals:
         figures.add(provider, f"speedup_over_{name}", "1", ratios(seconds[name], seconds[OURS]))
     if backend == BACKENDS[0]:
-        own = seconds[f"diffusers_{dtype}"]
-        figures.add_rate("diffusers", "rate", "images/s", case.batch, own)
+        figures.add_rate("diffusers", "rate", "images/s", case.batch, seconds[f"diffusers_{dtype}"])
+        if COMPILED_RIVAL:
+            figures.add_rate("diffusers compiled", "rate", "images/s", case.batch, seconds[compiled])
+            figures.add("diffusers compiled", "first_call", "s", compiling)

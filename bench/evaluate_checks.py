@@ -8,6 +8,7 @@ Shape letters: N images, B of a batch.
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -113,17 +114,25 @@ def check_evaluation_augmentation(setting: Setting) -> dict[str, Any]:
     torch.manual_seed(0)
     name = "resnet18-in" if setting.on_gpu else "convnet3w8-in"
     network = build_network(name, 10, size).to(setting.device)
-    generator = torch.Generator().manual_seed(2)
+    generator, ready = torch.Generator().manual_seed(2), here.to(setting.device)
 
     def augment() -> Tensor:
         return augment_batch(on_device, recipe, generator)
 
-    def step() -> None:
-        network(augment()).square().sum().backward()
-        network.zero_grad(set_to_none=True)
+    def steps(count: int, prepare: Callable[[], Tensor]) -> None:
+        for _ in range(count):
+            network(prepare()).square().sum().backward()
+            network.zero_grad(set_to_none=True)
 
-    augment(), step()
-    seconds = {"augment": median_seconds(setting, augment, 10), "step": median_seconds(setting, step, 10)}
+    augment(), steps(1, augment)
+    timed = {
+        "augment": augment,
+        "step": lambda: steps(1, augment),
+        # As a training does them, where the next batch is made ready while the GPU is at work.
+        "ten_steps": lambda: steps(10, augment),
+        "ten_steps_without_augmentation": lambda: steps(10, lambda: ready),
+    }
+    seconds = {part: median_seconds(setting, one, setting.size(10, 1)) for part, one in timed.items()}
     figures |= {f"{part}_ms": 1e3 * one for part, one in seconds.items()}
     figures["images_per_s"] = B / seconds["step"]
     figures["augmentation_share"] = seconds["augment"] / seconds["step"]

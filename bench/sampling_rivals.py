@@ -76,14 +76,17 @@ class DiTPipelineLatents:
         transformer: A `DiTTransformer2DModel` of 1,000 classes.
         method: "ddim" or "ddpm"; the pipeline drops a learned variance.
         steps: S.
+        compiled: Run the transformer through torch.compile, which the first call waits for.
     """
 
-    def __init__(self, transformer: Any, method: str, steps: int) -> None:
+    def __init__(self, transformer: Any, method: str, steps: int, compiled: bool = False) -> None:
         from diffusers import DDIMScheduler, DDPMScheduler, DiTPipeline
 
         scheduler = {"ddim": DDIMScheduler, "ddpm": DDPMScheduler}[method](
             num_train_timesteps=1000, beta_start=1e-4, beta_end=2e-2, clip_sample=False
         )
+        if compiled:
+            transformer.compile()
         self._steps, self._kept = steps, KeptLatents()
         self._transformer = transformer
         self._pipeline = DiTPipeline(transformer, self._kept, scheduler)

@@ -15,9 +15,11 @@ import argparse
 import json
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from gpu_results import read_sittings, records_of
+from table_rows import ROWS, Row
 
 BENCH = Path(__file__).parent
 RESULTS, README = BENCH / "results", BENCH.parent / "README.md"
@@ -26,113 +28,10 @@ BEGIN, END = "<!-- bench/table.py: begin -->", "<!-- bench/table.py: end -->"
 Record = Mapping[str, Any]
 
 
-@dataclass(frozen=True)
-class Row:
-    """What a row says, and the figures that fill its text.
-
-    Args:
-        what: The row's first cell.
-        text: The second cell, with a `{name}` for each figure.
-        figures: By name: op, provider, metric, dtype, and what its size begins with; a rate is of `kind`.
-        kind: "cpu" or "cuda".
-    """
-
-    what: str
-    text: str
-    figures: Mapping[str, tuple[str, str, str, str, str]] = field(default_factory=dict)
-    kind: str = "cpu"
-
-
-def _authors(size: str, dtype: str) -> tuple[str, str, str, str, str]:
-    return "sampler", "ours", "speedup_over_authors_fp32", dtype, size
-
-
-def _diffusers(size: str, dtype: str, against: str) -> tuple[str, str, str, str, str]:
-    return "sampler_ddim_unguided", "ours", f"speedup_over_diffusers_{against}", dtype, size
-
-
-def _cli(latents: str, metric: str) -> tuple[str, str, str, str, str]:
-    size = f"mnist5k, 10 images a class, latents {latents}"
-    return "distill", "mgd3-fast distill", metric, "auto", size
-
-
-def _sampler_rows(size: str, label: str, kind: str) -> list[Row]:
-    against_authors = {
-        "fp32": _authors(size, "fp32"),
-        "bf16": _authors(size, "bf16"),
-        "rate": ("sampler", "ours", "rate", "fp32", size),
-    }
-    against_diffusers = {
-        "fp32": _diffusers(size, "fp32", "fp32"),
-        "bf16": _diffusers(size, "bf16", "bf16"),
-        "mixed": _diffusers(size, "bf16", "fp32"),
-    }
-    return [
-        Row(
-            f"{label}: sampler against the authors' way, one image at a time in fp32",
-            "{fp32} times the images/s in fp32 ({rate}), {bf16} in bf16",
-            against_authors,
-            kind,
-        ),
-        Row(
-            f"{label}: sampler against diffusers' DiTPipeline, same batch and weights",
-            "{fp32} times in fp32, {bf16} in bf16; our bf16 against its fp32 {mixed}",
-            against_diffusers,
-            kind,
-        ),
-    ]
-
-
-ROWS: tuple[Row, ...] = (
-    *_sampler_rows("demo DiT", "demo network, batch 64", "cpu"),
-    *_sampler_rows("DiT-S/2", "DiT-S/2 at latent 32x32, batch 8", "cpu"),
-    Row(
-        "network forward, DiT-S/2, share of the matrix-product rate of the same run",
-        "fp32 {fp32}, bf16 {bf16}",
-        {dtype: ("dit_forward", "eager", "share_of_matmul", dtype, "DiT-S/2") for dtype in ("fp32", "bf16")},
-    ),
-    Row(
-        "autoencoder's decoder, demo at 32 px and KL-f8 at 256 px, fp32",
-        "{demo} and {klf8}",
-        {
-            "demo": ("decode", "ours", "rate", "fp32", "demo VAE, 32 px"),
-            "klf8": ("decode", "ours", "rate", "fp32", "KL-f8, 256 px"),
-        },
-    ),
-    Row(
-        "`mgd3-fast distill --dataset mnist5k --ipc 10`, nothing cached; latents cached",
-        "{first}; {again}, {peak} at most",
-        {
-            "first": _cli("none", "time"),
-            "again": _cli("stored", "time"),
-            "peak": _cli("none", "peak_resident"),
-        },
-    ),
-    *_sampler_rows("DiT-S/2", "one GPU, DiT-S/2, batch 128", "cuda"),
-    *_sampler_rows("DiT-XL/2", "one GPU, DiT-XL/2 at 256 px, batch 128", "cuda"),
-    Row(
-        "one GPU: fused step at 256 images of 4x32x32",
-        "{rate}, {share} of a copy; {launches} against {eager}",
-        {
-            "rate": ("guided_step", "fused", "bandwidth", "bf16", "256 x 4x32x32"),
-            "share": ("guided_step", "fused", "share_of_copy", "bf16", "256 x 4x32x32"),
-            "launches": ("guided_step", "fused", "launches", "bf16", "256 x 4x32x32"),
-            "eager": ("guided_step", "eager", "launches", "bf16", "256 x 4x32x32"),
-        },
-        "cuda",
-    ),
-    Row(
-        "one GPU: both phases as graphs against step by step, DiT-XL/2, one image",
-        "{speedup} times",
-        {"speedup": ("phases", "graphs", "speedup_over_stepwise", "bf16", "DiT-XL/2, both, batch 1")},
-        "cuda",
-    ),
-)
-
-
 def read_results(folder: Path) -> list[Record]:
     """Read the records of every run of full size whose code was committed, oldest first."""
     runs = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json"))]
+    runs += [list(records_of(sitting)) for sitting in read_sittings(folder)]
     records = [record for run in runs for record in run]
     taken = [r for r in records if r["bench_size"] == "full" and not r["uncommitted_changes"]]
     return sorted(taken, key=lambda record: str(record["when"]))
@@ -155,14 +54,15 @@ def render(rows: Sequence[Row], records: Sequence[Record]) -> str:
             continue
         figures = {name: record for name, record in found.items() if record is not None}
         lines.append(f"| {row.what} | {row.text.format_map({n: shown(r) for n, r in figures.items()})} |")
-        runs.update({(r["when"], r["commit"]): r for r in figures.values()})
+        runs.update({(r["when"], r["commit"], r["command"]): r for r in figures.values()})
     if not lines:
         return ""
     table = ["| measured by `bench/` | |", "| --- | --- |", *lines, ""]
     for key in sorted(runs):
         run = runs[key]
+        threads = "" if run["threads"] is None else f", {run['threads']} threads"
         table.append(
-            f"{run['device']}, {run['threads']} threads; {run['versions']};"
+            f"{run['device']}{threads}; {run['versions']};"
             f" commit {run['commit'][:7]}, {run['when'][:10]}: `{run['command']}`."
         )
     return "\n".join(table) + "\n"
@@ -200,7 +100,7 @@ def newest(
 def shown(record: Record) -> str:
     """Write a figure with its unit, to three digits."""
     value, unit = float(record["value"]), record["unit"]
-    if record["metric"].startswith("share"):
+    if record["metric"].rpartition(".")[2].startswith("share"):
         return f"{100 * value:.0f}%"
     digits = f"{value:.3g}" if value < 1000 else f"{value:,.0f}"
     return digits if unit == "1" else f"{digits} {unit}"

@@ -10,14 +10,18 @@ from pathlib import Path
 from typing import Any
 
 import ablations
+import gpu_results
+import last_results
 import pytest
 import record
 import table
+import table_rows
 
 ROOT = Path(__file__).parent.parent
 FIGURE = {"op", "provider", "size", "dtype", "batch", "metric", "value", "unit", "p20", "p50", "p80"}
 ORIGIN = {"device", "kind", "threads", "versions", "commit", "when", "command", "bench_size"}
 RATE, SHARE = ("sampler", "ours", "rate", "fp32", "demo"), ("sampler", "ours", "share_of_x", "fp32", "demo")
+CHECKED = ("check one", "ours", "seconds", "", "")
 ROWS = (
     table.Row("our speed", "{rate}, {share} of it", {"rate": RATE, "share": SHARE}),
     table.Row("on a GPU", "{rate}", {"rate": RATE}, "cuda"),
@@ -140,6 +144,79 @@ def test_check_fails_on_a_figure_without_its_run(tmp_path: Path, monkeypatch: py
 def test_the_readme_shows_the_committed_results(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["table.py", "--check"])
     assert table.main() == 0
+
+
+def test_the_page_of_gpu_checks_shows_the_committed_results(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["last_results.py", "--check"])
+    assert last_results.main() == 0
+
+
+def write_sitting(folder: Path, commit: str, *, when: str, checks: dict[str, Any], **peers: float) -> None:
+    machine = {"when": when, "device": "NVIDIA A1", "driver": "1", "python": "3", "torch": "2", "triton": "3"}
+    machine |= {"commit": commit * 5, "uncommitted_changes": False}
+    (folder / commit).mkdir(parents=True)
+    (folder / commit / "gpu_checks.json").write_text(json.dumps({"machine": machine, "checks": checks}))
+    if peers:
+        rates = {name: {"images_per_s_50": rate} for name, rate in peers.items()}
+        path = folder / commit / "sampler_and_peers.json"
+        path.write_text(json.dumps({"steps_timed": 10, **rates}))
+
+
+def test_the_last_column_is_the_newest_result_of_each_check(tmp_path: Path) -> None:
+    passed = {"status": "passed", "figures": {"different_words": 0}}
+    slow = {"status": "failed", "reason": "slow", "figures": {"256": {"share_of_copy": 0.5}}}
+    write_sitting(
+        tmp_path,
+        "96adfe7",
+        when="2026-11-27T01",
+        checks={
+            "philox-integers": passed,
+            "bandwidth": slow,
+            "normals": {"status": "skipped", "figures": {}},
+        },
+        ours_eager=20.0,
+        ours_compiled=22.0,
+        diffusers_compiled=20.0,
+    )
+    fast = {"status": "passed", "figures": {"256": {"share_of_copy": 0.9}}}
+    write_sitting(tmp_path, "abcdef0", when="2026-11-28T01", checks={"bandwidth": fast})
+    names = ["philox-integers", "bandwidth", "normals", "sampler-throughput", "sampler-against-diffusers"]
+    rows = [f"| {name} | a claim | `a command` | anything |" for name in names]
+    page = "\n".join(["| check | claim | command | last |", "| --- |", *rows, "| (tests) | a | b | c |", ""])
+    elsewhere = "by `sampler_and_peers.json`, not by this check"
+    filled = last_results.filled(page, gpu_results.read_sittings(tmp_path)).split("\n")
+    assert [line.removesuffix(" |").rpartition(" | ")[2] for line in filled[2:-1]] == [
+        "2026-11-27, A1, 96adfe7: passed, 0 words differ",
+        "2026-11-28, A1, abcdef0: passed, 90% of a copy",
+        "never run",
+        f"2026-11-27, A1, 96adfe7: 22.0 images/s {elsewhere} (goal then 28)",
+        f"2026-11-27, A1, 96adfe7: 1.10 times DiTPipeline compiled {elsewhere}",
+        "c",
+    ]
+    assert last_results.filled("\n".join(filled), gpu_results.read_sittings(tmp_path)).split("\n") == filled
+
+
+def test_rows_of_a_gpu_come_from_its_quiet_checks_and_its_rivals(tmp_path: Path) -> None:
+    quiet = {
+        "status": "failed",
+        "figures": {"seconds": [3, 1, 2], "a": {"share": 0.5}},
+        "alone_on_the_gpu": True,
+    }
+    checks = {"one": quiet, "two": {**quiet, "alone_on_the_gpu": False}}
+    write_sitting(
+        tmp_path, "96adfe7", when="2026-11-27T01", checks=checks, ours_eager=30.0, diffusers_compiled=20.0
+    )
+    rows = (
+        table.Row(
+            "quiet", "{s} s, {share}", {"s": CHECKED, "share": (*CHECKED[:2], "a.share", "", "")}, "cuda"
+        ),
+        table.Row("shared", "{s}", {"s": ("check two", *CHECKED[1:])}, "cuda"),
+        table.Row("rival", "{x}", {"x": table_rows.peers("speedup_over_diffusers_compiled")}, "cuda"),
+    )
+    lines = table.render(rows, table.read_results(tmp_path)).splitlines()
+    assert lines[2:4] == ["| quiet | 2 s, 50% |", "| rival | 1.5 |"]
+    assert "NVIDIA A1, driver 1; python 3, torch 2, triton 3; commit 96adfe7, 2026-11-27" in lines[5]
+    assert len(lines) == 7
 
 
 def test_the_page_of_ablations_shows_the_committed_results() -> None:

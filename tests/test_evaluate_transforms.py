@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import random
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,18 +14,24 @@ import torch.nn.functional as F
 from pictures import photo
 from PIL import Image
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from mgd3_fast.evaluate.augmentation import augment_batch
-from mgd3_fast.evaluate.colours import jitter, jitter_by, lighting, lighting_by, normalise
+from mgd3_fast.evaluate.colours import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    ColourChanges,
+    draw_colours,
+    normalise,
+    recolour,
+)
 from mgd3_fast.evaluate.config import EvaluateConfig
 from mgd3_fast.evaluate.geometry import (
-    AxisMap,
     AxisMaps,
     Boxes,
     crop_maps,
     draw_boxes,
     flip_half,
-    resize_map,
     shift_maps,
     shuffle_patches,
 )
@@ -51,7 +58,7 @@ def images(count: int, size: int, seed: int = 0) -> Tensor:
 def test_resized_crops_equal_torch_resizing_each_crop(size: int, area: tuple[float, float]) -> None:
     batch = images(8, 40)
     boxes = draw_boxes(8, 40, 40, area, seeded(size))
-    out = crop_maps(boxes, 40, 40, size).apply(batch)
+    out = crop_maps(boxes, size).apply(batch)
     for k in range(8):
         top, left, height, width = (int(one[k]) for one in boxes)
         crop = batch[k : k + 1, :, top : top + height, left : left + width].double()
@@ -64,7 +71,7 @@ def test_a_resized_crop_is_the_bilinear_formula() -> None:
     """Written out pixel by pixel; the crop grows, so that no antialiasing takes part."""
     image, top, left, height, width, size = images(1, 12)[0].double(), 3, 2, 5, 7, 9
     boxes = Boxes(*(torch.tensor([one]) for one in (top, left, height, width)))
-    out = crop_maps(boxes, 12, 12, size).apply(image[None].float())[0]
+    out = crop_maps(boxes, size).apply(image[None].float())[0]
 
     def places(length: int, place: int) -> tuple[int, int, float]:
         at = min(max((place + 0.5) * length / size - 0.5, 0.0), length - 1.0)
@@ -131,11 +138,26 @@ def test_a_box_that_never_fits_becomes_the_largest_centred_one(
 
 @pytest.mark.parametrize("length", [1, 5, 32])
 def test_resize_weights_add_up_to_one_inside_the_box(length: int) -> None:
-    found = resize_map(torch.tensor([3]), torch.tensor([length]), 40, 13)
-    torch.testing.assert_close(found.weights.sum(2), torch.ones(1, 13))
-    outside = (found.places < 3) | (found.places >= 3 + length)
-    assert float(found.weights[outside].abs().sum()) == 0
-    assert found.places.shape[2] == max(2, math.ceil(2 * length / 13))
+    box = Boxes(*(torch.tensor([one]) for one in (3, 5, length, 4)))
+    found = crop_maps(box, 13)
+    torch.testing.assert_close(found.weights.sum(2), torch.ones(2, 1, 13))
+    assert found.places.shape == (2, 1, max(2, math.ceil(2 * length / 13)), 13)
+    for axis, (start, pixels) in enumerate([(3, length), (5, 4)]):
+        places = found.places[axis]
+        assert start <= int(places.min())
+        assert int(places.max()) < start + pixels
+
+
+def test_matrices_hold_the_maps() -> None:
+    """Every weight at its place, nothing elsewhere; images that are not square."""
+    boxes = draw_boxes(4, 9, 14, (0.2, 1.0), seeded())
+    maps = crop_maps(boxes, 6)
+    matrices = maps.matrices(9, 14, torch.device("cpu"))
+    for axis, (matrix, side) in enumerate(zip(matrices, (9, 14), strict=True)):
+        wanted = torch.zeros(4, side, 6)
+        for k, tap, output in np.ndindex(*maps.weights.shape[1:]):
+            wanted[k, maps.places[axis, k, tap, output], output] += maps.weights[axis, k, tap, output]
+        assert torch.equal(matrix, wanted)
 
 
 # Shifts, flips and patches
@@ -159,8 +181,7 @@ def test_shifts_are_crops_of_the_padded_image() -> None:
 
 
 def same_maps(count: int, side: int) -> AxisMaps:
-    same = AxisMap(torch.arange(side).expand(count, side).unsqueeze(2), torch.ones(count, side, 1))
-    return AxisMaps(same, same)
+    return AxisMaps(torch.arange(side).expand(2, count, 1, side), torch.ones(2, count, 1, side))
 
 
 def test_flips_mirror_half_of_the_images() -> None:
@@ -200,7 +221,7 @@ def test_one_patch_is_no_shuffle() -> None:
 def test_a_shuffle_comes_before_the_crop_and_a_flip_after_it() -> None:
     batch = images(16, 12)
     boxes = draw_boxes(16, 12, 12, (0.5, 1.0), seeded(1))
-    crop = crop_maps(boxes, 12, 12, 12)
+    crop = crop_maps(boxes, 12)
     shuffled = shuffle_patches(same_maps(16, 12), 2, (12, 12), seeded(2)).apply(batch)
     out = flip_half(shuffle_patches(crop, 2, (12, 12), seeded(2)), seeded(3)).apply(batch)
     wanted = flip_half(same_maps(16, 12), seeded(3)).apply(crop.apply(shuffled))
@@ -210,49 +231,54 @@ def test_a_shuffle_comes_before_the_crop_and_a_flip_after_it() -> None:
 # Colours
 
 
-@pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0), (1, 0, 2), (1, 2, 0)], ids=str)
-def test_jitter_is_the_formula(order: tuple[int, int, int]) -> None:
-    batch = images(3, 5).double().numpy()
-    amounts = np.array([[0.3, -0.2, 0.4], [-0.4, 0.1, 0.0], [0.05, 0.4, -0.4]])
-    out = jitter_by(
-        torch.from_numpy(batch).float(), torch.from_numpy(amounts).float(), torch.tensor([order] * 3)
-    )
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0), (1, 0, 2), (1, 2, 0), (0, 2, 1), (2, 0, 1)], ids=str)
+def test_colours_are_the_formulas_whatever_the_order_of_jitter(order: tuple[int, int, int]) -> None:
+    """Jitter in one of its six orders, lighting and normalisation, change by change in float64."""
+    batch = images(3, 5)
+    amounts = torch.tensor([[0.3, -0.2, 0.4], [-0.4, 0.1, 0.0], [0.05, 0.4, -0.4]])
+    alphas = torch.tensor([[0.1, -0.2, 0.05], [0.0, 0.3, -0.1], [0.0, 0.0, 0.0]])
+    out = recolour(batch, ColourChanges(amounts, alphas))
+    vectors = [[-0.5675, 0.7192, 0.4009], [-0.5808, -0.0045, -0.8140], [-0.5836, -0.6948, 0.4203]]
+    values = [0.2175, 0.0188, 0.0045]
     for k in range(3):
-        image = batch[k].copy()
+        image = batch[k].double().numpy()
         for change in order:
             grey = 0.299 * image[0] + 0.587 * image[1] + 0.114 * image[2]
             reference = [np.zeros_like(grey), np.full_like(grey, grey.mean()), grey][change]
-            image = image + amounts[k, change] * (reference - image)
-        np.testing.assert_allclose(out[k].numpy(), image, rtol=0, atol=1e-6)
+            image = image + float(amounts[k, change]) * (reference - image)
+        for channel in range(3):
+            light = sum(vectors[channel][j] * float(alphas[k, j]) * values[j] for j in range(3))
+            wanted = (image[channel] + light - IMAGENET_MEAN[channel]) / IMAGENET_STD[channel]
+            np.testing.assert_allclose(out[k, channel].numpy(), wanted, rtol=0, atol=1e-6)
 
 
-def test_jitter_differs_per_image_in_amounts_and_order() -> None:
+def unlit(amounts: Tensor) -> ColourChanges:
+    return ColourChanges(amounts, torch.zeros(len(amounts), 3))
+
+
+def raw(images: Tensor) -> Tensor:
+    """Undo normalisation."""
+    std, mean = (torch.tensor(one).view(3, 1, 1) for one in (IMAGENET_STD, IMAGENET_MEAN))
+    return images * std + mean
+
+
+def test_jitter_differs_per_image_and_is_not_clamped() -> None:
     batch = images(1, 4).expand(64, 3, 4, 4)
-    out = jitter(batch, seeded())
+    out = raw(recolour(batch, unlit(draw_colours(64, seeded()).amounts)))
     assert len({one.numpy().tobytes() for one in out}) == 64
-    assert float(out.max()) > 1  # brighter than white: nothing is clamped
+    assert float(out.max()) > 1  # brighter than white
     white = torch.ones(2000, 3, 2, 2)
     # White has no contrast and no saturation: only brightness acts, by a factor of 0.6 to 1.4.
-    factors = jitter(white, seeded())[:, 0, 0, 0]
+    factors = raw(recolour(white, unlit(draw_colours(2000, seeded()).amounts)))[:, 0, 0, 0]
     assert 0.6 <= float(factors.min()) < 0.61
     assert 1.39 < float(factors.max()) <= 1.4
     assert float(factors.mean()) == pytest.approx(1, abs=0.02)
 
 
-def test_lighting_is_the_formula() -> None:
-    batch, alphas = images(2, 3), torch.tensor([[0.1, -0.2, 0.05], [0.0, 0.3, -0.1]])
-    vectors = [[-0.5675, 0.7192, 0.4009], [-0.5808, -0.0045, -0.8140], [-0.5836, -0.6948, 0.4203]]
-    values = [0.2175, 0.0188, 0.0045]
-    out = lighting_by(batch, alphas)
-    for k in range(2):
-        for channel in range(3):
-            offset = sum(vectors[channel][j] * float(alphas[k, j]) * values[j] for j in range(3))
-            torch.testing.assert_close(out[k, channel], batch[k, channel] + offset, rtol=0, atol=1e-6)
-
-
 def test_lighting_draws_alphas_of_deviation_a_tenth() -> None:
     black = torch.zeros(20_000, 3, 1, 1)
-    offsets = lighting(black, seeded())[..., 0, 0]
+    alphas = draw_colours(20_000, seeded()).alphas
+    offsets = raw(recolour(black, ColourChanges(torch.zeros(20_000, 3), alphas)))[..., 0, 0]
     products = (-0.5675 * 0.2175, 0.7192 * 0.0188, 0.4009 * 0.0045)
     wanted = 0.1 * math.sqrt(sum(product**2 for product in products))
     assert float(offsets[:, 0].std()) == pytest.approx(wanted, rel=0.03)
@@ -420,9 +446,38 @@ def test_the_hard_pipeline_is_its_parts_in_order() -> None:
     pixels = torch.randint(0, 256, (4, 3, 20, 20), dtype=torch.uint8, generator=seeded())
     generator = seeded(9)
     boxes = draw_boxes(4, 20, 20, (0.5, 1.0), generator)
-    wanted = flip_half(crop_maps(boxes, 20, 20, 20), generator).apply(pixels / 255)
-    wanted = normalise(lighting(jitter(wanted, generator), generator))
+    wanted = flip_half(crop_maps(boxes, 20), generator).apply(pixels / 255)
+    wanted = recolour(wanted, draw_colours(4, generator))
     torch.testing.assert_close(augment_batch(pixels, recipe, seeded(9)), wanted, rtol=0, atol=1e-6)
+
+
+class DeviceOperations(TorchDispatchMode):
+    """Counts what a device other than the CPU is asked to do, and what is copied to it; views are free."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.launches: list[str] = []
+        self.copies = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        free = func.is_view or func is torch.ops.aten._unsafe_view.default
+        if isinstance(out, Tensor) and out.device.type != "cpu" and not free:
+            copied = func is torch.ops.aten._to_copy.default and args[0].device.type == "cpu"
+            self.copies += copied
+            self.launches += [] if copied else [func.name()]
+        return out
+
+
+@pytest.mark.parametrize(("protocol", "launches", "copies"), [("hard", 10, 3), ("soft", 9, 2)])
+def test_a_device_is_asked_little(protocol: str, launches: int, copies: int) -> None:
+    """Each operation is a launch, and on a GPU small launches were a quarter of a training step."""
+    recipe = replace(recipe_of(protocol), size=24)
+    pixels = torch.zeros(5, 3, 24 if recipe.stored_size else 30, 24, dtype=torch.uint8, device="meta")
+    augment_batch(pixels, recipe, seeded())  # constants are sent once
+    with DeviceOperations() as counted:
+        augment_batch(pixels, recipe, seeded())
+    assert (len(counted.launches), counted.copies) == (launches, copies), counted.launches
 
 
 def test_no_augmentation_only_normalises() -> None:

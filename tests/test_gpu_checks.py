@@ -6,7 +6,16 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
+from typing import Any
+
+import check_processes
+import gpu_checks
+import pytest
+from check_figures import screen
+from check_plan import QUIET, one_by_one, side_by_side
+from check_processes import CheckProcesses
 
 BENCH = Path(__file__).parent.parent / "bench"
 SCRIPT = BENCH / "gpu_checks.py"
@@ -30,6 +39,72 @@ def test_rehearsal_on_the_cpu(tmp_path: Path) -> None:
     assert set(statuses.values()) == {"passed"}
     documented = (BENCH / "GPU_CHECKS.md").read_text()
     assert [name for name in report["checks"] if f"| {name} |" not in documented] == []
+    alone = {name for name, check in report["checks"].items() if check["alone_on_the_gpu"]}
+    assert alone == set(QUIET)
+    table = result.stdout.splitlines()[-len(statuses) - 4 :]
+    assert table[0].split() == ["check", "status", "s", "goal", "figure"]
+    assert any(line.startswith("philox-integers") and "0 words differ" in line for line in table)
+    assert table[-1] == f"{len(statuses)} passed, 2 skipped"
+
+
+FAKES = """
+import os, sys, time
+import gpu_checks
+gpu_checks.all_checks = lambda: {
+    "sound": lambda setting: {"seen": 1},
+    "crashing": lambda setting: os._exit(3),
+    "hanging": lambda setting: time.sleep(600),
+    "later": lambda setting: {"seen": 2},
+}
+sys.exit(gpu_checks.main())
+"""
+
+
+def test_a_check_that_crashes_or_hangs_fails_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    script = tmp_path / "fakes.py"
+    script.write_text(FAKES)
+    monkeypatch.setattr(check_processes, "SCRIPT", script)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(BENCH), *sys.path]))
+    found: dict[str, dict[str, Any]] = {}
+    arguments = ["--device", "cpu", "--limit-s", "1"]
+    processes = CheckProcesses(arguments, tmp_path, time.monotonic() + 300, found.update)
+    processes.run_in_turn(["sound", "crashing", "hanging", "later"])
+    assert [found[name]["status"] for name in ("sound", "crashing", "hanging", "later")] == [
+        "passed",
+        "failed",
+        "failed",
+        "passed",
+    ]
+    assert found["crashing"]["reason"] == "the process ended with status 3"
+    assert found["hanging"]["reason"] == "not finished after 1 s"
+    assert found["later"]["figures"] == {"seen": 2}
+    lines = screen(found).splitlines()
+    assert lines[-1] == "2 passed, 2 failed"
+    assert "seen 2" in lines[-2]
+
+
+def test_nothing_starts_after_the_budget(tmp_path: Path) -> None:
+    found: dict[str, dict[str, Any]] = {}
+    CheckProcesses([], tmp_path, time.monotonic(), found.update).run_in_turn(["philox-integers", "normals"])
+    assert found == {name: {"status": "not reached"} for name in ("philox-integers", "normals")}
+    assert not list(tmp_path.iterdir())
+
+
+def test_two_parts_run_every_check_once() -> None:
+    names = [*QUIET, "philox-integers"]
+    parts = [one_by_one(names, part) + side_by_side(names, part) for part in (1, 2)]
+    assert sorted(parts[0] + parts[1]) == sorted(names)
+    assert "philox-integers" in parts[0]
+    assert sorted(one_by_one(names, None) + side_by_side(names, None)) == sorted(names)
+
+
+def test_part_2_adds_to_part_1_of_the_same_code_alone(tmp_path: Path) -> None:
+    machine = {"device": "a card", "commit": "0123", "when": "then"}
+    gpu_checks.Report(tmp_path, machine, {}).add({"normals": {"status": "passed"}})
+    again = machine | {"when": "now"}
+    assert gpu_checks.results_of_part_1(tmp_path, again) == {"normals": {"status": "passed"}}
+    assert gpu_checks.results_of_part_1(tmp_path, again | {"commit": "4567"}) == {}
+    assert gpu_checks.results_of_part_1(tmp_path / "none", again) == {}
 
 
 def test_a_figure_out_of_bounds_fails(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from mgd3_fast.evaluate.colours import jitter, lighting, normalise
+from mgd3_fast.evaluate.colours import draw_colours, normalise, recolour
 from mgd3_fast.evaluate.geometry import (
     AxisMaps,
     crop_maps,
@@ -43,7 +43,7 @@ def augment_batch(pixels: Tensor, recipe: Recipe, generator: torch.Generator) ->
     if maps is not None:
         images = maps.apply(images)
     if recipe.augmentation == "imagenet":
-        images = lighting(jitter(images, generator), generator)
+        return recolour(images, draw_colours(len(images), generator))
     images = normalise(images)
     if recipe.augmentation == "siamese":
         images = augment_siamese(images, recipe.flip, generator)
@@ -59,7 +59,7 @@ def _maps(images: Tensor, recipe: Recipe, generator: torch.Generator) -> AxisMap
         maps = shift_maps(count, recipe.size, recipe.size // _SHIFT_SHARE, generator)
     else:
         boxes = draw_boxes(count, height, width, recipe.crop_area, generator)
-        maps = crop_maps(boxes, height, width, recipe.size)
+        maps = crop_maps(boxes, recipe.size)
     if recipe.augmentation == "patches":
         maps = shuffle_patches(maps, recipe.patches, (height, width), generator)
     return flip_half(maps, generator) if recipe.flip else maps

@@ -1,12 +1,20 @@
 """Colour jitter and lighting of the hard-label protocol, each image by its own random amounts.
 
+Jitter, lighting and normalisation are linear in the three colours of a pixel and the image's mean colour, so
+that one small matrix of each image does all three in one pass over the pixels.
+
 Shape letters: B images, H W their size.
 """
 
 from __future__ import annotations
 
+from functools import cache
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
+
+from mgd3_fast.evaluate.sending import send
 
 STRENGTH = 0.4
 _GREY = (0.299, 0.587, 0.114)
@@ -22,76 +30,80 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
-def jitter(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Change brightness, contrast and saturation, in an order of its own for each image.
-
-    x <- x + a (r - x), a ~ U(-0.4, 0.4), where r is 0 (brightness), the mean of the grey image (contrast) or
-    the grey image (saturation), grey = 0.299 R + 0.587 G + 0.114 B; nothing is clamped.
+class ColourChanges(NamedTuple):
+    """How the colours of each image of a batch are changed, on the CPU.
 
     Args:
-        images: float32 `[B, 3, H, W]`.
-        generator: Source of random numbers, on the CPU.
-
-    Returns:
-        float32 `[B, 3, H, W]`.
-    """
-    amounts = (torch.rand(len(images), 3, generator=generator) * 2 - 1) * STRENGTH
-    order = torch.rand(len(images), 3, generator=generator).argsort(1)
-    return jitter_by(images, amounts, order)
-
-
-def jitter_by(images: Tensor, amounts: Tensor, order: Tensor) -> Tensor:
-    """Jitter by given amounts; see `jitter`.
-
-    Args:
-        images: float32 `[B, 3, H, W]`.
         amounts: float32 `[B, 3]`: a of brightness, contrast and saturation.
-        order: int64 `[B, 3]`, a permutation of 0 (brightness), 1 (contrast) and 2 (saturation) per image.
-
-    Returns:
-        float32 `[B, 3, H, W]`.
+        alphas: float32 `[B, 3]`: lighting along each eigenvector.
     """
-    weights = torch.tensor(_GREY, device=images.device).view(3, 1, 1)
-    for place in range(3):
-        change = order[:, place]
-        amount = amounts.gather(1, change[:, None])[:, 0].to(images.device).view(-1, 1, 1, 1)
-        change = change.to(images.device).view(-1, 1, 1, 1)
-        grey = (images * weights).sum(1, keepdim=True)  # [B, 1, H, W]
-        reference = torch.where(change == 2, grey, (change == 1) * grey.mean((2, 3), keepdim=True))
-        images = torch.lerp(images, reference.expand_as(images), amount)
-    return images
+
+    amounts: Tensor
+    alphas: Tensor
 
 
-def lighting(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Add AlexNet's colour noise: the same RGB offset to all pixels of an image.
+def draw_colours(count: int, generator: torch.Generator) -> ColourChanges:
+    """Draw a ~ U(-0.4, 0.4) and alpha ~ N(0, 0.1^2).
 
     Args:
-        images: float32 `[B, 3, H, W]`.
+        count: B.
         generator: Source of random numbers, on the CPU.
 
     Returns:
-        float32 `[B, 3, H, W]`.
+        The changes of B images.
     """
-    alphas = torch.randn(len(images), 3, generator=generator) * _LIGHTING_STD
-    return lighting_by(images, alphas)
+    amounts = (torch.rand(count, 3, generator=generator) * 2 - 1) * STRENGTH
+    return ColourChanges(amounts, torch.randn(count, 3, generator=generator) * _LIGHTING_STD)
 
 
-def lighting_by(images: Tensor, alphas: Tensor) -> Tensor:
-    """Add V diag(eigenvalues) alpha, V the eigenvectors of ImageNet's RGB covariance as columns.
+def recolour(images: Tensor, changes: ColourChanges) -> Tensor:
+    """Change brightness, contrast and saturation, add AlexNet's colour noise, and normalise.
+
+    x <- x + a (r - x), where r is 0 (brightness), the mean of the grey image (contrast) or the grey image
+    (saturation), grey = 0.299 R + 0.587 G + 0.114 B; then x <- x + V diag(eigenvalues) alpha, V the
+    eigenvectors of ImageNet's RGB covariance as columns; nothing is clamped. The protocol draws the order of
+    the three for each image, but without clamping they commute, because the weights of grey add up to 1:
+
+    x <- (1 - a_b) ((1 - a_c) ((1 - a_s) x + a_s grey) + a_c mean(grey)).
 
     Args:
         images: float32 `[B, 3, H, W]`.
-        alphas: float32 `[B, 3]`.
+        changes: Amounts of each image.
 
     Returns:
-        float32 `[B, 3, H, W]`.
+        float32 `[B, 3, H, W]`, normalised.
     """
-    offsets = (alphas * torch.tensor(_EIGENVALUES)) @ torch.tensor(_EIGENVECTORS).T  # [B, 3]
-    return images + offsets.to(images.device)[:, :, None, None]
+    B, _, H, W = images.shape
+    table = send(_colour_table(changes), images.device)  # [B, 3, 7]
+    matrix, mean_matrix, offset = table[:, :, :3], table[:, :, 3:6], table[:, :, 6:]
+    pixels = images.reshape(B, 3, H * W)
+    offset = torch.baddbmm(offset, mean_matrix, pixels.mean(2, keepdim=True))
+    return torch.baddbmm(offset, matrix, pixels).view(B, 3, H, W)
+
+
+def _colour_table(changes: ColourChanges) -> Tensor:
+    """What each colour is multiplied by, each mean colour, and what is added; float32 [B, 3, 3 + 3 + 1]."""
+    mean, std, grey, values, vectors = (
+        torch.tensor(one, dtype=torch.float64)
+        for one in (IMAGENET_MEAN, IMAGENET_STD, _GREY, _EIGENVALUES, _EIGENVECTORS)
+    )
+    a_b, a_c, a_s = changes.amounts.double()[:, :, None, None].unbind(1)  # [B, 1, 1]
+    to_grey = grey.expand(3, 3)
+    matrix = (1 - a_b) * (1 - a_c) * ((1 - a_s) * torch.eye(3, dtype=torch.float64) + a_s * to_grey)
+    lit = ((changes.alphas.double() * values) @ vectors.T - mean)[:, :, None]  # [B, 3, 1]
+    table = torch.cat([matrix, (1 - a_b) * a_c * to_grey, lit], dim=2)
+    return (table / std[:, None]).float()
 
 
 def normalise(images: Tensor) -> Tensor:
     """Subtract ImageNet's mean and divide by its standard deviation, channel by channel."""
-    mean = torch.tensor(IMAGENET_MEAN, device=images.device).view(3, 1, 1)
-    std = torch.tensor(IMAGENET_STD, device=images.device).view(3, 1, 1)
+    mean, std = _imagenet_colours(images.device)
     return (images - mean) / std
+
+
+@cache
+def _imagenet_colours(device: torch.device) -> tuple[Tensor, Tensor]:
+    """ImageNet's mean and standard deviation, [3, 1, 1], sent to a device once."""
+    with torch.inference_mode(False):
+        mean, std = (torch.tensor(one, device=device).view(3, 1, 1) for one in (IMAGENET_MEAN, IMAGENET_STD))
+    return mean, std

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from mgd3_fast.datasets import BadImageError
 from mgd3_fast.errors import UserError
+from mgd3_fast.evaluate.sending import send
 from mgd3_fast.progress import SILENT, Progress
 
 _MOST_SHARE_OF_DEVICE = 0.25
@@ -82,8 +83,8 @@ class ImageSet:
         Returns:
             uint8 `[B, 3, H, W]` and int64 `[B]`.
         """
-        indices = indices.to(self.pixels.device)
-        return self.pixels[indices].to(device), self.labels[indices].to(device)
+        indices = send(indices, self.pixels.device)
+        return send(self.pixels[indices], device), send(self.labels[indices], device)
 
 
 def load_images(

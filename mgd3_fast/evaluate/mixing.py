@@ -11,6 +11,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from mgd3_fast.evaluate.sending import send
+
 
 class Mix(NamedTuple):
     """A batch after mixing.
@@ -52,14 +54,14 @@ def mix(images: Tensor, kind: str, alpha: float, generator: torch.Generator) -> 
         The mixed batch.
     """
     lam = draw_beta(alpha, generator)
-    partner = torch.randperm(len(images), generator=generator).to(images.device)
+    partner = send(torch.randperm(len(images), generator=generator), images.device)
     if kind == "mixup":
         return Mix(lam * images + (1 - lam) * images[partner], partner, lam)
     height, width = images.shape[2:]
     box = draw_box(height, width, lam, generator)
     rows, columns = slice(box.top, box.bottom), slice(box.left, box.right)
     mixed = images.clone()
-    mixed[:, :, rows, columns] = images[partner][:, :, rows, columns]
+    mixed[:, :, rows, columns] = images[:, :, rows, columns][partner]
     pasted = (box.bottom - box.top) * (box.right - box.left)
     return Mix(mixed, partner, 1 - pasted / (height * width))
 

@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mgd3_fast.evaluate.sending import send
+
 Change = Callable[[Tensor, torch.Generator], Tensor]
 
 _SCALE = 1.2
@@ -55,7 +57,7 @@ def _crop(images: Tensor, generator: torch.Generator) -> Tensor:
     B, _, H, W = images.shape
     shifts = [int(side * _CROP_SHARE + 0.5) for side in (H, W)]
     rows, columns = (
-        _shifted_places(B, side, shift, generator).to(images.device)
+        send(_shifted_places(B, side, shift, generator), images.device)
         for side, shift in zip((H, W), shifts, strict=True)
     )
     # Place 0 and place side + 1 are the margin of zeros.
@@ -74,7 +76,7 @@ def _cutout(images: Tensor, generator: torch.Generator) -> Tensor:
         centres = torch.randint(side + 1 - length % 2, (len(images), 1), generator=generator)
         start = centres - length // 2
         places = torch.arange(side)
-        kept.append(((places < start) | (places >= start + length)).to(images.device))
+        kept.append(send((places < start) | (places >= start + length), images.device))
     rows, columns = kept
     return images * (rows[:, None, :, None] | columns[:, None, None, :])
 
@@ -110,7 +112,7 @@ CHANGES: dict[str, Change] = {
 
 def _uniform(images: Tensor, count: int, generator: torch.Generator) -> Tensor:
     """Numbers in 0..1 for each image, `[count, B, 1, 1, 1]` on the images' device."""
-    return torch.rand(count, len(images), 1, 1, 1, generator=generator).to(images.device)
+    return send(torch.rand(count, len(images), 1, 1, 1, generator=generator), images.device)
 
 
 def _shifted_places(count: int, side: int, shift: int, generator: torch.Generator) -> Tensor:
@@ -119,6 +121,6 @@ def _shifted_places(count: int, side: int, shift: int, generator: torch.Generato
 
 
 def _sampled(images: Tensor, matrices: Tensor) -> Tensor:
-    maps = F.pad(matrices, (0, 1)).to(images.device)  # [B, 2, 3], no shift
+    maps = send(F.pad(matrices, (0, 1)), images.device)  # [B, 2, 3], no shift
     grid = F.affine_grid(maps, list(images.shape), align_corners=True)
     return F.grid_sample(images, grid, align_corners=True)
