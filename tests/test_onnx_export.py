@@ -175,7 +175,7 @@ def test_failed_export_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest
     def refuse(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("mgd3_engine.export.onnx_graph._trace", lambda dit, opset: Traced(b"half"))
+    monkeypatch.setattr("mgd3_engine.export.onnx_graph._trace", lambda dit: Traced(b"half"))
     monkeypatch.setattr(onnx.checker, "check_model", refuse)
     with pytest.raises(KeyboardInterrupt):
         export_onnx(random_dit(CONFIG), path)

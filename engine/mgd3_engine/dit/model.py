@@ -270,7 +270,7 @@ class DiT(nn.Module):
             tokens, normed = _add_and_norm(tokens, gate, branch(normed), shift, scale)
         P, O = config.patch_size, config.out_channels  # noqa: E741 - a shape letter
         G = config.input_size // P
-        patches = self.final_layer.linear(normed).view(x.shape[0], G, G, P, P, O)
+        patches: Tensor = self.final_layer.linear(normed).view(x.shape[0], G, G, P, P, O)
         return patches.permute(0, 5, 1, 3, 2, 4)  # [N, O, G, P, G, P]
 
 
