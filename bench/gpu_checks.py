@@ -35,6 +35,7 @@ PARTS = (
     "kernel_checks",
     "kmeans_checks",
     "network_checks",
+    "dit_checks",
     "attention_checks",
     "sampler_checks",
     "rival_checks",

@@ -30,6 +30,8 @@ CAPABILITIES = (80, 86, 89, 90, 100, 120)
 
 # Arguments that are multiples of 16 when the latents' planes are.
 SIZES = ("cfg_end", "D", "HW", "variance_start", "stride_row", "stride_channel")
+# The same of patches of 2x2 pixels and 8 channels, written pixel by pixel; W and `stride_pixel` are not.
+PATCH_SIZES = ("cfg_end", "D", "HW", "stride_row", "stride_patch_row", "stride_patch_column", "stride_line")
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,7 @@ class Variant:
     guided: bool = True
     noise: int = kernels.COUNTER_NOISE
     input_halves: int = 2
+    patch: int = 0  # size of the patches that the output lies in; 0: pixels are evenly spaced
     ones: tuple[str, ...] = ()  # arguments equal to 1, which Triton makes constants
 
 
@@ -57,6 +60,9 @@ COVERING = {
     "ddim": Variant(learned_variance=False, noise=kernels.NO_NOISE),
     "batch-1": Variant(ones=("B",)),
     "one-pixel": Variant(aligned=False, ones=("B", "cfg_end", "D", "HW", "variance_start", "stride_channel")),
+    "patches": Variant(dense=False, patch=2, ones=("stride_channel",)),
+    "patches-unguided": Variant(dense=False, patch=2, ones=("stride_channel",), guided=False),
+    "patches-odd-size": Variant(aligned=False, dense=False, patch=2, ones=("stride_channel",)),
     "no-cfg-no-input": Variant(cfg=False, noise=kernels.GIVEN_NOISE, input_halves=0),
 }
 
@@ -80,9 +86,11 @@ def compile_variant(variant: Variant, capability: int) -> Any:
         "GUIDED": variant.guided,
         "NOISE": variant.noise,
         "INPUT_HALVES": variant.input_halves,
+        "PATCH": variant.patch,
         "BLOCK": kernels.BLOCK,
-        "stride_pixel": 1,
     }
+    if not variant.patch:
+        constants |= {"stride_pixel": 1}
     absent = {
         "modes_ptr": not variant.guided,
         "noise_ptr": variant.noise != kernels.GIVEN_NOISE,
@@ -93,7 +101,8 @@ def compile_variant(variant: Variant, capability: int) -> Any:
     constants |= dict.fromkeys(variant.ones, 1)
     types = {"out_ptr": f"*{variant.dtype}", "net_input_ptr": f"*{variant.dtype}", "cfg_scale": "fp32"}
     types |= {"step_ptr": "*i64", "seeds_ptr": "*i64"}
-    kernel, sizes = kernels._guided_step_kernel, SIZES if variant.aligned else ()
+    sizes = PATCH_SIZES if variant.patch else SIZES
+    kernel, sizes = kernels._guided_step_kernel, sizes if variant.aligned else ()
     return compile_ahead(kernel, types, constants, sizes, capability, num_warps=kernels.NUM_WARPS)
 
 

@@ -259,15 +259,15 @@ def check_kmeans_goal(setting: Setting) -> dict[str, Any]:
 
 
 ASSIGN_TILES = (
+    {"BLOCK_N": 64, "BLOCK_K": 64, "BLOCK_D": 32, "num_warps": 4, "num_stages": 4},
     {"BLOCK_N": 128, "BLOCK_K": 64, "BLOCK_D": 32, "num_warps": 8, "num_stages": 3},
     {"BLOCK_N": 128, "BLOCK_K": 64, "BLOCK_D": 32, "num_warps": 4, "num_stages": 3},
-    {"BLOCK_N": 128, "BLOCK_K": 64, "BLOCK_D": 16, "num_warps": 4, "num_stages": 4},
-    {"BLOCK_N": 64, "BLOCK_K": 64, "BLOCK_D": 32, "num_warps": 4, "num_stages": 4},
+    {"BLOCK_N": 64, "BLOCK_K": 64, "BLOCK_D": 32, "num_warps": 4, "num_stages": 3},
 )
 TRIAL_TILES = (
-    {"BLOCK_N": 64, "BLOCK_D": 32, "STAGES": 4, "num_warps": 8},
-    {"BLOCK_N": 64, "BLOCK_D": 32, "STAGES": 3, "num_warps": 4},
     {"BLOCK_N": 32, "BLOCK_D": 32, "STAGES": 4, "num_warps": 4},
+    {"BLOCK_N": 64, "BLOCK_D": 32, "STAGES": 3, "num_warps": 4},
+    {"BLOCK_N": 32, "BLOCK_D": 32, "STAGES": 3, "num_warps": 2},
 )
 UPDATE_TILES = (
     {"BLOCK_N": 8, "BLOCK_D": 512, "num_warps": 4},

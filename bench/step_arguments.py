@@ -67,6 +67,10 @@ def make_step(
 
 
 def lay_out(out: Tensor, layout: str) -> Tensor:
+    if layout == "patches":  # of 2x2 pixels, as DiT writes them: the channels of a pixel side by side
+        N, C, H, W = out.shape
+        split = out.view(N, C, H // 2, 2, W // 2, 2)
+        return split.permute(0, 2, 4, 3, 5, 1).contiguous().permute(0, 5, 1, 3, 2, 4)
     if layout == "channels-last":
         return out.contiguous(memory_format=torch.channels_last)
     if layout == "channel-slice":

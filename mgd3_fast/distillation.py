@@ -157,10 +157,17 @@ def _make(
     modes = modes_of(plan, run, plan.layout.classes_of(todo), progress, timings)
     block = plan.layout.block(*plan.config.shard_of())
     with (
-        progress.stage("sample", total=len(block), unit="img", initial=len(block) - len(todo)) as bar,
+        progress.stage(
+            "sample",
+            total=len(block),
+            unit="img",
+            initial=len(block) - len(todo),
+            batch=plan.sampler.batch_shape,
+            first_apart=bool(plan.sampler.preparation),
+        ) as bar,
         PngWriter(run.out, run.temporary, run.record) as writer,
     ):
-        make_images(plan, modes, todo, writer, bar, timings)
+        make_images(plan, modes, todo, writer, bar, timings, progress)
         with timings.measure("write"):
             writer.close()
     run.record_session({**session, "images": len(todo), "timings_s": timings.rounded()})

@@ -130,7 +130,8 @@ def make_plan(config: DistillConfig, progress: Progress) -> Plan:
         dataset.class_names, tuple(cls.label for cls in dataset.classes), config.ipc, layout_of(config.format)
     )
     guidance = _guidance(config, sampling)
-    sampler = make_sampler(config, sampling, sources, guidance, len(layout))
+    with progress.activity(f"loading {generator.name}"):
+        sampler = make_sampler(config, sampling, sources, guidance, len(layout))
     plan = Plan(config, sampling, sources, layout, _class_ids(sources, progress), guidance, sampler)
     progress.note(plan.describe())
     return plan

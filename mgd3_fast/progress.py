@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,17 +24,57 @@ class Bar(Protocol):
         ...
 
 
+class _Pace:
+    """Counts units and their rate, over whole batches alone: within one, units come in bursts."""
+
+    def __init__(self, total: int | None, initial: int, batch: int, first_apart: bool) -> None:
+        self.done, self._total, self._batch = initial, total, batch
+        self._fresh = 0  # of `done`, what this stage did
+        start = (0, time.monotonic())
+        self._origin, self._last = None if first_apart else start, start
+
+    def advance(self, n: int) -> None:
+        whole = self._fresh // self._batch
+        self._fresh += n
+        self.done += n
+        if self._fresh // self._batch > whole or self.done == self._total:
+            self._last = (self._fresh, time.monotonic())
+            self._origin = self._origin or self._last
+
+    def rate(self) -> float:
+        """Units a second; 0 while nobody knows."""
+        (first, since), (last, until) = self._origin or self._last, self._last
+        return (last - first) / (until - since) if until > since else 0.0
+
+
+class _PacedTqdm(tqdm):  # type: ignore[type-arg]
+    """A bar whose rate, and so the time left, is its pace's where it has one."""
+
+    pace: _Pace | None = None
+
+    @property
+    def format_dict(self) -> Any:
+        """What tqdm shows, by name."""
+        shown = super().format_dict
+        return shown if self.pace is None else {**shown, "rate": self.pace.rate()}
+
+
 class _TerminalBar:
-    def __init__(self, bar: tqdm[Any]) -> None:
+    def __init__(self, bar: _PacedTqdm, pace: _Pace | None) -> None:
         self._bar = bar
+        bar.pace = pace
 
     def advance(self, n: int = 1) -> None:
+        if self._bar.pace is not None:
+            self._bar.pace.advance(n)
         self._bar.update(n)
 
     def skip(self, n: int) -> None:
         self._bar.initial += n
         self._bar.last_print_n += n
         self._bar.n += n
+        if self._bar.pace is not None:
+            self._bar.pace.done += n
         self._bar.refresh()
 
 
@@ -41,38 +82,34 @@ class _PlainBar:
     """Print a line at most every `period_s` seconds, and at the end."""
 
     def __init__(
-        self, stage: str, total: int | None, unit: str, initial: int, stream: TextIO, period_s: float = 10.0
+        self, stage: str, total: int | None, unit: str, pace: _Pace, stream: TextIO, period_s: float = 10.0
     ) -> None:
         self._stage, self._total, self._unit, self._stream = stage, total, unit, stream
-        self._period_s = period_s
-        self._started = self._printed = time.monotonic()
-        self._initial = self._done = initial
+        self._period_s, self._pace = period_s, pace
+        self._printed = time.monotonic()
         self._last_line_at: int | None = None
 
     def advance(self, n: int = 1) -> None:
-        self._done += n
+        self._pace.advance(n)
         if time.monotonic() - self._printed >= self._period_s:
             self._print_line()
 
     def skip(self, n: int) -> None:
-        self._initial += n
-        self._done += n
+        self._pace.done += n
 
     def close(self) -> None:
-        if self._last_line_at != self._done:
+        if self._last_line_at != self._pace.done:
             self._print_line()
 
     def _print_line(self) -> None:
         self._printed = time.monotonic()
-        self._last_line_at = self._done
-        elapsed_s = self._printed - self._started
-        rate = (self._done - self._initial) / elapsed_s if elapsed_s > 0 else 0.0
-        done = f"{self._done}" if self._total is None else f"{self._done}/{self._total}"
-        line = f"{self._stage}: {done} {self._unit}"
+        done, rate = self._pace.done, self._pace.rate()
+        self._last_line_at = done
+        line = f"{self._stage}: {done if self._total is None else f'{done}/{self._total}'} {self._unit}"
         if rate > 0:
             line += f", {rate:.4g} {self._unit}/s"
-        if self._total is not None and rate > 0 and self._done < self._total:
-            line += f", {_duration((self._total - self._done) / rate)} left"
+        if self._total is not None and rate > 0 and done < self._total:
+            line += f", {_duration((self._total - done) / rate)} left"
         print(line, file=self._stream, flush=True)
 
 
@@ -105,7 +142,16 @@ class Progress:
         self.stream = stream if stream is not None else sys.stderr
 
     @contextmanager
-    def stage(self, name: str, *, total: int | None, unit: str, initial: int = 0) -> Iterator[Bar]:
+    def stage(
+        self,
+        name: str,
+        *,
+        total: int | None,
+        unit: str,
+        initial: int = 0,
+        batch: int = 1,
+        first_apart: bool = False,
+    ) -> Iterator[Bar]:
         """Open the bar of one stage.
 
         Args:
@@ -113,6 +159,8 @@ class Progress:
             total: Units the whole stage has; None where nobody knows before the end.
             unit: What is counted, such as "img" or "class".
             initial: Units that an earlier run already finished.
+            batch: Units that are worked on together; only whole batches say how fast it goes.
+            first_apart: The first batch says nothing of the rate: it compiles or captures for the others.
 
         Yields:
             A bar whose `advance` counts finished units.
@@ -120,12 +168,40 @@ class Progress:
         if self.quiet:
             yield _SilentBar()
         elif self.stream.isatty():
-            with tqdm(desc=name, total=total, unit=unit, initial=initial, file=self.stream) as bar:
-                yield _TerminalBar(bar)
+            paced = batch > 1 or first_apart  # else tqdm's own, which follows a rate that changes
+            with _PacedTqdm(desc=name, total=total, unit=unit, initial=initial, file=self.stream) as bar:
+                yield _TerminalBar(bar, _Pace(total, initial, batch, first_apart) if paced else None)
         else:
-            plain = _PlainBar(name, total, unit, initial, self.stream)
+            plain = _PlainBar(name, total, unit, _Pace(total, initial, batch, first_apart), self.stream)
             yield plain
             plain.close()
+
+    @contextmanager
+    def activity(self, name: str, *, after_s: float = 1.0) -> Iterator[None]:
+        """Say what a block does that counts no units, and what it took, unless it is over in a moment.
+
+        Args:
+            name: Such as "loading dit-xl-2-256".
+            after_s: Seconds that need no explanation.
+
+        Yields:
+            Nothing.
+        """
+        if self.quiet:
+            yield
+            return
+        started = time.monotonic()
+        timer = threading.Timer(after_s, self.note, [f"{name} ..."])
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
+            timer.join()  # its line, where it is being written, comes before ours
+        seconds = time.monotonic() - started
+        if seconds >= after_s:
+            self.note(f"{name}: {_duration(seconds)}")
 
     def note(self, line: str) -> None:
         """Print one line of information or warning."""

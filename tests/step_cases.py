@@ -67,6 +67,10 @@ CASES = {
     "ddim-eta-unguided": Case(method="ddim", form=None, eta=1.0, noise="given", i=7),
     "channel-slice": Case(layout="channel-slice", dtype=torch.bfloat16),
     "row-slice": Case(layout="row-slice"),
+    "patches": Case(layout="patches-2", dtype=torch.bfloat16, shape=(2, 4, 32, 32)),
+    "patches-fixed-variance": Case(layout="patches-4", learned_variance=False, shape=(1, 4, 8, 8)),
+    "patches-odd-size": Case(layout="patches-3", shape=(7, 3, 6, 15), cfg_channels=2, dtype=torch.float16),
+    "patches-of-one": Case(layout="patches-1", shape=(2, 5, 11, 13), cfg_channels=None, input_halves=1),
     "channels-last": Case(layout="channels-last", shape=(7, 3, 5, 7), cfg_channels=2, dtype=torch.float16),
     "every-other-pixel": Case(layout="every-other-pixel", cfg_channels=None, input_halves=1),
 }
@@ -161,6 +165,10 @@ def table_row(case: Case) -> Tensor:
 def lay_out(out: Tensor, layout: str) -> Tensor:
     """The same values under other strides, NaN between them."""
     N, C, H, W = out.shape
+    if layout.startswith("patches"):  # as DiT writes them: row, column, then the pixels of a patch by channel
+        P = int(layout.removeprefix("patches-"))
+        split = out.view(N, C, H // P, P, W // P, P)
+        return split.permute(0, 2, 4, 3, 5, 1).contiguous().permute(0, 5, 1, 3, 2, 4)
     if layout == "dense":
         return out
     if layout == "channels-last":

@@ -6,13 +6,16 @@ import logging
 
 import pytest
 import torch
+from random_networks import random_dit
 from torch import Tensor, nn
 
 from mgd3_engine import GuidedSampler, ModeGuidance, NoiseSchedule, backend_names, image_seeds
 from mgd3_engine.backends import BackendRequest, create_backend
+from mgd3_engine.dit import DiTConfig
 
 # Largest difference over the root mean square, float32 on the CPU. Measured: 8.7e-6.
 COMPILED_AGAINST_EAGER = 4e-5
+TINY = DiTConfig(input_size=4, patch_size=2, hidden_size=16, depth=1, num_heads=2, num_classes=5)
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
 
@@ -56,18 +59,22 @@ def test_eager_is_the_network_itself():
 def test_auto_is_eager_on_the_cpu_and_logs_why(caplog):
     with caplog.at_level(logging.INFO, logger="mgd3_engine.backends"):
         assert make_sampler(ToyNet(), "auto").backend == "eager"
-    assert caplog.messages == ["backend auto is eager: compiling pays on a GPU, the device is cpu"]
+    assert caplog.messages == ["backend auto is eager: no gain from compiling was measured on device cpu"]
 
 
 @pytest.mark.parametrize(
-    ("missing", "chosen", "reason"),
-    [("", "compiled", "the device is cuda"), ("triton", "eager", "compiling needs triton")],
+    ("make", "reason"),
+    [
+        (lambda: random_dit(TINY), "a DiT brings fused kernels of its own, and compiled it is no faster"),
+        (ToyNet, "no gain from compiling was measured for this network; backend compiled tries it"),
+    ],
+    ids=["dit", "another network"],
 )
-def test_auto_on_cuda(monkeypatch, caplog, missing, chosen, reason):
-    monkeypatch.setattr("mgd3_engine.backends.registry.missing_compiler", lambda device: missing)
+def test_auto_on_cuda_compiles_nothing_without_a_measurement(caplog, make, reason):
+    network = make()
     with caplog.at_level(logging.INFO, logger="mgd3_engine.backends"):
-        assert create_backend("auto", request_for(ToyNet(), CUDA))[0] == chosen
-    assert caplog.messages == [f"backend auto is {chosen}: {reason}"]
+        assert create_backend("auto", request_for(network, CUDA)) == ("eager", network)
+    assert caplog.messages == [f"backend auto is eager: {reason}"]
 
 
 def test_a_named_backend_that_cannot_run_is_an_error(monkeypatch):

@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
-from random_networks import dit_inputs, random_diffusers_dit, random_dit
+from random_networks import dit_inputs, random_diffusers_dit, random_dit, randomised
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from mgd3_engine.dit import PRESET_NAMES, DiT, DiTConfig, dit_config, layers
+from mgd3_engine.dit.layers import TokenLinear
 from mgd3_engine.dit.layouts import from_diffusers
-from mgd3_engine.dit.model import timestep_sinusoids
+from mgd3_engine.dit.model import PatchEmbedder, timestep_sinusoids
 
 # hidden 96 in 3 heads, and the published S/2 at 256 px
 SMALL = DiTConfig(input_size=8, patch_size=2, hidden_size=96, depth=2, num_heads=3, num_classes=10)
@@ -253,6 +260,76 @@ def test_bfloat16_attention_in_slices_is_attention(monkeypatch: pytest.MonkeyPat
     assert float((results[0] - want).norm() / want.norm()) < 1e-2
     assert torch.equal(results[0], results[1])
     assert torch.equal(results[0], results[2])
+
+
+@pytest.mark.parametrize("recorded", [False, True], ids=["plain", "with a gradient"])
+@pytest.mark.parametrize("patch", [1, 2, 4])
+def test_patch_embedding_is_the_convolution_of_the_checkpoints(patch: int, recorded: bool) -> None:
+    embedder = randomised(PatchEmbedder(replace(SMALL, patch_size=patch))).double()
+    x = torch.randn(3, 4, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    places = torch.randn(1, (8 // patch) ** 2, 96, dtype=torch.float64)
+    want = embedder.proj(x).flatten(2).transpose(1, 2) + places
+    got = embedder(x.requires_grad_(recorded), places)
+    assert got.is_contiguous()
+    assert (got - want).abs().max() < 1e-14 * want.abs().max() * 16
+
+
+def test_output_is_left_in_patches() -> None:
+    dit = random_dit(SMALL)
+    x, timestep, class_ids = dit_inputs(SMALL, rows=3)
+    modulation = dit.modulation(timestep, class_ids)
+    patches = dit.denoise_patches(x, modulation)
+    assert patches.shape == (3, 8, 4, 2, 4, 2)
+    assert patches.stride()[1] == 1, "the channels of a pixel do not lie side by side"
+    assert patches.untyped_storage().nbytes() == patches.numel() * 4, "patches were copied"
+    assert torch.equal(patches.reshape(3, 8, 8, 8), dit.denoise(x, modulation))
+
+
+@contextmanager
+def cuda_without_a_gpu(dtype: torch.dtype) -> Iterator[tuple[TokenLinear, Tensor]]:
+    """A linear map and its tokens as tensors of shape and device alone; yields them with the mode on."""
+    layer = TokenLinear(16, 24)
+    with FakeTensorMode():
+        layer.weight, layer.bias = (
+            nn.Parameter(torch.empty(shape, device="cuda", dtype=dtype), requires_grad=False)
+            for shape in ((24, 16), (24,))
+        )
+        yield layer, torch.empty(2, 3, 16, device="cuda", dtype=dtype)
+
+
+class Operations(TorchDispatchMode):
+    """Names the operations that run."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[str] = []
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.seen.append(function.overloadpacket.__name__)
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32], ids=str)
+def test_gelu_is_in_the_products_epilogue_in_half_precision_on_cuda(dtype: torch.dtype) -> None:
+    with torch.no_grad(), cuda_without_a_gpu(dtype) as (layer, tokens), Operations() as operations:
+        mapped = layer.gelu(tokens)
+    assert (mapped.shape, mapped.dtype) == ((2, 3, 24), dtype)
+    fused = dtype != torch.float32
+    assert ("_addmm_activation" in operations.seen, "gelu" in operations.seen) == (fused, not fused)
+
+
+def test_gelu_has_a_pass_of_its_own_where_the_epilogue_will_not_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    with cuda_without_a_gpu(torch.bfloat16) as (layer, tokens):
+        assert layers.uses_gelu_epilogue(tokens, layer.weight)
+        for other in (torch.empty_like(tokens, dtype=torch.float16), tokens.new_empty(0, 3, 16)):
+            assert not layers.uses_gelu_epilogue(other, layer.weight)
+        assert not layers.uses_gelu_epilogue(tokens.requires_grad_(), layer.weight)
+        with torch.no_grad():
+            assert layers.uses_gelu_epilogue(tokens, layer.weight)
+            monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+            assert not layers.uses_gelu_epilogue(tokens, layer.weight)
+    monkeypatch.undo()
+    assert not layers.uses_gelu_epilogue(torch.ones(1, 2, 16).half(), torch.ones(24, 16).half())
 
 
 def test_autocast_leaves_the_dtypes_to_torch() -> None:

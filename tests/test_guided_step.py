@@ -101,6 +101,25 @@ def test_layout_of_out_changes_nothing(layout: str, provider: Provider) -> None:
     assert torch.equal(provider(strided), provider(dense))
 
 
+@pytest.mark.parametrize("patch", [1, 2, 4])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_patches_are_read_where_they_lie(patch: int, dtype: torch.dtype, provider: Provider) -> None:
+    dense = make_problem(Case(shape=(2, 3, 8, 12), cfg_channels=2, dtype=dtype), provider.device)
+    patches = replace(dense, out=lay_out(dense.out, f"patches-{patch}"))
+    assert patches.out.shape == (4, 6, 8 // patch, patch, 12 // patch, patch)
+    assert torch.equal(patches.out.reshape(dense.out.shape), dense.out)
+    assert torch.equal(provider(patches), provider(dense))
+
+
+def test_patches_with_gaps(provider: Provider) -> None:
+    """Strides of a view that no reshape of whole rows gives: every other row, a slice of the channels."""
+    dense = make_problem(Case(), provider.device)
+    patches = lay_out(dense.out, "patches-2")
+    wide = torch.full((8, 11, *patches.shape[2:]), torch.nan, device=provider.device)
+    sliced = wide[::2, 2:10].copy_(patches)
+    assert torch.equal(provider(replace(dense, out=sliced)), provider(dense))
+
+
 def test_image_does_not_depend_on_its_batch(provider: Provider) -> None:
     problem = make_problem(Case(shape=(7, 3, 5, 7), input_halves=0), provider.device)
     together = provider(problem)
@@ -166,6 +185,9 @@ WRONG: dict[str, tuple[str, Any, str]] = {
     "out-dtype": ("out", zeros(4, 8, 8, 8).double(), "must be .*, got torch.float64"),
     "out-row-gaps": ("out", zeros(4, 8, 8, 9)[..., :8], "must have evenly spaced pixels, got strides"),
     "out-transposed": ("out", zeros(4, 8, 8, 8).mT, "must have evenly spaced pixels, got strides"),
+    "out-patches-that-do-not-fit": ("out", zeros(4, 8, 2, 3, 2, 3), r"must be \[2, 4, 8, 8\] or"),
+    "out-patches-not-square": ("out", zeros(4, 8, 4, 2, 2, 4), r"must be \[2, 4, 4, 2, 4, 2\] or"),
+    "out-patches-of-nothing": ("out", zeros(4, 8, 4, 0, 4, 2), r"must be \[2, 4, 8, 8\] or"),
     "out-device": ("out", zeros(4, 8, 8, 8).to("meta"), "must be on the device of x, cpu, got meta"),
     "table-columns": ("table", zeros(50, 9), r"must be \[50, 10\], got \[50, 9\]"),
     "table-rank": ("table", zeros(), r"must be .*, got \[\]"),

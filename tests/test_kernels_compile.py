@@ -27,6 +27,9 @@ COVERING = (
     "batch-1",
     "one-pixel",
     "no-cfg-no-input",
+    "patches",
+    "patches-unguided",
+    "patches-odd-size",
 )
 
 # Measured: at most 40 over all variants and capabilities; 12 blocks of 128 threads a multiprocessor at 40.
@@ -53,7 +56,7 @@ ADALN_MAIN_REGISTER_BOUND, ADALN_REGISTER_BOUND = 40, 64
 KMEANS_READS = {
     "center": (4, 1),
     "trial": (8, 6),
-    "assign": (18, 5),
+    "assign": (18, 6),  # a mean for each of four stages
     "distance": (9, 6),
     "update": (10, 15),
 }
@@ -96,7 +99,11 @@ def check_accesses(row: dict[str, Any]) -> None:
     sigma = row["learned_variance"] and (row["guided"] or row["noise"] != 0)  # else the load is dropped
     want = {f"{op}.global.{width}": 0 for op in ("ld", "st") for width in ("v2.b32", "v4.b32")}
     want[f"ld.global.{wide}"] += 1 + row["guided"] + given_noise
-    want[f"ld.global.{out}"] += 1 + row["cfg"] + sigma
+    read = 1 + row["cfg"] + sigma
+    if row["patch"]:  # four pixels in a row lie in two patches, the channels of each side by side
+        want["ld.global.b16"] = 4 * read
+    else:
+        want[f"ld.global.{out}"] += read
     want[f"st.global.{wide}"] += 1
     want[f"st.global.{out}"] += row["input_halves"]
     assert {name: accesses.get(name, 0) for name in want} == want
@@ -182,7 +189,8 @@ def check_kmeans(row: dict[str, Any], spilled: int = 0) -> None:
 
 @pytest.mark.parametrize("capability", CAPABILITIES)
 def test_assignment_on_every_capability(capability: int, kmeans_rows: Rows) -> None:
-    check_kmeans(kmeans_rows["assign", capability])
+    # Measured: two words on 12.0, for tiles that are 17% faster on 9.0 (H200).
+    check_kmeans(kmeans_rows["assign", capability], spilled=8 if capability == 120 else 0)
 
 
 @pytest.mark.parametrize("kernel", KMEANS)

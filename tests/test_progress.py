@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import io
 import re
+import threading
+from collections.abc import Callable
+from typing import ClassVar
 
 import pytest
 
@@ -100,3 +103,96 @@ def test_hours_left_are_said_in_hours(clock: list[float]) -> None:
         for clock[0] in (10.0, 20.0):
             bar.advance(50)
     assert "5 h 33 min left" in lines.getvalue()
+
+
+def advance_batches(clock: list[float], stream: io.StringIO, **options: bool) -> None:
+    """Four batches of 64, decoded 32 at a time: 40 s for the first, 12 s for each of the others."""
+    with Progress(stream=stream).stage("sample", total=256, unit="img", batch=64, **options) as bar:
+        for start in (40.0, 52.0, 64.0, 76.0):
+            for clock[0] in (start - 0.5, start):
+                bar.advance(32)
+
+
+def test_first_batch_says_nothing_of_the_rate(clock: list[float]) -> None:
+    lines = io.StringIO()
+    advance_batches(clock, lines, first_apart=True)
+    assert lines.getvalue().splitlines() == [
+        "sample: 32/256 img",
+        "sample: 96/256 img",  # half a batch says nothing yet
+        "sample: 160/256 img, 5.333 img/s, 18 s left",
+        "sample: 224/256 img, 5.333 img/s, 6 s left",
+        "sample: 256/256 img, 5.333 img/s",
+    ]
+
+
+def test_whole_batches_say_how_fast_it_goes(clock: list[float]) -> None:
+    lines = io.StringIO()
+    advance_batches(clock, lines)
+    assert lines.getvalue().splitlines()[1:3] == [
+        "sample: 96/256 img, 1.6 img/s, 100 s left",
+        "sample: 160/256 img, 2.462 img/s, 39 s left",
+    ]
+
+
+def test_terminal_shows_the_same_rate_and_none_before_it_is_known(
+    clock: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tqdm.std.time", lambda: clock[0])
+    terminal = Terminal()
+    advance_batches(clock, terminal, first_apart=True)
+    shown = [line for line in terminal.getvalue().split("\r") if line.strip()]
+    assert all("?img/s" in line for line in shown if " 64/256" in line or " 96/256" in line)
+    assert any(" 64/256" in line for line in shown)
+    (known,) = (line for line in shown if " 192/256" in line)
+    assert "[01:04<00:12,  5.33img/s]" in known
+
+
+class StoppedTimer:
+    """A timer that goes off when told to."""
+
+    made: ClassVar[list[StoppedTimer]] = []
+
+    def __init__(self, interval: float, function: Callable[..., None], args: list[str]) -> None:
+        self.interval, self.fire, self.cancelled = interval, lambda: function(*args), False
+        StoppedTimer.made.append(self)
+
+    def start(self) -> None:
+        pass
+
+    def cancel(self) -> None:
+        self.cancelled = True
+
+    def join(self) -> None:
+        assert self.cancelled
+
+
+@pytest.mark.parametrize("kind", [io.StringIO, Terminal])
+def test_activity_is_said_while_it_lasts_and_timed(
+    kind: type[io.StringIO], clock: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(progress_module.threading, "Timer", StoppedTimer)
+    stream = kind()
+    with Progress(stream=stream).activity("loading dit-xl-2-256"):
+        timer = StoppedTimer.made[-1]
+        assert (timer.interval, stream.getvalue()) == (1.0, "")
+        timer.fire()
+        assert stream.getvalue() == "loading dit-xl-2-256 ...\n"
+        clock[0] = 31.0
+    assert timer.cancelled
+    assert stream.getvalue().splitlines() == ["loading dit-xl-2-256 ...", "loading dit-xl-2-256: 31 s"]
+
+
+def test_activity_that_is_over_in_a_moment_or_quiet_is_not_mentioned(clock: list[float]) -> None:
+    stream = io.StringIO()
+    with Progress(stream=stream).activity("loading demo-mnist5k", after_s=60.0):
+        clock[0] = 59.0
+    with Progress(quiet=True, stream=stream).activity("loading demo-mnist5k", after_s=0.0):
+        pass
+    assert stream.getvalue() == ""
+
+
+def test_activity_that_fails_leaves_no_timer() -> None:
+    before = threading.active_count()
+    with pytest.raises(ValueError, match="no weights"), Progress(stream=io.StringIO()).activity("loading"):
+        raise ValueError("no weights")
+    assert threading.active_count() == before

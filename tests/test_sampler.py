@@ -7,10 +7,12 @@ import math
 
 import pytest
 import torch
+from recording import record_phases
 from torch import Tensor, nn
 
 from mgd3_engine import GuidedSampler, ModeGuidance, NoiseSchedule, image_seed, image_seeds
 from mgd3_engine.dit import DiT, DiTConfig
+from mgd3_engine.guidance import StepState
 from mgd3_kernels import philox_normal
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -362,3 +364,68 @@ def test_cuda_equals_cpu(network, dtype):
     assert cuda.device == cpu.device
     scale = float(cpu.square().mean().sqrt())
     assert float((cuda - cpu).abs().max()) / scale < (1e-4 if dtype == torch.float32 else 0.2)
+
+
+class InPlaces:
+    """A DiT that says nothing of its patches: its output is put in its places by itself."""
+
+    def __init__(self, network: DiT) -> None:
+        self._network = network
+        self.modulation, self.denoise = network.modulation, network.denoise
+
+    def __call__(self, x: Tensor, timestep: Tensor, class_ids: Tensor) -> Tensor:
+        return self._network(x, timestep, class_ids)
+
+
+class Pull:
+    """A guidance term that needs the network's gradient."""
+
+    needs_grad, needs_group = True, False
+
+    def __call__(self, state: StepState) -> Tensor:
+        (slope,) = torch.autograd.grad(state.x0.square().sum(), state.x_t)
+        return -1e-3 * slope
+
+
+@pytest.mark.parametrize("terms", [(), (Pull(),)], ids=["fused", "with a gradient term"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_output_read_in_patches_changes_no_byte(dtype: torch.dtype, terms: tuple[Pull, ...]) -> None:
+    network, images = small_dit().to(dtype), make_images(5)
+    seen: list[int] = []
+    patches = network.denoise_patches
+
+    def watched(x: Tensor, modulation: Tensor) -> Tensor:
+        seen.append(patches(x, modulation).ndim)
+        return patches(x, modulation)
+
+    network.denoise_patches = watched
+    options = {"cfg_channels": 3, "dtype": dtype, "terms": terms}
+    got = make_sampler(network, **options).sample(*images)
+    assert seen == [6] * 6
+    want = make_sampler(InPlaces(network), **options).sample(*images)
+    assert torch.equal(got, want)
+
+
+def test_wrong_patches_are_refused() -> None:
+    network = small_dit()
+    patches = network.denoise_patches
+    network.denoise_patches = lambda x, modulation: patches(x, modulation)[..., :1]
+    with pytest.raises(ValueError, match=r"denoiser must return .* got \[16, 8, 4, 2, 4, 1\]"):
+        make_sampler(network).sample(*make_images(2))
+
+
+@pytest.mark.parametrize(
+    ("backend", "captures", "words"),
+    [
+        ("eager", False, ""),
+        ("eager", True, "capturing CUDA graphs"),
+        ("compiled", False, "compiling the network"),
+        ("compiled", True, "compiling the network and capturing CUDA graphs"),
+    ],
+)
+def test_says_what_the_first_batch_does_beside_sampling(backend: str, captures: bool, words: str) -> None:
+    sampler = make_sampler(randomize(ConvNet()))
+    sampler.backend = backend
+    if captures:
+        record_phases(sampler)
+    assert sampler.preparation == words

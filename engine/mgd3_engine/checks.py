@@ -1,6 +1,6 @@
 """What a sampler refuses: options out of range, a network of another shape, latents that are not finite.
 
-Shape letters: n images of a batch, R rows of the network's input, C channels, H W latent size.
+Shape letters: n images of a batch, R rows of the network's input, C channels, H W latent size, P patch size.
 """
 
 from __future__ import annotations
@@ -30,9 +30,15 @@ def check_options(
 
 
 def check_output(out: Tensor, net_input: Tensor, variance: str) -> None:
-    """Refuse what a network returned for `net_input` `[R, C, H, W]` if it is of another shape."""
+    """Refuse what a network returned for `net_input` `[R, C, H, W]` if it is of another shape.
+
+    Patches, `[R, C or 2C, H/P, P, W/P, P]`, are of the right shape.
+    """
     R, C, H, W = net_input.shape
-    if tuple(out.shape) not in ((R, C, H, W), (R, 2 * C, H, W)):
+    shape = tuple(out.shape)
+    if out.ndim == 6:
+        shape = (*shape[:2], shape[2] * shape[3], shape[4] * shape[5])
+    if shape not in ((R, C, H, W), (R, 2 * C, H, W)):
         raise ValueError(
             f"denoiser must return [{R}, {C} or {2 * C}, {H}, {W}] for an input of {[R, C, H, W]},"
             f" got {list(out.shape)}"

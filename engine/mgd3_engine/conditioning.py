@@ -13,7 +13,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from mgd3_engine.backends import Denoiser, HoistedDenoiser
+from mgd3_engine.backends import Denoiser, HoistedDenoiser, PatchDenoiser
 
 
 class StepNetwork(Protocol):
@@ -24,7 +24,7 @@ class StepNetwork(Protocol):
         ...
 
     def __call__(self, x: Tensor, step: int) -> Tensor:
-        """Run the network on `[R, C, H, W]` at respaced step i."""
+        """Run the network on `[R, C, H, W]` at respaced step i; returns what `guided_step` reads as `out`."""
         ...
 
 
@@ -73,6 +73,7 @@ class HoistedNetwork:
 
     def __init__(self, denoiser: HoistedDenoiser, timesteps: Tensor, rows: int, most_classes: int) -> None:
         self._denoiser = denoiser
+        self._denoise = denoiser.denoise_patches if isinstance(denoiser, PatchDenoiser) else denoiser.denoise
         self._timesteps = timesteps  # [S]
         self._slots = timesteps.new_zeros(rows)  # [R]
         self._table = torch.empty(0)  # [S, U, M] from the first load on
@@ -104,7 +105,7 @@ class HoistedNetwork:
 
     def __call__(self, x: Tensor, step: int) -> Tensor:
         """Run the network on `[R, C, H, W]` at respaced step i."""
-        return self._denoiser.denoise(x, self._table[step].index_select(0, self._slots))
+        return self._denoise(x, self._table[step].index_select(0, self._slots))
 
     def _store(self, class_id: int) -> None:
         """Compute a class's modulations into a free slot, or that of the class unused for longest."""

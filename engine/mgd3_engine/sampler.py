@@ -145,6 +145,13 @@ class GuidedSampler:
         """B of every batch but, with several batch sizes, a call's last."""
         return self.batch_shapes[0]
 
+    @property
+    def preparation(self) -> str:
+        """What the first batch of a shape does beside sampling, in words; empty where that is nothing."""
+        compiling = "compiling the network" if self.backend == "compiled" else ""
+        capturing = "" if self._recorder is None else "capturing CUDA graphs"
+        return " and ".join(filter(None, (compiling, capturing)))
+
     @torch.no_grad()
     def sample(
         self,

@@ -1,6 +1,6 @@
 """One mode-guided reverse diffusion step in a single pass over the latents.
 
-Shape letters: B images, C channels, H W latent size, S steps.
+Shape letters: B images, C channels, H W latent size, P patch size, S steps.
 """
 
 from __future__ import annotations
@@ -69,6 +69,8 @@ def clean_latent(
 ) -> tuple[Tensor, Tensor]:
     """Predict x0 after classifier-free guidance, and sigma, in plain torch, float32; keeps gradients.
 
+    Patches of `out` are put in their places first, in a copy.
+
     Args:
         x: As `guided_step`.
         out: As `guided_step`.
@@ -80,6 +82,7 @@ def clean_latent(
         x0 `[B, C, H, W]`, and sigma of that shape where the variance is learned, else `[]`.
     """
     B, C = x.shape[:2]
+    out = out.reshape(*out.shape[:2], *x.shape[2:])  # [B or 2B, C or 2C, H, W]
     pred = out[:B, :C].float()  # [B, C, H, W]
     if len(out) == 2 * B:
         null = out[B:, :cfg_channels].float()
@@ -115,7 +118,9 @@ def guided_step(
         x: float32 `[B, C, H, W]`, contiguous, C*H*W up to 2**24: the state x_i; overwritten with x_{i-1}.
         out: float32, bfloat16 or float16 `[B or 2B, C or 2C, H, W]`: what the network returned. 2B rows mean
             classifier-free guidance (rows 0..B-1 conditional, B..2B-1 null); 2C channels mean that the
-            second C are the learned variance. Any batch and channel stride; pixels evenly spaced.
+            second C are the learned variance. Any batch and channel stride; pixels evenly spaced. Or the
+            same with rows and columns split, `[.., .., H/P, P, W/P, P]` with any strides: what a network
+            wrote patch after patch, read where it lies.
         table: float32 `[S, len(Coefficient)]`, contiguous.
         step: int32 or int64, one element: the respaced index i, 0..S-1, row of `table` and noise counter.
         cfg_scale: out = null + cfg_scale * (cond - null).
@@ -164,9 +169,10 @@ def _check_arguments(
     if C * H * W > _MAX_ELEMENTS:
         raise ValueError(f"x must have at most {_MAX_ELEMENTS} elements an image, got {C * H * W}")
     two = (B, 2 * B)
+    grid = _grid(H, W, out)
     f32, ints = (torch.float32,), (torch.int64, torch.uint64)
     _check("x", x, x.device, f32, [(B, C, H, W)])
-    _check("out", out, x.device, _OUT_DTYPES, [(n, c, H, W) for n in two for c in (C, 2 * C)], dense=False)
+    _check("out", out, x.device, _OUT_DTYPES, [(n, c, *grid) for n in two for c in (C, 2 * C)], dense=False)
     _check("table", table, x.device, f32, [(table.shape[0] if table.ndim else 0, len(Coefficient))])
     _check("step", step, x.device, (torch.int32, torch.int64), [(), (1,)])
     if modes is not None:
@@ -177,12 +183,20 @@ def _check_arguments(
         _check("noise", noise, x.device, f32, [(B, C, H, W)])
     if net_input is not None:
         _check("net_input", net_input, x.device, (out.dtype,), [(n, C, H, W) for n in two])
-    if H > 1 and W > 1 and out.stride(2) != W * out.stride(3):
+    if out.ndim == 4 and H > 1 and W > 1 and out.stride(2) != W * out.stride(3):
         raise ValueError(f"out must have evenly spaced pixels, got strides {list(out.stride())}")
     if not 0 <= cfg_channels <= C:
         raise ValueError(f"cfg_channels must be from 0 to {C}, got {cfg_channels}")
     if not 0 <= stream <= 0xFFFFFFFF:
         raise ValueError(f"stream must be from 0 to 2**32-1, got {stream}")
+
+
+def _grid(height: int, width: int, out: Tensor) -> tuple[int, ...]:
+    """What must follow rows and channels of `out`: H and W, or both split into the patches that it has."""
+    P = out.shape[3] if out.ndim == 6 else 0
+    if P and height % P == 0 and width % P == 0:
+        return height // P, P, width // P, P
+    return height, width
 
 
 def _check(

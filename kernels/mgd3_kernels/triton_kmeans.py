@@ -41,13 +41,15 @@ SETTLE_TILE = {"num_warps": 4, "enable_fp_fusion": True}
 def assign_tile(num_clusters: int) -> dict[str, int]:
     """Tile of the assignment: rows, clusters and features; more clusters are walked through in turn."""
     width = min(64, max(16, int(triton.next_power_of_2(num_clusters))))
-    # With 4 warps the products of 64 clusters spill 184 to 320 bytes on 8.0, 8.6 and 12.0.
+    # 200 classes, K = 50, on an H200: 2.03 ms with 64 rows and 4 warps, 2.46 with 128 and 8. 128 rows and 4
+    # warps take 2.07, but spill 184 to 320 bytes on 8.0, 8.6 and 12.0. Fewer clusters were not timed.
+    rows, warps, stages = (64, 4, 4) if width == 64 else (128, 4 if width == 16 else 8, 3)
     return {
-        "BLOCK_N": 128,
+        "BLOCK_N": rows,
         "BLOCK_K": width,
         "BLOCK_D": 32,
-        "num_warps": 4 if width == 16 else 8,
-        "num_stages": 3,
+        "num_warps": warps,
+        "num_stages": stages,
         "enable_fp_fusion": True,
     }
 

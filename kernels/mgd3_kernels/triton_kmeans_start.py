@@ -18,7 +18,8 @@ from torch import Tensor
 # Rows and features that a program holds, its warps, and how many loads of a tile are on their way at once.
 # Fused multiply-adds are asked for by name: Triton's default is about to change.
 CENTER_TILE = {"BLOCK_N": 16, "BLOCK_D": 128, "num_warps": 4, "enable_fp_fusion": True}
-TRIAL_TILE = {"BLOCK_N": 64, "BLOCK_D": 32, "STAGES": 4, "num_warps": 8, "enable_fp_fusion": True}
+# A trial of 200 classes on an H200 takes 1.27 ms, with 64 rows 1.36 (4 warps, 3 stages) to 1.75 (8 warps, 4).
+TRIAL_TILE = {"BLOCK_N": 32, "BLOCK_D": 32, "STAGES": 4, "num_warps": 4, "enable_fp_fusion": True}
 CHOOSE_TILE = {"BLOCK_N": 512, "num_warps": 4, "enable_fp_fusion": True}
 
 

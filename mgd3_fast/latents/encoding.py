@@ -127,7 +127,7 @@ def encode_dataset(
 def _encode_classes(dataset: Dataset, missing: Sequence[int], job: EncodeJob) -> Encoded:
     images = sum(len(dataset.classes[index]) for index in missing)
     check_room(job.store, images, job.encoder.shape, job.progress)
-    with job.progress.stage("encode", total=len(dataset), unit="img", initial=len(dataset) - images) as bar:
+    with job.bar(total=len(dataset), initial=len(dataset) - images) as bar:
         return _ClassWork(dataset, job, bar).run(missing)
 
 

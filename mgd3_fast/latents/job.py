@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import torch
@@ -9,7 +10,7 @@ import torch
 from mgd3_fast.latents.batch_encoder import BatchEncoder, batch_rows
 from mgd3_fast.latents.encoder import Encoder, latent_shape
 from mgd3_fast.latents.store import LatentStore
-from mgd3_fast.progress import SILENT, Progress
+from mgd3_fast.progress import SILENT, Bar, Progress
 
 # How often to look whether another process has finished what it claimed.
 WAIT_S = 0.5
@@ -34,6 +35,20 @@ class EncodeJob:
     on_bad_image: str
     num_workers: int | None
     progress: Progress
+
+    def bar(self, *, total: int | None, initial: int) -> AbstractContextManager[Bar]:
+        """Open the bar of the stage; its first batch waits for the decoders and for libraries to load.
+
+        Args:
+            total: Images of the stage, None where nobody knows.
+            initial: Of them, those that are there.
+
+        Returns:
+            A context that yields the bar.
+        """
+        return self.progress.stage(
+            "encode", total=total, unit="img", initial=initial, batch=self.rows, first_apart=True
+        )
 
 
 @dataclass

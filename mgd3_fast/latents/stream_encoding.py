@@ -149,7 +149,7 @@ class _Reading:
         self._refuse_bad(mine)
         stored = {shard: self._rows_of(shard) for shard in mine}
         while True:
-            with job.progress.stage("encode", total=total, unit="img", initial=sum(stored.values())) as bar:
+            with job.bar(total=total, initial=sum(stored.values())) as bar:
                 self._read_shards(mine, stored, bar)
             finished = self._finish()
             # Alone responsible, this process reads again what was damaged meanwhile.

@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-from mgd3_engine.backends.denoiser import BackendRequest, Denoiser, HoistedDenoiser
+from mgd3_engine.backends.denoiser import BackendRequest, Denoiser, HoistedDenoiser, PatchDenoiser
 from mgd3_engine.backends.registry import backend_names, create_backend
 
-__all__ = ["BackendRequest", "Denoiser", "HoistedDenoiser", "backend_names", "create_backend"]
+__all__ = [
+    "BackendRequest",
+    "Denoiser",
+    "HoistedDenoiser",
+    "PatchDenoiser",
+    "backend_names",
+    "create_backend",
+]

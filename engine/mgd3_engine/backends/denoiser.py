@@ -1,7 +1,7 @@
 """What a network is to the sampler, and what a backend is asked for.
 
-Shape letters: R rows of a batch (2B with classifier-free guidance, else B), C channels, H W latent size, M
-numbers that a row's timestep and class set in the network.
+Shape letters: R rows of a batch (2B with classifier-free guidance, else B), C channels, H W latent size, P
+patch size, M numbers that a row's timestep and class set in the network.
 """
 
 from __future__ import annotations
@@ -32,6 +32,15 @@ class HoistedDenoiser(Protocol):
 
     def denoise(self, x: Tensor, modulation: Tensor) -> Tensor:
         """Compute `[R, C or 2C, H, W]` from x `[R, C, H, W]` and a modulation `[R, M]`."""
+        ...
+
+
+@runtime_checkable
+class PatchDenoiser(HoistedDenoiser, Protocol):
+    """A hoisted denoiser whose output lies in memory patch after patch, and need not be put in its places."""
+
+    def denoise_patches(self, x: Tensor, modulation: Tensor) -> Tensor:
+        """Compute `denoise`'s output as a view `[R, C or 2C, H/P, P, W/P, P]` of what the network wrote."""
         ...
 
 

@@ -30,14 +30,16 @@ class TokenLinear(nn.Linear):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Map `[N, T, i]` to `[N, T, o]`."""
-        if uses_onednn(tokens, self.weight):
-            return _onednn_linear(tokens, self.weight, self.bias, "none", "")
-        return F.linear(tokens, self.weight, self.bias)
+        return map_tokens(tokens, self.weight, self.bias)
 
     def gelu(self, tokens: Tensor) -> Tensor:
         """Map `[N, T, i]` to `[N, T, o]` and apply GELU in its tanh form."""
         if uses_onednn(tokens, self.weight):
             return _onednn_linear(tokens, self.weight, self.bias, "gelu", "tanh")
+        if uses_gelu_epilogue(tokens, self.weight):
+            rows = tokens.reshape(-1, self.in_features)  # [N T, i]
+            mapped = torch._addmm_activation(self.bias, rows, self.weight.t(), use_gelu=True)
+            return mapped.view(*tokens.shape[:-1], self.out_features)
         return F.gelu(F.linear(tokens, self.weight, self.bias), approximate="tanh")
 
 
@@ -86,6 +88,30 @@ def runs_plain(*tensors: Tensor) -> bool:
     return not (torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors))
 
 
+def map_tokens(tokens: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Map `[N, T, i]` to `[N, T, o]` by a weight `[o, i]` and a bias `[o]`."""
+    if uses_onednn(tokens, weight):
+        return _onednn_linear(tokens, weight, bias, "none", "")
+    return F.linear(tokens, weight, bias)
+
+
+def uses_gelu_epilogue(tokens: Tensor, weight: Tensor) -> bool:
+    """Tell whether a linear map and the GELU behind it are one launch: a product of cuBLASLt.
+
+    On an H200 DiT-XL/2's first MLP layer takes 1.18 ms that way at 256 rows in bfloat16, not 1.05 + 0.40, and
+    is 0.17%, not 0.25%, from exact: it rounds once. Torch's function is GELU's tanh form on CUDA alone (on a
+    CPU it is erf's), and in float32 it was not timed.
+    """
+    return (
+        runs_plain(tokens, weight)  # first: what follows cannot be traced
+        and tokens.is_cuda
+        and torch.version.hip is None
+        and tokens.numel() > 0
+        and tokens.dtype == weight.dtype
+        and tokens.dtype in (torch.bfloat16, torch.float16)
+    )
+
+
 def uses_onednn(tokens: Tensor, weight: Tensor) -> bool:
     """Tell whether a linear map is oneDNN's.
 
@@ -111,7 +137,7 @@ def _onednn_dtypes() -> tuple[torch.dtype, ...]:
     return (torch.float32,)
 
 
-def _onednn_linear(tokens: Tensor, weight: Tensor, bias: Tensor, activation: str, form: str) -> Tensor:
+def _onednn_linear(tokens: Tensor, weight: Tensor, bias: Tensor | None, activation: str, form: str) -> Tensor:
     mapped: Tensor = torch.ops.mkldnn._linear_pointwise(tokens, weight, bias, activation, [], form)
     return mapped
 

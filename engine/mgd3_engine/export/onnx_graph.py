@@ -26,10 +26,10 @@ _log = logging.getLogger(__name__)
 
 INPUT_NAMES = ("x", "timestep", "class_ids")
 OUTPUT_NAME = "output"
-OPSETS = {"fp32": 20, "fp16": 20, "bf16": 22}  # Conv takes bfloat16 from 22 on; older runtimes end at 21
+OPSET = 20  # the first with GELU
 EXTERNAL_DATA_ABOVE = 2**30  # bytes; a protobuf file ends at 2 GiB
 METADATA_PREFIX = "mgd3_fast."
-_FORMAT = 1
+_FORMAT = 2
 _EXAMPLE_ROWS = 2
 
 
@@ -66,7 +66,7 @@ def export_onnx(
     with TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
         # The graph names its data file: both are written under their last names, in another folder.
         unfinished = Path(folder) / path.name
-        program = _trace(dit, OPSETS[identity.precision])
+        program = _trace(dit)
         program.model.producer_name = "mgd3-fast"
         program.model.producer_version = installed_version("mgd3-fast")
         program.model.metadata_props.update(_metadata(identity))
@@ -132,7 +132,7 @@ def weights_bytes(dit: DiT) -> int:
     return sum(tensor.numel() * tensor.element_size() for tensor in dit.state_dict().values())
 
 
-def _trace(dit: DiT, opset: int) -> Any:
+def _trace(dit: DiT) -> Any:
     """Trace the network into an unsaved ONNX program whose rows are free."""
     network = _on_cpu(dit)
     config, dtype = dit.config, next(dit.parameters()).dtype
@@ -147,7 +147,7 @@ def _trace(dit: DiT, opset: int) -> Any:
             input_names=list(INPUT_NAMES),
             output_names=[OUTPUT_NAME],
             dynamic_shapes=({0: rows}, {0: rows}, {0: rows}),
-            opset_version=opset,
+            opset_version=OPSET,
             verbose=False,
         )
 
