@@ -6,29 +6,32 @@ What a kernel stores in bfloat16 or 8 bits, a GPU rounds to nearest, ties to eve
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import torch
 
 
-def round_as_a_gpu() -> None:
-    """Give the interpreter of this process torch's conversions from float32 to bfloat16 and float8_e4m3fn."""
+@contextmanager
+def rounding_as_a_gpu() -> Iterator[None]:
+    """Lend the interpreter torch's conversions from float32 to bfloat16 and float8_e4m3fn."""
     import triton.language as tl
     from triton.runtime import interpreter
 
     own = interpreter._convert_float
-    if getattr(own, "rounds_as_a_gpu", False):
-        return
     targets = {tl.bfloat16: (torch.bfloat16, np.uint16), tl.float8e4nv: (torch.float8_e4m3fn, np.uint8)}
 
     def convert(numbers: Any, source: Any, target: Any, rounding_mode: Any) -> Any:
         if source != tl.float32 or target not in targets:
             return own(numbers, source, target, rounding_mode)
         dtype, bits = targets[target]
-        wide = torch.from_numpy(np.ascontiguousarray(numbers).view(np.float32))
-        rounded = wide.to(dtype).view(torch.uint8).numpy().view(bits)
-        return rounded.reshape(numbers.shape)
+        wide = torch.from_numpy(np.array(numbers).view(np.float32).reshape(-1))
+        return wide.to(dtype).view(torch.uint8).numpy().view(bits).reshape(numbers.shape)
 
-    convert.rounds_as_a_gpu = True  # type: ignore[attr-defined]
     interpreter._convert_float = convert
+    try:
+        yield
+    finally:
+        interpreter._convert_float = own

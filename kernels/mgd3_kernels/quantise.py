@@ -5,10 +5,10 @@ Shape letters: N rows of a batch, T tokens of a row, h heads, e numbers of a hea
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from mgd3_kernels.launching import kernel_launcher, launches
@@ -18,6 +18,9 @@ FLOAT8 = torch.float8_e4m3fn  # 4 exponent and 3 mantissa bits (Micikevicius et 
 FLOAT8_CAPABILITY = (8, 9)  # the first GPUs that convert to it and multiply it
 LARGEST = 448.0  # of FLOAT8
 SMALLEST_SCALE = 1e-12  # of a row of zeros
+# GELU(x) = x sigmoid(x (LINEAR + CUBIC x^2)) in its tanh form
+GELU_LINEAR = 2 * math.sqrt(2 / math.pi)
+GELU_CUBIC = 0.044715 * GELU_LINEAR
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
@@ -61,9 +64,11 @@ def quantise_heads_reference(mixed: Tensor) -> QuantisedRows:
 
 
 def gelu_quantise_reference(values: Tensor) -> QuantisedRows:
-    """Apply GELU, round to the dtype of values, then quantise, in plain torch; as `gelu_quantise`."""
+    """Apply GELU in float32, then quantise, in plain torch; as `gelu_quantise`."""
     _check("values", values, 3)
-    return quantise_rows(F.gelu(values, approximate="tanh"))
+    wide = values.to(torch.float32)
+    # 1 + tanh(u) as 2 sigmoid(2 u), which loses no digits where GELU is small; torch's own GELU does.
+    return quantise_rows(wide * torch.sigmoid(wide * (GELU_LINEAR + GELU_CUBIC * wide * wide)))
 
 
 def quantise_heads(mixed: Tensor) -> QuantisedRows:
@@ -91,8 +96,9 @@ def quantise_heads(mixed: Tensor) -> QuantisedRows:
 def gelu_quantise(values: Tensor) -> QuantisedRows:
     """Apply GELU in its tanh form (Hendrycks & Gimpel 2016) and quantise the tokens.
 
-    Between the two, a value is rounded to the dtype it came in, as if it had been stored. One Triton launch
-    on CUDA, plain torch elsewhere. No gradient.
+    Between the two nothing is rounded beyond float32. Kernel and reference compute the sigmoid each in its
+    own way, so that scales may differ in their last place, and numbers where that decides a tie. One Triton
+    launch on CUDA, plain torch elsewhere. No gradient.
 
     Args:
         values: float32, bfloat16 or float16 `[N, T, d]`, whose last stride is 1; d up to 8,192.
