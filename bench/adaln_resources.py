@@ -71,11 +71,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--cc", type=int, nargs="+", default=CAPABILITIES, help="capabilities, 90 for 9.0")
     parser.add_argument("--variants", nargs="+", choices=COVERING, default=list(COVERING))
-    parser.add_argument("--main-cc", type=int, nargs="+", default=[], help="only the main variant for these")
+    parser.add_argument("--main-cc", type=int, nargs="+", default=[], help="only main and float8 for these")
     parser.add_argument("--json", action="store_true", help="print one JSON object per line")
     args = parser.parse_args()
     pairs = [(name, capability) for name in args.variants for capability in args.cc]
-    for name, capability in [*pairs, *(("main", capability) for capability in args.main_cc)]:
+    main_pairs = [(name, capability) for name in ("main", "float8") for capability in args.main_cc]
+    for name, capability in [*pairs, *main_pairs]:
         variant = COVERING[name]
         if variant.float8 and capability not in FLOAT8_CAPABILITIES:
             continue

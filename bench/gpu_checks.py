@@ -26,6 +26,7 @@ PARTS = (
     "kernel_checks",
     "kmeans_checks",
     "network_checks",
+    "float8_checks",
     "attention_checks",
     "sampler_checks",
     "tensorrt_checks",
