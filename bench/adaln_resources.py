@@ -12,6 +12,9 @@ from typing import Any
 from kernel_resources import CAPABILITIES, compile_ahead, resources_of, show
 
 from mgd3_kernels import triton_adaln as kernels
+from mgd3_kernels.tiles import Tile, tile_of
+
+FLOAT8_CAPABILITIES = tuple(capability for capability in CAPABILITIES if capability >= 89)
 
 
 @dataclass(frozen=True)
@@ -21,6 +24,7 @@ class Variant:
     hidden: int = 1152
     dtype: str = "bf16"
     residual: bool = True
+    float8: bool = False
 
 
 COVERING = {
@@ -34,38 +38,50 @@ COVERING = {
     "widest": Variant(hidden=8192),
     "widest-fp32": Variant(hidden=8192, dtype="fp32"),
     "odd": Variant(hidden=37),
+    "float8": Variant(float8=True),
+    "float8-first-norm": Variant(residual=False, float8=True),
+    "float8-S2": Variant(hidden=384, float8=True),
+    "float8-widest": Variant(hidden=8192, float8=True),
+    "float8-odd": Variant(hidden=37, float8=True),
 }
 
 
-def compile_variant(variant: Variant, capability: int) -> Any:
+def compile_variant(variant: Variant, capability: int, tile: Tile | None = None) -> Any:
     """Compile a variant of the kernel."""
-    tile = kernels.tile_of(variant.hidden)
-    constants: dict[str, Any] = {"RESIDUAL": variant.residual, "TOKENS": tile.TOKENS, "BLOCK": tile.BLOCK}
+    constants: dict[str, Any] = {"RESIDUAL": variant.residual, "QUANTISE": variant.float8}
+    tile = tile or tile_of(variant.hidden)
+    constants |= {"TOKENS": tile.TOKENS, "BLOCK": tile.BLOCK}
     if not variant.residual:
         constants |= {"gate_ptr": None, "branch_ptr": None}
     names = kernels._adaln_kernel.arg_names
     types = {name: f"*{variant.dtype}" for name in names if name.endswith("_ptr")} | {"eps": "fp32"}
+    if variant.float8:
+        types |= {"normed_ptr": "*fp8e4nv", "row_scale_ptr": "*fp32"}
+    else:
+        constants["row_scale_ptr"] = None
     # A modulation of the DiT starts at a multiple of d in a row of 6 depth + 2 times d numbers.
     sizes, odd = ("d", "stride_gate", "stride_shift", "stride_scale"), ()
     if variant.hidden % 16:
         sizes, odd = (), ("gate_ptr", "shift_ptr", "scale_ptr")
-    return compile_ahead(
-        kernels._adaln_kernel, types, constants, sizes, capability, odd=odd, num_warps=tile.num_warps
-    )
+    kernel = kernels._adaln_kernel
+    return compile_ahead(kernel, types, constants, sizes, capability, odd=odd, num_warps=tile.num_warps)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--cc", type=int, nargs="+", default=CAPABILITIES, help="capabilities, 90 for 9.0")
     parser.add_argument("--variants", nargs="+", choices=COVERING, default=list(COVERING))
-    parser.add_argument("--main-cc", type=int, nargs="+", default=[], help="only the main variant for these")
+    parser.add_argument("--main-cc", type=int, nargs="+", default=[], help="only main and float8 for these")
     parser.add_argument("--json", action="store_true", help="print one JSON object per line")
     args = parser.parse_args()
     pairs = [(name, capability) for name in args.variants for capability in args.cc]
-    for name, capability in [*pairs, *(("main", capability) for capability in args.main_cc)]:
+    main_pairs = [(name, capability) for name in ("main", "float8") for capability in args.main_cc]
+    for name, capability in [*pairs, *main_pairs]:
         variant = COVERING[name]
+        if variant.float8 and capability not in FLOAT8_CAPABILITIES:
+            continue
         found = resources_of(compile_variant(variant, capability), capability)
-        found = {"variant": name, **kernels.tile_of(variant.hidden)._asdict(), **found}
+        found = {"variant": name, **tile_of(variant.hidden)._asdict(), **found}
         show(found, asdict(variant) if args.json else None)
 
 

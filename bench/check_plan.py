@@ -11,6 +11,10 @@ QUIET: dict[str, int] = {
     "adaln-bandwidth": 1,
     "head-padding": 1,
     "network-rate": 1,
+    "gelu-epilogue": 1,
+    "patch-product": 1,
+    "step-in-patches": 1,
+    "token-tiles": 1,
     "kmeans-goal": 1,
     "kmeans-tiles": 1,
     "kmeans-cuml": 1,
@@ -22,6 +26,7 @@ QUIET: dict[str, int] = {
     "encode-pipeline": 2,
     "sampler-throughput": 2,
     "sampler-against-diffusers": 2,
+    "auto-start": 2,
     "tensorrt-throughput": 2,
 }
 """Checks that measure speed, and the part that runs them; all others run side by side, first in part 1."""

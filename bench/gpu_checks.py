@@ -36,6 +36,7 @@ PARTS = (
     "kmeans_checks",
     "network_checks",
     "dit_checks",
+    "float8_checks",
     "attention_checks",
     "sampler_checks",
     "rival_checks",

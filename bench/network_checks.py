@@ -23,13 +23,14 @@ from torch.utils.flop_counter import FlopCounterMode
 from mgd3_engine.backends import BackendRequest, HoistedDenoiser, create_backend
 from mgd3_engine.dit import DiT, DiTConfig, dit_config, float8_linears
 from mgd3_engine.dit.float8 import missing_float8
+from mgd3_kernels import quantise_rows
 
 # max |error| / max |expected| against float64, kernel: it rounds once (2^-9), in float32 about ten times.
 ADALN_BOUND = {"fp32": 1e-6, "bf16": 4e-3, "fp16": 5e-4}
 # The interpreter adds one number after the other, and cuts bfloat16 off.
 ADALN_BOUND_INTERPRETED = {"fp32": 4e-6, "bf16": 8e-3, "fp16": 5e-4}
-ADALN_COPY_SHARE_GOAL = 0.8
-BF16_SHARE_GOAL, FP8_SPEEDUP_GOAL = 0.75, 1.3
+ADALN_COPY_SHARE_GOAL = 0.95
+BF16_SHARE_GOAL, FP8_SPEEDUP_GOAL = 0.75, 1.4
 # Relative root mean square of a product of 8-bit operands.
 FLOAT8_BOUND = 0.042
 XL, XL_DEPTH, ROWS = dit_config("DiT-XL/2"), 8, 256
@@ -69,7 +70,7 @@ def check_adaln_against_float64(setting: Setting) -> dict[str, Any]:
 
 
 def check_adaln_bandwidth(setting: Setting) -> dict[str, Any]:
-    """At 256 rows of DiT-XL/2 residual and adaLN move their bytes at 80% of the bandwidth of a copy."""
+    """At 256 rows of DiT-XL/2 residual and adaLN move their bytes at 95% of the bandwidth of a copy."""
     figures: dict[str, Any] = {}
     for rows in (256, 16, 2) if setting.on_gpu else (1,):
         case = make_adaln(setting.device, (rows, 256, 1152) if setting.on_gpu else (1, 2, 48))
@@ -106,7 +107,7 @@ def check_float8(setting: Setting) -> dict[str, Any]:
         exact, rough = (getattr(getattr(net.blocks[0], layer), name) for net in (network, quantised))
         tokens = torch.randn(4, config.num_tokens, exact.in_features, device=setting.device).bfloat16()
         want = tokens.double() @ exact.weight.double().t()
-        figures[name] = relative_rms(rough(tokens) - exact.bias, want)
+        figures[name] = relative_rms(rough(quantise_rows(tokens)) - exact.bias, want)
     return require(max(figures.values()) < FLOAT8_BOUND, f"beyond {FLOAT8_BOUND}", figures)
 
 
@@ -122,7 +123,7 @@ def check_network_rate(setting: Setting) -> dict[str, Any]:
     if not missing_float8(setting.device):
         networks["fp8"] = float8_linears(networks["bf16"])
     for precision, network in networks.items():
-        figures[f"{precision}_matmul_tflops"] = round(matmul_rate(setting, precision), 2)
+        figures[f"{precision}_matmul_tflops"] = round(matmul_rate(setting, precision), 5)
         for backend in ("eager", "compiled") if setting.on_gpu else ("eager",):
             name = f"{precision}_{backend}"
             seconds, first_s = forward_seconds(setting, network, backend, rows)
@@ -133,13 +134,13 @@ def check_network_rate(setting: Setting) -> dict[str, Any]:
     if not setting.on_gpu:
         return figures
     best = {p: max(figures[f"{p}_{b}_tflops"] for b in ("eager", "compiled")) for p in networks}
+    # What 8 bits promise, they promise without compiling.
+    best |= {"fp8": figures["fp8_eager_tflops"]} if "fp8" in networks else {}
     holds = best["bf16"] >= BF16_SHARE_GOAL * figures["bf16_matmul_tflops"]
     if "fp8" in best:
         figures["fp8_over_bf16"] = round(best["fp8"] / best["bf16"], 3)
         holds = holds and figures["fp8_over_bf16"] >= FP8_SPEEDUP_GOAL
-    reason = (
-        f"bf16 below {BF16_SHARE_GOAL} of the matmul rate, or fp8 less than {FP8_SPEEDUP_GOAL} times bf16"
-    )
+    reason = f"bf16 below {BF16_SHARE_GOAL} of the matmul rate, or eager fp8 below {FP8_SPEEDUP_GOAL} of bf16"
     return require(holds, reason, figures)
 
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from mgd3_engine import GuidedSampler, ModeGuidance, NoiseSchedule
 from mgd3_engine.dit import DiT, DiTConfig, dit_config
-from mgd3_engine.dit.float8 import quantise_rows
+from mgd3_kernels import quantise_rows
 
 IMAGES_PER_S_GOAL = 23.0
 # Two forwards of 237.24 GFLOP (DiT-XL/2, 256 tokens) on each of 50 steps.

@@ -4,17 +4,23 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
+from interpreter_casts import rounding_as_a_gpu
 from random_networks import dit_inputs, random_dit
+from recording import record_phases
 from torch import Tensor
 
+from mgd3_engine import GuidedSampler, ModeGuidance, NoiseSchedule
 from mgd3_engine.backends import BackendRequest, create_backend
-from mgd3_engine.dit import DiT, DiTConfig, dit_config, float8_linears
-from mgd3_engine.dit.float8 import FLOAT8, LARGEST, Float8Linear, missing_float8, quantise_rows
+from mgd3_engine.dit import DiT, DiTConfig, dit_config, float8, float8_linears, model
+from mgd3_engine.dit.float8 import Float8Linear, missing_float8
 from mgd3_engine.dit.layers import TokenLinear
 from mgd3_fast import DistillConfig, distill, sources
+from mgd3_kernels import quantise_rows
+from mgd3_kernels.quantise import FLOAT8, LARGEST
 
 CPU = torch.device("cpu")
 SMALL = DiTConfig(input_size=8, patch_size=2, hidden_size=96, depth=2, num_heads=3, num_classes=10)
@@ -87,19 +93,17 @@ def test_linear_against_float64(in_features: int, out_features: int) -> None:
     layer = linear(in_features, out_features)
     tokens = normal(2, 40, in_features, seed=2).bfloat16()
     quantised = Float8Linear(layer)
-    got = quantised(tokens)
+    rows, scale = quantise_rows(tokens)
+    got = quantised(quantise_rows(tokens))
     assert got.dtype == torch.bfloat16
     assert got.shape == (2, 40, out_features)
     exact = tokens.double() @ layer.weight.double().t() + layer.bias.double()
-    rows, scale = quantise_rows(tokens.view(80, -1))
     weight = quantised.weight.double() * quantised.scale.double()
     emulated = (rows.double() * scale.double()) @ weight.t() + layer.bias.double()
-    assert relative_rms(got.view(80, -1), emulated) < PRODUCT_ERROR
+    assert relative_rms(got, emulated) < PRODUCT_ERROR
     without_bias = relative_rms(got - layer.bias, exact - layer.bias)
     print(f"{in_features} to {out_features}: {without_bias:.2e} of the exact product")
     assert LAYER_ERROR[0] < without_bias < LAYER_ERROR[1]
-    gelu = torch.nn.functional.gelu(emulated, approximate="tanh")
-    assert relative_rms(quantised.gelu(tokens).view(80, -1), gelu) < 2 * PRODUCT_ERROR
 
 
 def test_network_keeps_all_but_the_blocks_linear_maps() -> None:
@@ -143,6 +147,70 @@ def test_bytes_of_a_row_do_not_depend_on_its_place() -> None:
     with torch.no_grad():
         first = dit(x.bfloat16(), timestep, class_ids)
         assert torch.equal(dit(x.bfloat16()[order], timestep[order], class_ids[order]), first[order])
+
+
+def test_the_networks_kernels_against_plain_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The way through the kernels, which a GPU takes, in Triton's interpreter."""
+    pytest.importorskip("triton")
+    dit = float8_linears(random_dit(SMALL).bfloat16())
+    x, timestep, class_ids = dit_inputs(SMALL, rows=2)
+    called: list[str] = []
+
+    def seen(module: ModuleType, name: str) -> None:
+        function = getattr(module, name)
+        monkeypatch.setattr(module, name, lambda *args, **kw: called.append(name) or function(*args, **kw))
+
+    with torch.no_grad(), rounding_as_a_gpu():
+        want = dit(x.bfloat16(), timestep, class_ids)
+        monkeypatch.setenv("TRITON_INTERPRET", "1")
+        for module in (model, float8):
+            monkeypatch.setattr(module, "runs_kernels", lambda *tensors: True)
+        for name in ("modulated_norm_float8", "gated_residual_norm_float8", "gated_residual_norm"):
+            seen(model, name)
+        for name in ("quantise_heads", "gelu_quantise"):
+            seen(float8, name)
+        got = dit(x.bfloat16(), timestep, class_ids)
+    # Two blocks: a first norm, three between branches, the last one for the last layer, in bfloat16.
+    residual, block = (
+        "gated_residual_norm_float8",
+        ["quantise_heads", "gated_residual_norm_float8", "gelu_quantise"],
+    )
+    assert called == ["modulated_norm_float8", *block, residual, *block, "gated_residual_norm"]
+    assert relative_rms(got, want) < 8e-3
+
+
+def test_phases_can_be_captured() -> None:
+    """Recorded and run again, as CUDA graphs are, on other images: the bytes of running step by step."""
+    dit = float8_linears(random_dit(SMALL).bfloat16())
+
+    def sampler(graphs: str) -> GuidedSampler:
+        return GuidedSampler(
+            dit,
+            schedule=NoiseSchedule.linear(),
+            steps=4,
+            null_class=SMALL.null_class,
+            cfg_channels=3,
+            guidance=ModeGuidance(scale=0.1, t_stop=2),
+            dtype=torch.bfloat16,
+            batch_size=2,
+            graphs=graphs,
+        )
+
+    recorded, plain = sampler("auto"), sampler("off")
+    recorder = record_phases(recorded)
+    for seed in (0, 1):
+        images = torch.tensor([seed, 3]), normal(2, 4, 8, 8, seed=seed), torch.tensor([7, 8]) + seed
+        assert torch.equal(recorded.sample(*images), plain.sample(*images))
+    assert [phase.replays for phase in recorder.phases] == [1, 1]  # the first call runs, the second replays
+
+
+def test_an_infinity_reaches_the_output() -> None:
+    dit = float8_linears(random_dit(SMALL).bfloat16())
+    x, timestep, class_ids = dit_inputs(SMALL, rows=2)
+    x[1, 0, 0, 0] = torch.inf
+    with torch.no_grad():
+        rows_finite = dit(x.bfloat16(), timestep, class_ids).isfinite().flatten(1).all(1)
+    assert rows_finite.tolist() == [True, False]
 
 
 def test_a_gradient_is_refused() -> None:

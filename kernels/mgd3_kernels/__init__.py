@@ -5,26 +5,46 @@ Importing this package loads torch alone: Triton is imported by the first call t
 
 from mgd3_kernels.adaln import (
     gated_residual_norm,
+    gated_residual_norm_float8,
     gated_residual_norm_reference,
     modulated_norm,
+    modulated_norm_float8,
     modulated_norm_reference,
 )
 from mgd3_kernels.coefficients import Coefficient
 from mgd3_kernels.guided_step import guided_step, guided_step_reference
 from mgd3_kernels.kmeans import KMeansResult, batched_kmeans, batched_kmeans_reference
 from mgd3_kernels.philox import philox4x32, philox_normal
+from mgd3_kernels.quantise import (
+    FLOAT8_CAPABILITY,
+    QuantisedRows,
+    gelu_quantise,
+    gelu_quantise_reference,
+    quantise_heads,
+    quantise_heads_reference,
+    quantise_rows,
+)
 
 __all__ = [
+    "FLOAT8_CAPABILITY",
     "Coefficient",
     "KMeansResult",
+    "QuantisedRows",
     "batched_kmeans",
     "batched_kmeans_reference",
     "gated_residual_norm",
+    "gated_residual_norm_float8",
     "gated_residual_norm_reference",
+    "gelu_quantise",
+    "gelu_quantise_reference",
     "guided_step",
     "guided_step_reference",
     "modulated_norm",
+    "modulated_norm_float8",
     "modulated_norm_reference",
     "philox4x32",
     "philox_normal",
+    "quantise_heads",
+    "quantise_heads_reference",
+    "quantise_rows",
 ]

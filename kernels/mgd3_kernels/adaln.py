@@ -10,10 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mgd3_kernels.launching import kernel_launcher, launches
-
-_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-MAX_HIDDEN = 8192  # numbers of a token that one program of the kernel holds in registers
-_MAX_TOKENS = 2**16 - 1  # of a row: the second axis of a grid
+from mgd3_kernels.quantise import DTYPES, QuantisedRows, empty_rows, quantise_rows
+from mgd3_kernels.tiles import MAX_NUMBERS
 
 
 def modulated_norm_reference(tokens: Tensor, shift: Tensor, scale: Tensor, *, eps: float = 1e-6) -> Tensor:
@@ -38,7 +36,7 @@ def modulated_norm(tokens: Tensor, shift: Tensor, scale: Tensor, *, eps: float =
     One Triton launch on CUDA, computed in float32 and rounded once; plain torch elsewhere. No gradient.
 
     Args:
-        tokens: float32, bfloat16 or float16 `[N, T, d]`, contiguous, T up to 65,535 and d up to 8,192.
+        tokens: float32, bfloat16 or float16 `[N, T, d]`, contiguous, d up to 8,192.
         shift: The same dtype `[N, d]`; rows may lie apart, as those of a column slice do.
         scale: As `shift`: output = norm(tokens) (1 + scale) + shift.
         eps: Added to the variance.
@@ -83,13 +81,54 @@ def gated_residual_norm(
     return _launch(tokens, gate, branch, shift, scale, eps)
 
 
+def modulated_norm_float8(
+    tokens: Tensor, shift: Tensor, scale: Tensor, *, eps: float = 1e-6
+) -> QuantisedRows:
+    """Apply adaLN and quantise: the bits of `quantise_rows` of what `modulated_norm` returns.
+
+    Args and errors as `modulated_norm`; also on a GPU that has no 8-bit numbers.
+
+    Returns:
+        Rows `[N, T, d]` and scales `[N, T, 1]`.
+    """
+    if not launches(tokens):
+        return quantise_rows(modulated_norm_reference(tokens, shift, scale, eps=eps))
+    _check_arguments(tokens, {"shift": shift, "scale": scale}, {})
+    return _launch_float8(tokens, None, None, shift, scale, eps)
+
+
+def gated_residual_norm_float8(
+    tokens: Tensor, gate: Tensor, branch: Tensor, shift: Tensor, scale: Tensor, *, eps: float = 1e-6
+) -> QuantisedRows:
+    """Add a branch, apply adaLN and quantise: the bits of `quantise_rows` after `gated_residual_norm`.
+
+    Args and errors as `gated_residual_norm`; also on a GPU that has no 8-bit numbers.
+
+    Returns:
+        Rows `[N, T, d]` and scales `[N, T, 1]`; tokens keep their dtype.
+    """
+    if not launches(tokens):
+        return quantise_rows(gated_residual_norm_reference(tokens, gate, branch, shift, scale, eps=eps))
+    _check_arguments(tokens, {"gate": gate, "shift": shift, "scale": scale}, {"branch": branch})
+    return _launch_float8(tokens, gate, branch, shift, scale, eps)
+
+
 def _launch(
     tokens: Tensor, gate: Tensor | None, branch: Tensor | None, shift: Tensor, scale: Tensor, eps: float
 ) -> Tensor:
     normed = torch.empty_like(tokens)
-    if not tokens.numel():
-        return normed
-    kernel_launcher("triton_adaln")(tokens, gate, branch, shift, scale, normed, eps)
+    if tokens.numel():
+        kernel_launcher("triton_adaln")(tokens, gate, branch, shift, scale, normed, None, eps)
+    return normed
+
+
+def _launch_float8(
+    tokens: Tensor, gate: Tensor | None, branch: Tensor | None, shift: Tensor, scale: Tensor, eps: float
+) -> QuantisedRows:
+    N, T, d = tokens.shape
+    normed = empty_rows((N, T, d), tokens.device)
+    if tokens.numel():
+        kernel_launcher("triton_adaln")(tokens, gate, branch, shift, scale, *normed, eps)
     return normed
 
 
@@ -98,12 +137,10 @@ def _check_arguments(tokens: Tensor, rows: dict[str, Tensor], tiles: dict[str, T
     if tokens.ndim != 3:
         raise ValueError(f"tokens must be [N, T, d], got {list(tokens.shape)}")
     N, T, d = tokens.shape
-    if tokens.dtype not in _DTYPES:
-        raise ValueError(f"tokens must be {' or '.join(str(dtype) for dtype in _DTYPES)}, got {tokens.dtype}")
-    if not 1 <= d <= MAX_HIDDEN:
-        raise ValueError(f"tokens must have a hidden size from 1 to {MAX_HIDDEN}, got {d}")
-    if T > _MAX_TOKENS:
-        raise ValueError(f"tokens must be at most {_MAX_TOKENS} a row, got {T}")
+    if tokens.dtype not in DTYPES:
+        raise ValueError(f"tokens must be {' or '.join(str(dtype) for dtype in DTYPES)}, got {tokens.dtype}")
+    if not 1 <= d <= MAX_NUMBERS:
+        raise ValueError(f"tokens must have a hidden size from 1 to {MAX_NUMBERS}, got {d}")
     for name, tensor in {"tokens": tokens, **rows, **tiles}.items():
         shape = (N, d) if name in rows else (N, T, d)
         if tuple(tensor.shape) != shape or tensor.dtype != tokens.dtype or tensor.device != tokens.device:

@@ -10,30 +10,14 @@ Imported only by a launch: importing it needs Triton.
 from __future__ import annotations
 
 from contextlib import nullcontext
-from typing import NamedTuple
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-# Numbers of a thread: 16 bytes of a half-precision tensor.
-_PER_THREAD = 8
-
-
-class Tile(NamedTuple):
-    """What one program computes: TOKENS whole tokens of one row, each padded to BLOCK numbers."""
-
-    TOKENS: int
-    BLOCK: int
-    num_warps: int
-
-
-def tile_of(d: int) -> Tile:
-    """Choose the tile: one token where it fills a warp, as many as fill one where it does not."""
-    block = max(16, triton.next_power_of_2(d))
-    tokens = max(1, 32 * _PER_THREAD // block)
-    return Tile(tokens, block, max(1, min(16, tokens * block // (32 * _PER_THREAD))))
+from mgd3_kernels.tiles import Tile, tile_of
+from mgd3_kernels.triton_quantise import largest_of, scale_of, store_rows
 
 
 @triton.jit
@@ -50,22 +34,27 @@ def _adaln_kernel(
     shift_ptr,
     scale_ptr,
     normed_ptr,
+    row_scale_ptr,
     eps,
     T,
     d,
+    tiles,
     stride_gate,
     stride_shift,
     stride_scale,
     RESIDUAL: tl.constexpr,
+    QUANTISE: tl.constexpr,
     TOKENS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    row = tl.program_id(0).to(tl.int64)
-    token = tl.program_id(1) * TOKENS + tl.arange(0, TOKENS)
+    # Programs that run at one time are of few rows, whose modulation the nearest cache then holds.
+    row = (tl.program_id(0) // tiles).to(tl.int64)
+    token = (tl.program_id(0) % tiles) * TOKENS + tl.arange(0, TOKENS)
     offs_d = tl.arange(0, BLOCK)
-    inside = offs_d < d
-    mask = (token < T)[:, None] & inside[None, :]
-    offs = (row * T + token)[:, None] * d + offs_d[None, :]
+    here, inside = token < T, offs_d < d
+    mask = here[:, None] & inside[None, :]
+    token = row * T + token
+    offs = token[:, None] * d + offs_d[None, :]
 
     x = tl.load(tokens_ptr + offs, mask=mask, other=0.0).to(tl.float32)
     if RESIDUAL:
@@ -79,10 +68,17 @@ def _adaln_kernel(
     centred = tl.where(inside[None, :], x - mean[:, None], 0.0)
     variance = tl.reduce(centred * centred, 1, _add) / d
     normed = centred * tl.rsqrt(variance + eps)[:, None]
-    scale = tl.load(scale_ptr + row * stride_scale + offs_d, mask=inside, other=0.0).to(tl.float32)
+    scale = 1 + tl.load(scale_ptr + row * stride_scale + offs_d, mask=inside, other=0.0).to(tl.float32)
     shift = tl.load(shift_ptr + row * stride_shift + offs_d, mask=inside, other=0.0).to(tl.float32)
-    normed = normed * (1.0 + scale)[None, :] + shift[None, :]
-    tl.store(normed_ptr + offs, normed.to(normed_ptr.dtype.element_ty), mask=mask)
+    normed = (normed * scale[None, :] + shift[None, :]).to(tokens_ptr.dtype.element_ty)
+
+    if QUANTISE:  # what would have been stored
+        values = normed.to(tl.float32)
+        row_scale, inverse = scale_of(largest_of(values))
+        tl.store(row_scale_ptr + token, row_scale, mask=here)
+        store_rows(normed_ptr, values * inverse[:, None], token, offs_d, here, d)
+    else:
+        tl.store(normed_ptr + offs, normed, mask=mask)
 
 
 def launch(
@@ -92,26 +88,32 @@ def launch(
     shift: Tensor,
     scale: Tensor,
     normed: Tensor,
+    row_scale: Tensor | None,
     eps: float,
+    tile: Tile | None = None,
 ) -> None:
     """Launch the kernel on arguments that `mgd3_kernels.adaln` has checked, on the device of tokens."""
     N, T, d = tokens.shape
-    tile = tile_of(d)
+    tile = tile or tile_of(d)
+    tiles = triton.cdiv(T, tile.TOKENS)
     with torch.cuda.device_of(tokens) if tokens.is_cuda else nullcontext():
-        _adaln_kernel[(N, triton.cdiv(T, tile.TOKENS))](
+        _adaln_kernel[(N * tiles,)](
             tokens,
             gate,
             branch,
             shift,
             scale,
             normed,
+            row_scale,
             eps,
             T,
             d,
+            tiles,
             0 if gate is None else gate.stride(0),
             shift.stride(0),
             scale.stride(0),
             RESIDUAL=gate is not None,
+            QUANTISE=row_scale is not None,
             TOKENS=tile.TOKENS,
             BLOCK=tile.BLOCK,
             num_warps=tile.num_warps,

@@ -1,6 +1,9 @@
 """A DiT whose blocks multiply in 8 bits: dynamic rowwise scaling of activations and weights, bfloat16 around.
 
-Shape letters: N rows of a batch, T tokens, i and o features in and out of a linear map.
+What a product reads was quantised by the operation before it: adaLN, attention's end, GELU. The residual
+stream and the products' results stay bfloat16.
+
+Shape letters: N rows of a batch, T tokens, d hidden size, i and o features in and out of a linear map.
 """
 
 from __future__ import annotations
@@ -9,21 +12,25 @@ from collections.abc import Sequence
 from typing import cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mgd3_engine.dit.layers import TokenLinear
+from mgd3_engine.dit.layers import Attention, Mlp, TokenLinear, attend, runs_kernels
 from mgd3_engine.dit.model import DiT, DiTBlock
+from mgd3_kernels import (
+    FLOAT8_CAPABILITY,
+    QuantisedRows,
+    gelu_quantise,
+    gelu_quantise_reference,
+    quantise_heads,
+    quantise_heads_reference,
+    quantise_rows,
+)
 
-FLOAT8 = torch.float8_e4m3fn  # 4 exponent and 3 mantissa bits (Micikevicius et al. 2022)
-LARGEST = 448.0  # of FLOAT8
-FLOAT8_CAPABILITY = (8, 9)  # the first GPUs that multiply it
-_SMALLEST_SCALE = 1e-12  # of a row of zeros
 _MULTIPLE = 16  # of features, for torch's scaled product
 
 
 class Float8Linear(nn.Module):
-    """A linear map whose weight is quantised once, and whose tokens are at every call; as `TokenLinear`.
+    """A linear map of 8-bit tokens whose weight is quantised once.
 
     Args:
         linear: The bfloat16 map to replace.
@@ -50,42 +57,56 @@ class Float8Linear(nn.Module):
         self.register_buffer("scale", scale)  # [o, 1]
         self.register_buffer("bias", linear.bias.detach())  # [o]
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        """Map bfloat16 `[N, T, i]` to `[N, T, o]`."""
-        if torch.is_grad_enabled() and tokens.requires_grad:
+    def forward(self, tokens: QuantisedRows) -> Tensor:
+        """Map `[N, T, i]` to bfloat16 `[N, T, o]`."""
+        rows, scale = tokens
+        if torch.is_grad_enabled() and scale.requires_grad:
             raise ValueError("precision must not be fp8 where a gradient is needed: it has none")
-        rows, scale = quantise_rows(tokens.reshape(-1, tokens.shape[-1]))  # [N T, i], [N T, 1]
         mapped = torch._scaled_mm(
-            rows,
+            rows.flatten(0, 1),
             self.weight.t(),
-            scale_a=scale,
+            scale_a=scale.flatten(0, 1),
             scale_b=self.scale.t(),
             bias=self.bias,
             out_dtype=torch.bfloat16,
             use_fast_accum=True,
         )  # [N T, o]
-        return mapped.view(*tokens.shape[:-1], -1)
-
-    def gelu(self, tokens: Tensor) -> Tensor:
-        """Map bfloat16 `[N, T, i]` to `[N, T, o]` and apply GELU in its tanh form."""
-        return F.gelu(self(tokens), approximate="tanh")
+        return mapped.unflatten(0, rows.shape[:2])
 
 
-def quantise_rows(rows: Tensor) -> tuple[Tensor, Tensor]:
-    """Round every row to 8 bits, scaled so that its largest number is the largest there is.
+class Float8Attention(nn.Module):
+    """`Attention` of 8-bit tokens; it attends in bfloat16."""
 
-    rows = quantised * scale up to half a last place, scale = max |row| / 448.
+    reads_float8 = True
 
-    Args:
-        rows: Any floating dtype `[n, i]`, finite.
+    def __init__(self, attention: Attention) -> None:
+        super().__init__()
+        self.num_heads = attention.num_heads
+        self.qkv, self.proj = Float8Linear(attention.qkv), Float8Linear(attention.proj)
 
-    Returns:
-        float8_e4m3fn `[n, i]`, and the float32 `[n, 1]` scales.
-    """
-    wide = rows.to(torch.float32)
-    scale = (wide.abs().amax(dim=1, keepdim=True) / LARGEST).clamp(min=_SMALLEST_SCALE)
-    # Rounding of the quotient may carry it past the largest number, which would become NaN.
-    return (wide / scale).clamp(-LARGEST, LARGEST).to(FLOAT8), scale
+    def forward(self, tokens: QuantisedRows) -> Tensor:
+        """Mix `[N, T, d]` tokens over T, to bfloat16."""
+        mixed = attend(self.qkv(tokens), self.num_heads)  # [N, h, T, d/h]
+        quantise = quantise_heads if runs_kernels(mixed) else quantise_heads_reference
+        merged: Tensor = self.proj(quantise(mixed))
+        return merged
+
+
+class Float8Mlp(nn.Module):
+    """`Mlp` of 8-bit tokens."""
+
+    reads_float8 = True
+
+    def __init__(self, mlp: Mlp) -> None:
+        super().__init__()
+        self.fc1, self.fc2 = Float8Linear(mlp.fc1), Float8Linear(mlp.fc2)
+
+    def forward(self, tokens: QuantisedRows) -> Tensor:
+        """Map each of the `[N, T, d]` tokens by itself, to bfloat16."""
+        inner = self.fc1(tokens)  # [N, T, 4 d]
+        quantise = gelu_quantise if runs_kernels(inner) else gelu_quantise_reference
+        mapped: Tensor = self.fc2(quantise(inner))
+        return mapped
 
 
 def float8_linears(dit: DiT) -> DiT:
@@ -113,9 +134,9 @@ def float8_linears(dit: DiT) -> DiT:
         quantised = DiT(dit.config)
     quantised.load_state_dict(dit.state_dict(), assign=True)
     for block in cast("Sequence[DiTBlock]", quantised.blocks):
-        for layer, names in ((block.attn, ("qkv", "proj")), (block.mlp, ("fc1", "fc2"))):
-            for name in names:
-                setattr(layer, name, Float8Linear(getattr(layer, name)))
+        # Not of the declared types: they read 8-bit rows, and `reads_float8` tells the norms before them.
+        block.add_module("attn", Float8Attention(block.attn))
+        block.add_module("mlp", Float8Mlp(block.mlp))
     return quantised.eval().requires_grad_(False)
 
 

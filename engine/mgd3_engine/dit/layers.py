@@ -46,6 +46,8 @@ class TokenLinear(nn.Linear):
 class Attention(nn.Module):
     """Multi-head self-attention with one fused projection to queries, keys and values."""
 
+    reads_float8 = False
+
     def __init__(self, hidden_size: int, num_heads: int) -> None:
         super().__init__()
         self.num_heads = num_heads
@@ -54,19 +56,15 @@ class Attention(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Mix `[N, T, d]` tokens over T."""
-        N, T, d = tokens.shape
-        qkv = self.qkv(tokens).view(N, T, 3, self.num_heads, d // self.num_heads)
-        query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # each [N, h, T, d/h]
-        if runs_plain(tokens, self.qkv.weight) and tokens.is_cpu and tokens.dtype == torch.bfloat16:
-            mixed = _attention_of_slices(query, key, value)
-        else:
-            mixed = F.scaled_dot_product_attention(query, key, value)  # [N, h, T, d/h]
-        merged: Tensor = self.proj(mixed.transpose(1, 2).reshape(N, T, d))
+        mixed = attend(self.qkv(tokens), self.num_heads)  # [N, h, T, d/h]
+        merged: Tensor = self.proj(mixed.transpose(1, 2).flatten(2))
         return merged
 
 
 class Mlp(nn.Module):
     """Two linear layers around a GELU in its tanh form."""
+
+    reads_float8 = False
 
     def __init__(self, hidden_size: int, mlp_ratio: float) -> None:
         super().__init__()
@@ -78,6 +76,25 @@ class Mlp(nn.Module):
         """Map each of the `[N, T, d]` tokens by itself."""
         mapped: Tensor = self.fc2(self.fc1.gelu(tokens))
         return mapped
+
+
+def attend(qkv: Tensor, num_heads: int) -> Tensor:
+    """Attend over the tokens of `[N, T, 3 d]` queries, keys and values, which lie side by side.
+
+    Returns:
+        `[N, h, T, d/h]`, in the layout that the device's kernel leaves.
+    """
+    query, key, value = (
+        qkv.unflatten(2, (3, num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+    )  # [N, h, T, d/h]
+    if runs_plain(qkv) and qkv.is_cpu and qkv.dtype == torch.bfloat16:
+        return _attention_of_slices(query, key, value)
+    return F.scaled_dot_product_attention(query, key, value)
+
+
+def runs_kernels(*tensors: Tensor) -> bool:
+    """Tell whether this package's kernels compute with these tensors: on a GPU, and only computed with."""
+    return tensors[0].is_cuda and runs_plain(*tensors)
 
 
 def runs_plain(*tensors: Tensor) -> bool:

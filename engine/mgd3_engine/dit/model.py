@@ -16,8 +16,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mgd3_engine.dit.config import DiTConfig
-from mgd3_engine.dit.layers import Attention, Mlp, TokenLinear, map_tokens, runs_plain
-from mgd3_kernels import gated_residual_norm, modulated_norm
+from mgd3_engine.dit.layers import Attention, Mlp, TokenLinear, map_tokens, runs_kernels, runs_plain
+from mgd3_kernels import (
+    QuantisedRows,
+    gated_residual_norm,
+    gated_residual_norm_float8,
+    modulated_norm,
+    modulated_norm_float8,
+    quantise_rows,
+)
 
 NUM_SINUSOIDS = 256
 MAX_PERIOD = 10_000.0
@@ -265,31 +272,36 @@ class DiT(nn.Module):
         shifts, scales, gates = parts[0::3], parts[1::3], parts[2::3]
         blocks = cast("Sequence[DiTBlock]", self.blocks)
         branches = [branch for block in blocks for branch in (block.attn, block.mlp)]
-        normed = _norm(tokens, shifts[0], scales[0])
-        for branch, gate, shift, scale in zip(branches, gates, shifts[1:], scales[1:], strict=True):
-            tokens, normed = _add_and_norm(tokens, gate, branch(normed), shift, scale)
+        float8 = [*(branch.reads_float8 for branch in branches), False]  # of the reader of each norm
+        normed = _norm(tokens, shifts[0], scales[0], float8[0])
+        following = zip(branches, gates, shifts[1:], scales[1:], float8[1:], strict=True)
+        for branch, gate, shift, scale, eight in following:
+            tokens, normed = _add_and_norm(tokens, gate, branch(normed), shift, scale, eight)
         P, O = config.patch_size, config.out_channels  # noqa: E741 - a shape letter
         G = config.input_size // P
         patches: Tensor = self.final_layer.linear(normed).view(x.shape[0], G, G, P, P, O)
         return patches.permute(0, 5, 1, 3, 2, 4)  # [N, O, G, P, G, P]
 
 
-def _norm(tokens: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+def _norm(tokens: Tensor, shift: Tensor, scale: Tensor, float8: bool) -> Tensor | QuantisedRows:
     """adaLN of `[N, T, d]` tokens by `[N, d]` shifts and scales: norm(tokens) (1 + scale) + shift."""
-    if tokens.is_cuda and runs_plain(tokens, shift, scale):
-        return modulated_norm(tokens, shift, scale, eps=NORM_EPS)
+    if runs_kernels(tokens, shift, scale):
+        norm = modulated_norm_float8 if float8 else modulated_norm
+        return norm(tokens, shift, scale, eps=NORM_EPS)
     normed = F.layer_norm(tokens, tokens.shape[-1:], eps=NORM_EPS)
-    return torch.addcmul(shift[:, None], normed, 1 + scale[:, None])  # [N, T, d]
+    normed = torch.addcmul(shift[:, None], normed, 1 + scale[:, None])  # [N, T, d]
+    return quantise_rows(normed) if float8 else normed
 
 
 def _add_and_norm(
-    tokens: Tensor, gate: Tensor, branch: Tensor, shift: Tensor, scale: Tensor
-) -> tuple[Tensor, Tensor]:
+    tokens: Tensor, gate: Tensor, branch: Tensor, shift: Tensor, scale: Tensor, float8: bool
+) -> tuple[Tensor, Tensor | QuantisedRows]:
     """Return tokens + gate branch, and adaLN of it; `tokens` itself is overwritten where it can be."""
-    if not runs_plain(tokens, gate, branch, shift, scale):
-        tokens = torch.addcmul(tokens, gate[:, None], branch)  # [N, T, d]
-    elif tokens.is_cuda:
-        return tokens, gated_residual_norm(tokens, gate, branch, shift, scale, eps=NORM_EPS)
-    else:
+    if runs_kernels(tokens, gate, branch, shift, scale):
+        norm = gated_residual_norm_float8 if float8 else gated_residual_norm
+        return tokens, norm(tokens, gate, branch, shift, scale, eps=NORM_EPS)
+    if runs_plain(tokens, gate, branch, shift, scale):
         tokens.addcmul_(gate[:, None], branch)
-    return tokens, _norm(tokens, shift, scale)
+    else:
+        tokens = torch.addcmul(tokens, gate[:, None], branch)  # [N, T, d]
+    return tokens, _norm(tokens, shift, scale, float8)
