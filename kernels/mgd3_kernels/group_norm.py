@@ -32,7 +32,7 @@ def group_norm_silu_reference(
         x = x.add_(shift[:, None, None]) if residual is not None else x + shift[:, None, None]
     if residual is not None:
         x.add_(residual)
-    normed = F.group_norm(x, groups, weight, bias, eps)
+    normed = torch.group_norm(x, groups, weight, bias, eps)
     return F.silu(normed, inplace=True) if silu else normed
 
 

@@ -80,5 +80,5 @@ class Norm(nn.GroupNorm):
             return group_norm_silu(
                 x, self.weight, self.bias, self.num_groups, eps=self.eps, silu=silu, shift=shift
             )
-        normed = F.group_norm(x, self.num_groups, self.weight, self.bias, self.eps)
+        normed = torch.group_norm(x, self.num_groups, self.weight, self.bias, self.eps)
         return F.silu(normed) if silu else normed
