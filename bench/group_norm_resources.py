@@ -1,4 +1,4 @@
-"""What the group-norm kernels compile to, for each compute capability, without a GPU; as `kernel_resources.py`.
+"""What the group-norm kernels compile to, for each capability, without a GPU; as `kernel_resources.py`.
 
 python bench/group_norm_resources.py --cc 90 100
 """
@@ -63,10 +63,8 @@ def compile_variant(variant: Variant, capability: int) -> Any:
         kernel = kernels._normalise_kernel
         constants |= {"PARTS": triton.next_power_of_2(parts), "SILU": True}
     own = ("x_ptr", "shift_ptr", "residual_ptr", "weight_ptr", "bias_ptr", "normed_ptr")
-    types = {name: f"*{variant.dtype}" for name in own} | {"eps": "fp32"}
-    return compile_ahead(
-        kernel, types, constants, ("S", "part_pixels"), capability, num_warps=tile.num_warps
-    )
+    types = dict.fromkeys(own, f"*{variant.dtype}") | {"eps": "fp32"}
+    return compile_ahead(kernel, types, constants, ("S", "part_pixels"), capability, num_warps=tile.num_warps)
 
 
 def main() -> None:

@@ -32,7 +32,6 @@ def make_tiny_generator(
         steps: Default number of denoising steps, half of them guided.
         seed: Changes all weights.
     """
-    
     torch.manual_seed(seed)
     config = DiTConfig(
         input_size=4, patch_size=2, hidden_size=32, depth=1, num_heads=2, num_classes=num_classes

@@ -62,6 +62,17 @@ def test_equals_diffusers(settings: dict[str, Any], size: tuple[int, int]) -> No
     check_equal(trained(**settings), size)
 
 
+def test_kernels_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a GPU runs: norms that add a convolution's bias and the residual, here by Triton's interpreter."""
+    vae = trained()
+    ours, pixels = ours_of(vae), pixels_of(vae, (8, 12), images=1)
+    mean, _ = ours.encode(pixels)
+    decoded = ours.decode(mean)
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    assert worst(ours.encode(pixels)[0], mean) < BOUND
+    assert worst(ours.decode(mean), decoded) < BOUND
+
+
 @pytest.mark.slow
 def test_kl_f8_equals_diffusers() -> None:
     check_equal(trained(**{k: v for k, v in KL_F8.settings().items() if k != "_class_name"}), (64, 64))
@@ -125,7 +136,7 @@ REFUSED: dict[str, tuple[type[KLConfig | VQConfig], dict[str, Any], str]] = {
     "latents_mean": (KLConfig, {"latents_mean": [0.1]}, r"latents_mean must be None, got \[0.1\]"),
     "norm_type": (VQConfig, {"norm_type": "spatial"}, "norm_type must be 'group', got 'spatial'"),
     "lookup": (VQConfig, {"lookup_from_codebook": True}, "lookup_from_codebook must be False, got True"),
-    "unknown": (KLConfig, {"temporal": 4}, "temporal is a setting that AutoencoderKL does not have here"),
+    "unknown": (KLConfig, {"temporal": 4}, "temporal is no setting of an AutoencoderKL here, got 4"),
     "groups": (KLConfig, {"block_out_channels": [48]}, "block_out_channels must be multiples of"),
     "text": (KLConfig, {"layers_per_block": "2"}, "layers_per_block must be a whole number, got '2'"),
     "bool": (KLConfig, {"use_quant_conv": 1}, "use_quant_conv must be true or false, got 1"),

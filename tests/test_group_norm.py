@@ -53,7 +53,9 @@ def provider(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
     name, device = ("gpu", "cuda") if torch.cuda.is_available() else ("interpreter", "cpu")
     for made in ("empty", "empty_like"):  # a number that no kernel writes must not look like one that it does
         original = getattr(torch, made)
-        monkeypatch.setattr(torch, made, lambda *a, original=original, **k: original(*a, **k).fill_(torch.nan))
+        monkeypatch.setattr(
+            torch, made, lambda *a, original=original, **k: original(*a, **k).fill_(torch.nan)
+        )
     return Provider(name, group_norm_silu, device)
 
 
@@ -132,9 +134,7 @@ def test_a_shift_alone_leaves_x(dtype: str, provider: Provider) -> None:
 
 def test_a_mean_far_from_zero(provider: Provider) -> None:
     """The variance is of differences: E[x^2] - E[x]^2 of these would have no digit left."""
-    arguments = without(
-        problem((1, 8, 17, 13, 4), "fp32", provider.device, mean=1e4), "residual", "shift"
-    )
+    arguments = without(problem((1, 8, 17, 13, 4), "fp32", provider.device, mean=1e4), "residual", "shift")
     arguments["x"][:, :, :1] -= 9e3  # and differ from pixel to pixel, and the first tile most
     assert relative_error(provider.run(**arguments), expected(arguments, silu=True)) < 1e-4
 

@@ -48,6 +48,9 @@ ADALN_COVERING = (
 # widest in float32, whose threads hold 16 numbers of each of three tensors.
 ADALN_MAIN_REGISTER_BOUND, ADALN_REGISTER_BOUND = 40, 64
 
+# Measured on 9.0: 40 to 74 to normalise, 64 to 79 for statistics; 6 blocks of 128 threads at 80.
+GROUP_NORM_REGISTER_BOUND = 96
+
 # Of the kernels that read features: at least so many 16-byte copies or loads, and at most so many narrower
 # ones, which are of a mean, a few candidates, or single numbers. The others read labels and sums.
 KMEANS_READS = {
@@ -162,6 +165,41 @@ def test_main_adaln_on_every_capability(capability: int, adaln_rows: Rows) -> No
 @pytest.mark.parametrize("variant", ADALN_COVERING)
 def test_adaln_variant(variant: str, adaln_rows: Rows) -> None:
     check_adaln(adaln_rows[variant, 90], ADALN_REGISTER_BOUND)
+
+
+@pytest.fixture(scope="module")
+def group_norm_rows(tmp_path_factory: pytest.TempPathFactory) -> Rows:
+    """The main variants for every capability, the covering set for 9.0."""
+    pytest.importorskip("triton", minversion="3.3", reason="ahead-of-time compilation as written needs it")
+    others = [str(capability) for capability in CAPABILITIES if capability != 90]
+    folder = tmp_path_factory.mktemp("triton")
+    found = compile_report(folder, "--cc", "90", "--main-cc", *others, script="group_norm_resources.py")
+    return {(row["variant"], row["capability"]): row for row in found}
+
+
+def check_group_norm(row: dict[str, Any]) -> None:
+    """A tile is read and written once, 16 bytes at a time; narrow accesses are of channels and sums."""
+    assert row["stack_bytes"] == 0, "registers spilled"
+    assert row["registers"] <= GROUP_NORM_REGISTER_BOUND
+    assert row["shared_bytes"] <= 4096
+    pieces = 4 if row["dtype"] == "fp32" else 2  # accesses of a thread's 16 numbers
+    stores = pieces * (row["kernel"] == "normalise" or row["residual"])
+    if row["channels"] % 16 == 0:
+        assert row["accesses"].get("st.global.v4.b32", 0) == stores
+        assert row["accesses"]["ld.global.v4.b32"] >= pieces * (1 + row["residual"])
+
+
+@pytest.mark.parametrize("capability", CAPABILITIES)
+@pytest.mark.parametrize("variant", ["normalise", "statistics", "statistics-residual"])
+def test_main_group_norm_on_every_capability(variant: str, capability: int, group_norm_rows: Rows) -> None:
+    check_group_norm(group_norm_rows[variant, capability])
+
+
+def test_every_group_norm_variant(group_norm_rows: Rows) -> None:
+    checked = [row for (_, capability), row in group_norm_rows.items() if capability == 90]
+    assert len(checked) == 16
+    for row in checked:
+        check_group_norm(row)
 
 
 @pytest.fixture(scope="module")

@@ -19,6 +19,7 @@ from mgd3_fast.generators.digest import weights_digest
 
 Self = TypeVar("Self", bound="BatchedAutoencoder")
 
+
 @dataclass(frozen=True)
 class BatchChoice:
     """How many images a device decodes or encodes at once, whatever the number of images of a call.
@@ -37,10 +38,10 @@ class BatchChoice:
         return 1 << min(self.largest, fitting).bit_length() - 1
 
 
-# On one CPU core the demo's network takes, at 32 px and in batches of 1, 2, 4, 8, 16, 32, so many ms an image:
-# 7.0, 3.4, 2.0, 1.6, 1.4, 1.4 to encode and 9.3, 5.2, 3.7, 2.9, 3.2, 2.5 to decode; KL-f8 gains nothing from
-# batches at 64 px. On an H200 in bfloat16 at 256 px, diffusers' network decoded 320 images a second in batches
-# of 32 and 399 in batches of 64; float32 takes half as many, so that both fit in the same memory.
+# On one CPU core the demo's network takes, at 32 px and in batches of 1, 2, 4, 8, 16, 32, so many ms of CPU
+# time an image: 7.0, 3.4, 2.0, 1.6, 1.4, 1.4 to encode and 9.3, 5.2, 3.7, 2.9, 3.2, 2.5 to decode; KL-f8
+# gains nothing from batches at 64 px. On an H200 in bfloat16 at 256 px, diffusers' network decoded 320 images
+# a second in batches of 32 and 399 in batches of 64; float32 takes half as many, to fit in the same memory.
 CHOICES = {"cpu": BatchChoice(8, 2**15), "cuda": BatchChoice(64, 2**23)}
 
 

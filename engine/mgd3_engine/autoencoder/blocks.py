@@ -5,10 +5,12 @@ Shape letters: B images, C channels, H W pixels, T = H W positions.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mgd3_engine.autoencoder.layers import Conv, Norm
+from mgd3_engine.autoencoder.layers import Branch, Conv, Norm, settled
 
 
 class ResnetBlock(nn.Module):
@@ -22,12 +24,12 @@ class ResnetBlock(nn.Module):
         self.conv2 = Conv(channels, channels, 3, padding=1)
         self.conv_shortcut = Conv(channels_in, channels, 1) if channels_in != channels else None
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Map `[B, C_in, H, W]` to `[B, C, H, W]`."""
-        hidden, bias = self.conv1.without_bias(self.norm1.silu(x))
-        branch = self.conv2(self.norm2.silu(hidden, bias))
-        residual = x if self.conv_shortcut is None else self.conv_shortcut(x)
-        return added(branch, residual)
+    def forward(self, x: Tensor, waiting: Branch | None = None) -> tuple[Tensor, Branch]:
+        """Map `[B, C_in, H, W]` and the branch that is to be added to it to `[B, C, H, W]` and its branch."""
+        normed, x = self.norm1.silu_of_sum(x, waiting)
+        hidden = self.conv1.without_bias(normed)
+        branch = self.conv2.without_bias(self.norm2.silu(hidden.output, hidden.bias))
+        return x if self.conv_shortcut is None else self.conv_shortcut(x), branch
 
 
 class Attention(nn.Module):
@@ -45,7 +47,7 @@ class Attention(nn.Module):
         tokens = self.group_norm(x).permute(0, 2, 3, 1).reshape(B, 1, H * W, C)  # [B, 1, T, C]
         query, key, value = self.to_q(tokens), self.to_k(tokens), self.to_v(tokens)
         mixed = self.to_out[0](F.scaled_dot_product_attention(query, key, value))
-        return added(mixed.view(B, H, W, C).permute(0, 3, 1, 2), x)
+        return settled(x, Branch(mixed.view(B, H, W, C).permute(0, 3, 1, 2), None))
 
 
 class MidBlock(nn.Module):
@@ -58,11 +60,7 @@ class MidBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map `[B, C, H, W]` to the same shape."""
-        x = self.resnets[0](x)
-        for attention in self.attentions:
-            x = attention(x)
-        mixed: Tensor = self.resnets[1](x)
-        return mixed
+        return passed_through((self.resnets[0], *self.attentions, self.resnets[1]), x)
 
 
 class Downsample(nn.Module):
@@ -102,9 +100,7 @@ class DownBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map `[B, C_in, H, W]` to `[B, C, H / 2, W / 2]`, or without halving."""
-        for layer in (*self.resnets, *self.downsamplers):
-            x = layer(x)
-        return x
+        return passed_through((*self.resnets, *self.downsamplers), x)
 
 
 class UpBlock(nn.Module):
@@ -118,11 +114,15 @@ class UpBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map `[B, C_in, H, W]` to `[B, C, 2 H, 2 W]`, or without doubling."""
-        for layer in (*self.resnets, *self.upsamplers):
-            x = layer(x)
-        return x
+        return passed_through((*self.resnets, *self.upsamplers), x)
 
 
-def added(branch: Tensor, residual: Tensor) -> Tensor:
-    """Add a branch to its residual, in the branch's memory unless a gradient needs it."""
-    return branch + residual if branch.requires_grad or residual.requires_grad else branch.add_(residual)
+def passed_through(layers: Iterable[nn.Module], x: Tensor) -> Tensor:
+    """Apply layers in turn; a residual block's branch waits for the next one's norm where one follows."""
+    waiting: Branch | None = None
+    for layer in layers:
+        if isinstance(layer, ResnetBlock):
+            x, waiting = layer(x, waiting)
+        else:
+            x, waiting = layer(settled(x, waiting)), None
+    return settled(x, waiting)

@@ -26,7 +26,7 @@ class AutoencoderConfig:
     Args:
         in_channels: Channels of an image.
         out_channels: Channels of a decoded image.
-        block_out_channels: Channels of each block, from the pixels inwards; each but the last halves the size.
+        block_out_channels: Channels of the blocks, from the pixels inwards; all but the last halve the size.
         layers_per_block: Residual layers of an encoder block; a decoder block has one more.
         latent_channels: Channels of the encoder's output, without the variance.
         norm_num_groups: Groups of every normalisation.
@@ -84,7 +84,7 @@ class AutoencoderConfig:
                 if value not in _IMPLEMENTED[name]:
                     raise ValueError(f"{name} must be {_IMPLEMENTED[name][0]!r}, got {value!r}")
             elif not name.startswith("_") and value not in (None, False):
-                raise ValueError(f"{name} is a setting that {cls.class_name} does not have here, got {value!r}")
+                raise ValueError(f"{name} is no setting of an {cls.class_name} here, got {value!r}")
         for name in _BLOCKS:
             blocks = len(given.get("block_out_channels", cls.block_out_channels))
             if len(settings.get(name, [""])) != blocks:
@@ -150,7 +150,7 @@ class VQConfig(AutoencoderConfig):
 KL_F8 = KLConfig(
     block_out_channels=(128, 256, 512, 512), layers_per_block=2, latent_channels=4, sample_size=256
 )
-"""Stable Diffusion's autoencoder (Rombach et al. 2022, f = 8), its fine-tunes and, but for its scale, SDXL's."""
+"""Stable Diffusion's autoencoder (Rombach et al. 2022, f = 8) and its fine-tunes; SDXL's but for the scale."""
 
 
 def _check_blocks(name: str, blocks: Any) -> None:

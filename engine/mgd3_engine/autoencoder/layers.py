@@ -8,14 +8,34 @@ is torch's usual operations; otherwise what is fastest on the device.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mgd3_engine.dit.layers import runs_plain, uses_onednn
 from mgd3_kernels import group_norm_silu
+from mgd3_kernels.launching import launches
 
 EPS = 1e-6  # added to every variance
+
+
+class Branch(NamedTuple):
+    """What a residual block adds to its input, but has not yet: the next norm does it in its own pass."""
+
+    output: Tensor
+    bias: Tensor | None
+
+
+def settled(x: Tensor, waiting: Branch | None) -> Tensor:
+    """Add what waits for x, in the branch's memory unless a gradient needs it."""
+    if waiting is None:
+        return x
+    branch, bias = waiting
+    if branch.requires_grad or x.requires_grad:
+        return branch + x
+    return (branch if bias is None else branch.add_(bias[:, None, None])).add_(x)
 
 
 class Conv(nn.Conv2d):
@@ -29,16 +49,16 @@ class Conv(nn.Conv2d):
             return self._by_onednn(x)
         return super().forward(x)
 
-    def without_bias(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+    def without_bias(self, x: Tensor) -> Branch:
         """Map `[B, C, H, W]`.
 
         Returns:
             The output `[B, O, H', W']`, and the bias `[O]` that is still to be added, or None: cuDNN's
             convolution as torch calls it adds a bias in a pass of its own, which the next norm can do.
         """
-        if x.is_cuda and runs_plain(x, self.weight):
-            return F.conv2d(x, self.weight, None, self.stride, self.padding), self.bias
-        return self(x), None
+        if runs_plain(x, self.weight) and launches(x):
+            return Branch(F.conv2d(x, self.weight, None, self.stride, self.padding), self.bias)
+        return Branch(self(x), None)
 
     def _by_onednn(self, x: Tensor) -> Tensor:
         """Convolve with weights in oneDNN's own layout, which torch would bring them to in every call.
@@ -73,9 +93,26 @@ class Norm(nn.GroupNorm):
         """Normalise x + shift, a number a channel, and apply SiLU."""
         return self._normed(x, shift, silu=True)
 
+    def silu_of_sum(self, x: Tensor, waiting: Branch | None) -> tuple[Tensor, Tensor]:
+        """Add the branch that waits for x, normalise and apply SiLU; returns that and the sum."""
+        if waiting is None or not (runs_plain(x, self.weight) and launches(x)):
+            x = settled(x, waiting)
+            return self.silu(x), x
+        branch = waiting.output.contiguous(memory_format=torch.channels_last)
+        normed = group_norm_silu(
+            branch,
+            self.weight,
+            self.bias,
+            self.num_groups,
+            eps=self.eps,
+            shift=waiting.bias,
+            residual=x.contiguous(memory_format=torch.channels_last),
+        )
+        return normed, branch
+
     def _normed(self, x: Tensor, shift: Tensor | None, *, silu: bool) -> Tensor:
         if runs_plain(x, self.weight):
-            if x.is_cuda:
+            if launches(x):
                 x = x.contiguous(memory_format=torch.channels_last)
             return group_norm_silu(
                 x, self.weight, self.bias, self.num_groups, eps=self.eps, silu=silu, shift=shift

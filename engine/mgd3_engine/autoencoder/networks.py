@@ -112,7 +112,7 @@ class Quantizer(nn.Module):
 
 
 class VQModel(nn.Module):
-    """A vector-quantised autoencoder (van den Oord et al. 2017), by the parameter names of diffusers' class."""
+    """A vector-quantised autoencoder (van den Oord et al. 2017), by diffusers' parameter names."""
 
     def __init__(self, config: VQConfig) -> None:
         super().__init__()
