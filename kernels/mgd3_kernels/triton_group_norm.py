@@ -55,10 +55,9 @@ def parts_of(S: int, tile: Tile) -> Parts:
     return Parts(triton.cdiv(S, part_pixels), part_pixels)
 
 
-@triton.jit
-def _add(a, b):
-    """For `tl.reduce`: `tl.sum` is compiled code for good where Triton was loaded before its interpreter."""
-    return a + b
+# For `tl.reduce`: `tl.sum` is compiled code for good where Triton was loaded before its interpreter. That adds
+# up by numpy where it meets this function, and by Python otherwise, which takes a second a tile.
+_add = tl.standard._sum_combine
 
 
 @triton.jit

@@ -150,7 +150,7 @@ class VQConfig(AutoencoderConfig):
 KL_F8 = KLConfig(
     block_out_channels=(128, 256, 512, 512), layers_per_block=2, latent_channels=4, sample_size=256
 )
-"""Stable Diffusion's autoencoder (Rombach et al. 2022, f = 8) and its fine-tunes; SDXL's but for the scale."""
+"""Stable Diffusion's autoencoder (Rombach et al. 2022, f = 8) and its fine-tunes; SDXL's, scale apart."""
 
 
 def _check_blocks(name: str, blocks: Any) -> None:
