@@ -113,7 +113,7 @@ def test_batches_have_few_shapes(
     autoencoder, rows = KLAutoencoder(folder), []
     latents = torch.randn(count, 4, 8, 8)
     want = autoencoder.decode(latents)
-    monkeypatch.setattr(autoencoder, "_keeps_bytes", dict.fromkeys(autoencoder._keeps_bytes, keeps))
+    monkeypatch.setattr(autoencoder, "_same_bytes", lambda *_: keeps)
     decoded = autoencoder._decoded
     autoencoder._decoded = lambda batch: (rows.append(len(batch)), decoded(batch))[1]  # type: ignore[method-assign]
     batches = list(autoencoder.decode_batches(latents))
@@ -136,7 +136,8 @@ def test_a_small_batch_is_tried_before_it_is_believed(folder: Path) -> None:
     images = images_of(33)
     latents = autoencoder.encode(images)
     assert torch.equal(autoencoder.encode(images[32:]), latents[32:])
-    assert rows == [32, 1, 32, 32, 32]  # a batch, the trial, the padded rest, and again without a trial
+    trials = [few_or_all for few in (1, 2, 4, 8, 16) for few_or_all in (few, 32)]
+    assert rows == [32, *trials, 32, 32]  # a batch, the trials, the padded rest, and again without a trial
 
 
 @pytest.mark.parametrize(

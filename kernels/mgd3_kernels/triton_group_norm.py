@@ -55,8 +55,8 @@ def parts_of(S: int, tile: Tile) -> Parts:
     return Parts(triton.cdiv(S, part_pixels), part_pixels)
 
 
-# For `tl.reduce`: `tl.sum` is compiled code for good where Triton was loaded before its interpreter. That adds
-# up by numpy where it meets this function, and by Python otherwise, which takes a second a tile.
+# For `tl.reduce`: `tl.sum` is compiled code for good where Triton was loaded before its interpreter. That
+# adds up by numpy where it meets this function, and by Python otherwise, which takes a second a tile.
 _add = tl.standard._sum_combine
 
 

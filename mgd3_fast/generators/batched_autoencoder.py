@@ -236,20 +236,25 @@ class BatchedAutoencoder(ABC):
         """Return the fewest rows that leave the bytes of an image as they are in a batch of `rows`.
 
         Convolutions of a CPU usually add up an image in one order, whatever the batch; that is tried once for
-        each shape. On a GPU it is `rows`: libraries choose another algorithm for another batch.
+        each shape: with two threads a batch of one has other bytes, one of two has not. On a GPU it is
+        `rows`: libraries choose another algorithm for another batch.
         """
         few = 1 << (len(batch) - 1).bit_length()
-        if few >= rows or self._device.type != "cpu":
-            return rows
+        while few < rows and not (self._device.type == "cpu" and self._same_bytes(batch, few, rows)):
+            few *= 2
+        return min(few, rows)
+
+    def _same_bytes(self, batch: Tensor, few: int, rows: int) -> bool:
+        """Tell whether the network gives `few` images of this shape the bytes that they have among `rows`."""
         encodes = batch.dtype == torch.uint8
-        run = self._encoded if encodes else self._decoded
         trial = (encodes, few, rows, batch.shape[1:], self._dtype)
         if trial not in self._keeps_bytes:
+            run = self._encoded if encodes else self._decoded
             noise = torch.randn(few, *batch.shape[1:], generator=torch.Generator().manual_seed(0))
             alone = run(self._prepared(noise))
             among = run(self._prepared(torch.cat([noise, noise[-1:].expand(rows - few, -1, -1, -1)])))
             self._keeps_bytes[trial] = torch.equal(alone, among[:few])
-        return few if self._keeps_bytes[trial] else rows
+        return self._keeps_bytes[trial]
 
 
 @cache
