@@ -61,6 +61,9 @@ QUANTISE_COVERING = ("main", "heads", "heads-apart", "S2", "S2-heads", "fp32", "
 # Nine blocks of 64 threads, nine tokens of DiT-XL/2's MLP. Measured: 101; 104 in float32.
 QUANTISE_REGISTER_BOUND = 112
 
+# Measured on 9.0: 40 to 74 to normalise, 64 to 79 for statistics; 6 blocks of 128 threads at 80.
+GROUP_NORM_REGISTER_BOUND = 96
+
 # Of the kernels that read features: at least so many 16-byte copies or loads, and at most so many narrower
 # ones, which are of a mean, a few candidates, or single numbers. The others read labels and sums.
 KMEANS_READS = {
@@ -227,6 +230,41 @@ def test_quantise_variant(variant: str, capability: int, quantise_rows: Rows) ->
     row = quantise_rows[variant, capability]
     check_tokens(row, QUANTISE_REGISTER_BOUND, loads=1, rows=0)
     assert row["shared_bytes"] <= 128, "tokens are exchanged through shared memory"
+
+
+@pytest.fixture(scope="module")
+def group_norm_rows(tmp_path_factory: pytest.TempPathFactory) -> Rows:
+    """The main variants for every capability, the covering set for 9.0."""
+    pytest.importorskip("triton", minversion="3.3", reason="ahead-of-time compilation as written needs it")
+    others = [str(capability) for capability in CAPABILITIES if capability != 90]
+    folder = tmp_path_factory.mktemp("triton")
+    found = compile_report(folder, "--cc", "90", "--main-cc", *others, script="group_norm_resources.py")
+    return {(row["variant"], row["capability"]): row for row in found}
+
+
+def check_group_norm(row: dict[str, Any]) -> None:
+    """A tile is read and written once, 16 bytes at a time; narrow accesses are of channels and sums."""
+    assert row["stack_bytes"] == 0, "registers spilled"
+    assert row["registers"] <= GROUP_NORM_REGISTER_BOUND
+    assert row["shared_bytes"] <= 4096
+    pieces = 4 if row["dtype"] == "fp32" else 2  # accesses of a thread's 16 numbers
+    stores = pieces * (row["kernel"] == "normalise" or row["residual"])
+    if row["channels"] % 16 == 0:
+        assert row["accesses"].get("st.global.v4.b32", 0) == stores
+        assert row["accesses"]["ld.global.v4.b32"] >= pieces * (1 + row["residual"])
+
+
+@pytest.mark.parametrize("capability", CAPABILITIES)
+@pytest.mark.parametrize("variant", ["normalise", "statistics", "statistics-residual"])
+def test_main_group_norm_on_every_capability(variant: str, capability: int, group_norm_rows: Rows) -> None:
+    check_group_norm(group_norm_rows[variant, capability])
+
+
+def test_every_group_norm_variant(group_norm_rows: Rows) -> None:
+    checked = [row for (_, capability), row in group_norm_rows.items() if capability == 90]
+    assert len(checked) == 16
+    for row in checked:
+        check_group_norm(row)
 
 
 @pytest.fixture(scope="module")

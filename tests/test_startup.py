@@ -68,5 +68,5 @@ def test_what_is_there_already_is_not_imported_for(
     ]
     for line in lines:
         assert main(line) == 0
-    assert {"diffusers", "sklearn"} < set(sys.modules)
+    assert "sklearn" in sys.modules
     assert loaded(commands(*lines)) == IMAGES

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mgd3_engine.autoencoder import AutoencoderKL
 from mgd3_fast.datasets import Dataset
 from mgd3_fast.errors import UserError
 from mgd3_fast.generators.hub import fetch_model, model_folder
@@ -33,7 +34,7 @@ def train_autoencoder(
     dataset: Dataset,
     resolution: int,
     *,
-    start: nn.Module | None,
+    start: AutoencoderKL | None,
     device: torch.device,
     bf16: bool,
     log: TrainingLog,
@@ -104,7 +105,7 @@ def new_latent_shape(config: TrainConfig, resolution: int) -> tuple[int, int, in
     return config.latent_channels, resolution // downsample, resolution // downsample
 
 
-def start_autoencoder(source: str) -> nn.Module:
+def start_autoencoder(source: str) -> AutoencoderKL:
     """Load the network of an autoencoder to train it further.
 
     Args:
@@ -121,8 +122,7 @@ def start_autoencoder(source: str) -> nn.Module:
         path = fetch_model(source, "vae", option="--vae", licence="see its source")
     elif path.is_dir():
         path = model_folder(path, "vae")
-    vae: nn.Module = load_vae(path)
-    return vae.requires_grad_(True)
+    return load_vae(path).requires_grad_(True)
 
 
 def fit_settings(config: TrainConfig, count: int, device: torch.device, bf16: bool) -> FitSettings:
@@ -145,17 +145,16 @@ def fit_settings(config: TrainConfig, count: int, device: torch.device, bf16: bo
     )
 
 
-def _new_vae(config: TrainConfig, resolution: int) -> nn.Module:
+def _new_vae(config: TrainConfig, resolution: int) -> AutoencoderKL:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        vae: nn.Module = build_vae(
+        return build_vae(
             channels=config.vae_channels,
             layers=config.vae_layers,
             latent_channels=config.latent_channels,
             attention=config.vae_attention == "middle",
             resolution=resolution,
         )
-    return vae
 
 
 def _save_autoencoder(vae: Any, folder: Path, scaling_factor: float, dtype: torch.dtype) -> None:
@@ -164,7 +163,5 @@ def _save_autoencoder(vae: Any, folder: Path, scaling_factor: float, dtype: torc
     (folder / "config.json").unlink(missing_ok=True)
     weights = {name: value.to("cpu", dtype).contiguous() for name, value in vae.state_dict().items()}
     save_tensors(folder / "diffusion_pytorch_model.safetensors", weights, {"format": "pt"})
-    # Names that start with "_" are diffusers' own notes, some of them sets in random order.
-    settings = {name: value for name, value in vae.config.items() if not name.startswith("_")}
-    settings |= {"_class_name": type(vae).__name__, "scaling_factor": scaling_factor}
+    settings = vae.config.settings() | {"scaling_factor": scaling_factor}
     (folder / "config.json").write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n")
