@@ -10,8 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from mgd3_fast.cli import main
-
 NETWORKS = {"torch", "numpy"}
 IMAGES = NETWORKS | {"PIL"}
 HEAVY = IMAGES | {
