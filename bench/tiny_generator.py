@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from mgd3_engine.autoencoder import AutoencoderKL, KLConfig
 from mgd3_engine.dit import DiT, DiTConfig
 from mgd3_fast.generators import SamplingDefaults, save_generator
 
@@ -31,8 +32,7 @@ def make_tiny_generator(
         steps: Default number of denoising steps, half of them guided.
         seed: Changes all weights.
     """
-    from diffusers import AutoencoderKL
-
+    
     torch.manual_seed(seed)
     config = DiTConfig(
         input_size=4, patch_size=2, hidden_size=32, depth=1, num_heads=2, num_classes=num_classes
@@ -42,13 +42,7 @@ def make_tiny_generator(
         if parameter.requires_grad:
             torch.nn.init.normal_(parameter, std=0.1)
     vae = AutoencoderKL(
-        down_block_types=("DownEncoderBlock2D",) * 3,
-        up_block_types=("UpDecoderBlock2D",) * 3,
-        block_out_channels=(8, 8, 8),
-        layers_per_block=1,
-        norm_num_groups=4,
-        sample_size=16,
-        scaling_factor=1.0,
+        KLConfig(block_out_channels=(8, 8, 8), norm_num_groups=4, sample_size=16, scaling_factor=1.0)
     )
     save_generator(
         folder,

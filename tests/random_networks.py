@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mgd3_engine.autoencoder import AutoencoderKL, KLConfig, filled_network
 from mgd3_engine.dit import DiT, DiTConfig
 
 
@@ -75,3 +76,10 @@ def random_vae(*, seed: int = 0, **settings: Any) -> Any:
     }
     torch.manual_seed(seed)
     return AutoencoderKL(**{**defaults, **settings}).eval().requires_grad_(False)
+
+
+def ours_of(vae: Any) -> AutoencoderKL:
+    """Build our network around the weights of diffusers'."""
+    network = filled_network(KLConfig.of(vae.config), vae.state_dict())
+    assert isinstance(network, AutoencoderKL)
+    return network

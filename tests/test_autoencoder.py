@@ -13,11 +13,12 @@ from random_networks import random_vae
 from safetensors.torch import load, save_file
 from torch import Tensor
 
+from mgd3_engine.autoencoder import KL_F8, AutoencoderKL, first_stage, from_original
 from mgd3_fast.errors import UserError
 from mgd3_fast.generators import KLAutoencoder
-from mgd3_fast.generators.batched_autoencoder import DECODE_CHOICES
+from mgd3_fast.generators.batched_autoencoder import CHOICES
 from mgd3_fast.generators.digest import weights_digest
-from mgd3_fast.generators.vae_weights import KL_F8, load_vae
+from mgd3_fast.generators.vae_weights import load_vae
 
 
 @pytest.fixture(scope="module")
@@ -29,6 +30,12 @@ def vae() -> Any:
 def folder(vae: Any, tmp_path: Path) -> Path:
     vae.save_pretrained(tmp_path / "vae")
     return tmp_path / "vae"
+
+
+@pytest.fixture
+def multiplies_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Take this CPU for one with bfloat16 arithmetic; torch imitates it where there is none."""
+    monkeypatch.setattr("mgd3_fast.generators.batched_autoencoder._multiplies_bfloat16", lambda: True)
 
 
 def images_of(count: int) -> Tensor:
@@ -82,6 +89,7 @@ def test_decode_covers_both_ends_of_the_range(folder: Path) -> None:
         assert autoencoder.decode(torch.zeros(1, 4, 8, 8)).unique().tolist() == [want]
 
 
+@pytest.mark.usefixtures("multiplies_bfloat16")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_bytes_do_not_depend_on_the_rest_of_the_call(dtype: torch.dtype, folder: Path) -> None:
     autoencoder = KLAutoencoder(folder).to("cpu", dtype)
@@ -96,41 +104,56 @@ def test_bytes_do_not_depend_on_the_rest_of_the_call(dtype: torch.dtype, folder:
         assert torch.equal(autoencoder.decode(latents[index : index + 1]), decoded[index : index + 1])
 
 
-@pytest.mark.parametrize("count", [1, 32, 33, 70])
-def test_every_decode_batch_has_one_shape(folder: Path, monkeypatch: pytest.MonkeyPatch, count: int) -> None:
-    autoencoder, shapes = KLAutoencoder(folder), set()
-    decode = autoencoder._network.decode
-    monkeypatch.setattr(autoencoder._network, "decode", lambda z: (shapes.add(z.shape), decode(z))[1])
-    batches = list(autoencoder.decode_batches(torch.randn(count, 4, 8, 8)))
-    assert shapes == {(32, 4, 8, 8)}
-    assert {len(batch) for batch in batches[:-1]} <= {32}
-    assert sum(map(len, batches)) == count
+@pytest.mark.parametrize("count", [1, 3, 8, 9, 22])
+@pytest.mark.parametrize("keeps", [True, False], ids=["same bytes", "other bytes"])
+def test_batches_have_few_shapes(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, count: int, keeps: bool
+) -> None:
+    """The last batch is padded to a power of two, or to all rows where a small batch has other bytes."""
+    autoencoder, rows = KLAutoencoder(folder), []
+    latents = torch.randn(count, 4, 8, 8)
+    want = autoencoder.decode(latents)
+    monkeypatch.setattr(autoencoder, "_keeps_bytes", dict.fromkeys(autoencoder._keeps_bytes, keeps))
+    decoded = autoencoder._decoded
+    autoencoder._decoded = lambda batch: (rows.append(len(batch)), decoded(batch))[1]  # type: ignore[method-assign]
+    batches = list(autoencoder.decode_batches(latents))
+    assert {len(batch) for batch in batches[:-1]} <= {8}
+    tail = len(batches[-1])
+    assert rows[-1] == (1 << (tail - 1).bit_length() if keeps else 8)
+    assert set(rows[:-1]) <= {8}
+    assert torch.equal(torch.cat(batches), want)
+
+
+def test_a_small_batch_is_tried_before_it_is_believed(folder: Path) -> None:
+    autoencoder = KLAutoencoder(folder)
+    encoded, rows = autoencoder._encoded, []
+
+    def other_bytes(pixels: Tensor) -> Tensor:
+        rows.append(len(pixels))
+        return encoded(pixels) + 1e-6 * len(pixels)
+
+    autoencoder._encoded = other_bytes  # type: ignore[method-assign]
+    images = images_of(9)
+    latents = autoencoder.encode(images)
+    assert torch.equal(autoencoder.encode(images[8:]), latents[8:])
+    assert rows == [8, 1, 8, 8, 8]  # a batch, the trial, the padded rest, and again without a trial
 
 
 @pytest.mark.parametrize(
-    ("side_px", "device", "rows"),
+    ("side_px", "device", "dtype", "rows"),
     [
-        pytest.param(32, "cpu", 32, id="demo"),
-        pytest.param(96, "cpu", 4, id="a power of two"),
-        pytest.param(256, "cpu", 1, id="256 px"),
-        pytest.param(1024, "cpu", 1, id="more pixels than a batch"),
-        pytest.param(256, "cuda", 32, id="256 px on a GPU"),
-        pytest.param(512, "cuda", 8, id="512 px on a GPU"),
+        pytest.param(32, "cpu", torch.float32, 8, id="demo"),
+        pytest.param(64, "cpu", torch.float32, 2, id="64 px"),
+        pytest.param(128, "cpu", torch.float32, 1, id="128 px"),
+        pytest.param(256, "cpu", torch.float32, 1, id="256 px"),
+        pytest.param(32, "cuda", torch.bfloat16, 64, id="demo on a GPU"),
+        pytest.param(256, "cuda", torch.bfloat16, 64, id="256 px on a GPU"),
+        pytest.param(256, "cuda", torch.float32, 32, id="256 px on a GPU in float32"),
+        pytest.param(384, "cuda", torch.bfloat16, 16, id="a power of two"),
     ],
 )
-def test_decode_batches_are_bounded_by_pixels(side_px: int, device: str, rows: int) -> None:
-    assert DECODE_CHOICES[device].rows(side_px**2) == rows
-
-
-def test_decoder_is_channels_last_in_float32_alone(folder: Path) -> None:
-    autoencoder = KLAutoencoder(folder)
-    weight = lambda: autoencoder._network.decoder.conv_in.weight  # noqa: E731
-    assert weight().is_contiguous(memory_format=torch.channels_last)
-    autoencoder.to("cpu", torch.bfloat16)
-    assert weight().is_contiguous()
-    autoencoder.to("cpu", torch.float32)
-    assert weight().is_contiguous(memory_format=torch.channels_last)
-    assert autoencoder._network.encoder.conv_in.weight.is_contiguous()
+def test_batches_are_bounded_by_pixels(side_px: int, device: str, dtype: torch.dtype, rows: int) -> None:
+    assert CHOICES[device].rows(side_px**2, dtype) == rows
 
 
 def test_empty_call(folder: Path) -> None:
@@ -139,6 +162,7 @@ def test_empty_call(folder: Path) -> None:
     assert autoencoder.decode(torch.empty(0, 4, 8, 8)).shape == (0, 3, 32, 32)
 
 
+@pytest.mark.usefixtures("multiplies_bfloat16")
 def test_bfloat16_is_close_and_can_be_left(folder: Path) -> None:
     autoencoder = KLAutoencoder(folder)
     images = images_of(4)
@@ -147,6 +171,15 @@ def test_bfloat16_is_close_and_can_be_left(folder: Path) -> None:
     assert rounded.dtype == torch.float32
     assert 0 < (rounded - exact).square().mean().sqrt() < 0.02 * exact.square().mean().sqrt()
     assert torch.equal(autoencoder.to("cpu", torch.float32).encode(images), exact)
+
+
+def test_a_cpu_without_bfloat16_arithmetic_takes_float32(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mgd3_fast.generators.batched_autoencoder._multiplies_bfloat16", lambda: False)
+    images = images_of(3)
+    want = KLAutoencoder(folder).encode(images)
+    assert torch.equal(KLAutoencoder(folder).to("cpu", torch.bfloat16).encode(images), want)
 
 
 def test_half_precision_is_refused(folder: Path) -> None:
@@ -158,7 +191,7 @@ def test_facts_without_loading_weights(folder: Path) -> None:
     (folder / "diffusion_pytorch_model.safetensors").unlink()
     autoencoder = KLAutoencoder(folder)
     assert (autoencoder.downsample, autoencoder.latent_channels, autoencoder.scaling_factor) == (4, 4, 1.5)
-    with pytest.raises(FileNotFoundError, match="no autoencoder weights in"):
+    with pytest.raises(FileNotFoundError, match="no weights in"):
         _ = autoencoder.digest
 
 
@@ -184,10 +217,8 @@ def test_published_autoencoder_is_known_offline(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_kl_f8_has_its_published_size() -> None:
-    from diffusers import AutoencoderKL
-
     with torch.device("meta"):
-        vae = AutoencoderKL.from_config(KL_F8)
+        vae = AutoencoderKL(KL_F8)
     assert sum(parameter.numel() for parameter in vae.parameters()) == 83_653_863
 
 
@@ -260,6 +291,18 @@ def test_every_layout_is_the_same_network(layout: str, vae: Any, folder: Path, t
     autoencoder = KLAutoencoder(LAYOUTS[layout](tmp_path / "other", vae))
     assert autoencoder.digest == KLAutoencoder(folder).digest
     assert torch.equal(autoencoder.encode(images_of(2)), KLAutoencoder(folder).encode(images_of(2)))
+
+
+@pytest.mark.parametrize("layers", [1, 3])
+def test_original_names_are_those_of_diffusers_converter(layers: int) -> None:
+    from diffusers.loaders.single_file_utils import convert_ldm_vae_checkpoint
+
+    vae = random_vae(layers_per_block=layers)
+    weights = {f"vae.{original_name(name)}": tensor for name, tensor in vae.state_dict().items()}
+    want = convert_ldm_vae_checkpoint(weights, vae.config)
+    got = from_original(first_stage({**weights, "model.betas": torch.zeros(3)}))
+    assert got.keys() == want.keys() == vae.state_dict().keys()
+    assert all(torch.equal(got[name], want[name]) for name in want)
 
 
 def test_half_precision_weights_are_widened(vae: Any, folder: Path) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from random_networks import dit_inputs, random_diffusers_dit, random_dit, random_vae, randomised
+from random_networks import dit_inputs, ours_of, random_diffusers_dit, random_dit, random_vae, randomised
 from torch import Tensor
 
 from mgd3_engine import GuidedSampler, ModeGuidance, NoiseSchedule
@@ -46,7 +46,7 @@ def demo(tmp_path: Path) -> Path:
         folder,
         random_dit(SMALL),
         name="digits",
-        vae=random_vae(),
+        vae=ours_of(random_vae()),
         class_names=DIGITS,
         licence="MIT",
         recipe={"seed": 3, "steps": 10},
@@ -245,7 +245,7 @@ def test_folder_of_half_precision_weights_loads_as_float32(demo: Path) -> None:
         demo,
         random_dit(SMALL),
         name="digits",
-        vae=random_vae(),
+        vae=ours_of(random_vae()),
         class_names=DIGITS,
         licence="MIT",
         recipe={},

@@ -28,7 +28,6 @@ from mgd3_fast.datasets import imagenet_classes
 from mgd3_fast.devices import place_network
 from mgd3_fast.errors import UserError
 from mgd3_fast.generators import Generator, SamplingDefaults, load_generator
-from mgd3_fast.generators.batched_autoencoder import ENCODE_CHOICES, BatchChoice
 from mgd3_fast.generators.ldm_network import ClassUNet
 from mgd3_fast.generators.ldm_weights import original_settings, original_unet, unet_settings_of
 from mgd3_fast.generators.unet_weights import filled_unet
@@ -307,9 +306,7 @@ def test_distill_of_a_checkpoint_file(
     photographs: Path,
     tmp_path: Path,
     cache: Path,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setitem(ENCODE_CHOICES, "cpu", BatchChoice(pixels=2**16))  # pads three images to three
     out, name = tmp_path / "out", WNIDS[PLACES[0]]
     few = ["--classes", name, "--steps", "2", "--t-stop", "0", "--batch-size", "1"]
     settings = distilled(files["checkpoint"], photographs, out, *few)["settings"]

@@ -13,9 +13,11 @@ from original_ldm import OriginalVQ, tiny_vq
 from safetensors.torch import save_file
 from torch import Tensor
 
+from mgd3_engine.autoencoder import first_stage
+from mgd3_engine.dit.weight_files import read_weights
 from mgd3_fast.errors import UserError
 from mgd3_fast.generators.vq_autoencoder import VQAutoencoder, nearest_codes, open_autoencoder
-from mgd3_fast.generators.vq_weights import load_vq, vq_config
+from mgd3_fast.generators.vq_weights import vq_config
 
 # Of the largest latent, and of a level before rounding. Measured: 2.5e-7 and 1.0e-4.
 BOUND, LEVEL = 1e-6, 1e-3
@@ -35,7 +37,7 @@ def paths(original: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
     torch.save({"state_dict": {**weights, **discriminator}}, root / "first_stage.ckpt")
     prefixed = {f"first_stage_model.{name}": tensor for name, tensor in weights.items()}
     save_file({**prefixed, "betas": torch.zeros(3)}, root / "model.safetensors")
-    network = load_vq(root / "first_stage.ckpt", vq_config(root / "first_stage.ckpt"))
+    network = diffusers_vq(root / "first_stage.ckpt")
     network.save_pretrained(root / "vqvae")
     network.save_pretrained(root / "pipeline/vqvae")
     return {
@@ -44,6 +46,26 @@ def paths(original: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
         "diffusers": root / "vqvae",
         "pipeline": root / "pipeline",
     }
+
+
+def diffusers_vq(path: Path) -> Any:
+    """Build diffusers' network of a file in the original names, by its own converter."""
+    from diffusers import VQModel
+    from diffusers.loaders.single_file_utils import convert_ldm_vae_checkpoint
+
+    settings, weights = vq_config(path).settings(), first_stage(read_weights(path)[0])
+    network = VQModel.from_config(settings)
+    codebook = "quantize.embedding.weight"
+    network.load_state_dict(
+        {**convert_ldm_vae_checkpoint(weights, settings), codebook: weights[codebook]}, strict=True
+    )
+    return network.eval()
+
+
+@pytest.fixture
+def multiplies_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Take this CPU for one with bfloat16 arithmetic; torch imitates it where there is none."""
+    monkeypatch.setattr("mgd3_fast.generators.batched_autoencoder._multiplies_bfloat16", lambda: True)
 
 
 def images_of(count: int) -> Tensor:
@@ -118,6 +140,7 @@ def test_nearest_of_codes_far_from_the_origin() -> None:
     assert nearest_codes(latents, codebook).flatten().tolist() == codebook[1].tolist()
 
 
+@pytest.mark.usefixtures("multiplies_bfloat16")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_bytes_do_not_depend_on_the_rest_of_the_call(
     dtype: torch.dtype, paths: dict[str, Path], original: Any
@@ -131,6 +154,7 @@ def test_bytes_do_not_depend_on_the_rest_of_the_call(
     assert torch.equal(autoencoder.decode(latents[33:]), decoded[33:])
 
 
+@pytest.mark.usefixtures("multiplies_bfloat16")
 def test_bfloat16_takes_the_codes_of_float32(paths: dict[str, Path], original: Any) -> None:
     autoencoder = VQAutoencoder(paths["diffusers"]).to("cpu", torch.bfloat16)
     seen: list[Tensor] = []
@@ -138,9 +162,10 @@ def test_bfloat16_takes_the_codes_of_float32(paths: dict[str, Path], original: A
     latents = latents_of(original, 4)
     autoencoder.decode(latents)
     want = nearest_codes(latents, original.quantize.embedding.weight).bfloat16()
-    assert torch.equal(seen[0][:4], want)
+    assert torch.equal(seen[-1][:4], want)
 
 
+@pytest.mark.usefixtures("multiplies_bfloat16")
 def test_back_to_float32_is_exact(paths: dict[str, Path]) -> None:
     autoencoder, images = VQAutoencoder(paths["diffusers"]), images_of(2)
     before = autoencoder.encode(images)
@@ -160,6 +185,7 @@ def test_scale(original: Any, paths: dict[str, Path], tmp_path: Path) -> None:
     assert scaled.digest != plain.digest
 
 
+@pytest.mark.usefixtures("multiplies_bfloat16")
 def test_nothing_loads_before_it_is_used(paths: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> None:
         raise AssertionError("the network was built")
@@ -187,7 +213,7 @@ def test_errors(paths: dict[str, Path], tmp_path: Path) -> None:
     shutil.copy(paths["diffusers"] / "diffusion_pytorch_model.safetensors", tmp_path)
     for change, message in (
         ({"_class_name": "AutoencoderTiny"}, "must be of a VQModel, got 'AutoencoderTiny'"),
-        ({"norm_type": "spatial"}, "must be a VQModel of norm_type group"),
+        ({"norm_type": "spatial"}, "norm_type must be 'group', got 'spatial'"),
         ({"layers_per_block": 2}, "must be a complete VQModel, got: Error"),
     ):
         (tmp_path / "config.json").write_text(json.dumps({**config, **change}))
@@ -198,11 +224,11 @@ def test_errors(paths: dict[str, Path], tmp_path: Path) -> None:
 def test_architecture_of_the_published_first_stage() -> None:
     from diffusers import VQModel
 
-    from mgd3_fast.generators.vq_weights import _settings_of
+    from mgd3_fast.generators.vq_weights import _config_of
 
     with torch.device("meta"):
         original = OriginalVQ(128, (1, 2, 4), 2, 3, 8192)
-        settings = _settings_of(original.state_dict(), None)
+        settings = _config_of(original.state_dict(), None).settings()
         network = VQModel.from_config(settings)
     assert settings["block_out_channels"] == [128, 256, 512]
     counts = {sum(one.numel() for one in module.parameters()) for module in (original, network)}

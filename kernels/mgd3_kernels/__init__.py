@@ -10,6 +10,7 @@ from mgd3_kernels.adaln import (
     modulated_norm_reference,
 )
 from mgd3_kernels.coefficients import Coefficient
+from mgd3_kernels.group_norm import group_norm_silu, group_norm_silu_reference
 from mgd3_kernels.guided_step import guided_step, guided_step_reference
 from mgd3_kernels.kmeans import KMeansResult, batched_kmeans, batched_kmeans_reference
 from mgd3_kernels.philox import philox4x32, philox_normal
@@ -21,6 +22,8 @@ __all__ = [
     "batched_kmeans_reference",
     "gated_residual_norm",
     "gated_residual_norm_reference",
+    "group_norm_silu",
+    "group_norm_silu_reference",
     "guided_step",
     "guided_step_reference",
     "modulated_norm",

@@ -1,4 +1,4 @@
-"""Diffusers' `AutoencoderKL` behind the seam.
+"""KL-regularised autoencoders behind the seam.
 
 Shape letters: b images of a batch, P resolution in pixels, C latent channels, h w latent size.
 """
@@ -7,14 +7,14 @@ from __future__ import annotations
 
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor
 
+from mgd3_engine.autoencoder import KL_F8, AutoencoderKL, KLConfig
 from mgd3_fast.errors import UserError
 from mgd3_fast.generators.batched_autoencoder import BatchedAutoencoder
 from mgd3_fast.generators.hub import fetch_model, is_hub_id, model_folder
-from mgd3_fast.generators.vae_weights import KL_F8, load_vae, read_vae, vae_config
+from mgd3_fast.generators.vae_weights import load_vae, read_vae, vae_config
 
 DEFAULT_VAE = "stabilityai/sd-vae-ft-mse"
 """The autoencoder that MGD3's authors sample DiT with."""
@@ -52,11 +52,11 @@ class KLAutoencoder(BatchedAutoencoder):
         return model_folder(path, "vae") if path.is_dir() else path
 
     @cached_property
-    def _settings(self) -> dict[str, Any]:
+    def _config(self) -> KLConfig:
         # The published ones are known, so that a generator can be described without fetching them.
         return KL_F8 if self.source in HUB_LICENCES else vae_config(self._path)
 
-    def _load(self) -> Any:
+    def _load(self) -> AutoencoderKL:
         return load_vae(self._path)
 
     def _weights(self) -> dict[str, Tensor]:
@@ -69,27 +69,27 @@ class KLAutoencoder(BatchedAutoencoder):
     @property
     def downsample(self) -> int:
         """Image pixels per latent pixel."""
-        return int(2 ** (len(self._settings["block_out_channels"]) - 1))
+        return self._config.downsample
 
     @property
     def latent_channels(self) -> int:
         """Channels C of a latent."""
-        return int(self._settings.get("latent_channels", 4))
+        return self._config.latent_channels
 
     @property
     def scaling_factor(self) -> float:
         """What posterior means are multiplied by: 1 / standard deviation of the latents."""
-        return float(self._settings.get("scaling_factor") or KL_F8["scaling_factor"])
+        return float(self._config.scaling_factor)
 
     @property
     def shift_factor(self) -> float:
         """What is subtracted from posterior means before scaling; 0 for most."""
-        return float(self._settings.get("shift_factor") or 0.0)
+        return float(self._config.shift_factor or 0.0)
 
     def _encoded(self, pixels: Tensor) -> Tensor:
-        mean: Tensor = self._network.encode(pixels).latent_dist.mean  # [b, C, h, w]
+        mean: Tensor = self._network.encode(pixels)[0]  # [b, C, h, w]
         return mean
 
     def _decoded(self, latents: Tensor) -> Tensor:
-        pixels: Tensor = self._network.decode(self._for_decoder(latents)).sample  # [b, 3, P, P]
+        pixels: Tensor = self._network.decode(self._prepared(latents))  # [b, 3, P, P]
         return pixels

@@ -1,4 +1,4 @@
-"""What the autoencoders of diffusers share behind the seam: first use loads them, batches have one shape.
+"""What autoencoders share behind the seam: the first use loads them, and batches have fixed shapes.
 
 Shape letters: B images, b images of a batch, P resolution in pixels, C latent channels, h w latent size.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,42 +19,36 @@ from mgd3_fast.generators.digest import weights_digest
 
 Self = TypeVar("Self", bound="BatchedAutoencoder")
 
-_LARGEST_BATCH = 32
-
-
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class BatchChoice:
-    """How a device decodes or encodes; fixed, because another choice changes the last bits of an image.
+    """How many images a device decodes or encodes at once, whatever the number of images of a call.
 
     Args:
-        pixels: Most pixels of a batch; the float32 decoder of KL-f8 takes 4.3 KB a pixel at its peak.
-        channels_last: Dtypes whose convolutions run channels-last.
+        largest: Most images of a batch; a power of two.
+        pixel_bytes: Most pixels of a batch times bytes of a number.
     """
 
-    pixels: int
-    channels_last: frozenset[torch.dtype] = frozenset()
+    largest: int
+    pixel_bytes: int
 
-    def rows(self, pixels: int) -> int:
-        """Return the images of a batch at so many pixels an image: a power of two, 32 at most."""
-        return 1 << min(_LARGEST_BATCH, max(1, self.pixels // pixels)).bit_length() - 1
+    def rows(self, pixels: int, dtype: torch.dtype) -> int:
+        """Return the images of a batch at so many pixels an image: a power of two."""
+        fitting = max(1, self.pixel_bytes // (pixels * dtype.itemsize))
+        return 1 << min(self.largest, fitting).bit_length() - 1
 
 
-# Measured by bench/bench_decode.py on a CPU of two cores: KL-f8 at 256 px decodes as many images a second one
-# by one as two by two, and one by one pads nothing; of 32 px images the rate grows up to 32. Channels-last
-# makes float32 1.0 to 1.27 times as fast and bfloat16 0.77 to 1.1. On a GPU nothing is measured; aten's
-# GroupNorm is known to be slow there on channels-last, and 2**21 pixels take 8.6 GiB.
-DECODE_CHOICES = {
-    "cpu": BatchChoice(pixels=2**16, channels_last=frozenset({torch.float32})),
-    "cuda": BatchChoice(pixels=2**21),
-}
-ENCODE_CHOICES = {"cpu": BatchChoice(pixels=2**19), "cuda": BatchChoice(pixels=2**21)}
+# On one CPU core the demo's network takes, at 32 px and in batches of 1, 2, 4, 8, 16, 32, so many ms an image:
+# 7.0, 3.4, 2.0, 1.6, 1.4, 1.4 to encode and 9.3, 5.2, 3.7, 2.9, 3.2, 2.5 to decode; KL-f8 gains nothing from
+# batches at 64 px. On an H200 in bfloat16 at 256 px, diffusers' network decoded 320 images a second in batches
+# of 32 and 399 in batches of 64; float32 takes half as many, so that both fit in the same memory.
+CHOICES = {"cpu": BatchChoice(8, 2**15), "cuda": BatchChoice(64, 2**23)}
 
 
 class BatchedAutoencoder(ABC):
-    """An autoencoder of diffusers, deterministic; a family says how its network encodes and decodes a batch.
+    """An autoencoder, deterministic; a family says how its network encodes and decodes a batch.
 
-    A call is split into batches of one shape per resolution, the last one padded, so the bytes of an image
-    or latent do not depend on which others are in the call.
+    A call is split into batches of one shape per resolution. The last one is padded, on a CPU to no more
+    than it takes to have the same bytes, so that those of an image do not depend on the rest of the call.
 
     Args:
         source: Where the weights come from: a path or a hub id.
@@ -63,13 +57,14 @@ class BatchedAutoencoder(ABC):
     def __init__(self, source: str | Path) -> None:
         self.source = str(source)
         self._device, self._dtype = torch.device("cpu"), torch.float32
+        self._keeps_bytes: dict[object, bool] = {}
 
     @cached_property
     def _network(self) -> Any:
         return _placed(self._load(), self._device, self._dtype)
 
     @abstractmethod
-    def _load(self) -> Any:
+    def _load(self) -> nn.Module:
         """Load the float32 network on the CPU."""
 
     def _weights(self) -> Mapping[str, Tensor]:
@@ -120,7 +115,8 @@ class BatchedAutoencoder(ABC):
 
         Args:
             device: Where it runs.
-            dtype: float32 or bfloat16.
+            dtype: float32 or bfloat16; on a CPU that only imitates bfloat16 arithmetic it is float32 either
+                way, which is 2 to 4 times as fast there, and nothing is rounded.
 
         Returns:
             Itself.
@@ -131,6 +127,7 @@ class BatchedAutoencoder(ABC):
         if dtype not in (torch.float32, torch.bfloat16):
             raise ValueError(f"autoencoder dtype must be torch.float32 or torch.bfloat16, got {dtype}")
         device = torch.device(device)
+        dtype = dtype if device.type != "cpu" or _multiplies_bfloat16() else torch.float32
         if "_network" in self.__dict__ and (device, dtype) != (self._device, self._dtype):
             if self._dtype == torch.float32:
                 _placed(self._network, device, dtype)
@@ -160,13 +157,12 @@ class BatchedAutoencoder(ABC):
             )
 
         def encode_batch(batch: Tensor) -> Tensor:
-            pixels = batch.to(torch.float32) / 127.5 - 1
-            encoded = self._encoded(pixels.to(self._dtype)).float()
+            encoded = self._encoded(self._prepared(batch.to(torch.float32) / 127.5 - 1)).float()
             return (encoded - self.shift_factor) * self.scaling_factor  # [b, C, h, w]
 
         height, width = images.shape[2:]
         empty = torch.empty(0, self.latent_channels, height // step, width // step)
-        rows = _choice(ENCODE_CHOICES, self._device).rows(height * width)
+        rows = self._rows(height, width)
         latents = [batch.to(images.device) for batch in self._in_batches(encode_batch, images, rows)]
         return torch.cat([empty.to(images.device), *latents])
 
@@ -218,30 +214,51 @@ class BatchedAutoencoder(ABC):
         Returns:
             Its rows, whatever the number of images of a call.
         """
-        return _choice(DECODE_CHOICES, self._device).rows(height * width * self.downsample**2)
+        return self._rows(height * self.downsample, width * self.downsample)
 
-    def _for_decoder(self, latents: Tensor) -> Tensor:
-        """Bring latents to the decoder's dtype and memory format."""
-        latents = latents.to(self._dtype)
-        if self._dtype in _choice(DECODE_CHOICES, self._device).channels_last:
-            latents = latents.contiguous(memory_format=torch.channels_last)
-        return latents
+    def _rows(self, height: int, width: int) -> int:
+        return CHOICES.get(self._device.type, CHOICES["cpu"]).rows(height * width, self._dtype)
+
+    def _prepared(self, inputs: Tensor) -> Tensor:
+        """Bring a batch to the network's dtype and memory format."""
+        return inputs.to(self._dtype).contiguous(memory_format=torch.channels_last)
 
     @torch.no_grad()
     def _in_batches(self, apply: Callable[[Tensor], Tensor], inputs: Tensor, rows: int) -> Iterator[Tensor]:
         """Apply to batches of `rows` rows; the last one is padded and its results cut."""
         for batch in torch.split(inputs, rows) if len(inputs) else ():
-            padded = torch.cat([batch, batch[-1:].expand(rows - len(batch), -1, -1, -1)])  # [rows, ...]
+            padding = self._padded_rows(batch, rows) - len(batch)
+            padded = torch.cat([batch, batch[-1:].expand(padding, -1, -1, -1)])
             yield apply(padded.to(self._device))[: len(batch)]
 
+    def _padded_rows(self, batch: Tensor, rows: int) -> int:
+        """Return the fewest rows that leave the bytes of an image as they are in a batch of `rows`.
 
-def _choice(choices: dict[str, BatchChoice], device: torch.device) -> BatchChoice:
-    return choices.get(device.type, choices["cpu"])
+        Convolutions of a CPU usually add up an image in one order, whatever the batch; that is tried once for
+        each shape. On a GPU it is `rows`: libraries choose another algorithm for another batch.
+        """
+        few = 1 << (len(batch) - 1).bit_length()
+        if few >= rows or self._device.type != "cpu":
+            return rows
+        encodes = batch.dtype == torch.uint8
+        run = self._encoded if encodes else self._decoded
+        trial = (encodes, few, rows, batch.shape[1:], self._dtype)
+        if trial not in self._keeps_bytes:
+            noise = torch.randn(few, *batch.shape[1:], generator=torch.Generator().manual_seed(0))
+            alone = run(self._prepared(noise))
+            among = run(self._prepared(torch.cat([noise, noise[-1:].expand(rows - few, -1, -1, -1)])))
+            self._keeps_bytes[trial] = torch.equal(alone, among[:few])
+        return few if self._keeps_bytes[trial] else rows
 
 
-def _placed(network: Any, device: torch.device, dtype: torch.dtype) -> Any:
-    """Move by torch's own method; that of diffusers warns, of an empty list of layers."""
-    nn.Module.to(network, device, dtype)
-    channels_last = dtype in _choice(DECODE_CHOICES, device).channels_last
-    network.decoder.to(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
-    return network
+@cache
+def _multiplies_bfloat16() -> bool:
+    """Tell whether this CPU has instructions for bfloat16 products."""
+    names = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    return any(getattr(torch.cpu, name, lambda: False)() for name in names)
+
+
+def _placed(network: nn.Module, device: torch.device, dtype: torch.dtype) -> nn.Module:
+    # On a CPU the layers keep their weights in oneDNN's own layout.
+    memory_format = torch.preserve_format if device.type == "cpu" else torch.channels_last
+    return network.to(device, dtype).to(memory_format=memory_format)

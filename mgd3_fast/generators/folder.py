@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 import torch
 
 from mgd3_engine import NoiseSchedule
+from mgd3_engine.autoencoder import AutoencoderKL
 from mgd3_engine.dit import DiT, DiTConfig, load_dit, save_dit
 from mgd3_engine.dit.weight_files import read_json, write_safetensors
 from mgd3_fast.errors import UserError
@@ -64,7 +65,7 @@ def save_generator(
     dit: DiT,
     *,
     name: str,
-    vae: Any | None = None,
+    vae: AutoencoderKL | None = None,
     vae_source: str | None = None,
     class_names: tuple[str, ...] | None,
     licence: str,
@@ -80,8 +81,8 @@ def save_generator(
         folder: The folder; made if it does not exist.
         dit: The network.
         name: Short name for reports.
-        vae: diffusers' `AutoencoderKL`, to be written into the folder; its `config.scaling_factor` is 1 /
-            standard deviation of the latents. None with `vae_source`, or where `folder/vae` is already there.
+        vae: `AutoencoderKL`, to be written into the folder; its `config.scaling_factor` is 1 / standard
+            deviation of the latents. None with `vae_source`, or where `folder/vae` is already there.
         vae_source: Hub id or path of an autoencoder that is not copied into the folder.
         class_names: In the order of the class ids, or None.
         licence: Of the weights.
@@ -178,13 +179,11 @@ def _settings(cls: type[_Settings], description: Mapping[str, Any], key: str, pa
         raise UserError(f"{key} of {path} is not valid: {error}") from None
 
 
-def _save_vae(folder: Path, vae: Any, dtype: torch.dtype | None) -> None:
+def _save_vae(folder: Path, vae: AutoencoderKL, dtype: torch.dtype | None) -> None:
     folder.mkdir(exist_ok=True)
     weights = {name: tensor.to(dtype) for name, tensor in vae.state_dict().items()}
     write_safetensors(folder / "diffusion_pytorch_model.safetensors", weights, {"format": "pt"})
-    settings = {key: value for key, value in vae.config.items() if not key.startswith("_")}
-    settings = {"_class_name": type(vae).__name__, **settings}
-    _write_text(folder / "config.json", json.dumps(settings, indent=2, sort_keys=True) + "\n")
+    _write_text(folder / "config.json", json.dumps(vae.config.settings(), indent=2, sort_keys=True) + "\n")
 
 
 def _write_text(path: Path, text: str) -> None:

@@ -1,4 +1,4 @@
-"""Diffusers' `VQModel` behind the seam: latents are the encoder's own, and decoding quantises them.
+"""Vector-quantised autoencoders behind the seam: latents are the encoder's own, and decoding quantises them.
 
 Shape letters: b images of a batch, P resolution in pixels, C latent channels, h w latent size, N latent
 positions of a batch, V codes of the codebook.
@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from mgd3_engine.autoencoder import VQConfig, VQModel
 from mgd3_fast.errors import UserError
 from mgd3_fast.generators.autoencoder import KLAutoencoder
 from mgd3_fast.generators.batched_autoencoder import BatchedAutoencoder
@@ -52,17 +52,17 @@ class VQAutoencoder(BatchedAutoencoder):
         return folder
 
     @cached_property
-    def _settings(self) -> dict[str, Any]:
+    def _config(self) -> VQConfig:
         return vq_config(self._path)
 
-    def _load(self) -> Any:
-        network = load_vq(self._path, self._settings)
+    def _load(self) -> VQModel:
+        network = load_vq(self._path, self._config)
         # Kept apart from the network, which may be rounded: which code is nearest is decided in float32.
         self._codebook = network.quantize.embedding.weight.detach()  # [V, C]
         return network
 
     def _weights(self) -> Mapping[str, Tensor]:
-        return read_vq(self._path, self._settings)
+        return read_vq(self._path)
 
     @property
     def _identity(self) -> str:
@@ -71,26 +71,25 @@ class VQAutoencoder(BatchedAutoencoder):
     @property
     def downsample(self) -> int:
         """Image pixels per latent pixel."""
-        return int(2 ** (len(self._settings["block_out_channels"]) - 1))
+        return self._config.downsample
 
     @property
     def latent_channels(self) -> int:
         """Channels C of a latent."""
-        return int(self._settings.get("vq_embed_dim") or self._settings.get("latent_channels", 3))
+        return self._config.code_channels
 
     @property
     def scaling_factor(self) -> float:
         """What the encoder's output is multiplied by; 1 for the published ones."""
-        return float(self._settings["scaling_factor"])
+        return float(self._config.scaling_factor)
 
     def _encoded(self, pixels: Tensor) -> Tensor:
-        encoded: Tensor = self._network.encode(pixels).latents  # [b, C, h, w]
+        encoded: Tensor = self._network.encode(pixels)  # [b, C, h, w]
         return encoded
 
     def _decoded(self, latents: Tensor) -> Tensor:
-        network = self._network
         codes = nearest_codes(latents, self._codebook.to(latents.device))
-        pixels: Tensor = network.decoder(network.post_quant_conv(self._for_decoder(codes)))  # [b, 3, P, P]
+        pixels: Tensor = self._network.decode(self._prepared(codes))  # [b, 3, P, P]
         return pixels
 
 

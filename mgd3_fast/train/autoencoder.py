@@ -164,7 +164,5 @@ def _save_autoencoder(vae: Any, folder: Path, scaling_factor: float, dtype: torc
     (folder / "config.json").unlink(missing_ok=True)
     weights = {name: value.to("cpu", dtype).contiguous() for name, value in vae.state_dict().items()}
     save_tensors(folder / "diffusion_pytorch_model.safetensors", weights, {"format": "pt"})
-    # Names that start with "_" are diffusers' own notes, some of them sets in random order.
-    settings = {name: value for name, value in vae.config.items() if not name.startswith("_")}
-    settings |= {"_class_name": type(vae).__name__, "scaling_factor": scaling_factor}
+    settings = vae.config.settings() | {"scaling_factor": scaling_factor}
     (folder / "config.json").write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n")

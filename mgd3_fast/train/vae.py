@@ -12,11 +12,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mgd3_engine.autoencoder import AutoencoderKL, KLConfig
+
 
 def build_vae(
     *, channels: tuple[int, ...], layers: int, latent_channels: int, attention: bool, resolution: int
-) -> Any:
-    """Make a diffusers `AutoencoderKL` with random weights; each of the blocks but the last halves the size.
+) -> AutoencoderKL:
+    """Make an autoencoder with random weights; each of the blocks but the last halves the size.
 
     Args:
         channels: Channels of the blocks, from the pixels inwards.
@@ -26,16 +28,9 @@ def build_vae(
         resolution: Side R of the images in pixels; recorded in the configuration.
 
     Returns:
-        `AutoencoderKL` with `scaling_factor` 1.
+        The network, with `scaling_factor` 1.
     """
-    from diffusers import AutoencoderKL
-
-    blocks = len(channels)
-    return AutoencoderKL(
-        in_channels=3,
-        out_channels=3,
-        down_block_types=("DownEncoderBlock2D",) * blocks,
-        up_block_types=("UpDecoderBlock2D",) * blocks,
+    config = KLConfig(
         block_out_channels=channels,
         layers_per_block=layers,
         latent_channels=latent_channels,
@@ -44,6 +39,7 @@ def build_vae(
         sample_size=resolution,
         scaling_factor=1.0,
     )
+    return AutoencoderKL(config)
 
 
 def group_count(channels: tuple[int, ...]) -> int:
@@ -72,10 +68,9 @@ def vae_loss(
         Scalars "loss", "reconstruction" and "kl" (nats per latent value).
     """
     targets = images.float() / 127.5 - 1.0
-    posterior = vae.encode(targets).latent_dist
-    mean, log_variance = posterior.mean.float(), posterior.logvar.float()
+    mean, log_variance = (moment.float() for moment in vae.encode(targets))
     noise = torch.randn(mean.shape, generator=generator).to(mean.device)
-    decoded = vae.decode(mean + (0.5 * log_variance).exp() * noise).sample.float()
+    decoded = vae.decode(mean + (0.5 * log_variance).exp() * noise).float()
     difference = decoded - targets
     error = difference.abs().mean() if kind == "l1" else difference.square().mean()
     kl = 0.5 * (mean.square() + log_variance.exp() - 1.0 - log_variance).mean()
@@ -97,7 +92,7 @@ def latent_scale(vae: Any, batches: Iterable[Tensor]) -> float:
     count = 0
     with torch.inference_mode():
         for images in batches:
-            mean = vae.encode(images.to(device).float() / 127.5 - 1.0).latent_dist.mean.double()
+            mean = vae.encode(images.to(device).float() / 127.5 - 1.0)[0].double()
             total, squares, count = (
                 total + mean.sum().item(),
                 squares + mean.square().sum().item(),
