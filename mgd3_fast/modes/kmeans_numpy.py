@@ -63,7 +63,8 @@ def _start(samples: Floats, k: int, draws: RandomState) -> list[int]:
 
     def squared_distances(rows: NDArray[np.int64]) -> Floats:  # [len(rows), n]
         squared = -2 * (exact[rows] @ exact.T) + norms[rows, None] + norms
-        return np.maximum(squared.astype(np.float32), 0)
+        distances: Floats = np.maximum(squared.astype(np.float32), 0)
+        return distances
 
     weights = np.ones(len(samples), np.float32)
     chosen = [int(draws.choice(len(samples), p=weights / weights.sum()))]
@@ -83,7 +84,8 @@ def _start(samples: Floats, k: int, draws: RandomState) -> list[int]:
 
 def _nearest(samples: Floats, centers: Floats) -> Labels:
     scores = np.einsum("ij,ij->i", centers, centers) - 2 * (samples @ centers.T)  # [n, K]
-    return scores.argmin(axis=1)
+    nearest: Labels = scores.argmin(axis=1)
+    return nearest
 
 
 def _means(samples: Floats, labels: Labels, k: int) -> Floats | None:
