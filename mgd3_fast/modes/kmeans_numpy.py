@@ -1,6 +1,7 @@
 """scikit-learn's K-means in NumPy, to the bit: its import takes longer than to cluster ten classes.
 
-The same random draws, the same sums in the same order as scikit-learn 1.9 on one thread.
+The same random draws, the same sums in the same order as scikit-learn 1.9 on one thread. Only where two
+centres are equally near within rounding may the two differ, as scikit-learn does between matrix libraries.
 
 Shape letters: n samples, K clusters, D features, T candidates.
 """
