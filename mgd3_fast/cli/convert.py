@@ -7,6 +7,7 @@ import json
 from dataclasses import asdict
 
 from mgd3_fast.cli.options import add_options, add_reporting, config_from, progress_from
+from mgd3_fast.cli.process import loading
 from mgd3_fast.formats.config import ConvertConfig
 
 
@@ -23,7 +24,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Convert and report."""
     config = config_from(arguments, ConvertConfig)
-    from mgd3_fast.formats import convert
+    with loading():
+        from mgd3_fast.formats import convert
 
     done = convert(config, progress_from(arguments))
     if arguments.json:

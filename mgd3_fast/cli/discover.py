@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mgd3_fast.cli.options import add_options, add_reporting, config_from, progress_from
+from mgd3_fast.cli.process import loading
 from mgd3_fast.config import DiscoverConfig, PlotConfig
 from mgd3_fast.errors import UserError
 
@@ -35,8 +36,9 @@ def run(arguments: argparse.Namespace) -> int:
     config, pictured = config_from(arguments, DiscoverConfig), config_from(arguments, PlotConfig)
     if arguments.plot is None and pictured != PlotConfig():
         raise UserError("projection and plot_classes must come with plot, got no plot")
-    from mgd3_fast.stages import discover, discover_and_plot
-    from mgd3_fast.writers import MODE_PLOTS
+    with loading():
+        from mgd3_fast.stages import discover, discover_and_plot
+        from mgd3_fast.writers import MODE_PLOTS
 
     progress = progress_from(arguments)
     pictures: list[Path] = []

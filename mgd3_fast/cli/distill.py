@@ -7,6 +7,7 @@ import json
 from typing import TYPE_CHECKING
 
 from mgd3_fast.cli.options import add_options, add_reporting, config_from, progress_from
+from mgd3_fast.cli.process import loading
 from mgd3_fast.config import DistillConfig
 
 if TYPE_CHECKING:
@@ -22,7 +23,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Distil and report."""
     config = config_from(arguments, DistillConfig)
-    from mgd3_fast.distillation import distill
+    with loading():
+        from mgd3_fast.distillation import distill
 
     distilled = distill(config, progress_from(arguments))
     if arguments.json:

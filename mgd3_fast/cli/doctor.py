@@ -7,6 +7,7 @@ import json
 from typing import Any
 
 from mgd3_fast.cli.options import add_reporting, progress_from
+from mgd3_fast.cli.process import loading
 from mgd3_fast.errors import UserError
 
 
@@ -31,7 +32,8 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.generator is not None:
         raise UserError(f"generator must be given with --accuracy only, got {arguments.generator!r}")
     progress_from(arguments).note("trying each backend; compiling takes some seconds")
-    from mgd3_fast.doctor import examine
+    with loading():
+        from mgd3_fast.doctor import examine
 
     found = examine(online=arguments.online)
     print(json.dumps(found) if arguments.json else _report(found))
@@ -43,7 +45,8 @@ def _run_accuracy(arguments: argparse.Namespace) -> int:
     if arguments.generator == "":
         raise UserError("generator must not be empty, got ''")
     progress.note("sampling by each backend in each number format; compiling and exporting take their time")
-    from mgd3_fast.accuracy import measure_accuracy
+    with loading():
+        from mgd3_fast.accuracy import measure_accuracy
 
     found = measure_accuracy(arguments.generator or "demo-mnist5k", progress=progress)
     print(json.dumps(found) if arguments.json else _accuracy_report(found))

@@ -6,6 +6,7 @@ import argparse
 import json
 
 from mgd3_fast.cli.options import add_options, add_reporting, config_from, progress_from
+from mgd3_fast.cli.process import loading
 from mgd3_fast.config import EncodeShareConfig, read_shard
 
 
@@ -18,7 +19,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Encode and report."""
     config = config_from(arguments, EncodeShareConfig)
-    from mgd3_fast.stages import encode
+    with loading():
+        from mgd3_fast.stages import encode
 
     report, sources = encode(config, progress_from(arguments), read_shard(config.shard))
     if arguments.json:

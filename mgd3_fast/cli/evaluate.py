@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mgd3_fast.cli.options import add_options, add_reporting, config_from, progress_from
+from mgd3_fast.cli.process import loading
 from mgd3_fast.evaluate.config import EvaluateConfig
 
 
@@ -23,7 +24,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Evaluate and report."""
     config = config_from(arguments, EvaluateConfig)
-    from mgd3_fast.evaluate import evaluate
+    with loading():
+        from mgd3_fast.evaluate import evaluate
 
     result = evaluate(config, progress_from(arguments))
     if arguments.json:

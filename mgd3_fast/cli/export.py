@@ -7,6 +7,7 @@ import json
 from typing import TYPE_CHECKING
 
 from mgd3_fast.cli.options import add_options, add_reporting, config_from, progress_from
+from mgd3_fast.cli.process import loading
 from mgd3_fast.export.config import ExportConfig
 
 if TYPE_CHECKING:
@@ -24,7 +25,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Export and report."""
     config = config_from(arguments, ExportConfig)
-    from mgd3_fast.export import export
+    with loading():
+        from mgd3_fast.export import export
 
     exported = export(config, progress_from(arguments))
     if arguments.json:

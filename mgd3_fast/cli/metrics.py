@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mgd3_fast.cli.options import add_options, add_reporting, config_from, progress_from
+from mgd3_fast.cli.process import loading
 from mgd3_fast.metrics.config import MetricsConfig
 
 if TYPE_CHECKING:
@@ -25,8 +26,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Measure and report."""
     config = config_from(arguments, MetricsConfig)
-    from mgd3_fast.metrics.measuring import measure
-    from mgd3_fast.writers import check_writable
+    with loading():
+        from mgd3_fast.metrics.measuring import measure
+        from mgd3_fast.writers import check_writable
 
     if config.out is not None:
         check_writable(Path(config.out))

@@ -6,6 +6,7 @@ import argparse
 import json
 
 from mgd3_fast.cli.options import add_options, add_reporting, config_from, progress_from
+from mgd3_fast.cli.process import loading
 from mgd3_fast.report.config import ReportConfig
 
 
@@ -19,7 +20,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Write the page and say where."""
     config = config_from(arguments, ReportConfig)
-    from mgd3_fast.report import write_report
+    with loading():
+        from mgd3_fast.report import write_report
 
     page = write_report(config, progress_from(arguments))
     if arguments.json:

@@ -6,6 +6,7 @@ import argparse
 import json
 
 from mgd3_fast.cli.options import add_options, add_reporting, config_from, progress_from
+from mgd3_fast.cli.process import loading
 from mgd3_fast.train.config import TrainConfig
 
 
@@ -18,7 +19,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Train and report."""
     config = config_from(arguments, TrainConfig)
-    from mgd3_fast.train import train
+    with loading():
+        from mgd3_fast.train import train
 
     folder = train(config, progress_from(arguments))
     if arguments.json:
