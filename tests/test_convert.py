@@ -281,13 +281,13 @@ CASES: dict[str, tuple[Callable[[Path, Path], list[str]], str]] = {
     "half a manifest": (half_a_manifest, "damaged section 'classes'"),
     "manifest that leaves the folder": (
         manifest_that_leaves_the_folder,
-        "src must hold images inside the folder",
+        "images must lie inside their folder",
     ),
     "class that leaves the folder": (
         class_that_leaves_the_folder,
         "class names must be names of visible folders",
     ),
-    "missing image": (missing_image, "missing "),
+    "missing image": (missing_image, "images must all be there, missing "),
     "changed image": (changed_image, "with another sha256 than recorded"),
     "changed modes": (changed_modes, "with another sha256 than recorded"),
     "missing contact sheet": (missing_contact_sheet, "src must hold every file of its manifest"),
@@ -304,8 +304,8 @@ CASES: dict[str, tuple[Callable[[Path, Path], list[str]], str]] = {
     "label out of range": (label_out_of_range, "got '00010'"),
     "class twice": (class_twice, "src must hold each class once"),
     "no classes": (no_classes, "src must hold one folder of images per class of imagewoof"),
-    "empty class": (empty_class, "src must hold images in every class folder"),
-    "damaged picture": (damaged_picture, "src must hold readable images"),
+    "empty class": (empty_class, "must hold images of every class, got none of"),
+    "damaged picture": (damaged_picture, "images must be readable"),
     "size without tensor": (options(size=8), "size must be left out unless format is tensor"),
     "shards without files": (
         options(**{"shard-mib": 1}),

@@ -324,5 +324,5 @@ def test_wrong_networks_and_folders_say_what_is_expected(folders, tmp_path):
             measure(config)
     with pytest.raises(UserError, match="resolution must be 32 for the latents of demo-mnist5k, got 64"):
         measure(MetricsConfig(folders=(folders[0],), dataset="mnist5k", resolution=64))
-    with pytest.raises(UserError, match="folders must be existing folders"):
+    with pytest.raises(UserError, match="each of folders must be an existing folder"):
         measure(MetricsConfig(folders=(tmp_path / "no",), **CLASSES))

@@ -10,12 +10,12 @@ from pathlib import Path
 
 from mgd3_fast.errors import UserError
 from mgd3_fast.formats.config import EXPORT_FORMATS, ConvertConfig
-from mgd3_fast.formats.opening import open_source
 from mgd3_fast.formats.record import RECORD, check_same, conversion_key, is_intact, read_record, write_record
-from mgd3_fast.formats.source import Source
 from mgd3_fast.formats.target import draft_in, held, put_in_place
 from mgd3_fast.formats.written import Writer
 from mgd3_fast.progress import SILENT, Progress
+from mgd3_fast.writers.labelled import LabelledFolder
+from mgd3_fast.writers.reader import read_labelled
 
 _HOMES = {
     "imagefolder": "mgd3_fast.formats.folders",
@@ -64,9 +64,9 @@ def convert(config: ConvertConfig, progress: Progress = SILENT) -> Conversion:
         OSError: If OUT cannot be written; nothing is left of the attempt.
     """
     check_format(config.format)
-    source = open_source(Path(config.src), config.dataset, progress)
-    here, there = source.folder.resolve(), Path(config.out).resolve()
-    if there == here or (source.manifest is None and here in there.parents):
+    source = read_labelled(Path(config.src), config.dataset, "src", progress)
+    here, there = source.path.resolve(), Path(config.out).resolve()
+    if there == here or (not source.manifest and here in there.parents):
         raise UserError(f"out must be another folder than src and outside of it, got {config.out}")
     return _write(source, config, progress, replace=False)
 
@@ -87,7 +87,7 @@ def export_run(folder: Path, format: str, progress: Progress = SILENT) -> Conver
         OSError: If it cannot be written.
     """
     config = ConvertConfig(src=folder, out=folder / format, format=format)
-    return _write(open_source(folder, progress=progress), config, progress, replace=True)
+    return _write(read_labelled(folder, None, "src", progress), config, progress, replace=True)
 
 
 def check_format(format: str, class_names: Sequence[str] = ()) -> None:
@@ -111,7 +111,7 @@ def check_format(format: str, class_names: Sequence[str] = ()) -> None:
         )
 
 
-def _write(source: Source, config: ConvertConfig, progress: Progress, *, replace: bool) -> Conversion:
+def _write(source: LabelledFolder, config: ConvertConfig, progress: Progress, *, replace: bool) -> Conversion:
     started = time.perf_counter()
     out = Path(config.out)
     key = conversion_key(source, config)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mgd3_fast.formats.normalisation import IMAGENET, Normalisation
-from mgd3_fast.formats.source import Source
+from mgd3_fast.writers.labelled import LabelledFolder
 
 CONFIG_FILE = "ddranking.json"
 
@@ -52,7 +52,7 @@ _DEFAULTS: dict[str, Any] = {
 
 
 def write_ddranking_config(
-    folder: Path, source: Source, used: Normalisation, dtype: str, size: tuple[int, int]
+    folder: Path, source: LabelledFolder, used: Normalisation, dtype: str, size: tuple[int, int]
 ) -> str:
     """Write `ddranking.json` for `ddranking.config.Config.from_file`, where DD-Ranking can score the export.
 
@@ -84,10 +84,10 @@ def write_ddranking_config(
     return CONFIG_FILE
 
 
-def _why_not(source: Source, used: Normalisation, dtype: str) -> str | None:
+def _why_not(source: LabelledFolder, used: Normalisation, dtype: str) -> str | None:
     if source.dataset not in DATASETS:
         return f"none: DD-Ranking 0.2.0 has {', '.join(DATASETS)} in the class order used here"
-    if not source.complete or source.ipc is None:
+    if not (source.complete and source.even):
         return "none: DD-Ranking takes all classes, equally many images of each"
     if dtype != "float32" or used != IMAGENET:
         return "none: DD-Ranking takes float32 images normalised by ImageNet's figures"

@@ -10,8 +10,8 @@ from typing import Any
 
 from mgd3_fast.errors import UserError
 from mgd3_fast.formats.config import ConvertConfig
-from mgd3_fast.formats.reading import sha256_of
-from mgd3_fast.formats.source import Source, SourceImage
+from mgd3_fast.writers import file_digest
+from mgd3_fast.writers.labelled import LabelledFolder, LabelledImage
 
 RECORD = "export.json"
 CARD = "README.md"
@@ -19,21 +19,25 @@ _FORMAT = "mgd3-fast export"
 _FORMAT_VERSION = 1
 
 
-def conversion_key(source: Source, config: ConvertConfig) -> str:
+def conversion_key(source: LabelledFolder, config: ConvertConfig) -> str:
     """Hex sha256 of all that decides an export: options, class list, images and what is known of them."""
     described = {
         "version": _FORMAT_VERSION,
         "options": config.options(),
         "dataset": source.dataset,
         "names": source.names,
-        "run": source.run,
+        "run": source.how_made,
         "images": [_image(image) for image in source.images],
     }
     return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
 
 
 def write_record(
-    target: Path, source: Source, config: ConvertConfig, files: Mapping[str, str], facts: Mapping[str, Any]
+    target: Path,
+    source: LabelledFolder,
+    config: ConvertConfig,
+    files: Mapping[str, str],
+    facts: Mapping[str, Any],
 ) -> None:
     """Write the record of an export: indented JSON, one line per image, nothing that depends on the machine.
 
@@ -53,7 +57,7 @@ def write_record(
         "dataset": source.dataset,
         "class_list": source.names,
         "classes": [vars(one) for one in source.classes],
-        "run": source.run,
+        "run": source.how_made,
         "files": dict(files),
     }
     images = ",\n    ".join(json.dumps(_image(image)) for image in source.images)
@@ -80,10 +84,7 @@ def read_record(folder: Path) -> dict[str, Any] | None:
 
 def is_intact(folder: Path, record: Mapping[str, Any]) -> bool:
     """Whether every file of an export is there and has the recorded sha256; the card may have been edited."""
-    try:
-        return all(sha256_of(folder / name) == sha256 for name, sha256 in record["files"].items())
-    except (FileNotFoundError, NotADirectoryError):
-        return False
+    return all(file_digest(folder / name) == sha256 for name, sha256 in record["files"].items())
 
 
 def check_same(folder: Path, record: Mapping[str, Any], key: str) -> None:
@@ -99,7 +100,7 @@ def check_same(folder: Path, record: Mapping[str, Any], key: str) -> None:
         )
 
 
-def _image(image: SourceImage) -> dict[str, Any]:
+def _image(image: LabelledImage) -> dict[str, Any]:
     return {
         "label": image.label,
         "class": image.class_name,

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from mgd3_fast.formats.source import SourceImage
+from mgd3_fast.writers.labelled import LabelledImage
 
 _MIB = 1 << 20
 
 
-def split_by_size(images: Sequence[SourceImage], shard_mib: int) -> list[Sequence[SourceImage]]:
+def split_by_size(images: Sequence[LabelledImage], shard_mib: int) -> list[Sequence[LabelledImage]]:
     """Split images into consecutive runs.
 
     Args:

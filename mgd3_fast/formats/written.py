@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from mgd3_fast.formats.config import ConvertConfig
-from mgd3_fast.formats.source import Source
 from mgd3_fast.progress import Bar
+from mgd3_fast.writers.labelled import LabelledFolder
 
 
 @dataclass(frozen=True)
@@ -25,4 +25,4 @@ class Written:
     facts: dict[str, Any] = field(default_factory=dict)
 
 
-Writer = Callable[[Source, ConvertConfig, Path, Bar], Written]
+Writer = Callable[[LabelledFolder, ConvertConfig, Path, Bar], Written]

@@ -14,6 +14,7 @@ from mgd3_fast.writers.run_folder import (
     check_ours,
     check_writable,
     file_digest,
+    sha256_of,
     state_of,
 )
 
@@ -33,6 +34,7 @@ __all__ = [
     "file_digest",
     "layout_of",
     "read_manifest",
+    "sha256_of",
     "state_of",
     "write_contact_sheet",
     "write_manifest",

@@ -30,6 +30,7 @@ MODES = "modes.safetensors"
 MODE_PLOTS = "mode-plots"
 CONTACT_SHEET = "contact_sheet.png"
 MANY_IMAGES = 2000  # reading more takes seconds
+_CHUNK_BYTES = 1 << 20
 
 
 class OutState(enum.Enum):
@@ -261,9 +262,18 @@ class RunFolder:
 def file_digest(path: Path) -> str | None:
     """Return the sha256 of a file, or None where there is none."""
     try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()
+        return sha256_of(path)
     except (FileNotFoundError, NotADirectoryError):
         return None
+
+
+def sha256_of(path: Path) -> str:
+    """Return the sha256 of a file of any size, as hexadecimal digits."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()
 
 
 def _unwritable(out: Path, error: OSError) -> UserError:
