@@ -65,7 +65,7 @@ class Golden:
         path, found = self.folder / f"{name}.json", json.loads(json.dumps(found))
         if self.recording:
             self.folder.mkdir(exist_ok=True)
-            path.write_text(json.dumps({"machine": machine(), "found": found}, indent=1) + "\n")
+            path.write_text(_written({"machine": machine(), "found": found}))
             return
         assert path.exists(), f"nothing is recorded for {name}: pytest tests/test_golden.py --record-golden"
         recorded = json.loads(path.read_text())
@@ -79,6 +79,13 @@ class Golden:
         wrong = list(differences(recorded["found"], found, name, exact=not others))
         listed = "\n".join(wrong[:20])
         assert not wrong, f"{len(wrong)} differences from what was recorded, first:\n{listed}"
+
+
+def _written(content: Any) -> str:
+    """Indented JSON whose innermost objects and lists take a line each."""
+    innermost = re.compile(r"([\[{])\n\s*([^\[\]{}]*?)\n\s*([\]}])")
+    text = json.dumps(content, indent=1)
+    return innermost.sub(lambda one: one[1] + re.sub(r"\n\s*", " ", one[2]) + one[3], text) + "\n"
 
 
 def differences(recorded: Any, found: Any, place: str, *, exact: bool) -> Iterator[str]:

@@ -464,7 +464,7 @@ def parameters(function: Any) -> list[str]:
     except ValueError:
         return []
     return [
-        one.name if one.default is one.empty else f"{one.name}={one.default!r}"
+        one.name if one.default is one.empty else re.sub(" at 0x[0-9a-f]+", "", f"{one.name}={one.default!r}")
         for one in signature.parameters.values()
     ]
 
