@@ -21,7 +21,7 @@ from tiny_generator import make_tiny_generator
 from mgd3_fast.cli import main
 from mgd3_fast.distillation import distill
 from mgd3_fast.errors import Interrupted, UserError
-from mgd3_fast.formats import EXPORT_FORMATS, ConvertConfig, convert
+from mgd3_fast.formats import CONVERTED_FORMATS, ConvertConfig, convert
 from mgd3_fast.formats import converting as converting_module
 from mgd3_fast.formats import target as target_module
 from mgd3_fast.writers import write_png
@@ -291,9 +291,9 @@ CASES: dict[str, tuple[Callable[[Path, Path], list[str]], str]] = {
     "changed image": (changed_image, "with another sha256 than recorded"),
     "changed modes": (changed_modes, "with another sha256 than recorded"),
     "missing contact sheet": (missing_contact_sheet, "src must hold every file of its manifest"),
-    "out of somebody else": (out_of_somebody_else, "out must be empty or hold an export of mgd3-fast"),
-    "out is another run": (out_is_another_run, "out must be empty or hold an export of mgd3-fast"),
-    "out is another export": (out_is_another_export, "out must be unused or hold this very export"),
+    "out of somebody else": (out_of_somebody_else, "out must be empty or hold what convert wrote"),
+    "out is another run": (out_is_another_run, "out must be empty or hold what convert wrote"),
+    "out is another export": (out_is_another_export, "out must be unused or hold this very conversion"),
     "out is a file": (out_is_a_file, "out must be a folder, got the file"),
     "out below a file": (out_below_a_file, "out must be a folder that can be written"),
     "out is src": (out_is_src, "out must be another folder than src"),
@@ -455,7 +455,7 @@ def test_two_at_the_same_time_make_one_export(run: Path, tmp_path: Path) -> None
 # distill --format
 
 
-@pytest.mark.parametrize("format", EXPORT_FORMATS)
+@pytest.mark.parametrize("format", CONVERTED_FORMATS)
 def test_a_finished_run_is_exported_by_the_same_command(
     place: Path, own_run: Path, tmp_path: Path, format: str
 ) -> None:

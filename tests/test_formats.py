@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import tarfile
@@ -314,6 +315,23 @@ def test_pandas_and_pyarrow_read_unchanged_files(run: Path, exported: Callable[.
     assert frame.image[3]["path"] == f"{WOOF[1]}-1.png"
 
 
+def test_schema_and_header_are_those_of_datasets() -> None:
+    """Both are written without `datasets`, which takes two seconds to import; it is the judge here."""
+    datasets = pytest.importorskip("datasets")
+    from mgd3_fast.formats import parquet
+
+    names = ["0", "yes", "a: b", "n01440764"]
+    features = datasets.Features(
+        image=datasets.Image(),
+        label=datasets.ClassLabel(names=names),
+        **{name: datasets.Value(dtype) for name, dtype in parquet._COLUMNS.items()},
+    )
+    assert parquet._schema(names).equals(features.arrow_schema, check_metadata=True)
+    described = parquet._dataset_info(names, 4, 10, 8)
+    assert datasets.DatasetInfo._from_yaml_dict(described).features == features
+    assert described["features"] == features._to_yaml_list()
+
+
 def test_card_tells_features_licence_and_what_it_is(exported: Callable[..., Path]) -> None:
     pytest.importorskip("datasets")
     from datasets import DatasetInfo
@@ -394,6 +412,21 @@ def test_tar_members_are_sorted_and_know_no_machine(run: Path, exported: Callabl
     assert [member.name for member in members] == sorted(member.name for member in members)
     assert {(one.mtime, one.uid, one.gid, one.uname, one.mode) for one in members} == {(0, 0, 0, "", 0o644)}
     assert images == png_bytes(run)
+
+
+def test_tar_files_are_those_of_webdatasets_writer(exported: Callable[..., Path]) -> None:
+    webdataset = pytest.importorskip("webdataset")
+    file = exported("webdataset") / "mgd3-000000.tar"
+    samples: dict[str, dict[str, Any]] = {}
+    with tarfile.open(file) as archive:
+        for member in archive.getmembers():
+            key, suffix = member.name.split(".")
+            samples.setdefault(key, {"__key__": key})[suffix] = archive.extractfile(member).read()
+    written = io.BytesIO()
+    with webdataset.TarWriter(written, user="", group="", mode=0o644, mtime=0, encoder=False) as writer:
+        for sample in samples.values():
+            writer.write(sample)
+    assert written.getvalue() == file.read_bytes()
 
 
 def test_datasets_opens_webdataset_folders(

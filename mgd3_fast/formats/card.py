@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,42 +21,36 @@ _LARGEST = "1M<n<10M"
 _SETTINGS = ("method", "discovery", "sampler", "steps", "cfg_scale", "seed")
 
 
-@dataclass(frozen=True)
-class CardText:
-    """What the card of a format says that others do not.
-
-    Args:
-        data_files: Pattern of the files that hold the images.
-        fields: A sentence on what a sample holds.
-        snippet: Lines of Python that open the folder.
-        header: Fields of the header that readers cannot infer.
-    """
-
-    data_files: str
-    fields: str
-    snippet: Sequence[str]
-    header: Mapping[str, Any] = field(default_factory=dict)
-
-
-def write_card(target: Path, source: LabelledFolder, text: CardText) -> None:
+def write_card(
+    target: Path,
+    source: LabelledFolder,
+    *,
+    data_files: str,
+    fields: str,
+    snippet: Sequence[str],
+    dataset_info: Mapping[str, Any] | None = None,
+) -> None:
     """Write the card.
 
     Args:
         target: Path of `README.md`.
         source: What was converted.
-        text: What the format adds.
+        data_files: Pattern of the files that hold the images.
+        fields: A sentence on what a sample holds.
+        snippet: Lines of Python that open the folder.
+        dataset_info: The header's section of features and sizes; None where readers infer it.
     """
     header = DatasetCardData(
         **_licence_fields(licence_of(source)),
         task_categories=["image-classification"],
         tags=["dataset-distillation", "synthetic"] if _is_synthetic(source) else None,
         size_categories=[_size_category(len(source.images))],
-        **text.header,
+        dataset_info=dataset_info,
         configs=[
-            {"config_name": "default", "data_files": [{"split": "train", "path": text.data_files}]},
+            {"config_name": "default", "data_files": [{"split": "train", "path": data_files}]},
         ],
     )
-    lines = ["---", header.to_yaml(), "---", "", *_body(source, text), ""]
+    lines = ["---", header.to_yaml(), "---", "", *_body(source, fields, snippet), ""]
     target.write_text("\n".join(lines), encoding="utf-8")
 
 
@@ -67,7 +60,7 @@ def licence_of(source: LabelledFolder) -> str | None:
     return str(licence) if licence else None
 
 
-def _licence_fields(licence: str | None) -> dict[str, str]:
+def _licence_fields(licence: str | None) -> dict[str, Any]:
     if licence is None:
         return {"license": "unknown"}
     if licence.lower() in _HUB_LICENCES:
@@ -79,17 +72,17 @@ def _size_category(images: int) -> str:
     return next((category for limit, category in _SIZES if images < limit), _LARGEST)
 
 
-def _body(source: LabelledFolder, text: CardText) -> list[str]:
+def _body(source: LabelledFolder, fields: str, snippet: Sequence[str]) -> list[str]:
     per_class = f"{source.ipc} of each" if source.even else "not equally many of each"
     return [
         f"# {source.dataset}, distilled" if source.manifest else f"# {source.dataset}",
         "",
         f"{len(source.images):,} images of {len(source.classes):,} classes, {per_class}. Labels count in the"
-        f" class list of {source.dataset}. {text.fields}",
+        f" class list of {source.dataset}. {fields}",
         *(["", *_how_made(source)] if source.manifest else []),
         "",
         "```python",
-        *text.snippet,
+        *snippet,
         "```",
         "",
         "| label | class | title | images |",

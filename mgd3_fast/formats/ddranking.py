@@ -1,4 +1,4 @@
-"""The configuration that DD-Ranking 0.2.0 reads beside a tensor export."""
+"""The configuration that DD-Ranking 0.2.0 reads beside tensors."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ _DEFAULTS: dict[str, Any] = {
 def write_ddranking_config(
     folder: Path, source: LabelledFolder, used: Normalisation, dtype: str, size: tuple[int, int]
 ) -> str:
-    """Write `ddranking.json` for `ddranking.config.Config.from_file`, where DD-Ranking can score the export.
+    """Write `ddranking.json` for `ddranking.config.Config.from_file`, where DD-Ranking can score the images.
 
     It takes images for normalised, class-major, equally many per class, labelled 0, 1, ... in its own order.
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import shutil
 from pathlib import Path
 from typing import Any
 
 from mgd3_fast.errors import UserError
 from mgd3_fast.formats.config import ConvertConfig
-from mgd3_fast.formats.written import Written
+from mgd3_fast.formats.record import Written
 from mgd3_fast.progress import Bar
 from mgd3_fast.writers import MANIFEST, class_folder, sha256_of, write_manifest
 from mgd3_fast.writers.labelled import LabelledFolder, LabelledImage
@@ -39,7 +38,8 @@ def write(source: LabelledFolder, config: ConvertConfig, draft: Path, bar: Bar) 
         name = _file(image, config.format)
         (draft / name).parent.mkdir(exist_ok=True)
         (draft / name).write_bytes(content)
-        files[name] = hashlib.sha256(content).hexdigest()
+        assert image.sha256 is not None
+        files[name] = image.sha256
         bar.advance()
     if source.manifest:
         files.update(_copy_run(source, draft))
@@ -59,9 +59,10 @@ def _copy_run(source: LabelledFolder, draft: Path) -> dict[str, str]:
         path = source.path / Path(name).name
         if not path.is_file():
             raise UserError(f"src must hold every file of its manifest, missing {path}")
-        shutil.copyfile(path, draft / path.name)
-        if sha256_of(draft / path.name) != sha256:
+        content = path.read_bytes()
+        if hashlib.sha256(content).hexdigest() != sha256:
             raise UserError(f"src must hold unchanged files, got {path} with another sha256 than recorded")
+        (draft / path.name).write_bytes(content)
         copied[path.name] = sha256
     return copied
 

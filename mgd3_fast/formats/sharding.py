@@ -21,8 +21,9 @@ def split_by_size(images: Sequence[LabelledImage], shard_mib: int) -> list[Seque
     """
     starts, filled = [0], 0
     for place, image in enumerate(images):
-        if place > starts[-1] and filled + image.size > shard_mib * _MIB:
+        size = image.size
+        if place > starts[-1] and filled + size > shard_mib * _MIB:
             starts.append(place)
             filled = 0
-        filled += image.size
+        filled += size
     return [images[start:stop] for start, stop in zip(starts, [*starts[1:], len(images)], strict=True)]

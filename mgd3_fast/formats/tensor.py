@@ -16,7 +16,7 @@ from mgd3_fast.errors import UserError
 from mgd3_fast.formats.config import ConvertConfig
 from mgd3_fast.formats.ddranking import CONFIG_FILE, write_ddranking_config
 from mgd3_fast.formats.normalisation import NONE, Normalisation, choose_normalisation
-from mgd3_fast.formats.written import Written
+from mgd3_fast.formats.record import Written
 from mgd3_fast.progress import Bar
 from mgd3_fast.writers import sha256_of
 from mgd3_fast.writers.labelled import LabelledFolder, LabelledImage

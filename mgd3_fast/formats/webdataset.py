@@ -8,11 +8,10 @@ import tarfile
 from pathlib import Path
 from typing import Any
 
-from mgd3_fast.formats.card import CardText, write_card
+from mgd3_fast.formats.card import write_card
 from mgd3_fast.formats.config import ConvertConfig
-from mgd3_fast.formats.record import CARD
+from mgd3_fast.formats.record import CARD, Written
 from mgd3_fast.formats.sharding import split_by_size
-from mgd3_fast.formats.written import Written
 from mgd3_fast.progress import Bar
 from mgd3_fast.writers import sha256_of
 from mgd3_fast.writers.labelled import LabelledFolder, LabelledImage
@@ -25,7 +24,8 @@ def write(source: LabelledFolder, config: ConvertConfig, draft: Path, bar: Bar) 
     """Write `mgd3-000000.tar` onwards and a `README.md`.
 
     A sample `<label>-<k>` is `.cls` (its label), `.json` and the image itself. Equal images give equal bytes:
-    no times, owners or names of this machine are in the files.
+    no times, owners or names of this machine are in the files. They are what `webdataset.TarWriter` writes,
+    without need of that package; its `ShardWriter` starts a new file only after the limit is passed.
 
     Args:
         source: The images.
@@ -53,7 +53,8 @@ def write(source: LabelledFolder, config: ConvertConfig, draft: Path, bar: Bar) 
                 bar.advance()
         files[name] = sha256_of(draft / name)
         samples.append(len(images))
-    write_card(draft / CARD, source, CardText("mgd3-*.tar", _FIELDS, _snippet(len(files))))
+    snippet = _snippet(len(files))
+    write_card(draft / CARD, source, data_files="mgd3-*.tar", fields=_FIELDS, snippet=snippet)
     return Written(files, {"samples": samples})
 
 

@@ -14,12 +14,13 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
-from mgd3_fast.datasets import Dataset, imagenet_classes, run_ahead
+from mgd3_fast.datasets import Dataset, run_ahead
 from mgd3_fast.datasets.class_list import built_in_list, class_list
 from mgd3_fast.datasets.dataset import list_hash
-from mgd3_fast.datasets.scanning import class_folders, listed, scan_folder
+from mgd3_fast.datasets.scanning import scan_folder
 from mgd3_fast.errors import UserError
 from mgd3_fast.progress import Progress
+from mgd3_fast.writers.class_folders import every_class, some_classes
 from mgd3_fast.writers.labelled import LabelledFolder, LabelledImage
 from mgd3_fast.writers.manifest import read_manifest
 from mgd3_fast.writers.run_folder import WORK
@@ -70,11 +71,8 @@ def read_classes(path: Path, dataset: Dataset, option: str, ipc: int | None = No
             have different numbers of images.
     """
     manifest = _finished_manifest(path, option)
-    if manifest:
-        found, unknown = {one["name"]: _inside(one["folder"], path) for one in manifest["classes"]}, []
-    else:
-        found, unknown = _folders_by_class(path, dataset.all_class_names, option)
-    _check_all_there(path, dataset, found, unknown)
+    recorded_folders = {one["name"]: _inside(one["folder"], path) for one in manifest.get("classes", ())}
+    found = every_class(path, dataset, recorded_folders, option)
     recorded = {record["file"]: record for record in manifest.get("images", ())}
     images = [
         image
@@ -108,34 +106,20 @@ def read_labelled(path: Path, dataset: str | None, option: str, progress: Progre
             labels unknown.
     """
     manifest = _finished_manifest(path, option)
-    if manifest:
-        run = _of_manifest(path, manifest)
-        if (
-            dataset is not None
-            and list_hash(class_list(dataset)[1]) != manifest["dataset"]["class_list_hash"]
-        ):
+    if not manifest:
+        if dataset is None:
             raise UserError(
-                f"dataset must be {run.dataset}, from which {path} was made, or left out, got {dataset}"
+                f"{option} must hold manifest.json, or --dataset name the class list of its folders,"
+                f" got {path}"
             )
-        run.check_files()
-        return run
-    if dataset is None:
+        return _of_class_folders(path, dataset, option, progress)
+    run, digest = _of_manifest(path, manifest), manifest["dataset"]["class_list_hash"]
+    if dataset is not None and list_hash(class_list(dataset)[1]) != digest:
         raise UserError(
-            f"{option} must hold manifest.json, or --dataset name the class list of its folders, got {path}"
+            f"dataset must be {run.dataset}, from which {path} was made, or left out, got {dataset}"
         )
-    name, names = class_list(dataset)
-    found = _some_classes(path, name, names, option, progress)
-    images = [
-        image
-        for label, class_name in enumerate(names)
-        if class_name in found
-        for image in _scanned(path, found[class_name], label, class_name, {}, _natural)
-    ]
-    with progress.stage("read", total=len(images), unit="img") as bar:
-        for place, digest in enumerate(read_ahead(images, _digest)):
-            images[place] = replace(images[place], sha256=digest)
-            bar.advance()
-    return LabelledFolder(path, name, names, tuple(images))
+    run.check_files()
+    return run
 
 
 def read_ahead(images: Sequence[LabelledImage], read: Callable[[LabelledImage], Value]) -> Iterator[Value]:
@@ -205,60 +189,20 @@ def _inside(name: str, path: Path) -> str:
     return name
 
 
-def _folders_by_class(path: Path, names: Sequence[str], option: str) -> tuple[dict[str, str], list[str]]:
-    """The folder of each class that is there, and folders that are no class; a name wins over a label."""
-    known = set(names)
-    found: dict[str, str] = {}
-    unknown: list[str] = []
-    for folder in class_folders(path):
-        by_label = folder.isdecimal() and int(folder) < len(names)
-        name = folder if folder in known else names[int(folder)] if by_label else None
-        if name is None:
-            unknown.append(folder)
-        elif name in found:
-            raise UserError(f"{option} must hold each class once, got {found[name]} and {folder} in {path}")
-        else:
-            found[name] = folder
-    return found, unknown
-
-
-def _some_classes(
-    path: Path, name: str, names: Sequence[str], option: str, progress: Progress
-) -> dict[str, str]:
-    """The folders of whatever classes of a list are there."""
-    found, unknown = _folders_by_class(path, names, option)
-    wnids = set(imagenet_classes("imagenet1k"))
-    for folder in unknown:
-        if folder not in wnids or not wnids.issuperset(names):
-            raise UserError(
-                f"{option} must hold folders named as the classes of {name} ({listed(names)}) or by their"
-                f" labels, got {folder!r} in {path}"
-            )
-    if not found:
-        raise UserError(f"{option} must hold one folder of images per class of {name}, got none in {path}")
-    if unknown or len(found) < len(names):
-        left_out = f", {len(unknown)} folders of other classes left out" if unknown else ""
-        progress.note(f"{len(found)} of the {len(names)} classes of {name}{left_out}")
-    return found
-
-
-def _check_all_there(path: Path, dataset: Dataset, found: Mapping[str, str], unknown: list[str]) -> None:
-    """Refuse a folder that does not hold the dataset's classes, all of them and no other."""
-    wanted = dataset.class_names
-    others = sorted([*(name for name in found if name not in wanted), *unknown])
-    missing = [name for name in wanted if name not in found or not (path / found[name]).is_dir()]
-    if missing == list(wanted):
-        raise UserError(
-            f"{path} must hold folders named as the classes of {dataset.name} ({listed(wanted)}), got"
-            f" {listed(others) or 'no folders'}"
-        )
-    if missing:
-        raise UserError(
-            f"{path} must hold every class of {dataset.name}, missing {listed(missing)}"
-            " (--classes takes a part of the list)"
-        )
-    if others:
-        raise UserError(f"{path} must hold classes of {dataset.name} alone, unknown {listed(others)}")
+def _of_class_folders(path: Path, dataset: str, option: str, progress: Progress) -> LabelledFolder:
+    name, names = class_list(dataset)
+    found = some_classes(path, name, names, option, progress)
+    images = [
+        image
+        for label, class_name in enumerate(names)
+        if class_name in found
+        for image in _scanned(path, found[class_name], label, class_name, {}, _natural)
+    ]
+    with progress.stage("read", total=len(images), unit="img") as bar:
+        for place, digest in enumerate(read_ahead(images, _digest)):
+            images[place] = replace(images[place], sha256=digest)
+            bar.advance()
+    return LabelledFolder(path, name, names, tuple(images))
 
 
 def _scanned(

@@ -102,7 +102,7 @@ def check_writable(out: Path) -> None:
         with tempfile.TemporaryFile(dir=out) as probe:
             probe.write(b"x")
     except OSError as error:
-        raise _unwritable(out, error) from None
+        raise unwritable_error(out, error) from None
     finally:
         with suppress(OSError):
             for folder in made:
@@ -141,7 +141,7 @@ class RunFolder:
             self.work.mkdir(parents=True, exist_ok=True)
             self._claim()
         except OSError as error:
-            raise _unwritable(self.out, error) from None
+            raise unwritable_error(self.out, error) from None
         with Journal(self.work / f"journal-{self.shard}.jsonl") as self._journal:
             shutil.rmtree(self.temporary, ignore_errors=True)
             self.temporary.mkdir()
@@ -276,7 +276,8 @@ def sha256_of(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _unwritable(out: Path, error: OSError) -> UserError:
+def unwritable_error(out: Path, error: OSError) -> UserError:
+    """Say that an output folder cannot be written, with the system's reason."""
     return UserError(f"out must be a folder that can be written, got {out}: {error.strerror}")
 
 
