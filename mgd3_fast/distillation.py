@@ -13,8 +13,8 @@ from mgd3_fast.completion import complete, images_done
 from mgd3_fast.config import REAL_METHODS, DistillConfig
 from mgd3_fast.devices import device_name
 from mgd3_fast.errors import Interrupted
-from mgd3_fast.formats.config import EXPORT_FORMATS
-from mgd3_fast.formats.converting import export_run
+from mgd3_fast.formats.config import CONVERTED_FORMATS
+from mgd3_fast.formats.converting import convert_run
 from mgd3_fast.modes import ModeSet
 from mgd3_fast.plan import Plan, make_plan
 from mgd3_fast.progress import SILENT, Progress
@@ -47,7 +47,7 @@ class DistilledDataset:
         made: Images made by this call.
         missing: Images that other shards have still to make.
         timings_s: Seconds of this call per stage, and in total.
-        export: Folder of the export that `format` asks for, if any, once the run is complete.
+        export: Folder of the converted images, if `format` asks for them, once the run is complete.
     """
 
     folder: Path
@@ -100,10 +100,10 @@ def distill(config: DistillConfig, progress: Progress = SILENT) -> DistilledData
         distilled = DistilledDataset(Path(config.out), *made, timings.rounded())
     else:
         distilled = _generate(config, progress, timings)
-    if distilled.manifest is None or config.format not in EXPORT_FORMATS:
+    if distilled.manifest is None or config.format not in CONVERTED_FORMATS:
         return distilled
     with timings.measure("export"):
-        folder = _export(distilled, config.format, progress)
+        folder = _convert(distilled, config.format, progress)
     return replace(distilled, export=folder, timings_s=timings.rounded())
 
 
@@ -120,7 +120,7 @@ def _generate(config: DistillConfig, progress: Progress, timings: Timings) -> Di
 
 
 def _run(plan: Plan, progress: Progress, timings: Timings) -> DistilledDataset:
-    """Do what is not done yet; the folder of images is the same whatever it is exported to."""
+    """Do what is not done yet; the folder of images is the same whatever it is converted to."""
     config, settings = plan.config, plan.settings()
     out = Path(config.out)
     state = state_of(out, settings)
@@ -174,13 +174,13 @@ def _make(
     return modes
 
 
-def _export(distilled: DistilledDataset, format: str, progress: Progress) -> Path:
+def _convert(distilled: DistilledDataset, format: str, progress: Progress) -> Path:
     try:
-        return export_run(distilled.folder, format, progress).folder
+        return convert_run(distilled.folder, format, progress).folder
     except KeyboardInterrupt:
         raise Interrupted(
             f"all {len(distilled):,} images are kept in {distilled.folder}; the same command goes on with the"
-            f" {format} export"
+            f" format {format}"
         ) from None
 
 

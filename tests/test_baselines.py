@@ -19,7 +19,7 @@ from mgd3_fast.config import REAL_METHODS, DistillConfig
 from mgd3_fast.datasets import center_crop, open_dataset
 from mgd3_fast.distillation import DistilledDataset, distill
 from mgd3_fast.errors import Interrupted, UserError
-from mgd3_fast.evaluate.distilled import read_folder
+from mgd3_fast.writers.reader import read_classes
 
 
 @pytest.fixture
@@ -144,7 +144,7 @@ def test_folder_has_the_real_images_and_a_manifest(
         wanted = center_crop(cls.images.load(record["source_index"]), 24)
         np.testing.assert_array_equal(np.asarray(Image.open(path)), np.asarray(wanted))
     assert [one["name"] for one in distilled.manifest["classes"]] == ["ant", "bee", "cow"]
-    assert read_folder(distilled.folder, dataset).ipc == 3
+    assert read_classes(distilled.folder, dataset, "folder").ipc == 3
     again = run(method)
     assert (again.made, again.missing) == (0, 0)
 

@@ -21,7 +21,7 @@ from tiny_generator import make_tiny_generator
 from mgd3_fast.cli import main
 from mgd3_fast.distillation import distill
 from mgd3_fast.errors import Interrupted, UserError
-from mgd3_fast.formats import EXPORT_FORMATS, ConvertConfig, convert
+from mgd3_fast.formats import CONVERTED_FORMATS, ConvertConfig, convert
 from mgd3_fast.formats import converting as converting_module
 from mgd3_fast.formats import target as target_module
 from mgd3_fast.writers import write_png
@@ -281,19 +281,19 @@ CASES: dict[str, tuple[Callable[[Path, Path], list[str]], str]] = {
     "half a manifest": (half_a_manifest, "damaged section 'classes'"),
     "manifest that leaves the folder": (
         manifest_that_leaves_the_folder,
-        "src must hold images inside the folder",
+        "images must lie inside their folder",
     ),
     "class that leaves the folder": (
         class_that_leaves_the_folder,
         "class names must be names of visible folders",
     ),
-    "missing image": (missing_image, "missing "),
+    "missing image": (missing_image, "images must all be there, missing "),
     "changed image": (changed_image, "with another sha256 than recorded"),
     "changed modes": (changed_modes, "with another sha256 than recorded"),
     "missing contact sheet": (missing_contact_sheet, "src must hold every file of its manifest"),
-    "out of somebody else": (out_of_somebody_else, "out must be empty or hold an export of mgd3-fast"),
-    "out is another run": (out_is_another_run, "out must be empty or hold an export of mgd3-fast"),
-    "out is another export": (out_is_another_export, "out must be unused or hold this very export"),
+    "out of somebody else": (out_of_somebody_else, "out must be empty or hold what convert wrote"),
+    "out is another run": (out_is_another_run, "out must be empty or hold what convert wrote"),
+    "out is another export": (out_is_another_export, "out must be unused or hold this very conversion"),
     "out is a file": (out_is_a_file, "out must be a folder, got the file"),
     "out below a file": (out_below_a_file, "out must be a folder that can be written"),
     "out is src": (out_is_src, "out must be another folder than src"),
@@ -304,8 +304,8 @@ CASES: dict[str, tuple[Callable[[Path, Path], list[str]], str]] = {
     "label out of range": (label_out_of_range, "got '00010'"),
     "class twice": (class_twice, "src must hold each class once"),
     "no classes": (no_classes, "src must hold one folder of images per class of imagewoof"),
-    "empty class": (empty_class, "src must hold images in every class folder"),
-    "damaged picture": (damaged_picture, "src must hold readable images"),
+    "empty class": (empty_class, "must hold images of every class, got none of"),
+    "damaged picture": (damaged_picture, "images must be readable"),
     "size without tensor": (options(size=8), "size must be left out unless format is tensor"),
     "shards without files": (
         options(**{"shard-mib": 1}),
@@ -455,7 +455,7 @@ def test_two_at_the_same_time_make_one_export(run: Path, tmp_path: Path) -> None
 # distill --format
 
 
-@pytest.mark.parametrize("format", EXPORT_FORMATS)
+@pytest.mark.parametrize("format", CONVERTED_FORMATS)
 def test_a_finished_run_is_exported_by_the_same_command(
     place: Path, own_run: Path, tmp_path: Path, format: str
 ) -> None:

@@ -24,12 +24,12 @@ from mgd3_fast.cli import main
 from mgd3_fast.datasets import open_dataset
 from mgd3_fast.errors import Interrupted, UserError
 from mgd3_fast.evaluate import EvaluateConfig, evaluate, plan
-from mgd3_fast.evaluate.distilled import read_folder
 from mgd3_fast.evaluate.networks import build_network
 from mgd3_fast.evaluate.results import differences, pool_means, sum_up, summary
 from mgd3_fast.evaluate.teacher import load_teacher
 from mgd3_fast.progress import Progress
 from mgd3_fast.writers import write_manifest
+from mgd3_fast.writers.reader import read_classes
 
 NAMES = ("ant", "bee", "cow")
 
@@ -326,7 +326,7 @@ def rename(folder: Path, old: str, new: str) -> None:
         ),
         (
             lambda folder: shutil.copytree(folder / "bee", folder / "00001"),
-            "must hold each class once, got 00001 and bee for bee",
+            "must hold each class once, got 00001 and bee in",
         ),
         (
             lambda folder: [rename(folder, name, name + "s") for name in NAMES],
@@ -334,7 +334,7 @@ def rename(folder: Path, old: str, new: str) -> None:
         ),
         (
             lambda folder: (folder / "manifest.json").write_text("{}"),
-            "must hold a manifest.json of this version of mgd3-fast or none",
+            "must hold a manifest of this mgd3-fast or none",
         ),
         (lambda folder: (folder / ".mgd3-fast").mkdir(), "must be a finished run"),
         (
@@ -386,8 +386,8 @@ def test_labels_follow_the_dataset_not_the_order_of_folders(dataset: Path, tmp_p
         {"name": name, "label": k, "folder": f"f{2 - k}", "source_images": 2} for k, name in enumerate(NAMES)
     ]
     write_manifest(tmp_path / "set" / "manifest.json", whole_manifest(classes=classes), tmp_path / "draft")
-    found = read_folder(tmp_path / "set", opened)
-    assert [(one.label, Path(one.location).parent.name) for one in found.images] == [
+    found = read_classes(tmp_path / "set", opened, "folder")
+    assert [(one.label, one.path.parent.name) for one in found.images] == [
         (0, "f2"),
         (0, "f2"),
         (1, "f1"),
@@ -400,8 +400,8 @@ def test_labels_follow_the_dataset_not_the_order_of_folders(dataset: Path, tmp_p
 def test_a_part_of_the_classes_keeps_their_order(dataset: Path, distilled: Path) -> None:
     opened = open_dataset(str(dataset), split="val", classes="cow,ant")
     with pytest.raises(UserError, match="unknown bee"):
-        read_folder(distilled / "a", opened)
-    whole = read_folder(distilled / "a", open_dataset(str(dataset), split="val"))
+        read_classes(distilled / "a", opened, "folder")
+    whole = read_classes(distilled / "a", open_dataset(str(dataset), split="val"), "folder")
     assert [one.label for one in whole.images] == [0] * 4 + [1] * 4 + [2] * 4
 
 
@@ -409,10 +409,10 @@ def test_ipc_takes_the_first_images_by_name(dataset: Path, tmp_path: Path) -> No
     for label, name in enumerate(NAMES):
         write_images(tmp_path / "set" / name, label, 12, 0)
     opened = open_dataset(str(dataset), split="val")
-    found = read_folder(tmp_path / "set", opened, 4)
-    assert [Path(one.location).stem for one in found.images[:4]] == ["0", "1", "10", "11"]
+    found = read_classes(tmp_path / "set", opened, "folder", 4)
+    assert [one.path.stem for one in found.images[:4]] == ["0", "1", "10", "11"]
     with pytest.raises(UserError, match="ipc must be at most 12, the images of class ant"):
-        read_folder(tmp_path / "set", opened, 13)
+        read_classes(tmp_path / "set", opened, "folder", 13)
 
 
 # Teachers

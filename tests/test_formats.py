@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import tarfile
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from distilled_runs import WOOF, woof_config, woof_run
+from huggingface_hub import DatasetCard
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -26,8 +28,9 @@ from mgd3_fast.formats.card import licence_of
 from mgd3_fast.formats.ddranking import DATASETS
 from mgd3_fast.formats.normalisation import MNIST5K
 from mgd3_fast.formats.sharding import split_by_size
-from mgd3_fast.formats.source import SourceImage
-from mgd3_fast.progress import Progress
+from mgd3_fast.progress import SILENT, Progress
+from mgd3_fast.writers.labelled import LabelledImage
+from mgd3_fast.writers.reader import read_labelled
 
 IPC = 2
 LABELS = [label for label in range(10) for _ in range(IPC)]
@@ -312,10 +315,26 @@ def test_pandas_and_pyarrow_read_unchanged_files(run: Path, exported: Callable[.
     assert frame.image[3]["path"] == f"{WOOF[1]}-1.png"
 
 
+def test_schema_and_header_are_those_of_datasets() -> None:
+    """Both are written without `datasets`, which takes two seconds to import; it is the judge here."""
+    datasets = pytest.importorskip("datasets")
+    from mgd3_fast.formats import parquet
+
+    names = ["0", "yes", "a: b", "n01440764"]
+    features = datasets.Features(
+        image=datasets.Image(),
+        label=datasets.ClassLabel(names=names),
+        **{name: datasets.Value(dtype) for name, dtype in parquet._COLUMNS.items()},
+    )
+    assert parquet._schema(names).equals(features.arrow_schema, check_metadata=True)
+    described = parquet._dataset_info(names, 4, 10, 8)
+    assert datasets.DatasetInfo._from_yaml_dict(described).features == features
+    assert described["features"] == features._to_yaml_list()
+
+
 def test_card_tells_features_licence_and_what_it_is(exported: Callable[..., Path]) -> None:
     pytest.importorskip("datasets")
     from datasets import DatasetInfo
-    from huggingface_hub import DatasetCard
 
     card = DatasetCard.load(exported("parquet") / "README.md")
     header = card.data.to_dict()
@@ -329,17 +348,20 @@ def test_card_tells_features_licence_and_what_it_is(exported: Callable[..., Path
 
 
 @pytest.mark.parametrize(
-    ("licence", "lines"),
+    ("licence", "fields"),
     [
-        pytest.param("CC-BY-NC-4.0", "license: cc-by-nc-4.0\n", id="known to the hub"),
-        pytest.param("see its source", 'license: other\nlicense_name: "see its source"\n', id="other"),
+        pytest.param("CC-BY-NC-4.0", {"license": "cc-by-nc-4.0"}, id="known to the hub"),
+        pytest.param("see: source", {"license": "other", "license_name": "see: source"}, id="other"),
     ],
 )
-def test_card_carries_the_generators_licence(run: Path, tmp_path: Path, licence: str, lines: str) -> None:
+def test_card_carries_the_generators_licence(
+    run: Path, tmp_path: Path, licence: str, fields: dict[str, str]
+) -> None:
     pytest.importorskip("pyarrow")
     source = copy_run(run, tmp_path / "run", lambda manifest: manifest["generator"].update(licence=licence))
     out = convert(ConvertConfig(src=source, out=tmp_path / "out", format="parquet")).folder
-    assert f"---\n{lines}task_categories" in (out / "README.md").read_text()
+    header = DatasetCard.load(out / "README.md").data.to_dict()
+    assert {name: value for name, value in header.items() if name.startswith("license")} == fields
 
 
 def copy_run(run: Path, copy: Path, change: Callable[[dict[str, Any]], Any]) -> Path:
@@ -392,6 +414,21 @@ def test_tar_members_are_sorted_and_know_no_machine(run: Path, exported: Callabl
     assert images == png_bytes(run)
 
 
+def test_tar_files_are_those_of_webdatasets_writer(exported: Callable[..., Path]) -> None:
+    webdataset = pytest.importorskip("webdataset")
+    file = exported("webdataset") / "mgd3-000000.tar"
+    samples: dict[str, dict[str, Any]] = {}
+    with tarfile.open(file) as archive:
+        for member in archive.getmembers():
+            key, suffix = member.name.split(".")
+            samples.setdefault(key, {"__key__": key})[suffix] = archive.extractfile(member).read()
+    written = io.BytesIO()
+    with webdataset.TarWriter(written, user="", group="", mode=0o644, mtime=0, encoder=False) as writer:
+        for sample in samples.values():
+            writer.write(sample)
+    assert written.getvalue() == file.read_bytes()
+
+
 def test_datasets_opens_webdataset_folders(
     exported: Callable[..., Path], offline: Callable[..., Any]
 ) -> None:
@@ -425,8 +462,9 @@ def test_record_lists_files_classes_and_images(exported: Callable[..., Path], fo
     assert record["run"]["generator"]["licence"] == "MIT"
 
 
-def image_of(size: int) -> SourceImage:
-    return SourceImage(Path("0.png"), 0, "a", 0, size, "")
+def image_of(path: Path, size: int) -> LabelledImage:
+    path.write_bytes(bytes(size))
+    return LabelledImage(path, 0, "a", 0)
 
 
 @pytest.mark.parametrize(
@@ -438,10 +476,10 @@ def image_of(size: int) -> SourceImage:
     ],
 )
 def test_images_are_split_by_size(
-    monkeypatch: pytest.MonkeyPatch, sizes: list[int], lengths: list[int]
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, sizes: list[int], lengths: list[int]
 ) -> None:
     monkeypatch.setattr(sharding_module, "_MIB", 1)
-    images = [image_of(size) for size in sizes]
+    images = [image_of(tmp_path / f"{place}.png", size) for place, size in enumerate(sizes)]
     shards = split_by_size(images, 8)
     assert [len(shard) for shard in shards] == lengths
     assert [image for shard in shards for image in shard] == images
@@ -561,10 +599,8 @@ def test_images_of_two_sizes_need_one_size_to_be_stacked(tmp_path: Path) -> None
 
 def test_licence_of_a_folder_without_run_is_unknown(tmp_path: Path) -> None:
     pytest.importorskip("pyarrow")
-    from mgd3_fast.formats.opening import open_source
-
     source = folder_of(tmp_path / "src", ["a"])
-    assert licence_of(open_source(source, str(source))) is None
+    assert licence_of(read_labelled(source, str(source), "src", SILENT)) is None
     out = convert(
         ConvertConfig(src=source, out=tmp_path / "out", format="parquet", dataset=str(source))
     ).folder

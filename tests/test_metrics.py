@@ -7,6 +7,7 @@ import json
 import math
 import shutil
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,9 +23,10 @@ from mgd3_fast.metrics import MetricsConfig, measure
 from mgd3_fast.metrics.embedding import joint_map
 from mgd3_fast.metrics.frechet import Moments, frechet_distance
 from mgd3_fast.metrics.measuring import ClassMap, ClassMeasures, FolderMeasures, Measured
-from mgd3_fast.metrics.mode_recovery import mode_recovery
+from mgd3_fast.metrics.mode_recovery import mode_recovery, open_run_modes
 from mgd3_fast.metrics.neighbours import cosine_scores, coverage_and_density, mean_of_nearest, nearest_other
 from mgd3_fast.metrics.plots import draw
+from mgd3_fast.writers.reader import read_classes
 
 PIXELS = {"features": "pixels"}
 RNG = np.random.default_rng(0)
@@ -238,6 +240,11 @@ def test_guidance_to_the_end_recovers_the_modes_of_a_run_and_none_recovers_them_
     assert unguided <= 0.4
     pixels = measure(MetricsConfig(folders=folders, dataset="mnist5k", classes=classes, tsne="off", **PIXELS))
     assert math.isnan(pixels.folders[0].mean["mode_recovery"])  # modes are points of another space
+    run = read_classes(folders[0], open_dataset("mnist5k", classes=classes), "folder")
+    digest = run.manifest["generator"]["autoencoder_digest"]
+    assert open_run_modes(run, digest) is not None
+    listed, added = run.images[0], replace(run.images[0], path=folders[0] / "0/99.png", sha256=None)
+    assert open_run_modes(replace(run, images=(listed, added)), digest) is None  # nobody knows whose it is
 
 
 def onnx_network(path: Path, inputs: int = 1) -> Path:
@@ -324,5 +331,5 @@ def test_wrong_networks_and_folders_say_what_is_expected(folders, tmp_path):
             measure(config)
     with pytest.raises(UserError, match="resolution must be 32 for the latents of demo-mnist5k, got 64"):
         measure(MetricsConfig(folders=(folders[0],), dataset="mnist5k", resolution=64))
-    with pytest.raises(UserError, match="folders must be existing folders"):
+    with pytest.raises(UserError, match="each of folders must be an existing folder"):
         measure(MetricsConfig(folders=(tmp_path / "no",), **CLASSES))

@@ -90,7 +90,7 @@ class Dataset:
     @cached_property
     def class_list_hash(self) -> str:
         """Hex sha256 of the names of the full class list joined by newlines: fixes what labels mean."""
-        return _sha256("\n".join(self.all_class_names))
+        return list_hash(self.all_class_names)
 
     def load(self, class_index: int, image_index: int) -> Image.Image:
         """Read one image.
@@ -149,6 +149,11 @@ def describe(dataset: Dataset) -> str:
         )
     lines += [f"warning: {note}" for note in dataset.notes]
     return "\n".join(lines)
+
+
+def list_hash(names: Iterable[str]) -> str:
+    """Hex sha256 of class names joined by newlines, as manifests record it."""
+    return _sha256("\n".join(names))
 
 
 def _sha256(text: str) -> str:

@@ -11,13 +11,13 @@ import torch
 from mgd3_fast.devices import device_name
 from mgd3_fast.errors import Interrupted
 from mgd3_fast.evaluate.config import EvaluateConfig
-from mgd3_fast.evaluate.distilled import DistilledFolder
 from mgd3_fast.evaluate.plan import Plan, Training, describe_plan, make_plan
 from mgd3_fast.evaluate.results import differences, pool_means, sum_up
 from mgd3_fast.evaluate.store import RESULT, TrainingStore, training_key, write_json
 from mgd3_fast.evaluate.training import Job, train_classifier
 from mgd3_fast.progress import SILENT, Bar, Progress
 from mgd3_fast.versions import versions
+from mgd3_fast.writers.labelled import LabelledFolder
 
 FORMAT = "mgd3-fast evaluation"
 FORMAT_VERSION = 1
@@ -167,7 +167,7 @@ def _recipe_record(training: Training) -> dict[str, Any]:
     return {"network": training.network, "folder": training.folder, **recipe}
 
 
-def _folder_record(plan: Plan, name: str, folder: DistilledFolder) -> dict[str, Any]:
+def _folder_record(plan: Plan, name: str, folder: LabelledFolder) -> dict[str, Any]:
     train = next(training.train for training in plan.trainings if training.folder == name)
     return {
         "path": folder.path.name,

@@ -18,13 +18,14 @@ from mgd3_fast.devices import device_name, resolve_device
 from mgd3_fast.errors import UserError
 from mgd3_fast.evaluate.accuracy import count_correct
 from mgd3_fast.evaluate.config import EvaluateConfig
-from mgd3_fast.evaluate.distilled import DistilledFolder, distinct_names, read_folder
 from mgd3_fast.evaluate.images import ImageSet, StoredImage, load_images
 from mgd3_fast.evaluate.networks import build_network, check_network_name
 from mgd3_fast.evaluate.presets import Preset, default_networks, find_preset
 from mgd3_fast.evaluate.recipe import Recipe, make_recipe
 from mgd3_fast.evaluate.teacher import load_teacher
 from mgd3_fast.progress import Progress
+from mgd3_fast.writers.labelled import LabelledFolder, distinct_names
+from mgd3_fast.writers.reader import read_classes
 
 _LEAST_OVER_CHANCE = 2.0
 
@@ -76,7 +77,7 @@ class Plan:
     dataset: Dataset
     preset: Preset
     device: torch.device
-    folders: Mapping[str, DistilledFolder]
+    folders: Mapping[str, LabelledFolder]
     trainings: tuple[Training, ...]
     teacher: Teacher | None
 
@@ -104,9 +105,9 @@ def make_plan(config: EvaluateConfig, progress: Progress) -> Plan:
     device = resolve_device(config.device)
     dataset = _open_tested(config, progress)
     progress.note(describe(dataset))
-    found = [read_folder(path, dataset, config.ipc) for path in config.folders]
+    found = [read_classes(path, dataset, "each of folders", config.ipc) for path in config.folders]
     folders = dict(zip(distinct_names(found), found, strict=True))
-    first = load_images(found[0].images[:1], None, None, name="first image")
+    first = load_images(_stored(found[0], dataset)[:1], None, None, name="first image")
     side = min(first.pixels.shape[2:])
     preset = find_preset(config.preset, dataset.name, side, dataset.name in IMAGENET_NAMES)
     networks = config.networks or default_networks(
@@ -164,9 +165,9 @@ def _check_network(network: str, num_classes: int, size: int) -> None:
         build_network(network, num_classes, size)
 
 
-def _notes(name: str, folder: DistilledFolder, dataset: Dataset) -> list[str]:
+def _notes(name: str, folder: LabelledFolder, dataset: Dataset) -> list[str]:
     """What makes figures of a folder less than they seem."""
-    if folder.manifest is None:
+    if not folder.manifest:
         return []
     source = folder.manifest["dataset"]
     notes = []
@@ -182,13 +183,14 @@ def _notes(name: str, folder: DistilledFolder, dataset: Dataset) -> list[str]:
 
 def _with_images(
     recipes: Mapping[tuple[str, str], Recipe],
-    folders: Mapping[str, DistilledFolder],
+    folders: Mapping[str, LabelledFolder],
     dataset: Dataset,
     device: torch.device,
     progress: Progress,
 ) -> tuple[Training, ...]:
     """Read every set of images once for each size that is wanted of it."""
     read: dict[tuple[str | None, int | None, int], ImageSet] = {}
+    trained = {name: _stored(folder, dataset) for name, folder in folders.items()}
     tested = [
         StoredImage(label, lambda cls=cls, place=place: cls.images.load(place), cls.images.location(place))  # type: ignore[misc]
         for label, cls in enumerate(dataset.classes)
@@ -197,7 +199,7 @@ def _with_images(
     trainings = []
     for (network, name), recipe in recipes.items():
         for key, images, resize in (
-            ((name, recipe.stored_size, recipe.stored_size or 0), folders[name].images, recipe.stored_size),
+            ((name, recipe.stored_size, recipe.stored_size or 0), trained[name], recipe.stored_size),
             ((None, recipe.test_resize, recipe.size), tested, recipe.test_resize),
         ):
             if key not in read:
@@ -207,6 +209,12 @@ def _with_images(
         test = read[None, recipe.test_resize, recipe.size]
         trainings.append(Training(network, name, folders[name].ipc, recipe, train, test))
     return tuple(trainings)
+
+
+def _stored(folder: LabelledFolder, dataset: Dataset) -> list[StoredImage]:
+    """The images of a folder, labelled by the places of their classes in the dataset."""
+    places = {name: place for place, name in enumerate(dataset.class_names)}
+    return [StoredImage(places[one.class_name], one.load, str(one.path)) for one in folder.images]
 
 
 def _open_teacher(

@@ -5,16 +5,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from mgd3_fast.first_use import loaded_on_first_use
-from mgd3_fast.formats.config import EXPORT_FORMATS, ConvertConfig
+from mgd3_fast.formats.config import CONVERTED_FORMATS, ConvertConfig
 
 if TYPE_CHECKING:
-    from mgd3_fast.formats.converting import Conversion, convert, export_run
+    from mgd3_fast.formats.converting import Conversion, convert, convert_run
 
-__all__ = ["EXPORT_FORMATS", "Conversion", "ConvertConfig", "convert", "export_run"]
+__all__ = ["CONVERTED_FORMATS", "Conversion", "ConvertConfig", "convert", "convert_run"]
 
 __getattr__ = loaded_on_first_use(
     __name__,
     Conversion="mgd3_fast.formats.converting",
     convert="mgd3_fast.formats.converting",
-    export_run="mgd3_fast.formats.converting",
+    convert_run="mgd3_fast.formats.converting",
 )

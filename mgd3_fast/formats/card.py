@@ -1,14 +1,14 @@
-"""The `README.md` of an export: a header that Hugging Face tools read, and words for people."""
+"""The `README.md` beside converted images: a header that Hugging Face tools read, and words for people."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mgd3_fast.formats.source import Source
+from huggingface_hub import DatasetCardData
+
+from mgd3_fast.writers.labelled import LabelledFolder
 
 # Licences that the hub knows by these very names; others are given as "other" with their own words.
 _HUB_LICENCES = (
@@ -21,122 +21,68 @@ _LARGEST = "1M<n<10M"
 _SETTINGS = ("method", "discovery", "sampler", "steps", "cfg_scale", "seed")
 
 
-@dataclass(frozen=True)
-class CardText:
-    """What the card of a format says that others do not.
-
-    Args:
-        data_files: Pattern of the files that hold the images.
-        dataset_info: Lines of the header's section of that name; none where readers infer it.
-        fields: A sentence on what a sample holds.
-        snippet: Lines of Python that open the folder.
-    """
-
-    data_files: str
-    dataset_info: Sequence[str]
-    fields: str
-    snippet: Sequence[str]
-
-
-def write_card(target: Path, source: Source, text: CardText) -> None:
+def write_card(
+    target: Path,
+    source: LabelledFolder,
+    *,
+    data_files: str,
+    fields: str,
+    snippet: Sequence[str],
+    dataset_info: Mapping[str, Any] | None = None,
+) -> None:
     """Write the card.
 
     Args:
         target: Path of `README.md`.
         source: What was converted.
-        text: What the format adds.
+        data_files: Pattern of the files that hold the images.
+        fields: A sentence on what a sample holds.
+        snippet: Lines of Python that open the folder.
+        dataset_info: The header's section of features and sizes; None where readers infer it.
     """
-    lines = [*_header(source, text), "", *_body(source, text), ""]
+    header = DatasetCardData(
+        **_licence_fields(licence_of(source)),
+        task_categories=["image-classification"],
+        tags=["dataset-distillation", "synthetic"] if _is_synthetic(source) else None,
+        size_categories=[_size_category(len(source.images))],
+        dataset_info=dataset_info,
+        configs=[
+            {"config_name": "default", "data_files": [{"split": "train", "path": data_files}]},
+        ],
+    )
+    lines = ["---", header.to_yaml(), "---", "", *_body(source, fields, snippet), ""]
     target.write_text("\n".join(lines), encoding="utf-8")
 
 
-def dataset_info(
-    names: Sequence[str], columns: Mapping[str, str], examples: int, num_bytes: int, size: int
-) -> list[str]:
-    """The header's section of features and sizes.
-
-    Args:
-        names: Name of every label.
-        columns: Type of each column besides image and label.
-        examples: Number of rows.
-        num_bytes: Of the table in memory.
-        size: Of the files.
-
-    Returns:
-        Lines of YAML.
-    """
-    return [
-        "dataset_info:",
-        "  features:",
-        "  - name: image",
-        "    dtype: image",
-        "  - name: label",
-        "    dtype:",
-        "      class_label:",
-        "        names:",
-        *(f"          '{label}': {json.dumps(name)}" for label, name in enumerate(names)),
-        *(line for name, dtype in columns.items() for line in (f"  - name: {name}", f"    dtype: {dtype}")),
-        "  splits:",
-        "  - name: train",
-        f"    num_bytes: {num_bytes}",
-        f"    num_examples: {examples}",
-        f"  download_size: {size}",
-        f"  dataset_size: {num_bytes}",
-    ]
-
-
-def _header(source: Source, text: CardText) -> list[str]:
-    return [
-        "---",
-        *_licence_lines(licence_of(source)),
-        "task_categories:",
-        "- image-classification",
-        *(("tags:", "- dataset-distillation", "- synthetic") if _is_synthetic(source.run) else ()),
-        "size_categories:",
-        f"- {_size_category(len(source.images))}",
-        *text.dataset_info,
-        "configs:",
-        "- config_name: default",
-        "  data_files:",
-        "  - split: train",
-        f"    path: {json.dumps(text.data_files)}",
-        "---",
-    ]
-
-
-def licence_of(source: Source) -> str | None:
+def licence_of(source: LabelledFolder) -> str | None:
     """The licence of the generator's weights, as the run's manifest records it."""
-    licence = ((source.run or {}).get("generator") or {}).get("licence")
+    licence = source.manifest.get("generator", {}).get("licence")
     return str(licence) if licence else None
 
 
-def _licence_lines(licence: str | None) -> list[str]:
+def _licence_fields(licence: str | None) -> dict[str, Any]:
     if licence is None:
-        return ["license: unknown"]
+        return {"license": "unknown"}
     if licence.lower() in _HUB_LICENCES:
-        return [f"license: {licence.lower()}"]
-    return ["license: other", f"license_name: {json.dumps(licence)}"]
+        return {"license": licence.lower()}
+    return {"license": "other", "license_name": licence}
 
 
 def _size_category(images: int) -> str:
     return next((category for limit, category in _SIZES if images < limit), _LARGEST)
 
 
-def _body(source: Source, text: CardText) -> list[str]:
-    per_class = f"{source.ipc} of each" if source.ipc else "not equally many of each"
-    lines = [
-        f"# {source.dataset}, distilled" if source.run else f"# {source.dataset}",
+def _body(source: LabelledFolder, fields: str, snippet: Sequence[str]) -> list[str]:
+    per_class = f"{source.ipc} of each" if source.even else "not equally many of each"
+    return [
+        f"# {source.dataset}, distilled" if source.manifest else f"# {source.dataset}",
         "",
         f"{len(source.images):,} images of {len(source.classes):,} classes, {per_class}. Labels count in the"
-        f" class list of {source.dataset}. {text.fields}",
-    ]
-    if source.run is not None:
-        lines += ["", *_how_made(source.run)]
-    return [
-        *lines,
+        f" class list of {source.dataset}. {fields}",
+        *(["", *_how_made(source)] if source.manifest else []),
         "",
         "```python",
-        *text.snippet,
+        *snippet,
         "```",
         "",
         "| label | class | title | images |",
@@ -148,10 +94,13 @@ def _body(source: Source, text: CardText) -> list[str]:
     ]
 
 
-def _how_made(run: dict[str, Any]) -> list[str]:
-    generator, guidance, settings = (run.get(name) or {} for name in ("generator", "guidance", "settings"))
+def _how_made(source: LabelledFolder) -> list[str]:
+    generator, guidance, settings = (
+        source.manifest.get(name) or {} for name in ("generator", "guidance", "settings")
+    )
     rows = {name: settings[name] for name in _SETTINGS if name in settings}
-    if _is_synthetic(run):
+    how = "Real images chosen by mgd3-fast."
+    if _is_synthetic(source):
         how = (
             "Synthetic images made by mgd3-fast by mode-guided diffusion (MGD3, ICML 2025) and its variants."
         )
@@ -163,8 +112,6 @@ def _how_made(run: dict[str, Any]) -> list[str]:
             "t_stop": guidance.get("t_stop"),
             **rows,
         }
-    else:
-        how = "Real images chosen by mgd3-fast."
     return [
         f"{how} `weight` is the share of its class's images that an image stands for, `source_image` the real"
         " image it is or is next to. The dataset behind them has terms of its own.",
@@ -175,9 +122,9 @@ def _how_made(run: dict[str, Any]) -> list[str]:
     ]
 
 
-def _is_synthetic(run: dict[str, Any] | None) -> bool:
+def _is_synthetic(source: LabelledFolder) -> bool:
     """A run of real images, chosen as a baseline, names no generator."""
-    return bool(((run or {}).get("generator") or {}).get("name"))
+    return bool(source.manifest.get("generator", {}).get("name"))
 
 
 def _cell(text: object) -> str:

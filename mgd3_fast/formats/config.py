@@ -9,7 +9,7 @@ from mgd3_fast.config import FORMATS
 from mgd3_fast.errors import UserError
 from mgd3_fast.fields import check_options, check_whole, option
 
-EXPORT_FORMATS = ("tensor", "parquet", "webdataset")  # what `distill` makes beside its folders of images
+CONVERTED_FORMATS = ("tensor", "parquet", "webdataset")  # what `distill` makes beside its folders of images
 DTYPES = ("float32", "uint8")
 NORMALISATIONS = ("auto", "imagenet", "mnist5k", "none")
 TENSOR_FILES = ("both", "safetensors", "pt")

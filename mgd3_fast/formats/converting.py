@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 
 from mgd3_fast.errors import UserError
-from mgd3_fast.formats.config import EXPORT_FORMATS, ConvertConfig
-from mgd3_fast.formats.opening import open_source
-from mgd3_fast.formats.record import RECORD, check_same, conversion_key, is_intact, read_record, write_record
-from mgd3_fast.formats.source import Source
+from mgd3_fast.formats.config import CONVERTED_FORMATS, ConvertConfig
+from mgd3_fast.formats.record import RECORD, Written, conversion_key, is_intact, read_record, write_record
 from mgd3_fast.formats.target import draft_in, held, put_in_place
-from mgd3_fast.formats.written import Writer
 from mgd3_fast.progress import SILENT, Progress
+from mgd3_fast.writers.labelled import LabelledFolder
+from mgd3_fast.writers.reader import read_labelled
 
 _HOMES = {
     "imagefolder": "mgd3_fast.formats.folders",
@@ -36,7 +35,7 @@ class Conversion:
         images: Images in it.
         classes: Classes in it.
         bytes: Of its files, without the record.
-        made: Whether anything was written; False where the very same export was there.
+        made: Whether anything was written; False where the very same files were there.
         seconds: How long it took.
     """
 
@@ -64,15 +63,15 @@ def convert(config: ConvertConfig, progress: Progress = SILENT) -> Conversion:
         OSError: If OUT cannot be written; nothing is left of the attempt.
     """
     check_format(config.format)
-    source = open_source(Path(config.src), config.dataset, progress)
-    here, there = source.folder.resolve(), Path(config.out).resolve()
-    if there == here or (source.manifest is None and here in there.parents):
+    source = read_labelled(Path(config.src), config.dataset, "src", progress)
+    here, there = source.path.resolve(), Path(config.out).resolve()
+    if there == here or (not source.manifest and here in there.parents):
         raise UserError(f"out must be another folder than src and outside of it, got {config.out}")
-    return _write(source, config, progress, replace=False)
+    return _convert(source, config, progress, replace=False)
 
 
-def export_run(folder: Path, format: str, progress: Progress = SILENT) -> Conversion:
-    """Convert a finished run into `FOLDER/FORMAT`; an older export that lies there gives way.
+def convert_run(folder: Path, format: str, progress: Progress = SILENT) -> Conversion:
+    """Convert a finished run into `FOLDER/FORMAT`; an older conversion that lies there gives way.
 
     Args:
         folder: Output folder of the run.
@@ -87,7 +86,7 @@ def export_run(folder: Path, format: str, progress: Progress = SILENT) -> Conver
         OSError: If it cannot be written.
     """
     config = ConvertConfig(src=folder, out=folder / format, format=format)
-    return _write(open_source(folder, progress=progress), config, progress, replace=True)
+    return _convert(read_labelled(folder, None, "src", progress), config, progress, replace=True)
 
 
 def check_format(format: str, class_names: Sequence[str] = ()) -> None:
@@ -95,42 +94,44 @@ def check_format(format: str, class_names: Sequence[str] = ()) -> None:
 
     Args:
         format: Any format of `distill` or `convert`.
-        class_names: Classes of the run that is to be exported into its own folder.
+        class_names: Classes of the run that is to be converted inside its own folder.
 
     Raises:
-        UserError: If a package is missing, or the export would lie in the folder of a class.
+        UserError: If a package is missing, or the result would lie in the folder of a class.
     """
     if format == "parquet":
         from mgd3_fast.formats.parquet import check
 
         check()
-    if format in EXPORT_FORMATS and format in class_names:
+    if format in CONVERTED_FORMATS and format in class_names:
         raise UserError(
-            f"format must not be the name of a class, got {format}, whose export would lie in the class's"
+            f"format must not be the name of a class, got {format}, whose files would lie in the class's"
             " folder"
         )
 
 
-def _write(source: Source, config: ConvertConfig, progress: Progress, *, replace: bool) -> Conversion:
+def _convert(
+    source: LabelledFolder, config: ConvertConfig, progress: Progress, *, replace: bool
+) -> Conversion:
     started = time.perf_counter()
-    out = Path(config.out)
-    key = conversion_key(source, config)
+    out, key = Path(config.out), conversion_key(source, config)
     with held(out):
-        old = read_record(out)
-        same = old is not None and old.get("key") == key
-        if old is not None and not replace:
-            check_same(out, old, key)
-        made = not (old is not None and same and is_intact(out, old))
+        record = read_record(out)
+        same = record is not None and record.get("key") == key
+        if record is not None and not (same or replace):
+            raise UserError(
+                f"out must be unused or hold this very conversion, got {out}, which was made from other"
+                " images or with other options"
+            )
+        made = record is None or not (same and is_intact(out, record))
         if made:
-            writer: Writer = import_module(_HOMES[config.format]).write
+            write: Callable[..., Written] = import_module(_HOMES[config.format]).write
             with (
                 progress.stage("convert", total=len(source.images), unit="img") as bar,
                 draft_in(out) as draft,
             ):
-                written = writer(source, config, draft, bar)
-                write_record(draft / RECORD, source, config, written.files, written.facts)
-                put_in_place(draft, out, keep_card=same)
-        record = read_record(out)
+                write_record(draft / RECORD, source, config, write(source, config, draft, bar))
+                record = put_in_place(draft, out, keep_card=same)
         assert record is not None
         size = sum((out / name).stat().st_size for name in record["files"])
     return Conversion(

@@ -1,4 +1,4 @@
-"""The configuration that DD-Ranking 0.2.0 reads beside a tensor export."""
+"""The configuration that DD-Ranking 0.2.0 reads beside tensors."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mgd3_fast.formats.normalisation import IMAGENET, Normalisation
-from mgd3_fast.formats.source import Source
+from mgd3_fast.writers.labelled import LabelledFolder
 
 CONFIG_FILE = "ddranking.json"
 
@@ -52,9 +52,9 @@ _DEFAULTS: dict[str, Any] = {
 
 
 def write_ddranking_config(
-    folder: Path, source: Source, used: Normalisation, dtype: str, size: tuple[int, int]
+    folder: Path, source: LabelledFolder, used: Normalisation, dtype: str, size: tuple[int, int]
 ) -> str:
-    """Write `ddranking.json` for `ddranking.config.Config.from_file`, where DD-Ranking can score the export.
+    """Write `ddranking.json` for `ddranking.config.Config.from_file`, where DD-Ranking can score the images.
 
     It takes images for normalised, class-major, equally many per class, labelled 0, 1, ... in its own order.
 
@@ -84,10 +84,10 @@ def write_ddranking_config(
     return CONFIG_FILE
 
 
-def _why_not(source: Source, used: Normalisation, dtype: str) -> str | None:
+def _why_not(source: LabelledFolder, used: Normalisation, dtype: str) -> str | None:
     if source.dataset not in DATASETS:
         return f"none: DD-Ranking 0.2.0 has {', '.join(DATASETS)} in the class order used here"
-    if not source.complete or source.ipc is None:
+    if not (source.complete and source.even):
         return "none: DD-Ranking takes all classes, equally many images of each"
     if dtype != "float32" or used != IMAGENET:
         return "none: DD-Ranking takes float32 images normalised by ImageNet's figures"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from mgd3_fast.formats.source import Source
+from mgd3_fast.writers.labelled import LabelledFolder
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ NONE = Normalisation("none", (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 _BY_NAME = {one.name: one for one in (IMAGENET, MNIST5K, NONE)}
 
 
-def choose_normalisation(name: str, source: Source) -> Normalisation:
+def choose_normalisation(name: str, source: LabelledFolder) -> Normalisation:
     """Look a normalisation up.
 
     Args:

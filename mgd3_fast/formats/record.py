@@ -1,17 +1,17 @@
-"""`export.json`: what an export holds, and how it is told from another one."""
+"""`export.json`: what a conversion wrote, and how it is told from another one."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mgd3_fast.errors import UserError
 from mgd3_fast.formats.config import ConvertConfig
-from mgd3_fast.formats.reading import sha256_of
-from mgd3_fast.formats.source import Source, SourceImage
+from mgd3_fast.writers import file_digest, json_with_images
+from mgd3_fast.writers.labelled import LabelledFolder, LabelledImage
 
 RECORD = "export.json"
 CARD = "README.md"
@@ -19,57 +19,59 @@ _FORMAT = "mgd3-fast export"
 _FORMAT_VERSION = 1
 
 
-def conversion_key(source: Source, config: ConvertConfig) -> str:
-    """Hex sha256 of all that decides an export: options, class list, images and what is known of them."""
+@dataclass(frozen=True)
+class Written:
+    """What the writer of a format hands back.
+
+    Args:
+        files: sha256 of each file, by its path in the output folder, in the order they are to appear.
+        facts: What the format has to say about itself, for the record.
+    """
+
+    files: dict[str, str]
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+def conversion_key(source: LabelledFolder, config: ConvertConfig) -> str:
+    """Hex sha256 of all that decides the files: options, class list, images and what is known of them."""
     described = {
         "version": _FORMAT_VERSION,
         "options": config.options(),
         "dataset": source.dataset,
         "names": source.names,
-        "run": source.run,
+        "run": source.how_made,
         "images": [_image(image) for image in source.images],
     }
     return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
 
 
-def write_record(
-    target: Path, source: Source, config: ConvertConfig, files: Mapping[str, str], facts: Mapping[str, Any]
-) -> None:
-    """Write the record of an export: indented JSON, one line per image, nothing that depends on the machine.
+def write_record(target: Path, source: LabelledFolder, config: ConvertConfig, written: Written) -> None:
+    """Write the record: indented JSON, one line per image, nothing that depends on the machine.
 
     Args:
         target: Path of the record.
         source: What was converted.
         config: Into what.
-        files: sha256 of each file of the export, by its path in it.
-        facts: What the format has to say about itself.
+        written: The files.
     """
     head = {
         "format": _FORMAT,
         "format_version": _FORMAT_VERSION,
         "key": conversion_key(source, config),
         "options": config.options(),
-        **facts,
+        **written.facts,
         "dataset": source.dataset,
         "class_list": source.names,
         "classes": [vars(one) for one in source.classes],
-        "run": source.run,
-        "files": dict(files),
+        "run": source.how_made,
+        "files": written.files,
     }
-    images = ",\n    ".join(json.dumps(_image(image)) for image in source.images)
-    text = json.dumps(head, indent=2)[: -len("\n}")] + f',\n  "images": [\n    {images}\n  ]\n}}\n'
+    text = json_with_images(head, [_image(image) for image in source.images])
     target.write_text(text, encoding="utf-8")
 
 
 def read_record(folder: Path) -> dict[str, Any] | None:
-    """Read the record of an export.
-
-    Args:
-        folder: Where an export may lie.
-
-    Returns:
-        Its content, or None where there is none of this program.
-    """
+    """Read the record in a folder; None where there is none of this program."""
     try:
         content = json.loads((folder / RECORD).read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError, ValueError):
@@ -79,27 +81,11 @@ def read_record(folder: Path) -> dict[str, Any] | None:
 
 
 def is_intact(folder: Path, record: Mapping[str, Any]) -> bool:
-    """Whether every file of an export is there and has the recorded sha256; the card may have been edited."""
-    try:
-        return all(sha256_of(folder / name) == sha256 for name, sha256 in record["files"].items())
-    except (FileNotFoundError, NotADirectoryError):
-        return False
+    """Whether every recorded file is there and unchanged; the card is not recorded and may be edited."""
+    return all(file_digest(folder / name) == sha256 for name, sha256 in record["files"].items())
 
 
-def check_same(folder: Path, record: Mapping[str, Any], key: str) -> None:
-    """Refuse a folder that holds an export of other images or with other options.
-
-    Raises:
-        UserError: Naming the folder.
-    """
-    if record.get("key") != key:
-        raise UserError(
-            f"out must be unused or hold this very export, got {folder}, which was made from other images or"
-            " with other options"
-        )
-
-
-def _image(image: SourceImage) -> dict[str, Any]:
+def _image(image: LabelledImage) -> dict[str, Any]:
     return {
         "label": image.label,
         "class": image.class_name,

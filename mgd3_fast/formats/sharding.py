@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from mgd3_fast.formats.source import SourceImage
+from mgd3_fast.writers.labelled import LabelledImage
 
 _MIB = 1 << 20
 
 
-def split_by_size(images: Sequence[SourceImage], shard_mib: int) -> list[Sequence[SourceImage]]:
+def split_by_size(images: Sequence[LabelledImage], shard_mib: int) -> list[Sequence[LabelledImage]]:
     """Split images into consecutive runs.
 
     Args:
@@ -21,8 +21,9 @@ def split_by_size(images: Sequence[SourceImage], shard_mib: int) -> list[Sequenc
     """
     starts, filled = [0], 0
     for place, image in enumerate(images):
-        if place > starts[-1] and filled + image.size > shard_mib * _MIB:
+        size = image.size
+        if place > starts[-1] and filled + size > shard_mib * _MIB:
             starts.append(place)
             filled = 0
-        filled += image.size
+        filled += size
     return [images[start:stop] for start, stop in zip(starts, [*starts[1:], len(images)], strict=True)]

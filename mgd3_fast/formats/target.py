@@ -1,7 +1,7 @@
-"""The output folder of an export: whole under its names, or not there.
+"""The output folder of a conversion: everything in it, or nothing.
 
 Files are made in `OUT/.mgd3-fast/export/` and renamed into place when all of them are there, `export.json`
-last: it is there if and only if the export is whole.
+last: it is there if and only if the conversion is whole.
 """
 
 from __future__ import annotations
@@ -9,14 +9,15 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from mgd3_engine.renaming import named
 from mgd3_fast.errors import UserError
 from mgd3_fast.formats.record import CARD, RECORD, read_record
-from mgd3_fast.writers import WORK
+from mgd3_fast.writers import WORK, unwritable_error
 
 _DRAFT = "export"
 
@@ -29,7 +30,7 @@ def held(out: Path) -> Iterator[None]:
         out: Output folder; made if missing, and taken away again if it stays empty.
 
     Yields:
-        With the folder there, empty or holding an export of ours.
+        With the folder there, empty or holding a whole conversion.
 
     Raises:
         UserError: If it holds something else or cannot be written.
@@ -42,9 +43,7 @@ def held(out: Path) -> Iterator[None]:
             out.mkdir(parents=True, exist_ok=True)
             descriptor = os.open(out, os.O_RDONLY)
         except OSError as error:
-            raise UserError(
-                f"out must be a folder that can be written, got {out}: {error.strerror}"
-            ) from None
+            raise unwritable_error(out, error) from None
         try:
             with suppress(OSError):  # a file system without locks: both would write the same bytes
                 fcntl.flock(descriptor, fcntl.LOCK_EX)
@@ -61,13 +60,13 @@ def held(out: Path) -> Iterator[None]:
 
 @contextmanager
 def draft_in(out: Path) -> Iterator[Path]:
-    """Make a folder for the files of an export, and take it away at the end.
+    """Make a folder for unfinished files on the same file system, and take it away at the end.
 
     Args:
         out: Output folder, held.
 
     Yields:
-        The empty folder, on the same file system.
+        The empty folder.
 
     Raises:
         UserError: If it cannot be written.
@@ -76,7 +75,7 @@ def draft_in(out: Path) -> Iterator[Path]:
     try:
         draft.mkdir(parents=True)
     except OSError as error:
-        raise UserError(f"out must be a folder that can be written, got {out}: {error.strerror}") from None
+        raise unwritable_error(out, error) from None
     try:
         with named(out):
             yield draft
@@ -84,18 +83,20 @@ def draft_in(out: Path) -> Iterator[Path]:
         _discard(draft)
 
 
-def put_in_place(draft: Path, out: Path, *, keep_card: bool) -> None:
-    """Rename finished files into place; an older export of ours gives way, files of others stay.
+def put_in_place(draft: Path, out: Path, *, keep_card: bool) -> dict[str, Any]:
+    """Rename finished files into place; an older conversion gives way, files of others stay.
 
     Args:
         draft: The finished files, with their record.
         out: Output folder, held.
         keep_card: Leave a README.md that is there already: its reader may have edited it.
+
+    Returns:
+        The record.
     """
     new, old = read_record(draft), read_record(out)
     assert new is not None
-    for name in set(old["files"] if old else ()) - set(new["files"]):
-        _remove(out, name)
+    _remove(out, set(old["files"] if old else ()) - set(new["files"]))
     (out / RECORD).unlink(missing_ok=True)
     for name in new["files"]:
         (out / name).parent.mkdir(parents=True, exist_ok=True)
@@ -104,6 +105,7 @@ def put_in_place(draft: Path, out: Path, *, keep_card: bool) -> None:
     if card.exists() and not (keep_card and (out / CARD).exists()):
         card.replace(out / CARD)
     (draft / RECORD).replace(out / RECORD)
+    return new
 
 
 def _clear_unfinished(out: Path) -> None:
@@ -113,8 +115,7 @@ def _clear_unfinished(out: Path) -> None:
         return
     record = read_record(draft)
     if record is not None and read_record(out) is None:
-        for name in (*record["files"], CARD):
-            _remove(out, name)
+        _remove(out, (*record["files"], CARD))
     _discard(draft)
 
 
@@ -125,15 +126,14 @@ def _discard(draft: Path) -> None:
         draft.parent.rmdir()
 
 
-def _remove(out: Path, name: str) -> None:
-    """Remove a file and the folders that become empty."""
-    path = PurePosixPath(name)
-    if path.is_absolute() or ".." in path.parts:
-        return
-    (out / path).unlink(missing_ok=True)
-    for folder in path.parents:
+def _remove(out: Path, names: Iterable[str]) -> None:
+    """Remove files inside the folder, and folders that become empty."""
+    for path in map(PurePosixPath, names):
+        if path.is_absolute() or ".." in path.parts:
+            continue
+        (out / path).unlink(missing_ok=True)
         with suppress(OSError):
-            if folder.parts:
+            for folder in path.parents[:-1]:
                 (out / folder).rmdir()
 
 
@@ -141,6 +141,4 @@ def _check_ours(out: Path) -> None:
     found = sorted(path.name for path in out.iterdir())
     if found and read_record(out) is None:
         more = f" and {len(found) - 1} more" if len(found) > 1 else ""
-        raise UserError(
-            f"out must be empty or hold an export of mgd3-fast, got {out} with {found[0]!r}{more}"
-        )
+        raise UserError(f"out must be empty or hold what convert wrote, got {out} with {found[0]!r}{more}")

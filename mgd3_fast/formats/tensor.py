@@ -16,10 +16,11 @@ from mgd3_fast.errors import UserError
 from mgd3_fast.formats.config import ConvertConfig
 from mgd3_fast.formats.ddranking import CONFIG_FILE, write_ddranking_config
 from mgd3_fast.formats.normalisation import NONE, Normalisation, choose_normalisation
-from mgd3_fast.formats.reading import read_ahead, sha256_of
-from mgd3_fast.formats.source import Source, SourceImage, content_of
-from mgd3_fast.formats.written import Written
+from mgd3_fast.formats.record import Written
 from mgd3_fast.progress import Bar
+from mgd3_fast.writers import sha256_of
+from mgd3_fast.writers.labelled import LabelledFolder, LabelledImage
+from mgd3_fast.writers.reader import read_ahead
 
 if TYPE_CHECKING:
     import numpy as np
@@ -32,7 +33,7 @@ SAFETENSORS, IMAGES_PT, LABELS_PT = "images.safetensors", "images.pt", "labels.p
 _ARRAY = "array"  # memory-mapped while it fills, so that it may be larger than memory
 
 
-def write(source: Source, config: ConvertConfig, draft: Path, bar: Bar) -> Written:
+def write(source: LabelledFolder, config: ConvertConfig, draft: Path, bar: Bar) -> Written:
     """Decode all images into one array, normalised as by torchvision's ToTensor and Normalize.
 
     `images` is float32 or uint8 `[N, 3, H, W]`, `labels` int64 `[N]`; images of a class are neighbours,
@@ -64,7 +65,7 @@ def write(source: Source, config: ConvertConfig, draft: Path, bar: Bar) -> Writt
     read = read_ahead(
         source.images, lambda image: _row(_pixels(image, config.size, first.shape), config.dtype, used)
     )
-    for number, (_, row) in enumerate(read):
+    for number, row in enumerate(read):
         rows[number] = row
         bar.advance()
     labels = torch.tensor([image.label for image in source.images])
@@ -84,11 +85,11 @@ def _reserve(path: Path, size: int) -> None:
         os.posix_fallocate(file.fileno(), 0, size)
 
 
-def _pixels(image: SourceImage, size: int | None, shape: tuple[int, ...] | None = None) -> Pixels:
+def _pixels(image: LabelledImage, size: int | None, shape: tuple[int, ...] | None = None) -> Pixels:
     """Uint8 [3, H, W]; refuses an image that is not of the size of the first."""
     import numpy as np
 
-    decoded = decode_image(content_of(image))
+    decoded = decode_image(image.content())
     pixels: Pixels = np.array(decoded if size is None else center_crop(decoded, size)).transpose(2, 0, 1)
     if shape is not None and pixels.shape != shape:
         raise UserError(

@@ -8,23 +8,24 @@ import tarfile
 from pathlib import Path
 from typing import Any
 
-from mgd3_fast.formats.card import CardText, write_card
+from mgd3_fast.formats.card import write_card
 from mgd3_fast.formats.config import ConvertConfig
-from mgd3_fast.formats.reading import read_ahead, sha256_of
-from mgd3_fast.formats.record import CARD
+from mgd3_fast.formats.record import CARD, Written
 from mgd3_fast.formats.sharding import split_by_size
-from mgd3_fast.formats.source import Source, SourceImage, content_of
-from mgd3_fast.formats.written import Written
 from mgd3_fast.progress import Bar
+from mgd3_fast.writers import sha256_of
+from mgd3_fast.writers.labelled import LabelledFolder, LabelledImage
+from mgd3_fast.writers.reader import read_ahead
 
 _FIELDS = "A sample is `png` (the image), `cls` (its label) and `json` (class, title and what else is known)."
 
 
-def write(source: Source, config: ConvertConfig, draft: Path, bar: Bar) -> Written:
+def write(source: LabelledFolder, config: ConvertConfig, draft: Path, bar: Bar) -> Written:
     """Write `mgd3-000000.tar` onwards and a `README.md`.
 
     A sample `<label>-<k>` is `.cls` (its label), `.json` and the image itself. Equal images give equal bytes:
-    no times, owners or names of this machine are in the files.
+    no times, owners or names of this machine are in the files. They are what `webdataset.TarWriter` writes,
+    without need of that package; its `ShardWriter` starts a new file only after the limit is passed.
 
     Args:
         source: The images.
@@ -44,7 +45,7 @@ def write(source: Source, config: ConvertConfig, draft: Path, bar: Bar) -> Writt
     for number, images in enumerate(split_by_size(source.images, config.shard_mib)):
         name = f"mgd3-{number:06d}.tar"
         with tarfile.open(draft / name, "w", format=tarfile.USTAR_FORMAT) as archive:
-            for image, content in read_ahead(images, content_of):
+            for image, content in zip(images, read_ahead(images, LabelledImage.content), strict=True):
                 key = f"{image.label:05d}-{image.index:05d}"
                 _add(archive, f"{key}.cls", str(image.label).encode())
                 _add(archive, f"{key}.json", json.dumps(_described(image, titles[image.label])).encode())
@@ -52,7 +53,8 @@ def write(source: Source, config: ConvertConfig, draft: Path, bar: Bar) -> Writt
                 bar.advance()
         files[name] = sha256_of(draft / name)
         samples.append(len(images))
-    write_card(draft / CARD, source, CardText("mgd3-*.tar", (), _FIELDS, _snippet(len(files))))
+    snippet = _snippet(len(files))
+    write_card(draft / CARD, source, data_files="mgd3-*.tar", fields=_FIELDS, snippet=snippet)
     return Written(files, {"samples": samples})
 
 
@@ -73,7 +75,7 @@ def _add(archive: tarfile.TarFile, name: str, content: bytes) -> None:
     archive.addfile(member, io.BytesIO(content))
 
 
-def _described(image: SourceImage, title: str | None) -> dict[str, Any]:
+def _described(image: LabelledImage, title: str | None) -> dict[str, Any]:
     return {
         "label": image.label,
         "class": image.class_name,

@@ -16,15 +16,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mgd3_engine.renaming import renamed
-from mgd3_fast.evaluate.distilled import DistilledFolder, distinct_names, read_folder
 from mgd3_fast.metrics.config import MetricsConfig
 from mgd3_fast.metrics.embedding import joint_map
 from mgd3_fast.metrics.frechet import Moments, frechet_distance
-from mgd3_fast.metrics.mode_recovery import open_run_modes
+from mgd3_fast.metrics.mode_recovery import class_recovery, open_run_modes
 from mgd3_fast.metrics.neighbours import cosine_scores, coverage_and_density, mean_of_nearest, nearest_other
 from mgd3_fast.metrics.real_images import Comparison, open_comparison
 from mgd3_fast.progress import SILENT, Progress
 from mgd3_fast.versions import versions
+from mgd3_fast.writers.labelled import distinct_names
+from mgd3_fast.writers.reader import read_classes
 
 RESULT = "metrics.json"
 SCORES = (
@@ -134,7 +135,9 @@ def measure(
         UserError: A folder does not fit the dataset, or something named does not exist.
     """
     comparison = open_comparison(config, progress)
-    folders = [read_folder(path, comparison.dataset, config.ipc) for path in config.folders]
+    folders = [
+        read_classes(path, comparison.dataset, "each of folders", config.ipc) for path in config.folders
+    ]
     digest = comparison.settings.get("autoencoder_digest")
     run_modes = [open_run_modes(folder, digest) for folder in folders]
     classes: list[dict[str, ClassMeasures]] = [{} for _ in folders]
@@ -149,15 +152,15 @@ def measure(
             if real.shape[1] <= _MOST_FRECHET_FEATURES:
                 total = total or Moments(real.shape[1])
                 total.add(real)
-            files = [_files_of(folder, place) for folder in folders]
-            made = [comparison.of_files(paths) for paths in files]  # each [m, D]
+            images = [folder.by_class[name] for folder in folders]
+            made = [comparison.of_images(some) for some in images]  # each [m, D]
             drawn = _map_class(name, real, made, config)
             maps += [drawn] if drawn else []
             for index, rows in enumerate(made):
                 parts[index].append(rows)
                 measures = _class_measures(real, rows, drawn, index, config)
                 if (modes := run_modes[index]) is not None:
-                    recovery = modes.recovery(name, files[index], rows.astype(np.float64))
+                    recovery = class_recovery(modes, name, images[index], rows.astype(np.float64))
                     measures.scores["mode_recovery"] = recovery
                 classes[index][name] = measures
             bar.advance()
@@ -211,10 +214,6 @@ def _frechet(real: Moments | None, parts: Sequence[NDArray[np.float32]]) -> floa
     if real is None or min(real.count, sum(len(rows) for rows in parts)) < 2:
         return None
     return frechet_distance(real, np.concatenate(parts))
-
-
-def _files_of(folder: DistilledFolder, label: int) -> list[Path]:
-    return [Path(image.location) for image in folder.images if image.label == label]
 
 
 def _thinned(rows: NDArray[np.float32], most: int | None) -> NDArray[np.float32]:

@@ -6,16 +6,14 @@ Shape letters: m synthetic images of a class, K modes of it, D features.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mgd3_fast.evaluate.distilled import DistilledFolder
 from mgd3_fast.metrics.neighbours import nearest
 from mgd3_fast.modes import ModeSet
 from mgd3_fast.writers import MODES
+from mgd3_fast.writers.labelled import LabelledFolder, LabelledImage
 
 Points = NDArray[np.float64]
 
@@ -34,28 +32,23 @@ def mode_recovery(points: Points, modes: Points, own: NDArray[np.int64]) -> floa
     return float((nearest(points, modes) == own).mean()) if len(modes) > 1 else float("nan")
 
 
-@dataclass(frozen=True)
-class RunModes:
-    """The modes of a run, and which of them each of its images was pulled to.
+def class_recovery(modes: ModeSet, class_name: str, images: Sequence[LabelledImage], points: Points) -> float:
+    """`mode_recovery` of a run's images of a class.
 
     Args:
-        folder: The run.
-        modes: Of its classes.
-        own: By the path of an image in the folder.
+        modes: Of the run.
+        class_name: The class.
+        images: m images of it, which the run's manifest lists.
+        points: `[m, D]`, their latents.
+
+    Returns:
+        0..1, or NaN.
     """
-
-    folder: Path
-    modes: ModeSet
-    own: dict[str, int]
-
-    def recovery(self, class_name: str, files: Sequence[Path], points: Points) -> float:
-        """`mode_recovery` of images of a class: their files, and their latents `[m, D]`."""
-        own = [self.own[file.relative_to(self.folder).as_posix()] for file in files]
-        modes = self.modes.of_class(class_name).flatten(1).double().numpy()  # [K, D]
-        return mode_recovery(points, modes, np.array(own, dtype=np.int64))
+    of_class = modes.of_class(class_name).flatten(1).double().numpy()  # [K, D]
+    return mode_recovery(points, of_class, np.array([image.facts["mode"] for image in images], np.int64))
 
 
-def open_run_modes(folder: DistilledFolder, autoencoder_digest: str | None) -> RunModes | None:
+def open_run_modes(folder: LabelledFolder, autoencoder_digest: str | None) -> ModeSet | None:
     """Open the modes of a run.
 
     Args:
@@ -63,15 +56,15 @@ def open_run_modes(folder: DistilledFolder, autoencoder_digest: str | None) -> R
         autoencoder_digest: Of the autoencoder in whose latents images are compared; None elsewhere.
 
     Returns:
-        The modes; None where the folder has none, or has those of another autoencoder.
+        The modes; None where the folder has none, has those of another autoencoder, or holds images that its
+        manifest does not list.
 
     Raises:
         UserError: The file of modes is damaged.
     """
     manifest, path = folder.manifest, folder.path / MODES
-    if manifest is None or autoencoder_digest is None or not path.is_file():
+    if not manifest or autoencoder_digest is None or not path.is_file():
         return None
     if manifest["generator"].get("autoencoder_digest") != autoencoder_digest:
         return None
-    own = {one["file"]: one["mode"] for one in manifest["images"]}
-    return RunModes(folder.path, ModeSet.load(path), own)
+    return ModeSet.load(path) if all(image.sha256 for image in folder.images) else None

@@ -15,10 +15,8 @@ import torch
 from numpy.typing import NDArray
 
 from mgd3_fast.datasets import (
-    BadImageError,
     Dataset,
     center_crop,
-    decode_image,
     image_batches,
 )
 from mgd3_fast.errors import UserError
@@ -28,6 +26,7 @@ from mgd3_fast.metrics.config import MetricsConfig
 from mgd3_fast.metrics.features import FeatureSpace, LatentSpace, OnnxSpace, PixelSpace
 from mgd3_fast.progress import Progress
 from mgd3_fast.sources import open_sources, open_training_images
+from mgd3_fast.writers.labelled import LabelledImage
 
 _ROWS = 64
 
@@ -52,30 +51,27 @@ class Comparison:
     real: Callable[[int], Features]
     settings: dict[str, Any]
 
-    def of_files(self, files: Sequence[Path]) -> Features:
+    def of_images(self, images: Sequence[LabelledImage]) -> Features:
         """Features of image files, cut as the real ones are.
 
         Args:
-            files: At least one.
+            images: At least one.
 
         Returns:
-            `[len(files), D]`.
+            `[len(images), D]`.
 
         Raises:
             UserError: A file is damaged.
         """
         parts = []
-        for start in range(0, len(files), _ROWS):
-            pixels = [self._pixels(file) for file in files[start : start + _ROWS]]
+        for start in range(0, len(images), _ROWS):
+            pixels = [self._pixels(image) for image in images[start : start + _ROWS]]
             parts.append(self.space.features(torch.from_numpy(np.stack(pixels))))
         return np.concatenate(parts)
 
-    def _pixels(self, file: Path) -> NDArray[np.uint8]:
-        try:
-            image = center_crop(decode_image(file.read_bytes()), self.resolution)
-        except BadImageError as error:
-            raise UserError(f"images must be readable, got {file}: {error}") from None
-        pixels: NDArray[np.uint8] = np.asarray(image).transpose(2, 0, 1)  # [3, R, R]
+    def _pixels(self, image: LabelledImage) -> NDArray[np.uint8]:
+        cropped = center_crop(image.load(), self.resolution)
+        pixels: NDArray[np.uint8] = np.asarray(cropped).transpose(2, 0, 1)  # [3, R, R]
         return pixels
 
 

@@ -9,11 +9,9 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
 from mgd3_engine.renaming import renamed
 from mgd3_fast import __version__
-from mgd3_fast.datasets import BadImageError, Dataset, center_crop, decode_image, open_dataset
+from mgd3_fast.datasets import Dataset, center_crop, open_dataset
 from mgd3_fast.datasets.holdout import fit_part
 from mgd3_fast.errors import UserError
 from mgd3_fast.evaluate.evaluation import FORMAT
@@ -24,7 +22,9 @@ from mgd3_fast.metrics.plots import spread
 from mgd3_fast.progress import SILENT, Progress
 from mgd3_fast.report.config import ReportConfig
 from mgd3_fast.report.pictures import MapPicture, data_url, place_map
-from mgd3_fast.writers import check_writable, read_manifest
+from mgd3_fast.writers import check_writable
+from mgd3_fast.writers.labelled import LabelledFolder
+from mgd3_fast.writers.reader import read_run
 
 REPORT = "report.html"
 _TEMPLATE = "report.html.j2"
@@ -69,26 +69,24 @@ def write_report(config: ReportConfig, progress: Progress = SILENT) -> Path:
         UserError: The folder holds no finished run, an image is missing, or what was named does not fit.
     """
     folder = Path(config.folder)
-    manifest = read_manifest(folder)
-    if manifest is None:
-        raise UserError(f"folder must hold a finished run of distill, got no manifest.json in {folder}")
+    run = read_run(folder, "folder")
     target = folder / REPORT if config.out is None else Path(config.out)
     if target.is_dir():
         raise UserError(f"out must be a file, got the folder {target}")
     check_writable(target.parent)
     evaluations = _evaluations(config.evaluation)
     notes: list[str] = []
-    dataset = _open_real(config, manifest, notes, progress)
-    shown = spread(len(manifest["classes"]), config.classes_shown)
-    measured = _measure(config, manifest, dataset, shown, notes, progress)
+    dataset = _open_real(config, run.manifest, notes, progress)
+    shown = spread(len(run.manifest["classes"]), config.classes_shown)
+    measured = _measure(config, run.manifest, dataset, shown, notes, progress)
     with progress.stage("report", total=len(shown), unit="class") as bar:
         classes = []
         for place in shown:
-            classes.append(_shown_class(folder, manifest, place, dataset, measured, config.images_shown))
+            classes.append(_shown_class(run, place, dataset, measured, config.images_shown))
             bar.advance()
     for note in notes:
         progress.note(note)
-    page = _render(folder, manifest, classes, measured, evaluations, notes)
+    page = _render(run, classes, measured, evaluations, notes)
     target.parent.mkdir(parents=True, exist_ok=True)
     with renamed(target) as unfinished:
         unfinished.write_text(page, encoding="utf-8")
@@ -155,47 +153,26 @@ def _measure(
 
 
 def _shown_class(
-    folder: Path,
-    manifest: dict[str, Any],
-    place: int,
-    dataset: Dataset | None,
-    measured: Measured | None,
-    most: int,
+    run: LabelledFolder, place: int, dataset: Dataset | None, measured: Measured | None, most: int
 ) -> ShownClass:
-    one = manifest["classes"][place]
-    records = [record for record in manifest["images"] if record["class"] == one["name"]]
+    one = run.manifest["classes"][place]
+    of_class = run.by_class[one["name"]]
     images = []
-    side = _read(folder / records[0]["file"]).width
-    for index in spread(len(records), most):
-        record = records[index]
+    side = of_class[0].load().width
+    for index in spread(len(of_class), most):
+        image, facts = of_class[index], of_class[index].facts
         real = None
         if dataset is not None:
-            whole = dataset.load(place, record["source_index"])
+            whole = dataset.load(place, facts["source_index"])
             real = data_url(center_crop(whole, side))
-        images.append(
-            ShownImage(
-                data_url(_read(folder / record["file"])),
-                real,
-                record["weight"],
-                record["source_image"],
-                record["file"],
-            )
-        )
+        file = image.path.relative_to(run.path).as_posix()
+        images.append(ShownImage(data_url(image.load()), real, facts["weight"], facts["source_image"], file))
     drawn, scores = None, {}
     if measured is not None:
         scores = measured.folders[0].classes[one["name"]].scores
         found = [each for each in measured.maps if each.class_name == one["name"]]
         drawn = place_map(found[0].real, found[0].synthetic[0]) if found else None
     return ShownClass(one["name"], one["label"], one["source_images"], tuple(images), drawn, scores)
-
-
-def _read(file: Path) -> Image.Image:
-    try:
-        return decode_image(file.read_bytes())
-    except (FileNotFoundError, BadImageError) as error:
-        raise UserError(
-            f"images must be there and whole, got {file}: {error}; distill makes it again"
-        ) from None
 
 
 def _evaluations(paths: Sequence[Path]) -> list[dict[str, Any]]:
@@ -225,8 +202,7 @@ def _timings(sessions: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _render(
-    folder: Path,
-    manifest: dict[str, Any],
+    run: LabelledFolder,
     classes: Sequence[ShownClass],
     measured: Measured | None,
     evaluations: Sequence[dict[str, Any]],
@@ -237,15 +213,15 @@ def _render(
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
     template = files("mgd3_fast.report").joinpath(_TEMPLATE).read_text(encoding="utf-8")
     page: str = environment.from_string(template).render(
-        title=folder.resolve().name,
-        small=_read(folder / manifest["images"][0]["file"]).width <= _PIXELATED_PX,
-        manifest=manifest,
+        title=run.name,
+        small=run.images[0].load().width <= _PIXELATED_PX,
+        manifest=run.manifest,
         classes=classes,
         measured=None if measured is None else measured.folders[0],
         scores=SCORES,
         evaluations=evaluations,
         notes=notes,
-        timings=_timings(manifest["sessions"]),
+        timings=_timings(run.manifest["sessions"]),
         version=__version__,
     )
     return page

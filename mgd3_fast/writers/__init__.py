@@ -2,7 +2,7 @@
 
 from mgd3_fast.writers.contact_sheet import write_contact_sheet
 from mgd3_fast.writers.layout import Layout, class_folder, layout_of
-from mgd3_fast.writers.manifest import MANIFEST, read_manifest, write_manifest
+from mgd3_fast.writers.manifest import MANIFEST, json_with_images, read_manifest, write_manifest
 from mgd3_fast.writers.png import PngWriter, write_png
 from mgd3_fast.writers.run_folder import (
     CONTACT_SHEET,
@@ -14,7 +14,9 @@ from mgd3_fast.writers.run_folder import (
     check_ours,
     check_writable,
     file_digest,
+    sha256_of,
     state_of,
+    unwritable_error,
 )
 
 __all__ = [
@@ -31,9 +33,12 @@ __all__ = [
     "check_writable",
     "class_folder",
     "file_digest",
+    "json_with_images",
     "layout_of",
     "read_manifest",
+    "sha256_of",
     "state_of",
+    "unwritable_error",
     "write_contact_sheet",
     "write_manifest",
     "write_png",

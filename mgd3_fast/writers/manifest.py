@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,11 +39,16 @@ def write_manifest(target: Path, content: dict[str, Any], temporary: Path) -> No
     """
     head = {"format": FORMAT, "format_version": FORMAT_VERSION}
     head.update({name: section for name, section in content.items() if name != "images"})
-    images = ",\n    ".join(json.dumps(record) for record in content["images"])
-    text = json.dumps(head, indent=2)[: -len("\n}")] + f',\n  "images": [\n    {images}\n  ]\n}}\n'
+    text = json_with_images(head, content["images"])
     with named(target):
         temporary.write_text(text, encoding="utf-8")
     temporary.replace(target)
+
+
+def json_with_images(head: dict[str, Any], images: Sequence[dict[str, Any]]) -> str:
+    """Indented JSON of `head` and a last section `images`, one line an image."""
+    lines = ",\n    ".join(json.dumps(record) for record in images)
+    return json.dumps(head, indent=2)[: -len("\n}")] + f',\n  "images": [\n    {lines}\n  ]\n}}\n'
 
 
 def read_manifest(folder: Path) -> dict[str, Any] | None:

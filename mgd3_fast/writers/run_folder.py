@@ -30,6 +30,7 @@ MODES = "modes.safetensors"
 MODE_PLOTS = "mode-plots"
 CONTACT_SHEET = "contact_sheet.png"
 MANY_IMAGES = 2000  # reading more takes seconds
+_CHUNK_BYTES = 1 << 20
 
 
 class OutState(enum.Enum):
@@ -101,7 +102,7 @@ def check_writable(out: Path) -> None:
         with tempfile.TemporaryFile(dir=out) as probe:
             probe.write(b"x")
     except OSError as error:
-        raise _unwritable(out, error) from None
+        raise unwritable_error(out, error) from None
     finally:
         with suppress(OSError):
             for folder in made:
@@ -140,7 +141,7 @@ class RunFolder:
             self.work.mkdir(parents=True, exist_ok=True)
             self._claim()
         except OSError as error:
-            raise _unwritable(self.out, error) from None
+            raise unwritable_error(self.out, error) from None
         with Journal(self.work / f"journal-{self.shard}.jsonl") as self._journal:
             shutil.rmtree(self.temporary, ignore_errors=True)
             self.temporary.mkdir()
@@ -261,12 +262,22 @@ class RunFolder:
 def file_digest(path: Path) -> str | None:
     """Return the sha256 of a file, or None where there is none."""
     try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()
+        return sha256_of(path)
     except (FileNotFoundError, NotADirectoryError):
         return None
 
 
-def _unwritable(out: Path, error: OSError) -> UserError:
+def sha256_of(path: Path) -> str:
+    """Return the sha256 of a file of any size, as hexadecimal digits."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def unwritable_error(out: Path, error: OSError) -> UserError:
+    """Say that an output folder cannot be written, with the system's reason."""
     return UserError(f"out must be a folder that can be written, got {out}: {error.strerror}")
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 
-from mgd3_fast.datasets import IMAGENET_NAMES, imagenet_class_titles, imagenet_classes, open_dataset
+from mgd3_fast.datasets.imagenet import IMAGENET_NAMES, imagenet_class_titles, imagenet_classes
+from mgd3_fast.datasets.opening import open_dataset
 
 _DIGITS = tuple(str(digit) for digit in range(10))
 
@@ -34,11 +34,6 @@ def class_list(dataset: str) -> tuple[str, tuple[str, ...]]:
         return dataset, built_in
     opened = open_dataset(dataset)
     return opened.name, opened.all_class_names
-
-
-def list_hash(names: Sequence[str]) -> str:
-    """Hex sha256 of class names joined by newlines, as the manifest records it."""
-    return hashlib.sha256("\n".join(names).encode("utf-8", "surrogateescape")).hexdigest()
 
 
 def class_titles(names: Sequence[str]) -> list[str | None]:
