@@ -17,6 +17,7 @@ from pictures import encoded, photo
 from torch import Tensor
 
 from mgd3_fast.datasets import Dataset, open_dataset
+from mgd3_fast.datasets.shards import ClassShard
 from mgd3_fast.errors import UserError
 from mgd3_fast.latents import LatentStore, encode_dataset
 from mgd3_fast.progress import Progress
@@ -122,7 +123,7 @@ class TestSeveralProcesses:
     def test_a_class_that_another_leaves_is_taken_up(self, store: LatentStore) -> None:
         dataset = array_dataset(9, 9)
         store.prepare()
-        held = store.claim(dataset.classes[0])
+        held = store.claim(ClassShard(dataset.classes[0]))
         assert held is not None
         lines = io.StringIO()
         timer = threading.Timer(0.3, held.release)
@@ -130,7 +131,7 @@ class TestSeveralProcesses:
         report = encode_dataset(dataset, PoolingEncoder(), store, progress=Progress(stream=lines))
         timer.join()
         assert report.images == 18
-        assert "waiting for classes that other processes are encoding: 0" in lines.getvalue()
+        assert "waiting for shards that other processes are encoding: 0" in lines.getvalue()
 
     def test_claims_are_given_back_after_a_failure(self, store: LatentStore) -> None:
         dataset = array_dataset(9, 9)
