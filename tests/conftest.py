@@ -25,6 +25,14 @@ if not torch.cuda.is_available():
 sys.path.append(str(Path(__file__).parent.parent / "bench"))
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--record-golden",
+        action="store_true",
+        help="write tests/golden/ anew from what test_golden.py finds, instead of comparing with it",
+    )
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if torch.cuda.is_available():
         return

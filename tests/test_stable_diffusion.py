@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from random_networks import random_vae, randomised
+from tiny_diffusion import LENGTH, SHAPE, WIDTH, write_stable_diffusion
 from torch import Tensor
 
 from mgd3_engine import GuidedSampler, ModeGuidance
@@ -34,7 +34,6 @@ from mgd3_fast.stages import encode
 transformers = pytest.importorskip("transformers")
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-SHAPE, LENGTH, WIDTH = (4, 8, 8), 16, 16
 PROMPTS = ClassPrompts(class_names=("one", "two"), texts=("a cat, sitting", "dog"), negative="cartoon, anime")
 # Largest difference over the largest value after 10 steps. Measured: 6.4e-7 (epsilon), 3.7e-7 (v).
 BOUND = 3e-6
@@ -45,71 +44,9 @@ CRANES = (WNIDS[134], WNIDS[517])
 @pytest.fixture(scope="module")
 def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A Stable Diffusion pipeline of random weights at 32 px, as diffusers and transformers write it."""
-    from diffusers import DDIMScheduler, UNet2DConditionModel
-
     folder = tmp_path_factory.mktemp("pipelines") / "tiny-diffusion"
-    write_tokenizer(folder / "tokenizer")
-    vocabulary = len(json.loads((folder / "tokenizer/vocab.json").read_text()))
-    config = transformers.CLIPTextConfig(
-        vocab_size=vocabulary,
-        hidden_size=WIDTH,
-        intermediate_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        max_position_embeddings=LENGTH,
-        bos_token_id=vocabulary - 2,
-        eos_token_id=vocabulary - 1,
-    )
-    unet = UNet2DConditionModel(
-        sample_size=SHAPE[1],
-        block_out_channels=(16, 32),
-        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
-        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
-        layers_per_block=1,
-        cross_attention_dim=WIDTH,
-        attention_head_dim=2,
-        norm_num_groups=8,
-    )
-    for name, parameter in randomised(unet).named_parameters():
-        if "attn2" in name:  # what attends to the prompt, which random weights would hardly hear
-            parameter.mul_(4)
-    unet.save_pretrained(folder / "unet")
-    randomised(transformers.CLIPTextModel(config), seed=1).save_pretrained(folder / "text_encoder")
-    random_vae().save_pretrained(folder / "vae")
-    DDIMScheduler(
-        beta_start=0.00085,
-        beta_end=0.012,
-        beta_schedule="scaled_linear",
-        clip_sample=False,
-        set_alpha_to_one=True,
-    ).save_pretrained(folder / "scheduler")
-    index = {
-        "_class_name": "StableDiffusionPipeline",
-        "feature_extractor": [None, None],
-        "safety_checker": [None, None],
-        "scheduler": ["diffusers", "DDIMScheduler"],
-        "text_encoder": ["transformers", "CLIPTextModel"],
-        "tokenizer": ["transformers", "CLIPTokenizer"],
-        "unet": ["diffusers", "UNet2DConditionModel"],
-        "vae": ["diffusers", "AutoencoderKL"],
-    }
-    (folder / "model_index.json").write_text(json.dumps(index))
+    write_stable_diffusion(folder)
     return folder
-
-
-def write_tokenizer(folder: Path) -> None:
-    """CLIP's tokenizer as Stable Diffusion 1.5 has it, for letters and one longer token."""
-    letters = "abcdefghijklmnopqrstuvwxyz0123456789,.-_'"
-    tokens = [*letters, *(f"{letter}</w>" for letter in letters), "ca", "cat</w>"]
-    ends = {"bos_token": "<|startoftext|>", "eos_token": "<|endoftext|>"}
-    pads = {"unk_token": "<|endoftext|>", "pad_token": "<|endoftext|>"}
-    folder.mkdir(parents=True)
-    vocabulary = {token: index for index, token in enumerate([*tokens, *ends.values()])}
-    (folder / "vocab.json").write_text(json.dumps(vocabulary))
-    (folder / "merges.txt").write_text("#version: 0.2\nc a\nca t</w>\n")
-    (folder / "special_tokens_map.json").write_text(json.dumps(ends | pads))
-    settings = {"tokenizer_class": "CLIPTokenizer", "model_max_length": LENGTH}
-    (folder / "tokenizer_config.json").write_text(json.dumps(settings | ends | pads))
 
 
 @pytest.fixture
