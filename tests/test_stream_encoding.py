@@ -268,6 +268,31 @@ class TestKnownStreams:
         ours, theirs = (next(rows_of(cls))[0] for cls in (one.classes[0], other.classes[0]))
         assert ours.key != theirs.key
 
+    def test_latents_of_a_stream_that_has_changed_are_not_mixed_with_its_new_images(
+        self, store: LatentStore
+    ) -> None:
+        stream = Pictures([[0, 1, 2], [0, 1, 2]])
+        other = LatentStore(store.root, "other", SIZE)
+        dataset = read(stream, store)
+        stream.labels = [[0, 1, 2], [1, 0, 2]]
+        with pytest.raises(UserError, match="run again to take them as they are now"):
+            encode_dataset(dataset, PoolingEncoder(), other, batch_size=8)
+        dataset = read(stream, other)
+        lines = io.StringIO()
+        report = encode_dataset(
+            dataset, PoolingEncoder(), store, batch_size=8, progress=Progress(stream=lines)
+        )
+        assert (
+            "wds:pictures has changed since it was encoded; encoding wds:pictures again" in lines.getvalue()
+        )
+        assert report.images == 3
+        for label, cls in enumerate(dataset.classes):
+            wanted = torch.stack([latents for _, latents in expected(stream, label)])
+            for one in (store, other):
+                latents = one.get(cls)
+                assert latents is not None
+                assert torch.equal(latents, wanted)
+
 
 class TestClasses:
     def test_only_chosen_classes_are_encoded(self, store: LatentStore) -> None:
@@ -276,6 +301,22 @@ class TestClasses:
         dataset = read(stream, store, classes="bee", encoder=encoder)
         assert (dataset.counts, encoder.batch_rows) == ({"bee": 3}, [8])
         assert read(stream, store, classes="0-1").counts == {"ant": 20, "bee": 3}
+
+    def test_more_classes_later_encode_only_what_is_missing(self, store: LatentStore) -> None:
+        stream = Pictures(random_labels(21, 16))
+        ants = read(stream, store, classes="ant")
+        index = read_index(index_path(stream, store.root))
+        assert index is not None
+        for classes, missing in (("0-1", ("bee",)), ("0-2", ("cow",)), ("1-2", ())):
+            dataset = index.dataset(stream, stream_shards(stream, index), classes)
+            report = encode_dataset(dataset, PoolingEncoder(), store, batch_size=8)
+            assert report.images == sum(dataset.counts[name] for name in missing)
+            assert report.reused == len(dataset) - report.images
+            for cls in (*ants.classes, *dataset.classes):
+                latents = store.get(cls)
+                assert latents is not None
+                wanted = torch.stack([one for _, one in expected(stream, cls.label)])
+                assert torch.equal(latents, wanted)
 
     @pytest.mark.parametrize(
         ("labels", "names"),

@@ -29,7 +29,7 @@ from mgd3_fast.datasets.class_names import (
     plain_names,
 )
 from mgd3_fast.datasets.dataset import Dataset, ImageClass
-from mgd3_fast.datasets.file_list import FileList, unpack_name
+from mgd3_fast.datasets.file_list import FileList, pack_names, unpack_name
 from mgd3_fast.datasets.shards import Shard, ShardImages
 from mgd3_fast.datasets.streams import ImageStream, StreamShard
 from mgd3_fast.tensor_files import open_if_whole, save_tensors
@@ -53,6 +53,14 @@ class ShardColumns(NamedTuple):
     names: NDArray[np.uint8]
     ends: NDArray[np.int64]
     sizes: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, labels: Iterable[str], names: Iterable[str], sizes: Iterable[int]) -> ShardColumns:
+        """Pack rows, in their order."""
+        places: dict[str, int] = {}
+        packed = [places.setdefault(label, len(places)) for label in labels]
+        of_rows = np.array(packed, dtype=np.int64), *pack_names(names), np.fromiter(sizes, dtype=np.int64)
+        return cls(tuple(places), *of_rows)
 
     def digest(self) -> str:
         """Hex sha256 of all of it."""

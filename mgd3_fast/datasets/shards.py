@@ -5,9 +5,10 @@ Shape letters: n images of a class.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,66 +42,49 @@ class Row(NamedTuple):
     load: Callable[[], Image.Image]
 
 
-class Shard(Protocol):
-    """Images that are read, encoded and stored together."""
+class Shard(ABC):
+    """Images that are read, encoded and stored together.
+
+    Attributes:
+        name: Names its files.
+        title: What messages call it.
+        count: Its images, where they are counted.
+        digest: Of its rows when it was read first, where the key cannot see that it has changed.
+        is_listed: Whether its images are known without reading it.
+        in_memory: Whether loading reads no file.
+    """
+
+    name: str
+    title: str
+    count: int | None
+    digest: str | None = None
+    is_listed = True
+    in_memory = False
 
     @property
-    def name(self) -> str:
-        """Names its files."""
-        ...
-
-    @property
-    def title(self) -> str:
-        """What messages call it."""
-        ...
-
-    @property
+    @abstractmethod
     def key(self) -> str:
         """Hex sha256 of all that decides which images are read."""
-        ...
 
-    @property
-    def digest(self) -> str | None:
-        """Of its rows when it was read first, where the key cannot see that it has changed."""
-        ...
-
-    @property
-    def count(self) -> int | None:
-        """Its images, where they are counted."""
-        ...
-
-    @property
-    def is_listed(self) -> bool:
-        """Whether its images are known without reading it."""
-        ...
-
-    @property
-    def in_memory(self) -> bool:
-        """Whether loading reads no file."""
-        ...
-
+    @abstractmethod
     def rows(self, start: int = 0) -> Iterator[Row]:
         """Its images in order, from one on."""
-        ...
 
+    @abstractmethod
     def location(self, number: int, name: str) -> str:
         """Where an image lies, for messages."""
-        ...
 
+    @abstractmethod
     def load(self, number: int, name: str) -> Image.Image:
         """Read one image."""
-        ...
 
 
-class ClassShard:
+class ClassShard(Shard):
     """A class as a shard of its own: all its rows have one label.
 
     Args:
         cls: The class.
     """
-
-    digest = None
-    is_listed = True
 
     def __init__(self, cls: ImageClass) -> None:
         self._cls = cls

@@ -11,7 +11,7 @@ from PIL import Image
 
 from mgd3_fast.datasets.class_names import LabelIndex, UnknownLabels
 from mgd3_fast.datasets.decoding import decode_image
-from mgd3_fast.datasets.shards import Row
+from mgd3_fast.datasets.shards import Row, Shard
 from mgd3_fast.errors import UserError
 
 
@@ -73,7 +73,7 @@ class ImageStream(Protocol):
         ...
 
 
-class StreamShard:
+class StreamShard(Shard):
     """One shard of a stream.
 
     Args:
@@ -84,7 +84,7 @@ class StreamShard:
         digest: Of its rows, where it was read before.
     """
 
-    is_listed = in_memory = False
+    is_listed = False
 
     def __init__(
         self,

@@ -2,35 +2,22 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from glob import glob
 from pathlib import Path
 from typing import IO
 
-import numpy as np
-from PIL import Image
-
-from mgd3_engine.cache import cache_dir_or_default
-from mgd3_fast.datasets.class_names import LabelIndex, read_names
+from mgd3_fast.datasets.class_names import read_names
 from mgd3_fast.datasets.dataset import Dataset
-from mgd3_fast.datasets.file_list import ScannedFile, pack_names
-from mgd3_fast.datasets.shard_index import (
-    ShardColumns,
-    ShardIndex,
-    build_index,
-    index_path,
-    known_index,
-)
-from mgd3_fast.datasets.shards import Row
+from mgd3_fast.datasets.file_list import sha256_of_lines
+from mgd3_fast.datasets.local_shards import open_local_shards
 from mgd3_fast.datasets.spec import split_options
-from mgd3_fast.datasets.streams import StreamedImage, StreamShard
-from mgd3_fast.datasets.tar_index import IndexedImage, TarIndex, TarIndexes, TarRange, load_from_tar
-from mgd3_fast.datasets.tars import Region, tar_members
-from mgd3_fast.datasets.webdataset_samples import is_label, is_read, samples
+from mgd3_fast.datasets.streams import StreamedImage
+from mgd3_fast.datasets.tars import tar_members
+from mgd3_fast.datasets.webdataset_samples import is_read, samples
 from mgd3_fast.errors import UserError
 from mgd3_fast.progress import Progress
 
@@ -75,7 +62,7 @@ class Shards:
     @cached_property
     def identity(self) -> str:
         """Hex sha256 of the class names, of names, sizes and times of change of files, and of other URLs."""
-        return _sha256([*(self.class_names or ()), *self._versions])
+        return sha256_of_lines([*(self.class_names or ()), *self._versions])
 
     @cached_property
     def _versions(self) -> list[str]:
@@ -93,7 +80,7 @@ class Shards:
         version = self._versions[shard]
         # Files of one name, size and time in several folders need not be the same file.
         earlier = self._versions[:shard].count(version)
-        return _sha256([*(self.class_names or ()), version, str(earlier)])
+        return sha256_of_lines([*(self.class_names or ()), version, str(earlier)])
 
     @property
     def are_plain_files(self) -> bool:
@@ -151,7 +138,7 @@ def open_webdataset(
     shards = Shards(spec, urls, _class_names(urls, options.get("classes")))
     if not shards.are_plain_files:
         return shards
-    return _indexed(shards, classes, cache_dir, progress)
+    return open_local_shards(shards, [Path(url) for url in urls], classes, cache_dir, progress)
 
 
 def _expand(pattern: str) -> tuple[str, ...]:
@@ -183,107 +170,6 @@ def _class_names(urls: Sequence[str], given: str | None) -> tuple[str, ...] | No
             if path.is_file():
                 return read_names(path)
     return None
-
-
-class TarShard(StreamShard):
-    """A local tar, whose images are read from where they are.
-
-    Args:
-        shards: The shards that it is one of.
-        number: Its place among them.
-        names: The class list as the tars write it.
-        labels: Finds the classes of labels.
-        tar: The file.
-        indexes: Tell where its images are.
-    """
-
-    is_listed = True
-
-    def __init__(
-        self,
-        shards: Shards,
-        number: int,
-        names: Sequence[str],
-        labels: LabelIndex,
-        indexes: TarIndexes,
-        count: int,
-    ) -> None:
-        super().__init__(shards, number, labels, count=count)
-        self._names, self._path, self._indexes = names, Path(shards.urls[number]), indexes
-        self.title = str(self._path)
-
-    @cached_property
-    def key(self) -> str:
-        """Hex sha256 of the tar's name, size and time, and of the class list that its labels count in."""
-        return _sha256([*self._names, self._stream.shard_key(self._number)])
-
-    @cached_property
-    def _index(self) -> TarIndex:
-        return self._indexes.one(TarRange.whole(self._path))
-
-    def rows(self, start: int = 0) -> Iterator[Row]:
-        """Its images, from one on."""
-        for row in range(start, len(self._index)):
-            name = f"{self._path.name}/{self._index.files.name(row)}"
-            label = self._index.label(row)
-            named = self._labels.named(label, self.location(row, name))
-            size = int(self._index.files.sizes[row])
-            yield Row(row, name, label, *named, size, partial(self.load, row, name))
-
-    def location(self, number: int, name: str) -> str:
-        """The tar and the image in it."""
-        return f"{self._path}:{name}"
-
-    def load(self, number: int, name: str) -> Image.Image:
-        """Read one image as RGB; see `load_from_tar`."""
-        index = self._index
-        return load_from_tar(self._path, int(index.offsets[number]), int(index.files.sizes[number]))
-
-
-def _indexed(
-    shards: Shards, classes: str | None, cache_dir: Path | str | None, progress: Progress
-) -> Dataset:
-    indexes = TarIndexes(cache_dir_or_default(cache_dir) / "indexes", "samples", _scan)
-    ranges = [TarRange.whole(Path(url)) for url in shards.urls]
-
-    def build() -> ShardIndex:
-        with progress.stage("index", total=len(ranges), unit="tar") as bar:
-            columns = [
-                _columns(index, tar.path.name)
-                for index, tar in zip(indexes.of(ranges, bar), ranges, strict=True)
-            ]
-        return build_index(columns, shards.class_names, shards.location)
-
-    index = known_index(index_path(shards, cache_dir), build)
-    labels = LabelIndex(index.names, implied=shards.class_names is None)
-    counts = np.bincount(index.shards, minlength=len(ranges)).tolist()
-    tars = [
-        TarShard(shards, number, index.names, labels, indexes, counts[number])
-        for number in range(len(ranges))
-    ]
-    return index.dataset(shards, tars, classes, is_stream=False)
-
-
-def _columns(index: TarIndex, tar: str) -> ShardColumns:
-    rows = range(len(index))
-    of_rows = [index.label(row) for row in rows]
-    label_names = tuple(dict.fromkeys(of_rows))
-    places = {label: place for place, label in enumerate(label_names)}
-    labels = np.array([places[label] for label in of_rows], dtype=np.int64)
-    packed = pack_names(f"{tar}/{index.files.name(row)}" for row in rows)
-    return ShardColumns(label_names, labels, *packed, index.files.sizes)
-
-
-def _scan(region: Region, tar: TarRange) -> Iterator[IndexedImage]:
-    members = tar_members(region, str(tar.path), wanted=is_label)
-    for sample in samples(members, str(tar.path)):
-        # The tar's own time of change: writers of shards often give all members one time.
-        file = ScannedFile(sample.image.name, sample.image.size, tar.mtime_ns)
-        yield IndexedImage(file, sample.image.offset, sample.label)
-
-
-def _sha256(lines: Sequence[str]) -> str:
-    return hashlib.sha256("\n".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
 
 
 def _is_path(url: str) -> bool:

@@ -6,7 +6,7 @@ Shape letters: n latents of the class, C channels, h w latent size.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mgd3_fast.datasets import BadImage
-from mgd3_fast.latents.parts import Part
+from mgd3_fast.latents.parts import Layer, Part
 
 
 class Piece(NamedTuple):
@@ -88,3 +88,38 @@ class ClassLatents:
         if number not in self._maps:
             self._maps[number] = self.pieces[number].part.map()
         return self._maps[number]
+
+
+def gather(class_name: str, layers: Iterable[tuple[int, NDArray[np.int64], Layer]]) -> ClassLatents:
+    """Find the latents of a class in what is stored of its shards.
+
+    Args:
+        class_name: Its name, for bad images.
+        layers: Of each shard, one at least: position in the class of the first image, rows of the images in
+            the shard, and a complete reading of it.
+    """
+    pieces: list[Piece] = []
+    index = [np.empty(0, dtype=np.int64)]
+    bad: list[BadImage] = []
+    for first, rows, layer in layers:
+        for part in layer.parts:
+            start, stop = np.searchsorted(rows, [part.first_row, part.next_row])
+            places, of_rows = _places(part.rows, rows[start:stop])
+            if len(places):
+                pieces.append(Piece(part, places))
+                index.append(of_rows + first + start)
+            for one in part.bad:
+                place = int(np.searchsorted(rows, one.row))
+                if place < len(rows) and rows[place] == one.row:
+                    bad.append(BadImage(class_name, first + place, one.name, one.reason))
+    return ClassLatents(pieces, torch.from_numpy(np.concatenate(index)), tuple(bad), part.shape, part.dtype)
+
+
+def _places(
+    stored: NDArray[np.int64], rows: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Where some rows stand among those of a part's latents, and which of the rows each is."""
+    left, right = np.searchsorted(stored, rows, "left"), np.searchsorted(stored, rows, "right")
+    times = right - left  # 0 of a bad image, 2 with its mirror image
+    starts = np.cumsum(times) - times
+    return np.arange(times.sum()) + np.repeat(left - starts, times), np.repeat(np.arange(len(rows)), times)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -21,7 +21,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mgd3_fast.datasets.file_list import pack_names
 from mgd3_fast.datasets.shard_index import ShardColumns
 from mgd3_fast.tensor_files import DamagedFileError, check_contents, open_tensors, save_tensors
 
@@ -54,15 +53,6 @@ class PartRows:
 
     def __len__(self) -> int:
         return len(self.labels)
-
-    def columns(self) -> ShardColumns:
-        """The rows as arrays."""
-        label_names = tuple(dict.fromkeys(self.labels))
-        places = {label: place for place, label in enumerate(label_names)}
-        labels = np.array([places[label] for label in self.labels], dtype=np.int64)
-        return ShardColumns(
-            label_names, labels, *pack_names(self.names), np.array(self.sizes, dtype=np.int64)
-        )
 
 
 @dataclass(frozen=True)
@@ -127,6 +117,43 @@ class Part:
                     run = run[count:]
 
 
+@dataclass(frozen=True)
+class Layer:
+    """One reading of a shard: of all its images, or of those of some classes.
+
+    Args:
+        folder: Where its parts lie.
+        stem: What their names start with.
+        parts: From the shard's start on, without a gap.
+        damage: What is wrong with the part that comes next, if it is there.
+    """
+
+    folder: Path
+    stem: str
+    parts: tuple[Part, ...]
+    damage: DamagedFileError | None = None
+
+    @property
+    def next_row(self) -> int:
+        """First row that is not stored."""
+        return self.parts[-1].next_row if self.parts else 0
+
+    @property
+    def next_path(self) -> Path:
+        """Where the next part is to lie."""
+        return part_path(self.folder, self.stem, self.next_row)
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the shard ends with its last part."""
+        return bool(self.parts) and self.parts[-1].last
+
+    @property
+    def labels(self) -> frozenset[int] | None:
+        """The classes that were encoded, None for all; of a reading that has begun."""
+        return self.parts[0].labels
+
+
 def part_path(folder: Path, stem: str, first_row: int) -> Path:
     """Where a part lies."""
     return folder / f"{stem}-{first_row:07d}.safetensors"
@@ -160,7 +187,7 @@ def write_part(
     Raises:
         OSError: The disk is full or cannot be written.
     """
-    columns = rows.columns()
+    columns = ShardColumns.of(rows.labels, rows.names, rows.sizes)
     arrays = {name: column for name, column in columns._asdict().items() if name != "label_names"}
     arrays["rows"] = np.array(latent_rows, dtype=np.int64)
     tensors = {name: torch.from_numpy(np.array(array)) for name, array in arrays.items()}
@@ -177,25 +204,25 @@ def write_part(
     save_tensors(path, {**tensors, "latents": latents}, metadata)
 
 
-def read_parts(folder: Path, stem: str, key: str, *, check: bool = False) -> Iterator[Part]:
-    """Parts of a shard from its start up to the last, or to the first that is missing.
+def read_layer(folder: Path, stem: str, key: str, *, check: bool = False) -> Layer:
+    """Parts of a shard from its start up to the last, or to the first that is missing or damaged.
 
     Args:
         folder: Where they lie.
         stem: The shard's part of their names.
         key: Of the shard and the store's settings.
         check: Also compare contents with their checksums, which reads them.
-
-    Raises:
-        DamagedFileError: A part is truncated, corrupt or not what its name says.
     """
-    row, last = 0, False
-    while not last:
-        part = _read(part_path(folder, stem, row), key, check)
+    parts: list[Part] = []
+    while not parts or not parts[-1].last:
+        try:
+            part = _read(part_path(folder, stem, parts[-1].next_row if parts else 0), key, check)
+        except DamagedFileError as error:
+            return Layer(folder, stem, tuple(parts), error)
         if part is None:
-            return
-        yield part
-        row, last = part.next_row, part.last
+            break
+        parts.append(part)
+    return Layer(folder, stem, tuple(parts))
 
 
 def read_columns(parts: Sequence[Part]) -> ShardColumns:

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from mgd3_fast.datasets import Shard, bad_image_error
-from mgd3_fast.latents.parts import read_columns
+from mgd3_fast.latents.parts import Layer, read_columns
 from mgd3_fast.latents.shard_encoder import Work
-from mgd3_fast.latents.store import LatentStore, Layer
+from mgd3_fast.latents.store import LatentStore
 from mgd3_fast.progress import Progress
 from mgd3_fast.tensor_files import DamagedFileError
 

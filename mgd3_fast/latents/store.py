@@ -9,12 +9,9 @@ import hashlib
 import os
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from mgd3_engine.cache import cache_dir_or_default
@@ -23,53 +20,15 @@ from mgd3_fast.datasets import BadImage, ImageClass, Shard, rows_of
 from mgd3_fast.datasets.shards import ClassShard
 from mgd3_fast.errors import UserError
 from mgd3_fast.latents.claims import Claim, claim, remove_unheld
-from mgd3_fast.latents.class_latents import ClassLatents, Piece
-from mgd3_fast.latents.parts import BadRow, Part, PartRows, part_path, read_parts, write_part
+from mgd3_fast.latents.class_latents import ClassLatents, gather
+from mgd3_fast.latents.parts import FORMAT, BadRow, Layer, PartRows, part_path, read_layer, write_part
 from mgd3_fast.progress import Progress
-from mgd3_fast.tensor_files import DamagedFileError, remove_leftovers
+from mgd3_fast.tensor_files import remove_leftovers
 
-# Of files: another one where they change. Of modes: the first one, for latents are the same numbers as ever.
-_FORMAT = "mgd3-fast latents 2"
+# Part of the keys of modes: not that of files, because latents are the same numbers as ever.
 _CONTENT_FORMAT = "mgd3-fast latents 1"
 _FOLDER, _OLD_FOLDER = "latents-2", "latents"
 _STORAGE_DTYPES = {torch.float32: "fp32", torch.float16: "fp16"}
-
-
-@dataclass(frozen=True)
-class Layer:
-    """One reading of a shard: of all its images, or of those of some classes.
-
-    Args:
-        folder: Where its parts lie.
-        stem: What their names start with.
-        parts: From the shard's start on, without a gap.
-        damage: What is wrong with the part that comes next, if it is there.
-    """
-
-    folder: Path
-    stem: str
-    parts: tuple[Part, ...]
-    damage: DamagedFileError | None = None
-
-    @property
-    def next_row(self) -> int:
-        """First row that is not stored."""
-        return self.parts[-1].next_row if self.parts else 0
-
-    @property
-    def next_path(self) -> Path:
-        """Where the next part is to lie."""
-        return part_path(self.folder, self.stem, self.next_row)
-
-    @property
-    def is_complete(self) -> bool:
-        """Whether the shard ends with its last part."""
-        return bool(self.parts) and self.parts[-1].last
-
-    @property
-    def labels(self) -> frozenset[int] | None:
-        """The classes that were encoded, None for all; of a reading that has begun."""
-        return self.parts[0].labels
 
 
 class LatentStore:
@@ -124,7 +83,7 @@ class LatentStore:
 
     def key(self, shard: Shard) -> str:
         """Hex sha256 of everything the latents of a shard depend on."""
-        return _sha256(f"{_FORMAT}\n{self._settings}\n{shard.key}")
+        return _sha256(f"{FORMAT}\n{self._settings}\n{shard.key}")
 
     def content_key(self, cls: ImageClass) -> str:
         """Hex sha256 of what decides the latents, without times of change: equal for copies of the files."""
@@ -205,33 +164,12 @@ class LatentStore:
         Raises:
             DamagedFileError: A file is truncated, corrupt or not what its name says.
         """
-        pieces: list[Piece] = []
-        index: list[NDArray[np.int64]] = []
-        bad: list[BadImage] = []
-        parts: list[Part] = []
-        for shard, first, rows in rows_of(cls):
-            layer = self._layer_of_class(shard, cls.label, check)
-            if layer is None:
-                return None
-            parts += layer.parts
-            for part in layer.parts:
-                start, stop = np.searchsorted(rows, [part.first_row, part.next_row])
-                places, of_rows = _places(part.rows, rows[start:stop])
-                if len(places):
-                    pieces.append(Piece(part, places))
-                    index.append(of_rows + first + start)
-                bad += _bad_images(part.bad, cls, rows, first)
-        if not parts:
-            return None
-        joined = torch.from_numpy(np.concatenate([np.empty(0, dtype=np.int64), *index]))
-        return ClassLatents(pieces, joined, tuple(bad), parts[0].shape, parts[0].dtype)
-
-    def has(self, cls: ImageClass) -> bool:
-        """Whether the latents of a class are there, as far as headers of files tell."""
-        try:
-            return self.open(cls) is not None
-        except DamagedFileError:
-            return False
+        found = [
+            (first, rows, self._layer_of_class(shard, cls.label, check))
+            for shard, first, rows in rows_of(cls)
+        ]
+        layers = [(first, rows, layer) for first, rows, layer in found if layer is not None]
+        return gather(cls.name, layers) if layers and len(layers) == len(found) else None
 
     def get(self, cls: ImageClass) -> Tensor | None:
         """Latents [n, C, h, w] of a class, or None when there are none; see `open`."""
@@ -290,14 +228,7 @@ class LatentStore:
         write_part(path, key, first_row, rows, latents, latent_rows, last=last, labels=labels, about=about)
 
     def _layer(self, shard: Shard, folder: Path, check: bool) -> Layer:
-        parts: list[Part] = []
-        stem, damage = self.stem(shard), None
-        try:
-            for part in read_parts(folder, stem, self.key(shard), check=check):
-                parts.append(part)
-        except DamagedFileError as error:
-            damage = error
-        return Layer(folder, stem, tuple(parts), damage)
+        return read_layer(folder, self.stem(shard), self.key(shard), check=check)
 
     def _layer_of_class(self, shard: Shard, label: int, check: bool) -> Layer | None:
         """The reading of a shard that has a class; of shards of mixed classes it is looked up once."""
@@ -320,25 +251,6 @@ def note_old_latents(store: LatentStore, progress: Progress) -> None:
             f"{old} holds latents as an earlier version stored them, which are not used any more:"
             " delete the folder to free its room"
         )
-
-
-def _places(
-    stored: NDArray[np.int64], rows: NDArray[np.int64]
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Where some rows stand among those of a part's latents, and which of the rows each is."""
-    left, right = np.searchsorted(stored, rows, "left"), np.searchsorted(stored, rows, "right")
-    times = right - left  # 0 of a bad image, 2 with its mirror image
-    starts = np.cumsum(times) - times
-    return np.arange(times.sum()) + np.repeat(left - starts, times), np.repeat(np.arange(len(rows)), times)
-
-
-def _bad_images(
-    bad: tuple[BadRow, ...], cls: ImageClass, rows: NDArray[np.int64], first: int
-) -> Iterator[BadImage]:
-    for one in bad:
-        place = int(np.searchsorted(rows, one.row))
-        if place < len(rows) and rows[place] == one.row:
-            yield BadImage(cls.name, first + place, one.name, one.reason)
 
 
 def _sha256(text: str) -> str:
