@@ -21,6 +21,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from mgd3_fast.datasets import Row
 from mgd3_fast.datasets.shard_index import ShardColumns
 from mgd3_fast.tensor_files import DamagedFileError, check_contents, open_tensors, save_tensors
 
@@ -38,21 +39,36 @@ class BadRow(NamedTuple):
 
 @dataclass
 class PartRows:
-    """What is gathered of the rows of a part."""
+    """What is gathered of the rows of a part.
 
+    Args:
+        first_row: The first of them in the shard.
+        labels: Of each row, as the source writes it.
+        names: Of each row.
+        sizes: Of each row, bytes of the image file.
+        latent_rows: Row of each latent in the shard.
+        bad: Rows that are left out.
+        is_last: Whether the shard ends with them.
+    """
+
+    first_row: int = 0
     labels: list[str] = field(default_factory=list)
     names: list[str] = field(default_factory=list)
     sizes: list[int] = field(default_factory=list)
+    latent_rows: list[int] = field(default_factory=list)
     bad: list[BadRow] = field(default_factory=list)
+    is_last: bool = False
 
-    def add(self, label: str, name: str, size: int) -> None:
+    def add(self, row: Row) -> None:
         """Add the next row."""
-        self.labels.append(label)
-        self.names.append(name)
-        self.sizes.append(size)
+        self.labels.append(row.label)
+        self.names.append(row.name)
+        self.sizes.append(row.size)
 
-    def __len__(self) -> int:
-        return len(self.labels)
+    @property
+    def next_row(self) -> int:
+        """The row after them."""
+        return self.first_row + len(self.labels)
 
 
 @dataclass(frozen=True)
@@ -161,13 +177,10 @@ def part_path(folder: Path, stem: str, first_row: int) -> Path:
 
 def write_part(
     path: Path,
-    key: str,
-    first_row: int,
     rows: PartRows,
     latents: Tensor,
-    latent_rows: Sequence[int],
     *,
-    last: bool,
+    key: str,
     labels: frozenset[int] | None,
     about: Mapping[str, str],
 ) -> None:
@@ -175,12 +188,9 @@ def write_part(
 
     Args:
         path: See `part_path`.
-        key: Of the shard and the store's settings.
-        first_row: Its first row in the shard.
         rows: Its rows.
         latents: [m, C, h, w], in the store's number format.
-        latent_rows: Row of each latent in the shard.
-        last: Whether the shard ends with it.
+        key: Of the shard and the store's settings.
         labels: Places of the classes that were encoded; None for all.
         about: Further metadata, for people.
 
@@ -189,13 +199,13 @@ def write_part(
     """
     columns = ShardColumns.of(rows.labels, rows.names, rows.sizes)
     arrays = {name: column for name, column in columns._asdict().items() if name != "label_names"}
-    arrays["rows"] = np.array(latent_rows, dtype=np.int64)
+    arrays["rows"] = np.array(rows.latent_rows, dtype=np.int64)
     tensors = {name: torch.from_numpy(np.array(array)) for name, array in arrays.items()}
     metadata = {
         "format": FORMAT,
         "key": key,
-        "first_row": str(first_row),
-        "last": json.dumps(last),
+        "first_row": str(rows.first_row),
+        "last": json.dumps(rows.is_last),
         "classes": json.dumps(None if labels is None else sorted(labels)),
         "label_names": json.dumps(columns.label_names),
         "bad": json.dumps(rows.bad),

@@ -110,15 +110,14 @@ class ShardEncoder:
                 held_by_others.append(one)
                 continue
             layer = self._job.store.layer(one.shard, one.labels)
-            self._bar.advance(layer.next_row - one.stored)
+            number = layer.next_row
             if layer.is_complete:
                 claim.release()
-                continue
-            self._claims[one] = claim
-            number = layer.next_row
-            for row in one.shard.rows(number):
-                yield partial(self._load, one, row)
-                number = row.number + 1
+            else:
+                self._claims[one] = claim
+                for row in one.shard.rows(number):
+                    yield partial(self._load, one, row)
+                    number = row.number + 1
             yield partial(_Item, one, number, None, None)
 
     def _load(self, work: Work, row: Row) -> _Item:
@@ -133,19 +132,24 @@ class ShardEncoder:
         rows = self._job.rows
         if work.shard.is_listed and work.shard.count is not None:
             rows = min(rows, whole_eights(work.shard.count * rows_per_image(self._job.store.flip)))
-        is_last = False
+        claim, seen, is_last = self._claims.get(work), work.stored, False
+        if claim is None:
+            # Another process has stored it meanwhile.
+            self._bar.advance(next(items).number - seen)
+            return
         while not is_last:
             part = _UnfinishedPart(work, self._job)
-            seen = 0
             for encoded in self._job.encoder.run(part.batches(items, rows), rows, work.shard.title):
                 part.latents.append(encoded.to(self._job.store.storage_dtype))
-                self._bar.advance(len(part.rows) - seen)
-                seen = len(part.rows)
-            self._bar.advance(len(part.rows) - seen)
-            part.store()
+                self._bar.advance(part.rows.next_row - seen)
+                seen = part.rows.next_row
+            self._bar.advance(part.rows.next_row - seen)
+            seen = part.rows.next_row
+            latents = torch.cat(part.latents)  # [m, C, h, w]
+            self._job.store.put_part(work.shard, work.labels, part.rows, latents)
             self.encoded.images += part.images
-            self.encoded.bytes_written += sum(latents.nbytes for latents in part.latents)
-            is_last = part.is_last
+            self.encoded.bytes_written += latents.nbytes
+            is_last = part.rows.is_last
         self._claims.pop(work).release()
 
 
@@ -155,44 +159,29 @@ class _UnfinishedPart:
     def __init__(self, work: Work, job: EncodeJob) -> None:
         self.rows = PartRows()
         self.latents = [torch.empty(0, *job.encoder.shape, dtype=job.store.storage_dtype)]
-        self.is_last = False
         self.images = 0
         self._work, self._job = work, job
-        self._first_row = 0
-        self._latent_rows: list[int] = []
 
     def batches(self, items: Iterator[_Item], most: int) -> Iterator[Tensor]:
         """The images to encode, uint8 [B, 3, R, R], until the part is full or the shard ends."""
+        rows, shard = self.rows, self._work.shard
         pixels: list[NDArray[np.uint8]] = []
         for item in items:
-            if not self.rows:
-                self._first_row = item.number
+            if not rows.labels:
+                rows.first_row = item.number
             if item.row is None:
-                self.is_last = True
+                rows.is_last = True
                 break
-            self.rows.add(item.row.label, item.row.name, item.row.size)
+            rows.add(item.row)
             pixels += self._usable(item.row, item.image)
             if len(pixels) == most:
                 yield torch.from_numpy(np.stack(pixels))  # [B, 3, R, R]
                 pixels = []
-            if not pixels and (len(self._latent_rows) >= _PART_LATENTS or len(self.rows) >= _PART_ROWS):
-                shard = self._work.shard
-                self.is_last = shard.is_listed and item.number + 1 == shard.count
+            if not pixels and (len(rows.latent_rows) >= _PART_LATENTS or len(rows.labels) >= _PART_ROWS):
+                rows.is_last = shard.is_listed and rows.next_row == shard.count
                 break
         if pixels:
             yield torch.from_numpy(np.stack(pixels))
-
-    def store(self) -> None:
-        """Write it."""
-        self._job.store.put_part(
-            self._work.shard,
-            self._work.labels,
-            self._first_row,
-            self.rows,
-            torch.cat(self.latents),  # [m, C, h, w]
-            self._latent_rows,
-            last=self.is_last,
-        )
 
     def _usable(self, row: Row, image: LoadedImage | None) -> list[NDArray[np.uint8]]:
         """What is to be encoded of a row: nothing, its image, or that and its mirror image."""
@@ -205,7 +194,6 @@ class _UnfinishedPart:
                 raise bad_image_error(self._work.shard.location(row.number, row.name), reason)
             self.rows.bad.append(BadRow(row.number, row.class_label, row.name, reason))
             return []
-        flip = self._job.store.flip
-        usable = flipped(image.pixels, flip, row.class_name, row.name)
-        self._latent_rows += [row.number] * len(usable)
+        usable = flipped(image.pixels, self._job.store.flip, row.class_name, row.name)
+        self.rows.latent_rows += [row.number] * len(usable)
         return usable

@@ -33,10 +33,6 @@ class Wanted:
     labels: frozenset[int] | None = None
     num_classes: int = 0
 
-    def part(self, numbers: range) -> Wanted:
-        """Some of the shards."""
-        return Wanted([self.shards[number] for number in numbers], self.labels, self.num_classes)
-
 
 @dataclass(frozen=True)
 class Left:

@@ -164,12 +164,13 @@ class LatentStore:
         Raises:
             DamagedFileError: A file is truncated, corrupt or not what its name says.
         """
-        found = [
-            (first, rows, self._layer_of_class(shard, cls.label, check))
-            for shard, first, rows in rows_of(cls)
-        ]
-        layers = [(first, rows, layer) for first, rows, layer in found if layer is not None]
-        return gather(cls.name, layers) if layers and len(layers) == len(found) else None
+        layers = []
+        for shard, first, rows in rows_of(cls):
+            layer = self._layer_of_class(shard, cls.label, check)
+            if layer is None:
+                return None
+            layers.append((first, rows, layer))
+        return gather(cls.name, layers) if layers else None
 
     def get(self, cls: ImageClass) -> Tensor | None:
         """Latents [n, C, h, w] of a class, or None when there are none; see `open`."""
@@ -196,24 +197,13 @@ class LatentStore:
                 "latents must be [n, C, h, w] with n positions, "
                 f"got {list(latents.shape)} and {list(index.shape)}"
             )
-        rows = PartRows(bad=[BadRow(bad.image_index, None, bad.image_name, bad.reason) for bad in bad_images])
-        shard = ClassShard(cls)
-        for row in shard.rows():
-            rows.add(row.label, row.name, row.size)
-        stored = latents.detach().to("cpu", self.storage_dtype)
-        self.put_part(shard, None, 0, rows, stored, index.tolist(), last=True)
+        bad = [BadRow(bad.image_index, None, bad.image_name, bad.reason) for bad in bad_images]
+        rows = PartRows(latent_rows=index.tolist(), bad=bad, is_last=True)
+        for row in ClassShard(cls).rows():
+            rows.add(row)
+        self.put_part(ClassShard(cls), None, rows, latents.detach().to("cpu", self.storage_dtype))
 
-    def put_part(
-        self,
-        shard: Shard,
-        labels: frozenset[int] | None,
-        first_row: int,
-        rows: PartRows,
-        latents: Tensor,
-        latent_rows: list[int],
-        *,
-        last: bool,
-    ) -> None:
+    def put_part(self, shard: Shard, labels: frozenset[int] | None, rows: PartRows, latents: Tensor) -> None:
         """Keep the next part of a shard; see `write_part`."""
         about = {
             "shard": shard.name,
@@ -222,10 +212,9 @@ class LatentStore:
             "dtype": str(self.dtype),
             "flip": self.flip,
         }
-        path = part_path(self.layer_folder(labels), self.stem(shard), first_row)
+        path = part_path(self.layer_folder(labels), self.stem(shard), rows.first_row)
         path.parent.mkdir(exist_ok=True)
-        key = self.key(shard)
-        write_part(path, key, first_row, rows, latents, latent_rows, last=last, labels=labels, about=about)
+        write_part(path, rows, latents, key=self.key(shard), labels=labels, about=about)
 
     def _layer(self, shard: Shard, folder: Path, check: bool) -> Layer:
         return read_layer(folder, self.stem(shard), self.key(shard), check=check)
