@@ -334,6 +334,17 @@ class TestClasses:
         dataset = read(Pictures([["b", "a", "b"]], names=None), store, classes="b")
         assert [(cls.name, cls.label, len(cls)) for cls in dataset.classes] == [("b", 1, 2)]
 
+    def test_unnamed_classes_are_encoded_with_all_others(self, store: LatentStore) -> None:
+        stream = Pictures([["b", "a", "b"]], names=None)
+        dataset = read(stream, store).subset([1])
+        other = LatentStore(store.root, "other", SIZE)
+        report = encode_dataset(dataset, PoolingEncoder(), other, batch_size=8)
+        assert report.counts == {"b": 2}
+        one, two = store.get(dataset.classes[0]), other.get(dataset.classes[0])
+        assert one is not None
+        assert two is not None
+        assert torch.equal(one, two)
+
     def test_class_without_images_is_told(self, store: LatentStore) -> None:
         with pytest.raises(UserError, match=r"classes of wds:pictures must have images, none in bee, cow"):
             read(Pictures([[0]]), store)

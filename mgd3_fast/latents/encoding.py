@@ -128,6 +128,8 @@ def encode_dataset(
         dataset, share = share.of_classes(dataset), None
     shards = shards_of(dataset)
     labels = frozenset(cls.label for cls in dataset.classes) if _has_mixed_shards(dataset) else None
+    if dataset.stream is not None and dataset.stream.class_names is None:
+        labels = None  # the rows of such a stream do not tell which class is which
     wanted = Wanted(share.of_shards(shards) if share else shards, labels, len(dataset.all_class_names))
     left = work_left(wanted, store, on_bad_image, progress, check=check)
     encoded = Encoded()
