@@ -91,6 +91,42 @@ def make_ilsvrc_tar(
     return path
 
 
+def make_web_shards(
+    root: Path, wnids: tuple[str, ...], per_class: int, seed: int = 0, sides: tuple[int, int] = SIDES
+) -> list[Path]:
+    """Write WebDataset shards through which the classes run once each, and the list of their names.
+
+    Args:
+        root: Their folder; made if missing.
+        wnids: Classes to write.
+        per_class: Images of each, and so shards.
+        seed: Changes all images.
+        sides: Shortest and longest side of an image in pixels.
+
+    Returns:
+        The shards.
+    """
+    root.mkdir(parents=True, exist_ok=True)
+    (root / "classes.txt").write_text("".join(f"{wnid}\n" for wnid in wnids))
+    paths = [root / f"{number:06d}.tar" for number in range(per_class)]
+    with ProcessPoolExecutor() as pool:
+        contents = pool.map(partial(_web_shard, wnids=wnids, seed=seed, sides=sides), range(per_class))
+        for path, content in zip(paths, contents, strict=True):
+            path.write_bytes(content)
+    return paths
+
+
+def _web_shard(number: int, wnids: tuple[str, ...], seed: int, sides: tuple[int, int]) -> bytes:
+    shard = io.BytesIO()
+    with tarfile.open(fileobj=shard, mode="w") as tar:
+        for label, wnid in enumerate(wnids):
+            image = io.BytesIO()
+            low_frequency_image(wnid, number, seed, sides).save(image, "JPEG", quality=85)
+            _add(tar, f"{number:06d}-{label:06d}.jpg", image.getvalue())
+            _add(tar, f"{number:06d}-{label:06d}.cls", str(label).encode())
+    return shard.getvalue()
+
+
 def _class_tar(wnid: str, per_class: int, seed: int, sides: tuple[int, int]) -> bytes:
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as tar:

@@ -2,10 +2,11 @@
 
     python bench/rehearsal_scale.py --classes 1000 --per-class 200 --out results
 
-A made-up ILSVRC2012_img_train.tar of small JPEG files goes through the two commands as a user calls them,
-with the demo's autoencoder. `encode` is killed with SIGKILL in the middle and started again; both commands
+A made-up ILSVRC2012_img_train.tar of small JPEG files (or, with `--source wds` or `pipe`, WebDataset shards
+that each hold an image of every class) goes through the two commands as a user calls them, with the demo's
+autoencoder. `encode` is killed with SIGKILL in the middle and started again; both commands
 then run once more and must find everything done. Of every process the peak of its resident memory is read
-when so many classes are finished. Some classes are encoded anew elsewhere: their files must be the same
+when so many classes (shards) are finished. Some are encoded anew elsewhere: their files must be the same
 bytes. Writes and prints one JSON object.
 """
 
@@ -24,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from make_ilsvrc_tree import make_ilsvrc_tar
+from make_ilsvrc_tree import make_ilsvrc_tar, make_web_shards
 
 from mgd3_fast.datasets import imagenet_classes
 from mgd3_fast.versions import versions
@@ -114,11 +115,34 @@ def peaks_of(process: psutil.Process) -> list[float]:
     return peaks
 
 
-def rehearse(folder: Path, classes: int, per_class: int, ipc: int, marks: Sequence[int]) -> dict[str, Any]:
-    """Make the tar in `folder`, encode, kill, resume, discover, repeat, compare.
+def make_source(folder: Path, source: str, classes: int, per_class: int) -> tuple[list[str], int, list[str]]:
+    """Write the images.
+
+    Returns:
+        Options that name them, the number of files that their latents will be, and options that name a few
+        of these alone: classes of the tar, the first shard.
+    """
+    wnids = imagenet_classes("imagenet1k")[:classes]
+    if source == "tar":
+        make_ilsvrc_tar(folder / "ilsvrc", wnids, per_class, sides=SIDES)
+        few = ",".join(str(classes * part // COMPARED - 1) for part in range(1, COMPARED + 1))
+        words = ["--dataset", "imagenet1k", "--data-dir", str(folder / "ilsvrc"), "--classes"]
+        return [*words, f"0-{classes - 1}"], classes, [*words, few]
+    make_web_shards(folder / "shards", wnids, per_class, sides=SIDES)
+    command, names = ("pipe:cat ", "#classes=" + str(folder / "shards" / "classes.txt"))
+    kind = "wds:" + (command if source == "pipe" else "") + f"{folder}/shards/"
+    all_of_them = f"{kind}{{000000..{per_class - 1:06d}}}.tar{names}"
+    return ["--dataset", all_of_them], per_class, ["--dataset", f"{kind}000000.tar{names}"]
+
+
+def rehearse(
+    folder: Path, source: str, classes: int, per_class: int, ipc: int, marks: Sequence[int]
+) -> dict[str, Any]:
+    """Make the source in `folder`, encode, kill, resume, discover, repeat, compare.
 
     Args:
         folder: Empty folder for everything.
+        source: "tar", "wds" or "pipe".
         classes: Classes of the list to take.
         per_class: Images of each.
         ipc: Modes of each.
@@ -127,28 +151,26 @@ def rehearse(folder: Path, classes: int, per_class: int, ipc: int, marks: Sequen
     Returns:
         Figures, JSON values only.
     """
-    wnids = imagenet_classes("imagenet1k")[:classes]
     started = time.perf_counter()
-    make_ilsvrc_tar(folder / "ilsvrc", wnids, per_class, sides=SIDES)
+    named, num_files, few = make_source(folder, source, classes, per_class)
     made_s = time.perf_counter() - started
-    latents, out = folder / "cache" / "latents", folder / "out"
-    source = ["--dataset", "imagenet1k", "--classes", f"0-{classes - 1}", "--generator", "demo-mnist5k"]
-    source += ["--data-dir", str(folder / "ilsvrc")]
-    cache = ["--cache-dir", str(folder / "cache")]
-    encode = ["encode", *source, *cache]
-    discover = ["discover", *source, *cache, "--ipc", str(ipc), "--out", str(out)]
-    stored, modes = "*/n*.safetensors", "modes/*.safetensors"
+    latents, out = folder / "cache" / "latents-2", folder / "out"
+    cache = ["--generator", "demo-mnist5k", "--cache-dir", str(folder / "cache")]
+    encode = ["encode", *named, *cache]
+    discover = ["discover", *named, *cache, "--ipc", str(ipc), "--out", str(out)]
+    stored, modes = "*/*.safetensors", "modes/*.safetensors"
     runs = {
-        "encode, killed": measure(encode, latents, stored, marks, kill_at=max(1, classes * 3 // 10)),
+        "encode, killed": measure(encode, latents, stored, marks, kill_at=max(1, num_files * 3 // 10)),
         "encode, resumed": measure(encode, latents, stored, marks),
         "encode, again": measure(encode, latents, stored, marks),
         "discover": measure(discover, out / ".mgd3-fast", modes, marks),
         "discover, again": measure(discover, out / ".mgd3-fast", modes, marks),
     }
-    compared = same_bytes(folder, source, latents, classes)
+    compared = same_bytes(folder, few, latents)
     killed, resumed, again = list(runs.values())[:3]
     images = classes * per_class
     return {
+        "source": source,
         "classes": classes,
         "images": images,
         "ipc": ipc,
@@ -159,17 +181,17 @@ def rehearse(folder: Path, classes: int, per_class: int, ipc: int, marks: Sequen
                 "status": run.status,
                 "encoded": run.printed.get("encoded"),
                 "reused": run.printed.get("reused"),
-                "finished_classes": run.finished if name.startswith("encode") else None,
+                "finished_files": run.finished if name.startswith("encode") else None,
                 "peaks_mib": run.peaks_mib,
             }
             for name, run in runs.items()
         },
         "encoded_images_per_s": round(resumed.printed["encoded"] / resumed.printed["seconds"], 1),
         "discovered_classes_per_s": round(classes / runs["discover"].wall_s, 1),
-        "compared_classes": len(compared),
+        "compared_files": len(compared),
         "holds": {
-            "it was killed": killed.status == -signal.SIGKILL and killed.finished < classes,
-            "finished classes were reused": resumed.printed["reused"] == killed.finished * per_class,
+            "it was killed": killed.status == -signal.SIGKILL and killed.finished < num_files,
+            "finished files were reused": resumed.printed["reused"] == killed.finished * images // num_files,
             "second run reused everything": again.printed["reused"] == images,
             "other runs ended well": not any(run.status for run in list(runs.values())[1:]),
             "same bytes as a run of its own": all(compared),
@@ -178,20 +200,19 @@ def rehearse(folder: Path, classes: int, per_class: int, ipc: int, marks: Sequen
     }
 
 
-def same_bytes(folder: Path, source: Sequence[str], latents: Path, classes: int) -> list[bool]:
-    """Encode a few classes, the last one among them, into another cache and compare the files."""
-    chosen = sorted({classes * part // COMPARED - 1 for part in range(1, COMPARED + 1)} - {-1})
-    words = list(source)
-    words[words.index("--classes") + 1] = ",".join(map(str, chosen))
-    measure(["encode", *words, "--cache-dir", str(folder / "other")], folder, "none", [])
+def same_bytes(folder: Path, few: Sequence[str], latents: Path) -> list[bool]:
+    """Encode a few classes, the last one among them, or a shard into another cache and compare the files."""
+    other = ["--generator", "demo-mnist5k", "--cache-dir", str(folder / "other")]
+    measure(["encode", *few, *other], folder, "none", [])
     return [
         path.read_bytes() == (latents / path.parent.name / path.name).read_bytes()
-        for path in sorted((folder / "other" / "latents").glob("*/n*.safetensors"))
+        for path in sorted((folder / "other" / "latents-2").glob("*/*.safetensors"))
     ]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--source", choices=("tar", "wds", "pipe"), default="tar", help="(default: tar)")
     parser.add_argument("--classes", type=int, default=1000, help="classes of imagenet1k (default: 1000)")
     parser.add_argument("--per-class", type=int, default=200, help="images of each class (default: 200)")
     parser.add_argument("--ipc", type=int, default=10, help="modes of each class (default: 10)")
@@ -200,7 +221,12 @@ def main() -> None:
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         figures = rehearse(
-            Path(folder), arguments.classes, arguments.per_class, arguments.ipc, arguments.marks
+            Path(folder),
+            arguments.source,
+            arguments.classes,
+            arguments.per_class,
+            arguments.ipc,
+            arguments.marks,
         )
     text = json.dumps(figures, indent=2)
     print(text)

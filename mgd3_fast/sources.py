@@ -10,7 +10,7 @@ from mgd3_fast.datasets.holdout import fit_part
 from mgd3_fast.devices import autoencoder_dtype, device_name, dtype_of, resolve_device, resolve_precision
 from mgd3_fast.errors import UserError
 from mgd3_fast.generators import Generator, load_generator
-from mgd3_fast.latents import Encoded, LatentStore, StreamShare, encode_stream, make_job
+from mgd3_fast.latents import Encoded, LatentStore, Share, encode_stream, make_job, note_old_latents
 
 if TYPE_CHECKING:
     import torch
@@ -40,7 +40,7 @@ class Sources:
     encoded: Encoded = field(default_factory=Encoded)
 
 
-def open_sources(config: EncodeConfig, progress: Progress, share: StreamShare | None = None) -> Sources:
+def open_sources(config: EncodeConfig, progress: Progress, share: Share | None = None) -> Sources:
     """Open what a configuration names, and say what was found.
 
     A stream that was never read is encoded while it is read: before that, nobody knows its images.
@@ -73,6 +73,7 @@ def open_sources(config: EncodeConfig, progress: Progress, share: StreamShare | 
         storage_dtype=dtype_of(config.storage),
         flip=config.flip,
     )
+    note_old_latents(store, progress)
     if isinstance(opened, Dataset):
         return Sources(opened, generator, device, precision, store)
     job = make_job(

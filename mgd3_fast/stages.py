@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mgd3_fast.errors import UserError
-from mgd3_fast.latents import EncodeReport, StreamShare, encode_dataset
+from mgd3_fast.latents import EncodeReport, Share, encode_dataset
 from mgd3_fast.modes import (
     ENGINE_NAMES,
     NO_ENGINE,
@@ -49,7 +49,7 @@ def encode(
     Args:
         config: Dataset, generator, device.
         progress: Receives the bar and notes.
-        shard: (I, N): the I-th of N parts of the classes, or of a stream's shards.
+        shard: (I, N): the I-th of N parts of the classes, or of the shards of mixed classes.
 
     Returns:
         What was done, and the opened sources.
@@ -58,14 +58,9 @@ def encode(
         UserError: If something named does not exist, an image is damaged, or the disk has no room.
     """
     part, parts = shard
-    share = StreamShare(part, parts) if parts > 1 else None
+    share = Share(part, parts) if parts > 1 else None
     sources = open_sources(config, progress, share)
-    dataset = sources.dataset
-    if share is not None and dataset.stream is None and dataset.classes:
-        if part > len(dataset.classes):
-            raise UserError(f"shard must be of at most {len(dataset.classes)} classes, got {part}/{parts}")
-        dataset = dataset.subset([cls.label for cls in dataset.classes[part - 1 :: parts]])
-    report = _encode(sources, dataset, config.on_bad_image, progress, check=True, share=share)
+    report = _encode(sources, sources.dataset, config.on_bad_image, progress, check=True, share=share)
     opening = sources.encoded
     report = replace(
         report,
@@ -258,7 +253,7 @@ def _encode(
     progress: Progress,
     *,
     check: bool = False,
-    share: StreamShare | None = None,
+    share: Share | None = None,
 ) -> EncodeReport:
     report = encode_dataset(
         dataset,

@@ -9,7 +9,6 @@ import torch
 from encoders import PoolingEncoder
 from torch import Tensor
 
-from mgd3_fast.datasets.read_ahead import read_ahead
 from mgd3_fast.errors import UserError
 from mgd3_fast.latents.batch_encoder import BatchEncoder
 
@@ -55,46 +54,3 @@ def test_no_batches_no_results() -> None:
 def test_wrong_shape_is_told() -> None:
     with pytest.raises(UserError, match=r"autoencoder must give latents \(4, 3, 3\), got \(4, 2, 2\)"):
         list(BatchEncoder(PoolingEncoder(), (4, 3, 3), torch.device("cpu")).run([images(1)], 8, "a test"))
-
-
-class TestReadAhead:
-    def test_items_keep_their_order(self) -> None:
-        assert list(read_ahead(iter(range(100)), 7)) == list(range(100))
-
-    def test_errors_come_after_the_items_before_them(self) -> None:
-        def items() -> Iterator[int]:
-            yield from range(3)
-            raise UserError("broke off")
-
-        ahead = read_ahead(items(), 8)
-        assert [next(ahead) for _ in range(3)] == [0, 1, 2]
-        with pytest.raises(UserError, match="broke off"):
-            next(ahead)
-
-    def test_no_more_than_the_depth_is_read_ahead(self) -> None:
-        taken: list[int] = []
-
-        def items() -> Iterator[int]:
-            for number in range(100):
-                taken.append(number)
-                yield number
-
-        ahead = read_ahead(items(), 4)
-        for _ in range(10):
-            next(ahead)
-        ahead.close()
-        assert 10 <= len(taken) <= 10 + 4 + 1
-
-    def test_stopping_early_closes_the_source(self) -> None:
-        closed: list[bool] = []
-
-        def items() -> Iterator[int]:
-            try:
-                yield from range(1000)
-            finally:
-                closed.append(True)
-
-        ahead = read_ahead(items(), 2)
-        next(ahead)
-        ahead.close()
-        assert closed == [True]

@@ -17,8 +17,9 @@ from pictures import encoded, photo
 from torch import Tensor
 
 from mgd3_fast.datasets import Dataset, open_dataset
+from mgd3_fast.datasets.shards import ClassShard
 from mgd3_fast.errors import UserError
-from mgd3_fast.latents import LatentStore, encode_dataset
+from mgd3_fast.latents import LatentStore, encode_dataset, shard_encoder
 from mgd3_fast.progress import Progress
 
 
@@ -105,6 +106,58 @@ def test_flipped_bit_is_found_when_contents_are_checked(store: LatentStore) -> N
     assert path.read_bytes() == whole
 
 
+class TestPartsOfAClass:
+    """Classes of more latents than a part holds."""
+
+    @pytest.fixture(autouse=True)
+    def small_parts(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(shard_encoder, "_PART_LATENTS", 8)
+
+    @pytest.mark.parametrize(("count", "parts"), [(7, 1), (8, 1), (16, 2), (21, 3)])
+    def test_latents_are_those_of_one_file(
+        self, store: LatentStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int, parts: int
+    ) -> None:
+        dataset = array_dataset(count)
+        encode_dataset(dataset, PoolingEncoder(), store, batch_size=8)
+        assert len(list(store.folder.glob("*.safetensors"))) == parts
+        monkeypatch.undo()
+        whole = LatentStore(tmp_path / "whole", "d1gest", 8)
+        encode_dataset(dataset, PoolingEncoder(), whole, batch_size=8)
+        found, wanted = store.open(dataset.classes[0]), whole.open(dataset.classes[0])
+        assert found is not None
+        assert wanted is not None
+        assert torch.equal(found.latents, wanted.latents)
+        assert torch.equal(found.index, wanted.index)
+        assert torch.equal(torch.stack([found.row(place) for place in range(count)]), wanted.latents)
+        assert torch.equal(torch.stack([wanted.row(place) for place in range(count)]), wanted.latents)
+
+    @pytest.mark.parametrize("stop_after", [1, 2])
+    def test_interrupted_class_goes_on_after_its_last_part(
+        self, store: LatentStore, tmp_path: Path, stop_after: int
+    ) -> None:
+        dataset = array_dataset(21)
+        with pytest.raises(KeyboardInterrupt):
+            encode_dataset(dataset, PoolingEncoder(stop_after=stop_after), store, batch_size=8)
+        assert store.open(dataset.classes[0]) is None
+        report = encode_dataset(dataset, PoolingEncoder(), store, batch_size=8)
+        assert (report.images, report.reused) == (21 - 8 * stop_after, 8 * stop_after)
+        whole = LatentStore(tmp_path / "whole", "d1gest", 8)
+        encode_dataset(dataset, PoolingEncoder(), whole, batch_size=8)
+        assert {path.name: path.read_bytes() for path in store.folder.iterdir()} == {
+            path.name: path.read_bytes() for path in whole.folder.iterdir()
+        }
+
+    def test_class_is_encoded_again_from_a_damaged_part_on(self, store: LatentStore) -> None:
+        dataset = array_dataset(21)
+        encode_dataset(dataset, PoolingEncoder(), store, batch_size=8)
+        second = sorted(store.folder.glob("*.safetensors"))[1]
+        whole = second.read_bytes()
+        second.write_bytes(whole[:-30] + bytes([whole[-30] ^ 1]) + whole[-29:])
+        report = encode_dataset(dataset, PoolingEncoder(), store, batch_size=8, check=True)
+        assert report.images == 13
+        assert second.read_bytes() == whole
+
+
 class TestSeveralProcesses:
     """Threads stand for processes: locks are of open files."""
 
@@ -122,7 +175,7 @@ class TestSeveralProcesses:
     def test_a_class_that_another_leaves_is_taken_up(self, store: LatentStore) -> None:
         dataset = array_dataset(9, 9)
         store.prepare()
-        held = store.claim(dataset.classes[0])
+        held = store.claim(ClassShard(dataset.classes[0]))
         assert held is not None
         lines = io.StringIO()
         timer = threading.Timer(0.3, held.release)
@@ -130,7 +183,7 @@ class TestSeveralProcesses:
         report = encode_dataset(dataset, PoolingEncoder(), store, progress=Progress(stream=lines))
         timer.join()
         assert report.images == 18
-        assert "waiting for classes that other processes are encoding: 0" in lines.getvalue()
+        assert "waiting for shards that other processes are encoding: 0" in lines.getvalue()
 
     def test_claims_are_given_back_after_a_failure(self, store: LatentStore) -> None:
         dataset = array_dataset(9, 9)
@@ -143,7 +196,7 @@ SLOW_ENCODE = """
 import sys, time
 sys.path.insert(0, sys.argv[1])
 from encoders import PoolingEncoder, array_dataset
-from mgd3_fast.latents import LatentStore, encode_dataset
+from mgd3_fast.latents import LatentStore, encode_dataset, shard_encoder
 
 class Slow(PoolingEncoder):
     def encode(self, images):

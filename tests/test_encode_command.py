@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -65,6 +66,51 @@ def test_parts_of_a_second_reading(run: Run, piped: str) -> None:
     first = run(piped, shard="1/2", flip="both")
     assert (first["encoded"], first["counts"]) == (12, {})
     assert run(piped, shard="2/2", flip="both")["counts"] == dict.fromkeys("012", 16)
+
+
+def test_changed_or_added_tars_alone_are_encoded(run: Run, tmp_path: Path) -> None:
+    tars = write_shards(tmp_path / "shards", [["0", "1", "2"]] * 3)
+    spec = f"wds:{tmp_path}/shards/*.tar"
+    assert run(spec)["encoded"] == 9
+    tars[1].write_bytes(tar_bytes({"x.png": encoded(photo(50), "PNG"), "x.cls": b"2"}))
+    again = run(spec)
+    assert (again["encoded"], again["reused"], again["counts"]) == (1, 6, {"0": 2, "1": 2, "2": 3})
+    write_shards(tmp_path / "more", [["2", "0", "1", "1"]], first=60)
+    more = run(f"{spec}::{tmp_path}/more/000.tar")
+    assert (more["encoded"], more["reused"]) == (4, 7)
+
+
+def test_alike_tars_of_two_folders_are_kept_apart(run: Run, tmp_path: Path, tiny_generator: Path) -> None:
+    for number, folder in enumerate(("a", "b")):
+        (tar,) = write_shards(tmp_path / folder, [["0", "0"]], first=10 * number, kind="BMP")
+        os.utime(tar, (1, 1))
+    spec = f"wds:{tmp_path}/{{a,b}}/000.tar"
+    assert (tmp_path / "a/000.tar").stat().st_size == (tmp_path / "b/000.tar").stat().st_size
+    assert run(spec)["encoded"] == 4
+    config = EncodeConfig(dataset=spec, generator=str(tiny_generator), cache_dir=tmp_path / "cache")
+    sources = open_sources(config, SILENT)
+    latents = sources.store.get(sources.dataset.classes[0])
+    assert latents is not None
+    assert len(latents.flatten(1).unique(dim=0)) == 4
+
+
+def test_latents_of_an_earlier_version_are_told_once_and_left_alone(
+    pictures: Path, tiny_generator: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["encode", "--dataset", str(pictures), "--generator", str(tiny_generator)]
+    words += ["--cache-dir", str(tmp_path / "cache")]
+    assert main(words) == 0
+    assert "earlier version" not in capsys.readouterr().err
+    old = tmp_path / "cache" / "latents" / "d1gest-16px-float32-fp32" / "ant-0123.safetensors"
+    old.parent.mkdir(parents=True)
+    old.write_bytes(b"old")
+    assert main(words) == 0
+    line = (
+        f"{tmp_path}/cache/latents holds latents as an earlier version stored them, which are not used any"
+        " more: delete the folder to free its room"
+    )
+    assert capsys.readouterr().err.splitlines().count(line) == 1
+    assert old.read_bytes() == b"old"
 
 
 def test_a_stream_is_read_when_modes_are_asked_for(piped: str, tiny_generator: Path, tmp_path: Path) -> None:

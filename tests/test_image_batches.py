@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
+from threading import Event
 
 import numpy as np
 import pytest
@@ -14,10 +17,10 @@ from mgd3_fast.datasets import (
     BadImage,
     Dataset,
     ImageClass,
-    by_class,
     center_crop,
     image_batches,
     open_dataset,
+    run_ahead,
     stream_images,
 )
 from mgd3_fast.errors import UserError
@@ -104,10 +107,7 @@ def test_vanished_file_is_an_input_error_not_a_bad_image(damaged: Dataset) -> No
 def test_stream_crosses_class_borders(workers: int) -> None:
     dataset = array_dataset(3, 1, 5)
     stream = stream_images(dataset, [0, 2], 8, num_workers=workers, lookahead=4)
-    assert [(c, [image.image_index for image in part]) for c, part in by_class(stream)] == [
-        (0, [0, 1, 2]),
-        (2, [0, 1, 2, 3, 4]),
-    ]
+    assert [image[:2] for image in stream] == [*((0, i) for i in range(3)), *((2, i) for i in range(5))]
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -128,3 +128,61 @@ def test_stream_reads_no_further_than_its_lookahead(workers: int) -> None:
 def test_arrays_of_another_kind_are_refused(pixels: np.ndarray) -> None:
     with pytest.raises(ValueError, match="pixels must be uint8"):
         ArrayImages(pixels)
+
+
+class TestRunAhead:
+    """Jobs are taken on one thread and run on others."""
+
+    @pytest.mark.parametrize("workers", [0, 1, 4])
+    def test_results_keep_the_order_of_the_jobs(self, workers: int) -> None:
+        jobs = (partial(int, number) for number in range(100))
+        assert list(run_ahead(jobs, workers, 7)) == list(range(100))
+
+    @pytest.mark.parametrize("workers", [0, 1, 4])
+    def test_errors_of_taking_come_after_the_results_before_them(self, workers: int) -> None:
+        def jobs() -> Iterator[Callable[[], int]]:
+            yield from (partial(int, number) for number in range(3))
+            raise UserError("broke off")
+
+        results = run_ahead(jobs(), workers, 8)
+        assert [next(results) for _ in range(3)] == [0, 1, 2]
+        with pytest.raises(UserError, match="broke off"):
+            next(results)
+
+    def test_errors_of_a_job_come_in_its_place(self) -> None:
+        results = run_ahead((partial(int, text) for text in ("1", "2", "x", "4")), 3, 4)
+        assert [next(results), next(results)] == [1, 2]
+        with pytest.raises(ValueError, match="invalid literal"):
+            next(results)
+
+    def test_jobs_are_taken_while_the_caller_is_busy(self) -> None:
+        taken = Event()
+
+        def jobs() -> Iterator[Callable[[], int]]:
+            yield partial(int, 1)
+            taken.set()
+            yield partial(int, 2)
+
+        results = run_ahead(jobs(), 1, 2)
+        assert next(results) == 1
+        assert taken.wait(10)
+        assert list(results) == [2]
+
+    def test_stopping_early_closes_the_source_and_takes_no_more_than_the_lookahead(self) -> None:
+        taken: list[int] = []
+        closed: list[bool] = []
+
+        def jobs() -> Iterator[Callable[[], int]]:
+            try:
+                for number in range(1000):
+                    taken.append(number)
+                    yield partial(int, number)
+            finally:
+                closed.append(True)
+
+        results = run_ahead(jobs(), 2, 4)
+        for _ in range(10):
+            next(results)
+        results.close()
+        assert 10 <= len(taken) <= 10 + 4 + 1
+        assert closed == [True]

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from mgd3_fast.datasets import Dataset
 from mgd3_fast.errors import UserError
-from mgd3_fast.latents import ClassLatents, LatentStore, encode_dataset
+from mgd3_fast.latents import LatentStore, encode_dataset
 from mgd3_fast.modes import ModeSet, choose_engine, discover_modes, discovery, kmeans_engine, modes_key
 from mgd3_fast.modes.class_chunks import Chunk, read_chunks, split_into_chunks
 from mgd3_fast.modes.discovering import classes_without_modes
@@ -260,8 +260,8 @@ def test_chunks_fill_the_bytes_they_may_have(sizes: list[int], most: int, chunks
     assert [list(chunk) for chunk in split_into_chunks(sizes, most)] == chunks
 
 
-def latents_of(rows: int, place: int) -> ClassLatents:
-    return ClassLatents(torch.full((rows, 1, 1, 3), float(place)), torch.arange(rows), ())
+def latents_of(rows: int, place: int) -> Tensor:
+    return torch.full((rows, 1, 1, 3), float(place))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
@@ -287,7 +287,7 @@ def test_chunks_hold_their_classes_end_to_end(dtype: torch.dtype, device: torch.
 def test_next_chunk_is_read_while_one_is_used() -> None:
     read = [threading.Event() for _ in range(4)]
 
-    def open_class(place: int) -> ClassLatents:
+    def open_class(place: int) -> Tensor:
         read[place].set()
         return latents_of(1, place)
 
@@ -299,7 +299,7 @@ def test_next_chunk_is_read_while_one_is_used() -> None:
 
 
 def test_error_of_the_background_is_told_and_ends_it() -> None:
-    def open_class(place: int) -> ClassLatents:
+    def open_class(place: int) -> Tensor:
         if place == 1:
             raise UserError("latents of class b must stay during a run, got deleted")
         return latents_of(1, place)

@@ -15,18 +15,17 @@ from encoders import PoolingEncoder
 from killing import kill_python
 from pictures import encoded, photo
 
-from mgd3_fast.datasets import Dataset, StreamedImage, center_crop, decode_image
-from mgd3_fast.datasets.streams import index_path, indexed_dataset, read_index
+from mgd3_fast.datasets import Dataset, StreamedImage, center_crop, decode_image, rows_of
+from mgd3_fast.datasets.shard_index import index_path, read_index, stream_shards
 from mgd3_fast.errors import UserError
 from mgd3_fast.latents import (
     EncodeJob,
     LatentStore,
-    StreamShare,
+    Share,
     encode_dataset,
     encode_stream,
     make_job,
     shard_encoder,
-    stream_classes,
 )
 from mgd3_fast.progress import Progress
 
@@ -54,6 +53,9 @@ class Pictures:
     @property
     def shards(self) -> list[str]:
         return [str(number) for number in range(len(self.labels))]
+
+    def shard_key(self, shard: int) -> str:
+        return f"{self.identity} {shard}"
 
     def read(self, shard: int, start: int = 0) -> Iterator[StreamedImage]:
         for row in range(start, len(self.labels[shard])):
@@ -108,7 +110,7 @@ def expected(stream: Pictures, label: int) -> list[tuple[str, torch.Tensor]]:
 
 @pytest.mark.parametrize("workers", [0, 3])
 @pytest.mark.parametrize("part", [8, 1024])
-def test_interleaved_classes_end_in_a_file_each(
+def test_classes_are_gathered_from_shards_in_the_order_of_the_stream(
     store: LatentStore, monkeypatch: pytest.MonkeyPatch, part: int, workers: int
 ) -> None:
     monkeypatch.setattr(shard_encoder, "_PART_LATENTS", part)
@@ -124,41 +126,36 @@ def test_interleaved_classes_end_in_a_file_each(
         assert torch.equal(found.latents, torch.stack([latents for _, latents in wanted]))
 
 
-def test_nothing_but_classes_and_index_is_left(store: LatentStore) -> None:
+def test_nothing_but_a_file_a_shard_and_the_index_is_left(store: LatentStore) -> None:
     stream = Pictures(random_labels(21, 16))
-    dataset = read(stream, store)
-    latents = {str(store.path(cls).relative_to(store.root)) for cls in dataset.classes}
+    read(stream, store)
+    shards = [f"{store.stem(shard)}-0000000.safetensors" for shard in stream_shards(stream)]
+    latents = {f"latents-2/{store.folder.name}/{name}" for name in shards}
     index = str(index_path(stream, store.root).relative_to(store.root))
-    folders = {"latents", "indexes", f"latents/{store.folder.name}"}
+    folders = {"latents-2", "indexes", f"latents-2/{store.folder.name}"}
     assert set(files(store)) == latents | folders | {index}
 
 
-def test_bytes_depend_neither_on_parts_nor_workers_nor_shares(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_bytes_depend_neither_on_workers_nor_shares(tmp_path: Path) -> None:
     kept = []
-    for number, (part, workers, group) in enumerate([(1024, 0, 2**29), (8, 3, 1)]):
-        monkeypatch.setattr(shard_encoder, "_PART_LATENTS", part)
-        monkeypatch.setattr(stream_classes, "_GROUP_BYTES", group)
-        store = LatentStore(tmp_path / str(number), "d1gest", SIZE)
+    for workers in (0, 3):
+        store = LatentStore(tmp_path / str(workers), "d1gest", SIZE)
         read(Pictures(random_labels(21, 16, 9)), store, num_workers=workers)
         kept.append(files(store))
     store = LatentStore(tmp_path / "shares", "d1gest", SIZE)
     stream = Pictures(random_labels(21, 16, 9))
     for part in (2, 1):
-        encode_stream(stream, job_of(store), share=StreamShare(part, 2))
+        encode_stream(stream, job_of(store), share=Share(part, 2))
     assert kept[0] == kept[1] == files(store)
 
 
 def test_a_share_gives_no_dataset_while_others_are_missing(store: LatentStore) -> None:
     stream, lines = Pictures(random_labels(5, 6, 7)), io.StringIO()
     job = job_of(store, progress=Progress(stream=lines))
-    dataset, done = encode_stream(stream, job, share=StreamShare(1, 2))
+    dataset, done = encode_stream(stream, job, share=Share(1, 2))
     assert (dataset, done.images) == (None, 12)
-    assert (
-        "2 of 3 shards are encoded: the classes are made by whoever encodes the last one" in lines.getvalue()
-    )
-    dataset, done = encode_stream(stream, job_of(store), share=StreamShare(2, 2))
+    assert "2 of 3 shards are encoded: the rest is left to others" in lines.getvalue()
+    dataset, done = encode_stream(stream, job_of(store), share=Share(2, 2))
     assert dataset is not None
     assert (len(dataset), done.images) == (18, 6)
 
@@ -195,8 +192,8 @@ def test_broken_off_stream_keeps_what_was_read(store: LatentStore, monkeypatch: 
 def test_damaged_part_is_read_again(store: LatentStore, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shard_encoder, "_PART_LATENTS", 8)
     stream = Pictures(random_labels(21, 4))
-    encode_stream(stream, job_of(store), share=StreamShare(1, 2))
-    part = sorted(store.folder.glob("streams/*/*/*.safetensors"))[1]
+    encode_stream(stream, job_of(store), share=Share(1, 2))
+    part = sorted(store.folder.glob("*.safetensors"))[1]
     content = bytearray(part.read_bytes())
     content[-3] ^= 1
     part.write_bytes(content)
@@ -204,28 +201,6 @@ def test_damaged_part_is_read_again(store: LatentStore, monkeypatch: pytest.Monk
     dataset = read(stream, store)
     assert stream.read_rows == [(0, row) for row in range(8, 21)] + [(1, row) for row in range(4)]
     assert len(dataset) == 25
-
-
-def test_killed_while_sorting_needs_no_second_reading(
-    store: LatentStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    stream = Pictures(random_labels(21))
-    put, stored = LatentStore.put, []
-
-    def put_once(self: LatentStore, cls: Any, *rest: Any) -> None:
-        if stored:
-            raise KeyboardInterrupt
-        stored.append(cls.name)
-        put(self, cls, *rest)
-
-    monkeypatch.setattr(LatentStore, "put", put_once)
-    with pytest.raises(KeyboardInterrupt):
-        encode_stream(stream, job_of(store))
-    monkeypatch.setattr(LatentStore, "put", put)
-    stream.read_rows.clear()
-    dataset = read(stream, store)
-    assert stream.read_rows == []
-    assert all(store.has(cls) for cls in dataset.classes)
 
 
 class TestKnownStreams:
@@ -237,7 +212,7 @@ class TestKnownStreams:
         stream.read_rows.clear()
         index = read_index(index_path(stream, store.root))
         assert index is not None
-        again = indexed_dataset(stream, index, "1-2", "train")
+        again = index.dataset(stream, stream_shards(stream, index), "1-2")
         assert again.class_names == ("bee", "cow")
         assert again.fingerprint == dataset.subset([1, 2]).fingerprint
         assert stream.read_rows == []
@@ -269,13 +244,15 @@ class TestKnownStreams:
         assert two is not None
         assert torch.equal(one, two)
 
-    def test_deleted_class_is_read_again(self, store: LatentStore) -> None:
-        stream = Pictures(random_labels(21))
+    def test_deleted_shard_is_read_again(self, store: LatentStore) -> None:
+        stream = Pictures(random_labels(21, 16))
         dataset = read(stream, store)
         before = files(store)
-        store.path(dataset.classes[1]).unlink()
+        (store.folder / f"{store.stem(stream_shards(stream)[1])}-0000000.safetensors").unlink()
+        stream.read_rows.clear()
         report = encode_dataset(dataset, PoolingEncoder(), store, batch_size=8)
-        assert (report.images, report.reused) == (len(dataset.classes[1]), 21 - len(dataset.classes[1]))
+        assert (report.images, report.reused) == (16, 21)
+        assert stream.read_rows == [(1, row) for row in range(16)]
         assert files(store) == before
 
     def test_stream_that_has_changed_meanwhile_is_told(self, store: LatentStore) -> None:
@@ -288,7 +265,33 @@ class TestKnownStreams:
     def test_identity_is_in_the_key_but_not_in_the_fingerprint(self, store: LatentStore) -> None:
         one, other = (read(Pictures(random_labels(9), identity=name), store) for name in ("a", "b"))
         assert one.fingerprint == other.fingerprint
-        assert one.classes[0].cache_key != other.classes[0].cache_key
+        ours, theirs = (next(rows_of(cls))[0] for cls in (one.classes[0], other.classes[0]))
+        assert ours.key != theirs.key
+
+    def test_latents_of_a_stream_that_has_changed_are_not_mixed_with_its_new_images(
+        self, store: LatentStore
+    ) -> None:
+        stream = Pictures([[0, 1, 2], [0, 1, 2]])
+        other = LatentStore(store.root, "other", SIZE)
+        dataset = read(stream, store)
+        stream.labels = [[0, 1, 2], [1, 0, 2]]
+        with pytest.raises(UserError, match="run again to take them as they are now"):
+            encode_dataset(dataset, PoolingEncoder(), other, batch_size=8)
+        dataset = read(stream, other)
+        lines = io.StringIO()
+        report = encode_dataset(
+            dataset, PoolingEncoder(), store, batch_size=8, progress=Progress(stream=lines)
+        )
+        assert (
+            "wds:pictures has changed since it was encoded; encoding wds:pictures again" in lines.getvalue()
+        )
+        assert report.images == 3
+        for label, cls in enumerate(dataset.classes):
+            wanted = torch.stack([latents for _, latents in expected(stream, label)])
+            for one in (store, other):
+                latents = one.get(cls)
+                assert latents is not None
+                assert torch.equal(latents, wanted)
 
 
 class TestClasses:
@@ -298,6 +301,22 @@ class TestClasses:
         dataset = read(stream, store, classes="bee", encoder=encoder)
         assert (dataset.counts, encoder.batch_rows) == ({"bee": 3}, [8])
         assert read(stream, store, classes="0-1").counts == {"ant": 20, "bee": 3}
+
+    def test_more_classes_later_encode_only_what_is_missing(self, store: LatentStore) -> None:
+        stream = Pictures(random_labels(21, 16))
+        ants = read(stream, store, classes="ant")
+        index = read_index(index_path(stream, store.root))
+        assert index is not None
+        for classes, missing in (("0-1", ("bee",)), ("0-2", ("cow",)), ("1-2", ())):
+            dataset = index.dataset(stream, stream_shards(stream, index), classes)
+            report = encode_dataset(dataset, PoolingEncoder(), store, batch_size=8)
+            assert report.images == sum(dataset.counts[name] for name in missing)
+            assert report.reused == len(dataset) - report.images
+            for cls in (*ants.classes, *dataset.classes):
+                latents = store.get(cls)
+                assert latents is not None
+                wanted = torch.stack([one for _, one in expected(stream, cls.label)])
+                assert torch.equal(latents, wanted)
 
     @pytest.mark.parametrize(
         ("labels", "names"),
@@ -314,6 +333,17 @@ class TestClasses:
     def test_unnamed_classes_are_chosen_after_reading(self, store: LatentStore) -> None:
         dataset = read(Pictures([["b", "a", "b"]], names=None), store, classes="b")
         assert [(cls.name, cls.label, len(cls)) for cls in dataset.classes] == [("b", 1, 2)]
+
+    def test_unnamed_classes_are_encoded_with_all_others(self, store: LatentStore) -> None:
+        stream = Pictures([["b", "a", "b"]], names=None)
+        dataset = read(stream, store).subset([1])
+        other = LatentStore(store.root, "other", SIZE)
+        report = encode_dataset(dataset, PoolingEncoder(), other, batch_size=8)
+        assert report.counts == {"b": 2}
+        one, two = store.get(dataset.classes[0]), other.get(dataset.classes[0])
+        assert one is not None
+        assert two is not None
+        assert torch.equal(one, two)
 
     def test_class_without_images_is_told(self, store: LatentStore) -> None:
         with pytest.raises(UserError, match=r"classes of wds:pictures must have images, none in bee, cow"):
@@ -350,14 +380,15 @@ class TestBadImages:
         assert found.index.tolist() == [0]
 
     def test_part_stored_with_a_gap_does_not_hide_it(self, stream: Pictures, store: LatentStore) -> None:
-        encode_stream(stream, job_of(store, on_bad_image="skip"), share=StreamShare(1, 2))
+        encode_stream(stream, job_of(store, on_bad_image="skip"), share=Share(1, 2))
         with pytest.raises(UserError, match=r"got wds:pictures: 0/1\.png"):
             read(stream, store)
 
     def test_class_of_bad_images_alone_is_told(self, stream: Pictures, store: LatentStore) -> None:
         stream.damaged |= {(0, 0)}
+        dataset = read(stream, store, on_bad_image="skip")
         with pytest.raises(UserError, match="class ant must have at least one good image, all 2 are bad"):
-            read(stream, store, on_bad_image="skip")
+            encode_dataset(dataset, PoolingEncoder(), store, on_bad_image="skip")
 
 
 def test_two_readers_share_the_work(store: LatentStore) -> None:
@@ -381,7 +412,7 @@ def test_full_disk_is_told_where_the_number_of_images_is_known(
 ) -> None:
     stream = Pictures(random_labels(9))
     stream.num_images = 10**12
-    with pytest.raises(UserError, match=r"cache_dir must have room for 128 TB of latents"):
+    with pytest.raises(UserError, match=r"cache_dir must have room for 64 TB of latents"):
         read(stream, store)
     assert stream.read_rows == []
 
@@ -403,9 +434,13 @@ encode_stream(tests.Pictures(tests.random_labels(400, 400)), tests.job_of(store,
 """
 
 
-def test_sigkill_loses_one_part_at_most(store: LatentStore, tmp_path: Path) -> None:
+def test_sigkill_loses_one_part_at_most(
+    store: LatentStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shard_encoder, "_PART_LATENTS", 8)
+
     def stored_parts() -> int:
-        return len(list(store.root.glob("latents/*/streams/*/*/*.safetensors")))
+        return len(list(store.root.glob("latents-2/*/*.safetensors")))
 
     program = ("-c", SLOW_READER, str(Path(__file__).parent), str(store.root))
     kill_python(*program, once=lambda: stored_parts() >= 7)

@@ -6,7 +6,6 @@ from mgd3_fast.datasets.batches import (
     LoadedImage,
     bad_image_error,
     batch_images,
-    by_class,
     image_batches,
     load_image,
     run_ahead,
@@ -19,6 +18,7 @@ from mgd3_fast.datasets.file_list import FileList, ScannedFile
 from mgd3_fast.datasets.imagenet import IMAGENET_NAMES, imagenet_class_titles, imagenet_classes
 from mgd3_fast.datasets.images import ArrayImages, FileImages, ImageSource
 from mgd3_fast.datasets.opening import DATASET_NAMES, open_dataset, open_source, unread_error
+from mgd3_fast.datasets.shards import Row, Shard, ShardImages, rows_of, shards_of
 from mgd3_fast.datasets.streams import ImageStream, StreamedImage
 
 __all__ = [
@@ -35,11 +35,13 @@ __all__ = [
     "ImageSource",
     "ImageStream",
     "LoadedImage",
+    "Row",
     "ScannedFile",
+    "Shard",
+    "ShardImages",
     "StreamedImage",
     "bad_image_error",
     "batch_images",
-    "by_class",
     "center_crop",
     "decode_image",
     "describe",
@@ -49,7 +51,9 @@ __all__ = [
     "load_image",
     "open_dataset",
     "open_source",
+    "rows_of",
     "run_ahead",
+    "shards_of",
     "stream_images",
     "unread_error",
 ]

@@ -10,12 +10,13 @@ Shape letters: B images, R pixels a side.
 from __future__ import annotations
 
 import os
-from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from itertools import groupby, islice
+from itertools import islice
+from queue import SimpleQueue
+from threading import Event, Semaphore, Thread
 from typing import NamedTuple, TypeVar
 
 import numpy as np
@@ -173,11 +174,6 @@ def batch_images(
         raise UserError(f"class {name} must have at least one good image, all {len(skipped)} are bad")
 
 
-def by_class(loaded: Iterable[LoadedImage]) -> Iterator[tuple[int, Iterator[LoadedImage]]]:
-    """Split a stream into (class index, its images); each part is to be used up before the next."""
-    return groupby(loaded, key=lambda image: image.class_index)
-
-
 def _good_images(
     loaded: Iterable[LoadedImage], bad: list[BadImage]
 ) -> Iterator[tuple[int, NDArray[np.uint8]]]:
@@ -230,24 +226,51 @@ def run_ahead(
     """Run jobs on threads, a bounded number of them ahead of whoever takes the results.
 
     Args:
-        jobs: Taken lazily, in the caller's thread.
+        jobs: Taken, and closed in the end, on a thread of its own, so that reading and working overlap.
         num_workers: Threads; by default one per processor, at most 16; 0 runs each job when it is asked for.
-        lookahead: Most results that wait.
+        lookahead: Most jobs that are taken before their results are asked for.
 
     Yields:
         Results in the order of the jobs.
+
+    Raises:
+        BaseException: What taking or running a job raised, after the results before it.
     """
     if num_workers is None:
         num_workers = min(_MOST_WORKERS, len(os.sched_getaffinity(0)))
     if num_workers == 0:
         yield from (job() for job in jobs)
         return
-    waiting: deque[Future[Result]] = deque()
     pool = ThreadPoolExecutor(num_workers, thread_name_prefix="decode")
+    room, stopped = Semaphore(lookahead), Event()
+    results: SimpleQueue[Future[Result] | None] = SimpleQueue()
+
+    def take_jobs() -> None:
+        with pool:
+            try:
+                room.acquire()
+                for job in jobs:
+                    results.put(pool.submit(job))
+                    room.acquire()
+                    if stopped.is_set():
+                        break
+            except BaseException as error:
+                failed: Future[Result] = Future()
+                failed.set_exception(error)
+                results.put(failed)
+            finally:
+                if isinstance(jobs, Generator):
+                    jobs.close()
+        results.put(None)
+
+    taker = Thread(target=take_jobs, name="read", daemon=True)
+    taker.start()
     try:
-        waiting.extend(pool.submit(job) for job in islice(jobs, lookahead))
-        while waiting:
-            yield waiting.popleft().result()
-            waiting.extend(pool.submit(job) for job in islice(jobs, 1))
+        while (result := results.get()) is not None:
+            room.release()
+            yield result.result()
     finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+        stopped.set()
+        room.release()
+        pool.shutdown(wait=False, cancel_futures=True)
+        taker.join()

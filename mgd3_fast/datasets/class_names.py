@@ -31,12 +31,16 @@ def plain_names(names: Sequence[str]) -> tuple[str, ...]:
     """
     if tuple(names) == imagenet_class_titles():
         return imagenet_classes("imagenet1k")
-    plain = [re.sub(r"[/\\\x00-\x1f]", "_", name).strip().lstrip(".") for name in names]
+    plain = [_plain(name) for name in names]
     times = Counter(plain)
     return tuple(
         name if name and times[name] == 1 else f"{name or 'class'}-{label}"
         for label, name in enumerate(plain)
     )
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[/\\\x00-\x1f]", "_", name).strip().lstrip(".")
 
 
 def names_of_labels(labels: Iterable[str]) -> tuple[str, ...]:
@@ -67,7 +71,13 @@ class LabelIndex:
 
     def __init__(self, names: Sequence[str], *, implied: bool = False) -> None:
         self.count = len(names)
+        self._plain = plain_names(names)
         self._places = {name: index for index, name in enumerate(names) if implied or not name.isdecimal()}
+
+    def find(self, label: str) -> int:
+        """The index of a label, -1 where it has none."""
+        index = self._places.get(label, int(label) if label.isdecimal() else -1)
+        return index if index < self.count else -1
 
     def of(self, label: str, where: str) -> int:
         """The index of a label.
@@ -82,12 +92,25 @@ class LabelIndex:
         Raises:
             UserError: Out of range, or not a name.
         """
-        index = self._places.get(label, int(label) if label.isdecimal() else -1)
-        if 0 <= index < self.count:
+        index = self.find(label)
+        if index >= 0:
             return index
         raise UserError(
             f"labels must be indices from 0 to {self.count - 1} or class names, got {label!r} for {where}"
         )
+
+    def named(self, label: str, where: str) -> tuple[str, int | None]:
+        """Name and index of a label's class; see `of`."""
+        index = self.of(label, where)
+        return self._plain[index], index
+
+
+class UnknownLabels:
+    """Stands for a `LabelIndex` while nobody knows which classes there are."""
+
+    def named(self, label: str, where: str) -> tuple[str, int | None]:
+        """The name that a label's class will have, and None for its index."""
+        return str(int(label)) if label.isdecimal() else _plain(label), None
 
 
 def read_names(path: Path) -> tuple[str, ...]:

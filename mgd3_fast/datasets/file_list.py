@@ -93,3 +93,8 @@ def unpack_name(names: NDArray[np.uint8], ends: NDArray[np.int64], position: int
     """Read one of the names that `pack_names` packed."""
     start = int(ends[position - 1]) if position else 0
     return os.fsdecode(names[start : int(ends[position])].tobytes())
+
+
+def sha256_of_lines(lines: Iterable[str]) -> str:
+    """Hex sha256 of lines that may hold names of files."""
+    return hashlib.sha256("\n".join(lines).encode("utf-8", "surrogateescape")).hexdigest()

@@ -35,6 +35,10 @@ class ChosenImages:
         """Name of an image inside the whole class."""
         return self._images.name(self._positions[position])
 
+    def size(self, position: int) -> int:
+        """Bytes of an image's file, 0 where there is none."""
+        return self._images.size(self._positions[position])
+
     def location(self, position: int) -> str:
         """Where an image lies, for messages."""
         return self._images.location(self._positions[position])

@@ -75,6 +75,10 @@ class HubStream:
         versions = [_version(url) for url in self._files]
         return hashlib.sha256(json.dumps([settings, versions]).encode()).hexdigest()
 
+    def shard_key(self, shard: int) -> str:
+        """Of the whole split and the number: which file holds which shard is the library's affair."""
+        return hashlib.sha256(f"{self.identity}\n{shard}".encode()).hexdigest()
+
     def read(self, shard: int, start: int = 0) -> Iterator[StreamedImage]:
         """Images of one shard, from a row on.
 

@@ -136,7 +136,7 @@ def _images_of(tar: Path, index: TarIndex, positions: Sequence[int]) -> TarImage
             for place in positions
         )
         offsets = index.offsets[np.array(positions, dtype=np.int64)]
-    return TarImages(chosen, [tar], np.zeros(len(chosen), dtype=np.int32), offsets)
+    return TarImages(chosen, tar, offsets)
 
 
 def _validation_wnids(folder: Path) -> list[str]:

@@ -32,6 +32,10 @@ class ImageSource(Protocol):
         """Name of an image inside its class, the same on every machine."""
         ...
 
+    def size(self, position: int) -> int:
+        """Bytes of an image's file, 0 where there is none."""
+        ...
+
     def location(self, position: int) -> str:
         """Where an image lies, for messages."""
         ...
@@ -67,6 +71,10 @@ class ListedImages:
     def name(self, position: int) -> str:
         """Name of an image inside its class."""
         return self._files.name(position)
+
+    def size(self, position: int) -> int:
+        """Bytes of an image's file."""
+        return int(self._files.sizes[position])
 
     def content_key(self) -> str:
         """Hex sha256 over names and sizes."""
@@ -134,6 +142,10 @@ class ArrayImages:
     def name(self, position: int) -> str:
         """Position in the class, as five digits."""
         return f"{position:05d}"
+
+    def size(self, position: int) -> int:
+        """0: there is no file."""
+        return 0
 
     def location(self, position: int) -> str:
         """The same as the name: there is no file."""

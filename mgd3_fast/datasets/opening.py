@@ -12,7 +12,8 @@ from mgd3_fast.datasets.dataset import Dataset, ImageClass
 from mgd3_fast.datasets.folder import open_image_folder
 from mgd3_fast.datasets.imagenet import IMAGENET_NAMES, open_imagenet
 from mgd3_fast.datasets.images import ArrayImages
-from mgd3_fast.datasets.streams import ImageStream, index_path, indexed_dataset, read_index
+from mgd3_fast.datasets.shard_index import index_path, read_index, stream_shards
+from mgd3_fast.datasets.streams import ImageStream
 from mgd3_fast.errors import UserError
 from mgd3_fast.progress import SILENT, Progress
 
@@ -118,7 +119,7 @@ def _open_stream(
     if isinstance(opened, Dataset):
         return opened
     index = read_index(index_path(opened, cache_dir))
-    return opened if index is None else indexed_dataset(opened, index, classes, split)
+    return opened if index is None else index.dataset(opened, stream_shards(opened, index), classes, split)
 
 
 def _open_folder(spec: str, classes: str | None, split: str, progress: Progress) -> Dataset:

@@ -108,13 +108,14 @@ class TarIndexes:
         """
         with ThreadPoolExecutor(_SCAN_THREADS, thread_name_prefix="index") as pool:
             try:
-                for index in pool.map(self._one, ranges):
+                for index in pool.map(self.one, ranges):
                     yield index
                     bar.advance()
             finally:
                 pool.shutdown(wait=False, cancel_futures=True)
 
-    def _one(self, tar: TarRange) -> TarIndex:
+    def one(self, tar: TarRange) -> TarIndex:
+        """The index of one tar; see `of`."""
         path = self._path(tar)
         kept = _read(path)
         if kept is not None:
@@ -131,42 +132,39 @@ class TarIndexes:
 
 
 class TarImages(ListedImages):
-    """Images of one class that lie in tar files, read from where they are.
+    """Images of one class that lie in a tar file, read from where they are.
 
     Args:
         files: Names, sizes and times of change, in the order the class keeps.
-        tars: The tar files.
-        tar_of: int32 [n], which of `tars` holds each image.
-        offsets: int64 [n], where in it.
+        tar: The tar file.
+        offsets: int64 [n], where each image starts in it.
     """
 
-    def __init__(
-        self,
-        files: FileList,
-        tars: Sequence[Path],
-        tar_of: NDArray[np.int32],
-        offsets: NDArray[np.int64],
-    ) -> None:
+    def __init__(self, files: FileList, tar: Path, offsets: NDArray[np.int64]) -> None:
         super().__init__(files)
-        self._tars, self._tar_of, self._offsets = tars, tar_of, offsets
+        self._tar, self._offsets = tar, offsets
 
     def location(self, position: int) -> str:
         """The tar and the image in it."""
-        return f"{self._tars[self._tar_of[position]]}:{self.name(position)}"
+        return f"{self._tar}:{self.name(position)}"
 
     def load(self, position: int) -> Image.Image:
-        """Read one image as RGB.
+        """Read one image as RGB; see `load_from_tar`."""
+        return load_from_tar(self._tar, int(self._offsets[position]), self.size(position))
 
-        Raises:
-            BadImageError: It is empty, corrupt or too large, or the tar ends in it.
-            OSError: The tar cannot be read.
-        """
-        size = int(self._files.sizes[position])
-        with self._tars[self._tar_of[position]].open("rb", buffering=0) as file:
-            content = os.pread(file.fileno(), size, int(self._offsets[position]))
-        if len(content) < size:
-            raise BadImageError("the tar file ends in it")
-        return decode_image(content)
+
+def load_from_tar(tar: Path, offset: int, size: int) -> Image.Image:
+    """Read an image out of the middle of a file as RGB.
+
+    Raises:
+        BadImageError: It is empty, corrupt or too large, or the file ends in it.
+        OSError: The file cannot be read.
+    """
+    with tar.open("rb", buffering=0) as file:
+        content = os.pread(file.fileno(), size, offset)
+    if len(content) < size:
+        raise BadImageError("the tar file ends in it")
+    return decode_image(content)
 
 
 def _read(path: Path) -> TarIndex | None:

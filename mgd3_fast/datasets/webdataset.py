@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,23 +10,14 @@ from glob import glob
 from pathlib import Path
 from typing import IO
 
-import numpy as np
-
-from mgd3_engine.cache import cache_dir_or_default
-from mgd3_fast.datasets.class_names import (
-    LabelIndex,
-    check_classes,
-    names_of_labels,
-    plain_names,
-    read_names,
-)
-from mgd3_fast.datasets.dataset import Dataset, ImageClass
-from mgd3_fast.datasets.file_list import FileList, ScannedFile
+from mgd3_fast.datasets.class_names import read_names
+from mgd3_fast.datasets.dataset import Dataset
+from mgd3_fast.datasets.file_list import sha256_of_lines
+from mgd3_fast.datasets.local_shards import open_local_shards
 from mgd3_fast.datasets.spec import split_options
 from mgd3_fast.datasets.streams import StreamedImage
-from mgd3_fast.datasets.tar_index import IndexedImage, TarImages, TarIndex, TarIndexes, TarRange
-from mgd3_fast.datasets.tars import Region, tar_members
-from mgd3_fast.datasets.webdataset_samples import is_label, is_read, samples
+from mgd3_fast.datasets.tars import tar_members
+from mgd3_fast.datasets.webdataset_samples import is_read, samples
 from mgd3_fast.errors import UserError
 from mgd3_fast.progress import Progress
 
@@ -72,14 +62,25 @@ class Shards:
     @cached_property
     def identity(self) -> str:
         """Hex sha256 of the class names, of names, sizes and times of change of files, and of other URLs."""
-        parts = list(self.class_names or ())
+        return sha256_of_lines([*(self.class_names or ()), *self._versions])
+
+    @cached_property
+    def _versions(self) -> list[str]:
+        versions = []
         for url in self.urls:
             if _is_path(url):
                 found = Path(url).stat()
-                parts.append(f"{_base_name(url)} {found.st_size} {found.st_mtime_ns}")
+                versions.append(f"{_base_name(url)} {found.st_size} {found.st_mtime_ns}")
             else:
-                parts.append(url)
-        return hashlib.sha256("\n".join(parts).encode("utf-8", "surrogateescape")).hexdigest()
+                versions.append(url)
+        return versions
+
+    def shard_key(self, shard: int) -> str:
+        """As `identity`, of one shard: the others may change."""
+        version = self._versions[shard]
+        # Files of one name, size and time in several folders need not be the same file.
+        earlier = self._versions[:shard].count(version)
+        return sha256_of_lines([*(self.class_names or ()), version, str(earlier)])
 
     @property
     def are_plain_files(self) -> bool:
@@ -137,10 +138,7 @@ def open_webdataset(
     shards = Shards(spec, urls, _class_names(urls, options.get("classes")))
     if not shards.are_plain_files:
         return shards
-    dataset = _indexed(shards, cache_dir_or_default(cache_dir) / "indexes", progress)
-    dataset = dataset if classes is None else dataset.subset(classes)
-    check_classes(dataset)
-    return dataset
+    return open_local_shards(shards, [Path(url) for url in urls], classes, cache_dir, progress)
 
 
 def _expand(pattern: str) -> tuple[str, ...]:
@@ -172,49 +170,6 @@ def _class_names(urls: Sequence[str], given: str | None) -> tuple[str, ...] | No
             if path.is_file():
                 return read_names(path)
     return None
-
-
-def _indexed(shards: Shards, indexes: Path, progress: Progress) -> Dataset:
-    tars = [Path(url) for url in shards.urls]
-    ranges = [TarRange.whole(tar) for tar in tars]
-    with progress.stage("index", total=len(tars), unit="tar") as bar:
-        found = list(TarIndexes(indexes, "samples", _scan).of(ranges, bar))
-    names = shards.class_names
-    if names is None:
-        names = names_of_labels(index.label(row) for index in found for row in range(len(index)))
-    label_of = LabelIndex(names, implied=shards.class_names is None)
-    places: list[list[tuple[int, int]]] = [[] for _ in names]  # (tar, row) of each image
-    for tar, index in enumerate(found):
-        for row in range(len(index)):
-            places[label_of.of(index.label(row), f"{tars[tar]}: {index.files.name(row)}")].append((tar, row))
-    plain = plain_names(names)
-    classes = tuple(
-        ImageClass(name, label, _images(tars, found, places[label])) for label, name in enumerate(plain)
-    )
-    return Dataset(shards.name, classes, plain, root=shards.spec)
-
-
-def _images(
-    tars: Sequence[Path], indexes: Sequence[TarIndex], places: Sequence[tuple[int, int]]
-) -> TarImages:
-    files = FileList.of(
-        ScannedFile(
-            f"{tars[tar].name}/{indexes[tar].files.name(row)}",
-            int(indexes[tar].files.sizes[row]),
-            int(indexes[tar].files.mtimes_ns[row]),
-        )
-        for tar, row in places
-    )
-    tar_of = np.array([tar for tar, _ in places], dtype=np.int32)
-    return TarImages(files, tars, tar_of, np.array([indexes[t].offsets[row] for t, row in places], np.int64))
-
-
-def _scan(region: Region, tar: TarRange) -> Iterator[IndexedImage]:
-    members = tar_members(region, str(tar.path), wanted=is_label)
-    for sample in samples(members, str(tar.path)):
-        # The tar's own time of change: writers of shards often give all members one time.
-        file = ScannedFile(sample.image.name, sample.image.size, tar.mtime_ns)
-        yield IndexedImage(file, sample.image.offset, sample.label)
 
 
 def _is_path(url: str) -> bool:

@@ -1,11 +1,11 @@
 """Images become latents on disk, once: every later run over the same files finds them."""
 
 from mgd3_engine.cache import default_cache_dir
+from mgd3_fast.latents.class_latents import ClassLatents
 from mgd3_fast.latents.encoder import Encoder, latent_shape
-from mgd3_fast.latents.encoding import EncodeReport, encode_dataset
+from mgd3_fast.latents.encoding import EncodeReport, Share, encode_dataset, encode_stream
 from mgd3_fast.latents.job import Encoded, EncodeJob, make_job
-from mgd3_fast.latents.store import ClassLatents, LatentStore
-from mgd3_fast.latents.stream_encoding import StreamShare, encode_stream
+from mgd3_fast.latents.store import LatentStore, note_old_latents
 
 __all__ = [
     "ClassLatents",
@@ -14,10 +14,11 @@ __all__ = [
     "Encoded",
     "Encoder",
     "LatentStore",
-    "StreamShare",
+    "Share",
     "default_cache_dir",
     "encode_dataset",
     "encode_stream",
     "latent_shape",
     "make_job",
+    "note_old_latents",
 ]

@@ -14,9 +14,7 @@ from mgd3_fast.progress import Progress
 _MARGIN_BYTES = 64 * 2**20
 
 
-def check_room(
-    store: LatentStore, images: int, shape: tuple[int, int, int], progress: Progress, *, copies: int = 1
-) -> None:
+def check_room(store: LatentStore, images: int, shape: tuple[int, int, int], progress: Progress) -> None:
     """Say how large the latents of some images will be, and refuse a disk without room for them.
 
     Args:
@@ -24,7 +22,6 @@ def check_room(
         images: Images to encode.
         shape: (C, h, w).
         progress: Receives the size.
-        copies: How often they lie on the disk at most.
 
     Raises:
         UserError: Too little room.
@@ -32,9 +29,9 @@ def check_room(
     needed = images * rows_per_image(store.flip) * math.prod(shape) * store.storage_dtype.itemsize
     progress.note(f"encode: {images:,} images, {_size(needed)} of latents into {store.folder}")
     free = shutil.disk_usage(store.folder).free
-    if copies * needed + _MARGIN_BYTES > free:
+    if needed + _MARGIN_BYTES > free:
         raise UserError(
-            f"cache_dir must have room for {_size(copies * needed)} of latents and {_size(_MARGIN_BYTES)}"
+            f"cache_dir must have room for {_size(needed)} of latents and {_size(_MARGIN_BYTES)}"
             f" to spare, got {_size(free)} free in {store.folder}"
         )
 

@@ -1,43 +1,61 @@
-"""Images to stored latents: one class at a time, finished classes skipped.
+"""Images to stored latents: one shard at a time, finished ones skipped.
 
-Shape letters: B images of a batch, n images of a class, C channels, h w latent size, R pixels a side.
+Every process takes shards that no other has taken, and stores their latents in parts, in the order of the
+shard.
 """
 
 from __future__ import annotations
 
-import os
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import torch
-from torch import Tensor
 
-from mgd3_fast.datasets import (
-    BadImage,
-    Dataset,
-    ImageClass,
-    LoadedImage,
-    bad_image_error,
-    batch_images,
-    by_class,
-    stream_images,
-)
-from mgd3_fast.datasets.scanning import listed
+from mgd3_fast.datasets import BadImage, Dataset, ImageStream, Shard, ShardImages, rows_of, shards_of
+from mgd3_fast.datasets.class_names import plain_names
+from mgd3_fast.datasets.selector import select_classes
+from mgd3_fast.datasets.shard_index import build_index, index_path, stream_shards, write_index
 from mgd3_fast.errors import UserError
-from mgd3_fast.latents.batch_encoder import whole_eights
-from mgd3_fast.latents.claims import Claim
 from mgd3_fast.latents.disk_room import check_room
 from mgd3_fast.latents.encoder import Encoder, latent_shape
-from mgd3_fast.latents.flipping import flipped, rows_per_image
-from mgd3_fast.latents.job import WAIT_S, Encoded, EncodeJob, make_job
-from mgd3_fast.latents.store import ClassLatents, LatentStore
-from mgd3_fast.latents.stream_encoding import StreamShare, encode_stream_again
-from mgd3_fast.progress import SILENT, Bar, Progress
-from mgd3_fast.tensor_files import DamagedFileError
+from mgd3_fast.latents.job import Encoded, EncodeJob, make_job
+from mgd3_fast.latents.parts import read_columns
+from mgd3_fast.latents.shard_encoder import ShardEncoder, Work
+from mgd3_fast.latents.shard_work import Left, Wanted, work_left
+from mgd3_fast.latents.store import LatentStore
+from mgd3_fast.progress import SILENT, Progress
 
-_CHECK_THREADS = min(8, os.cpu_count() or 1)
+
+@dataclass(frozen=True)
+class Share:
+    """Which shards a process encodes: every N-th, from the I-th.
+
+    Args:
+        part: I, from 1.
+        parts: N.
+    """
+
+    part: int = 1
+    parts: int = 1
+
+    def of_shards(self, shards: Sequence[Shard]) -> Sequence[Shard]:
+        """Those of this process."""
+        return shards[self.part - 1 :: self.parts]
+
+    def of_classes(self, dataset: Dataset) -> Dataset:
+        """The classes of this process, where a class is a shard.
+
+        Raises:
+            UserError: There are fewer classes than processes, and none for this one.
+        """
+        classes = dataset.classes[self.part - 1 :: self.parts]
+        if not classes:
+            raise UserError(
+                f"shard must be of at most {len(dataset.classes)} classes, got {self.part}/{self.parts}"
+            )
+        return dataset.subset([cls.label for cls in classes])
 
 
 @dataclass(frozen=True)
@@ -73,11 +91,11 @@ def encode_dataset(
     num_workers: int | None = None,
     progress: Progress = SILENT,
     check: bool = False,
-    share: StreamShare | None = None,
+    share: Share | None = None,
 ) -> EncodeReport:
-    """Encode the classes whose latents are not stored yet.
+    """Encode the images whose latents are not stored yet.
 
-    Other processes may do the same at the same time: each class is encoded by one of them, and this
+    Other processes may do the same at the same time: each shard is encoded by one of them, and this
     function waits for what others have taken.
 
     Args:
@@ -91,23 +109,31 @@ def encode_dataset(
         num_workers: Decoding threads; see `stream_images`.
         progress: Where the bar and notes go.
         check: Compare stored latents with their checksums, which reads them; damaged ones are made anew.
-        share: Of a stream, the shards that this process reads; see `encode_stream`.
+        share: The shards of this process; classes that are not stored in whole are then left out of the
+            report.
 
     Returns:
         What was done.
 
     Raises:
         UserError: A bad image with `on_bad_image="error"`, no room on the disk, a resolution that the
-            autoencoder cannot take, or latents that are not finite.
+            autoencoder cannot take, latents that are not finite, or a stream is not as it was.
     """
     started = time.monotonic()
     if resolution not in (None, store.resolution):
         raise UserError(f"resolution must be the latent store's {store.resolution}, got {resolution}")
     latent_shape(autoencoder, store.resolution)
     store.prepare()
-    missing = _missing_classes(dataset, store, on_bad_image, progress, check)
+    if share is not None and dataset.classes and not _has_mixed_shards(dataset):
+        dataset, share = share.of_classes(dataset), None
+    shards = shards_of(dataset)
+    labels = frozenset(cls.label for cls in dataset.classes) if _has_mixed_shards(dataset) else None
+    if dataset.stream is not None and dataset.stream.class_names is None:
+        labels = None  # the rows of such a stream do not tell which class is which
+    wanted = Wanted(share.of_shards(shards) if share else shards, labels, len(dataset.all_class_names))
+    left = work_left(wanted, store, on_bad_image, progress, check=check)
     encoded = Encoded()
-    if missing:
+    if left.work:
         job = make_job(
             autoencoder,
             store,
@@ -117,130 +143,97 @@ def encode_dataset(
             num_workers=num_workers,
             progress=progress,
         )
+        check_room(store, _images_left(dataset, left.work), job.encoder.shape, progress)
+        encoded = _encode(left, job, sum(shard.count or 0 for shard in wanted.shards))
         if dataset.stream is not None:
-            encoded = encode_stream_again(dataset, missing, job, share)
-        else:
-            encoded = _encode_classes(dataset, missing, job)
+            _check_unchanged(dataset.stream, left.work, store)
     return _report(dataset, store, encoded, time.monotonic() - started, share)
 
 
-def _encode_classes(dataset: Dataset, missing: Sequence[int], job: EncodeJob) -> Encoded:
-    images = sum(len(dataset.classes[index]) for index in missing)
-    check_room(job.store, images, job.encoder.shape, job.progress)
-    with job.bar(total=len(dataset), initial=len(dataset) - images) as bar:
-        return _ClassWork(dataset, job, bar).run(missing)
+def encode_stream(
+    stream: ImageStream,
+    job: EncodeJob,
+    *,
+    classes: str | None = None,
+    split: str = "train",
+    share: Share | None = None,
+) -> tuple[Dataset | None, Encoded]:
+    """Read a stream that was never read, encode what is chosen, and make it a dataset.
 
+    Args:
+        stream: The stream.
+        job: How to encode; its store's root also receives the stream's index.
+        classes: Selector of `--classes`: others are read and passed over.
+        split: "train", "val" or "test".
+        share: The shards of this process; by default all that no other process has taken, and it waits for
+            the others.
 
-class _ClassWork:
-    """Encodes classes one after another, those that no other process has taken."""
+    Returns:
+        The dataset, or None while shards of other shares are missing; and what this process has encoded.
 
-    def __init__(self, dataset: Dataset, job: EncodeJob, bar: Bar) -> None:
-        self._dataset, self._job, self._bar = dataset, job, bar
-        self._claims: dict[int, Claim] = {}
-        self._encoded = Encoded()
-
-    def run(self, missing: Sequence[int]) -> Encoded:
-        """Encode, then wait for the classes of others, taking those up that they leave."""
-        taken = self._sweep(missing)
-        if taken:
-            names = listed([self._dataset.classes[index].name for index in taken])
-            self._job.progress.note(f"waiting for classes that other processes are encoding: {names}")
-        while taken:
-            time.sleep(WAIT_S)
-            # One at a time: nobody waits while they hold a claim.
-            taken = [index for index in taken if self._sweep([index])]
-        return self._encoded
-
-    def _sweep(self, missing: Sequence[int]) -> list[int]:
-        """Encode what can be claimed; returns the classes that others hold."""
-        held_by_others: list[int] = []
-        stream = stream_images(
-            self._dataset,
-            self._claimed(missing, held_by_others),
-            self._job.store.resolution,
-            self._job.on_bad_image,
-            num_workers=self._job.num_workers,
-            lookahead=2 * self._job.rows,
+    Raises:
+        UserError: A bad image with `on_bad_image="error"`, a label out of range, a class without images, or
+            the stream broke off; what was encoded is kept.
+    """
+    started = time.monotonic()
+    store, progress = job.store, job.progress
+    store.prepare()
+    names = stream.class_names
+    labels = None
+    if names is not None:
+        labels = frozenset(
+            range(len(names)) if classes is None else select_classes(classes, plain_names(names))
         )
-        try:
-            for index, images in by_class(stream):
-                self._encode(self._dataset.classes[index], images)
-                self._claims.pop(index).release()
-        finally:
-            for claim in self._claims.values():
-                claim.release()
-            self._claims.clear()
-        return held_by_others
-
-    def _claimed(self, missing: Sequence[int], held_by_others: list[int]) -> Iterator[int]:
-        for index in missing:
-            cls = self._dataset.classes[index]
-            claim = self._job.store.claim(cls)
-            if claim is None:
-                held_by_others.append(index)
-            elif self._job.store.has(cls):
-                claim.release()
-                self._bar.advance(len(cls))
-            else:
-                self._claims[index] = claim
-                yield index
-
-    def _encode(self, cls: ImageClass, images: Iterable[LoadedImage]) -> None:
-        flip, per_image = self._job.store.flip, rows_per_image(self._job.store.flip)
-        shape = (len(cls) * per_image, *self._job.encoder.shape)
-        latents = torch.empty(shape, dtype=self._job.store.storage_dtype)  # [n, C, h, w]
-        names = (cls.images.name(position) for position in range(len(cls)))
-        rows = min(self._job.rows, whole_eights(len(latents)))
-        bad: list[BadImage] = []
-        indices: list[Tensor] = []
-
-        def batches() -> Iterator[Tensor]:
-            for batch in batch_images(flipped(images, flip, cls.name, names), rows, bad):
-                indices.append(batch.indices)
-                yield batch.images
-
-        kept = seen = 0
-        for encoded in self._job.encoder.run(batches(), rows, f"class {cls.name}"):
-            latents[kept : kept + len(encoded)] = encoded
-            kept += len(encoded)
-            self._bar.advance(kept // per_image - seen)
-            seen = kept // per_image
-        self._bar.advance(len(cls) - seen)
-        self._job.store.put(cls, latents[:kept], torch.cat(indices), tuple(bad))
-        self._encoded.images += len(cls)
-        self._encoded.bytes_written += latents[:kept].nbytes
+    shards = stream_shards(stream)
+    wanted = Wanted(share.of_shards(shards) if share else shards, labels, len(names or ()))
+    progress.note(f"encode: {stream.location} is read in {len(shards):,} shards")
+    if stream.num_images is not None and classes is None:
+        check_room(store, stream.num_images, job.encoder.shape, progress)
+    left = work_left(wanted, store, job.on_bad_image, progress, check=True)
+    encoded = _encode(left, job, stream.num_images)
+    encoded.seconds = time.monotonic() - started
+    columns = [read_columns(layer.parts) for shard in shards for layer in islice(store.layers(shard), 1)]
+    if len(columns) < len(shards):
+        progress.note(f"{len(columns):,} of {len(shards):,} shards are encoded: the rest is left to others")
+        return None, encoded
+    index = build_index(columns, names, stream.location)
+    write_index(index_path(stream, store.root), index)
+    return index.dataset(stream, stream_shards(stream, index), classes, split), encoded
 
 
-def _missing_classes(
-    dataset: Dataset, store: LatentStore, on_bad_image: str, progress: Progress, check: bool
-) -> list[int]:
-    """Classes to encode; a damaged file counts as missing."""
+def _has_mixed_shards(dataset: Dataset) -> bool:
+    return any(isinstance(cls.images, ShardImages) for cls in dataset.classes)
 
-    def look(cls: ImageClass) -> ClassLatents | DamagedFileError | None:
-        try:
-            return store.open(cls, check=check)
-        except DamagedFileError as error:
-            return error
 
-    missing = []
-    with ThreadPoolExecutor(_CHECK_THREADS, thread_name_prefix="check") as pool:
-        for position, found in enumerate(pool.map(look, dataset.classes)):
-            cls = dataset.classes[position]
-            if isinstance(found, DamagedFileError):
-                progress.note(f"warning: {found}; encoding class {cls.name} again")
-                # Gone at once: a claim is given up by whoever finds the class stored.
-                store.path(cls).unlink(missing_ok=True)
-                found = None
-            if found is None:
-                missing.append(position)
-            elif found.bad_images and on_bad_image == "error":
-                bad = found.bad_images[0]
-                raise bad_image_error(cls.images.location(bad.image_index), bad.reason)
-    return missing
+def _encode(left: Left, job: EncodeJob, total: int | None) -> Encoded:
+    with job.bar(total=total, initial=left.stored) as bar:
+        encoder = ShardEncoder(job, bar)
+        encoder.run(left.work)
+    job.store.forget()
+    return encoder.encoded
+
+
+def _images_left(dataset: Dataset, work: Sequence[Work]) -> int:
+    """Images to encode, at most."""
+    if not _has_mixed_shards(dataset):
+        return sum((one.shard.count or 0) - one.stored for one in work)
+    left = {id(one.shard) for one in work}
+    return sum(len(rows) for cls in dataset.classes for shard, _, rows in rows_of(cls) if id(shard) in left)
+
+
+def _check_unchanged(stream: ImageStream, work: Sequence[Work], store: LatentStore) -> None:
+    """A second reading must have given what the first one gave."""
+    layers = [(one.shard.digest, store.layer(one.shard, one.labels)) for one in work]
+    if any(layer.is_complete and read_columns(layer.parts).digest() != digest for digest, layer in layers):
+        index_path(stream, store.root).unlink(missing_ok=True)
+        raise UserError(
+            f"{stream.location} must be as it was when it was first read, got other images: "
+            "run again to take them as they are now"
+        )
 
 
 def _report(
-    dataset: Dataset, store: LatentStore, encoded: Encoded, seconds: float, share: StreamShare | None
+    dataset: Dataset, store: LatentStore, encoded: Encoded, seconds: float, share: Share | None
 ) -> EncodeReport:
     counts: dict[str, int] = {}
     bad: list[BadImage] = []
@@ -250,9 +243,11 @@ def _report(
             continue
         if found is None:
             raise UserError(
-                f"latents of class {cls.name} must stay during a run, got deleted: {store.path(cls)}"
+                f"latents of class {cls.name} must stay during a run, got deleted in {store.folder}"
             )
-        counts[cls.name] = len(found.index)
+        if not len(found):
+            raise UserError(f"class {cls.name} must have at least one good image, all {len(cls)} are bad")
+        counts[cls.name] = len(found)
         bad.extend(found.bad_images)
     reused = max(0, len(dataset) - encoded.images)
     return EncodeReport(encoded.images, reused, seconds, counts, tuple(bad), encoded.bytes_written)

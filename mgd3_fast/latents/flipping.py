@@ -6,11 +6,9 @@ Shape letters: R pixels a side.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
 
 import numpy as np
-
-from mgd3_fast.datasets import BadImage, LoadedImage
+from numpy.typing import NDArray
 
 
 def is_mirrored(class_name: str, image_name: str) -> bool:
@@ -35,31 +33,20 @@ def rows_per_image(flip: str) -> int:
 
 
 def flipped(
-    images: Iterable[LoadedImage], flip: str, class_name: str, image_names: Iterable[str]
-) -> Iterator[LoadedImage]:
-    """Mirror some images of a class, or add mirrored copies.
+    pixels: NDArray[np.uint8], flip: str, class_name: str, image_name: str
+) -> list[NDArray[np.uint8]]:
+    """Mirror an image, or add its mirror image.
 
     Args:
-        images: Images of one class; bad ones pass as they are.
-        flip: "none"; "random", a coin for each image; "both", each image followed by its mirror image.
-        class_name: Name of the class.
-        image_names: Names of the images, in the same order.
+        pixels: uint8 [3, R, R].
+        flip: "none"; "random", a coin for each image; "both", the image followed by its mirror image.
+        class_name: Name of its class.
+        image_name: Its name.
 
-    Yields:
-        uint8 [3, R, R] images, under the indices they came with.
+    Returns:
+        One or two images.
     """
-    for image, name in zip(images, image_names, strict=True):
-        yield from flipped_image(image, flip, class_name, name)
-
-
-def flipped_image(image: LoadedImage, flip: str, class_name: str, image_name: str) -> Iterator[LoadedImage]:
-    """What one image becomes; see `flipped`."""
-    if isinstance(image.pixels, BadImage) or flip == "none":
-        yield image
-        return
-    mirrored = image._replace(pixels=np.ascontiguousarray(image.pixels[:, :, ::-1]))
-    if flip == "both":
-        yield image
-        yield mirrored
-    else:
-        yield mirrored if is_mirrored(class_name, image_name) else image
+    if flip == "none" or (flip == "random" and not is_mirrored(class_name, image_name)):
+        return [pixels]
+    mirrored = np.ascontiguousarray(pixels[:, :, ::-1])
+    return [pixels, mirrored] if flip == "both" else [mirrored]

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 import torch
 
+from mgd3_fast.config import ON_BAD_IMAGE
+from mgd3_fast.errors import UserError
 from mgd3_fast.latents.batch_encoder import BatchEncoder, batch_rows
 from mgd3_fast.latents.encoder import Encoder, latent_shape
 from mgd3_fast.latents.store import LatentStore
@@ -85,8 +87,11 @@ def make_job(
         The job.
 
     Raises:
-        UserError: A resolution that the autoencoder cannot take, or a batch size below 1.
+        UserError: A resolution that the autoencoder cannot take, a batch size below 1, or no such rule for
+            bad images.
     """
+    if on_bad_image not in ON_BAD_IMAGE:
+        raise UserError(f"on_bad_image must be one of {', '.join(ON_BAD_IMAGE)}, got {on_bad_image!r}")
     device = torch.device(device)
     shape = latent_shape(autoencoder, store.resolution)
     rows = batch_rows(batch_size, store.resolution, device)

@@ -1,13 +1,16 @@
-"""One shard of a stream to parts: read, decoded, mirrored, encoded, stored; all of it side by side.
+"""Shards to parts: read, decoded, mirrored, encoded, stored; all of it side by side.
 
 Shape letters: B images of a batch, m latents of a part, C channels, h w latent size, R pixels a side.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
+from dataclasses import dataclass
 from functools import partial
+from itertools import groupby
 from typing import NamedTuple
 
 import numpy as np
@@ -15,142 +18,182 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mgd3_fast.datasets import (
-    BadImage,
-    ImageStream,
-    LoadedImage,
-    StreamedImage,
-    bad_image_error,
-    decode_image,
-    load_image,
-    run_ahead,
-)
-from mgd3_fast.datasets.class_names import LabelIndex, plain_names
-from mgd3_fast.datasets.read_ahead import read_ahead
-from mgd3_fast.latents.flipping import flipped_image
-from mgd3_fast.latents.job import Encoded, EncodeJob
-from mgd3_fast.latents.stream_parts import BadRow, PartRows, StreamParts
+from mgd3_fast.datasets import BadImage, LoadedImage, Row, Shard, bad_image_error, load_image, run_ahead
+from mgd3_fast.datasets.scanning import listed
+from mgd3_fast.latents.batch_encoder import whole_eights
+from mgd3_fast.latents.claims import Claim
+from mgd3_fast.latents.flipping import flipped, rows_per_image
+from mgd3_fast.latents.job import WAIT_S, Encoded, EncodeJob
+from mgd3_fast.latents.parts import BadRow, PartRows
 from mgd3_fast.progress import Bar
 
-# A part ends with this many latents (16 MiB of float32 for 4x32x32), or rows where few of them are chosen.
-_PART_LATENTS = 1024
+# A part ends with this many latents (32 MiB of float32 for 4x32x32; a class of ImageNet is one part), or rows
+# where few of them are chosen.
+_PART_LATENTS = 2048
 _PART_ROWS = 65536
 
 
-class _Row(NamedTuple):
-    """A row of a stream, its image decoded where its class is chosen."""
+@dataclass(frozen=True, eq=False)
+class Work:
+    """What is to be encoded of a shard.
 
-    row: int
-    name: str
-    label: str
-    size: int
+    Args:
+        shard: The shard.
+        labels: Places of the classes to encode, None for all; other rows are noted alone.
+        stored: Its rows that are stored already.
+    """
+
+    shard: Shard
+    labels: frozenset[int] | None
+    stored: int
+
+
+class _Item(NamedTuple):
+    """A row of a shard, its image decoded where its class is chosen; or the shard's end, without a row."""
+
+    work: Work
+    number: int
+    row: Row | None
     image: LoadedImage | None
 
 
 class ShardEncoder:
-    """Encodes shards of a stream.
+    """Encodes shards one after another, those that no other process has taken.
 
     Args:
-        stream: The stream.
         job: How to encode.
-        chosen: Labels of the classes to encode, None for all; other rows are noted alone.
-        parts: Receives latents.
+        bar: Counts rows.
     """
 
-    def __init__(
-        self, stream: ImageStream, job: EncodeJob, chosen: frozenset[int] | None, parts: StreamParts
-    ) -> None:
+    def __init__(self, job: EncodeJob, bar: Bar) -> None:
         self.encoded = Encoded()
-        self._stream, self._job, self._chosen, self._parts = stream, job, chosen, parts
-        names = stream.class_names
-        self._names = None if names is None else plain_names(names)
-        self._label_index = None if names is None else LabelIndex(names)
+        self._job, self._bar = job, bar
+        self._claims: dict[Work, Claim] = {}
 
-    def run(self, shard: int, first_row: int, bar: Bar) -> None:
-        """Encode a shard from a row on, part by part.
-
-        Args:
-            shard: Its number.
-            first_row: First row that is not stored.
-            bar: Counts rows.
+    def run(self, work: Sequence[Work]) -> None:
+        """Encode, then wait for the shards of others, taking those up that they leave.
 
         Raises:
-            UserError: A bad image under "error", a label out of range, or the stream broke off.
+            UserError: A bad image under "error", a label out of range, or a stream broke off; what was
+                encoded is kept.
         """
-        depth = 2 * self._job.rows
-        with closing(read_ahead(self._stream.read(shard, first_row), depth)) as images:
-            jobs = (partial(self._load, image) for image in images)
-            with closing(run_ahead(jobs, self._job.num_workers, depth)) as rows:
-                ended = False
-                while not ended:
-                    count, ended = self._encode_part(shard, first_row, rows, bar)
-                    first_row += count
+        taken = self._sweep(work)
+        if taken:
+            names = listed([one.shard.name for one in taken])
+            self._job.progress.note(f"waiting for shards that other processes are encoding: {names}")
+        while taken:
+            time.sleep(WAIT_S)
+            # One at a time: nobody waits while they hold a claim.
+            taken = [one for one in taken if self._sweep([one])]
 
-    def _load(self, image: StreamedImage) -> _Row:
+    def _sweep(self, work: Sequence[Work]) -> list[Work]:
+        """Encode what can be claimed; returns what others hold."""
+        held_by_others: list[Work] = []
+        workers = self._job.num_workers
+        if workers is None and all(one.shard.in_memory for one in work):
+            workers = 0
+        try:
+            with closing(run_ahead(self._loads(work, held_by_others), workers, 2 * self._job.rows)) as items:
+                for work_of_one, of_shard in groupby(items, key=lambda item: item.work):
+                    self._encode_shard(work_of_one, of_shard)
+        finally:
+            for claim in self._claims.values():
+                claim.release()
+            self._claims.clear()
+        return held_by_others
+
+    def _loads(self, work: Sequence[Work], held_by_others: list[Work]) -> Iterator[Callable[[], _Item]]:
+        """Claim shards as they are reached, and read their rows; decoding is left to whoever calls."""
+        for one in work:
+            claim = self._job.store.claim(one.shard)
+            if claim is None:
+                held_by_others.append(one)
+                continue
+            layer = self._job.store.layer(one.shard, one.labels)
+            number = layer.next_row
+            if layer.is_complete:
+                claim.release()
+            else:
+                self._claims[one] = claim
+                for row in one.shard.rows(number):
+                    yield partial(self._load, one, row)
+                    number = row.number + 1
+            yield partial(_Item, one, number, None, None)
+
+    def _load(self, work: Work, row: Row) -> _Item:
         """Decode one image; runs on a worker thread."""
-        loaded = None
-        if self._is_chosen(image):
-            name = self._class_name(image.label)
-            decode = partial(decode_image, image.content)
-            loaded = load_image(name, 0, image.row, image.name, self._job.store.resolution, decode)
-        return _Row(image.row, image.name, image.label, len(image.content), loaded)
+        image = None
+        if work.labels is None or row.class_label in work.labels:
+            image = load_image(row.class_name, 0, row.number, row.name, self._job.store.resolution, row.load)
+        return _Item(work, row.number, row, image)
 
-    def _encode_part(self, shard: int, first_row: int, rows: Iterator[_Row], bar: Bar) -> tuple[int, bool]:
-        """Store the next part; returns its rows and whether the shard ends with it."""
-        part, latent_rows, ended = PartRows(), list[int](), True
-
-        def batches() -> Iterator[Tensor]:
-            nonlocal ended
-            pixels: list[NDArray[np.uint8]] = []
-            for row in rows:
-                part.add(row.label, row.name, row.size)
-                for image in self._usable(row, part):
-                    pixels.append(image)
-                    latent_rows.append(row.row)
-                if len(pixels) == self._job.rows:
-                    yield torch.from_numpy(np.stack(pixels))  # [B, 3, R, R]
-                    pixels = []
-                if not pixels and (len(latent_rows) >= _PART_LATENTS or len(part) >= _PART_ROWS):
-                    ended = False
-                    return
-            if pixels:
-                yield torch.from_numpy(np.stack(pixels))
-
-        encoder, dtype = self._job.encoder, self._job.store.storage_dtype
-        latents = [torch.empty(0, *encoder.shape, dtype=dtype)]
-        seen = 0
-        for encoded in encoder.run(batches(), self._job.rows, self._stream.location):
-            latents.append(encoded.to(dtype))
-            bar.advance(len(part) - seen)
-            seen = len(part)
-        bar.advance(len(part) - seen)
-        stored = torch.cat(latents)  # [m, C, h, w]
-        self._parts.write(shard, first_row, part, stored, latent_rows, ended)
-        self.encoded.images += len(set(latent_rows)) + len(part.bad)
-        self.encoded.bytes_written += stored.nbytes
-        return len(part), ended
-
-    def _usable(self, row: _Row, part: PartRows) -> Iterator[NDArray[np.uint8]]:
-        if row.image is None:
+    def _encode_shard(self, work: Work, items: Iterator[_Item]) -> None:
+        """Store a shard from its first missing row on, part after part."""
+        rows = self._job.rows
+        if work.shard.is_listed and work.shard.count is not None:
+            rows = min(rows, whole_eights(work.shard.count * rows_per_image(self._job.store.flip)))
+        claim, seen, is_last = self._claims.get(work), work.stored, False
+        if claim is None:
+            # Another process has stored it meanwhile.
+            self._bar.advance(next(items).number - seen)
             return
-        if isinstance(row.image.pixels, BadImage):
-            reason = row.image.pixels.reason
+        while not is_last:
+            part = _UnfinishedPart(work, self._job)
+            for encoded in self._job.encoder.run(part.batches(items, rows), rows, work.shard.title):
+                part.latents.append(encoded.to(self._job.store.storage_dtype))
+                self._bar.advance(part.rows.next_row - seen)
+                seen = part.rows.next_row
+            self._bar.advance(part.rows.next_row - seen)
+            seen = part.rows.next_row
+            latents = torch.cat(part.latents)  # [m, C, h, w]
+            self._job.store.put_part(work.shard, work.labels, part.rows, latents)
+            self.encoded.images += part.images
+            self.encoded.bytes_written += latents.nbytes
+            is_last = part.rows.is_last
+        self._claims.pop(work).release()
+
+
+class _UnfinishedPart:
+    """Gathers the rows and latents of a part."""
+
+    def __init__(self, work: Work, job: EncodeJob) -> None:
+        self.rows = PartRows()
+        self.latents = [torch.empty(0, *job.encoder.shape, dtype=job.store.storage_dtype)]
+        self.images = 0
+        self._work, self._job = work, job
+
+    def batches(self, items: Iterator[_Item], most: int) -> Iterator[Tensor]:
+        """The images to encode, uint8 [B, 3, R, R], until the part is full or the shard ends."""
+        rows, shard = self.rows, self._work.shard
+        pixels: list[NDArray[np.uint8]] = []
+        for item in items:
+            if not rows.labels:
+                rows.first_row = item.number
+            if item.row is None:
+                rows.is_last = True
+                break
+            rows.add(item.row)
+            pixels += self._usable(item.row, item.image)
+            if len(pixels) == most:
+                yield torch.from_numpy(np.stack(pixels))  # [B, 3, R, R]
+                pixels = []
+            if not pixels and (len(rows.latent_rows) >= _PART_LATENTS or len(rows.labels) >= _PART_ROWS):
+                rows.is_last = shard.is_listed and rows.next_row == shard.count
+                break
+        if pixels:
+            yield torch.from_numpy(np.stack(pixels))
+
+    def _usable(self, row: Row, image: LoadedImage | None) -> list[NDArray[np.uint8]]:
+        """What is to be encoded of a row: nothing, its image, or that and its mirror image."""
+        if image is None:
+            return []
+        self.images += 1
+        if isinstance(image.pixels, BadImage):
+            reason = image.pixels.reason
             if self._job.on_bad_image == "error":
-                raise bad_image_error(f"{self._stream.location}: {row.name}", reason)
-            part.bad.append(BadRow(row.row, row.name, reason))
-            return
-        name = self._class_name(row.label)
-        for image in flipped_image(row.image, self._job.store.flip, name, row.name):
-            assert not isinstance(image.pixels, BadImage)
-            yield image.pixels
-
-    def _is_chosen(self, image: StreamedImage) -> bool:
-        if self._label_index is None:
-            return True
-        index = self._label_index.of(image.label, f"{self._stream.location}: {image.name}")
-        return self._chosen is None or index in self._chosen
-
-    def _class_name(self, label: str) -> str:
-        if self._names is not None and self._label_index is not None:
-            return self._names[self._label_index.of(label, self._stream.location)]
-        return str(int(label)) if label.isdecimal() else label
+                raise bad_image_error(self._work.shard.location(row.number, row.name), reason)
+            self.rows.bad.append(BadRow(row.number, row.class_label, row.name, reason))
+            return []
+        usable = flipped(image.pixels, self._job.store.flip, row.class_name, row.name)
+        self.rows.latent_rows += [row.number] * len(usable)
+        return usable

@@ -1,4 +1,4 @@
-"""Latents on disk, one file per class, found again by whatever run needs the same ones.
+"""Latents on disk, in parts of shards, found again by whatever run needs the same ones.
 
 Shape letters: n images, C channels, h w latent size.
 """
@@ -6,10 +6,9 @@ Shape letters: n images, C channels, h w latent size.
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import re
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -17,42 +16,27 @@ from torch import Tensor
 
 from mgd3_engine.cache import cache_dir_or_default
 from mgd3_fast.config import FLIPS
-from mgd3_fast.datasets import BadImage, ImageClass
+from mgd3_fast.datasets import BadImage, ImageClass, Shard, rows_of
+from mgd3_fast.datasets.shards import ClassShard
 from mgd3_fast.errors import UserError
 from mgd3_fast.latents.claims import Claim, claim, remove_unheld
-from mgd3_fast.tensor_files import (
-    DamagedFileError,
-    check_contents,
-    open_tensors,
-    remove_leftovers,
-    save_tensors,
-)
+from mgd3_fast.latents.class_latents import ClassLatents, gather
+from mgd3_fast.latents.parts import FORMAT, BadRow, Layer, PartRows, part_path, read_layer, write_part
+from mgd3_fast.progress import Progress
+from mgd3_fast.tensor_files import remove_leftovers
 
-_FORMAT = "mgd3-fast latents 1"
+# Part of the keys of modes: not that of files, because latents are the same numbers as ever.
+_CONTENT_FORMAT = "mgd3-fast latents 1"
+_FOLDER, _OLD_FOLDER = "latents-2", "latents"
 _STORAGE_DTYPES = {torch.float32: "fp32", torch.float16: "fp16"}
-
-
-@dataclass(frozen=True)
-class ClassLatents:
-    """What the store holds of a class.
-
-    Args:
-        latents: float32 or float16 [n, C, h, w], posterior means x scaling factor; memory-mapped.
-        index: int64 [n], positions of these images in the class (bad images have none, and images that
-            were encoded with their mirror image have two).
-        bad_images: Images that were skipped.
-    """
-
-    latents: Tensor
-    index: Tensor
-    bad_images: tuple[BadImage, ...]
 
 
 class LatentStore:
     """Latents of one autoencoder at one resolution.
 
-    A file's key covers the class's name, its image names, sizes and times of change, and the settings
-    here; dataset name, label and IPC are not in it, so all runs over the same files share their latents.
+    A file's key covers its shard's (of a class folder: class name, image names, sizes and times of change)
+    and the settings here; dataset name, label and IPC are not in it, so all runs over the same files share
+    their latents.
 
     Args:
         root: Cache folder; `default_cache_dir()` by default.
@@ -87,40 +71,42 @@ class LatentStore:
         self.dtype = dtype
         self.storage_dtype = storage_dtype
         self.flip = flip
-        settings = [autoencoder_digest, str(resolution), str(dtype), str(storage_dtype), flip]
-        self._settings = "\n".join([_FORMAT, *settings])
+        self._settings = "\n".join(
+            [autoencoder_digest, str(resolution), str(dtype), str(storage_dtype), flip]
+        )
         formats = f"{str(dtype).removeprefix('torch.')}-{_STORAGE_DTYPES[storage_dtype]}"
         mirrored = "" if flip == "none" else f"-flip-{flip}"
         folder = f"{_plain(autoencoder_digest[:16])}-{resolution}px-{formats}{mirrored}"
         self.root = cache_dir_or_default(root)
-        self.folder = self.root / "latents" / folder
+        self.folder = self.root / _FOLDER / folder
+        self._kept_layers: dict[str, list[Layer]] = {}
 
-    @property
-    def settings_key(self) -> str:
-        """Hex sha256 of the settings, without any class."""
-        return hashlib.sha256(self._settings.encode()).hexdigest()
-
-    def key(self, cls: ImageClass) -> str:
-        """Hex sha256 of everything the latents of a class depend on."""
-        return hashlib.sha256(f"{self._settings}\n{cls.cache_key}".encode()).hexdigest()
+    def key(self, shard: Shard) -> str:
+        """Hex sha256 of everything the latents of a shard depend on."""
+        return _sha256(f"{FORMAT}\n{self._settings}\n{shard.key}")
 
     def content_key(self, cls: ImageClass) -> str:
         """Hex sha256 of what decides the latents, without times of change: equal for copies of the files."""
-        return hashlib.sha256(f"{self._settings}\n{cls.fingerprint}".encode()).hexdigest()
+        return _sha256(f"{_CONTENT_FORMAT}\n{self._settings}\n{cls.fingerprint}")
+
+    def stem(self, shard: Shard) -> str:
+        """What the names of a shard's files start with."""
+        return f"{_plain(shard.name)[:80]}-{self.key(shard)[:20]}"
 
     def path(self, cls: ImageClass) -> Path:
-        """Where the latents of a class lie, whether they exist or not."""
-        return self.folder / f"{_plain(cls.name)[:80]}-{self.key(cls)[:20]}.safetensors"
+        """Where the first part of a class that is a shard of its own lies, whether it exists or not."""
+        return part_path(self.folder, self.stem(ClassShard(cls)), 0)
 
     def prepare(self) -> None:
-        """Make the folder and delete what killed runs left.
+        """Make the folder, delete what killed runs left, and look again at what others have stored.
 
         Raises:
             UserError: The folder cannot be made or written.
         """
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            remove_leftovers(self.folder)
+            for folder in (self.folder, *self.folder.glob("subset-*")):
+                remove_leftovers(folder)
             remove_unheld(self.folder)
         except OSError as error:
             raise UserError(
@@ -128,56 +114,73 @@ class LatentStore:
             ) from None
         if not os.access(self.folder, os.W_OK | os.X_OK):
             raise UserError(f"cache_dir must be a writable folder, got {self.folder}: not writable")
+        self.forget()
 
-    def claim(self, cls: ImageClass) -> Claim | None:
-        """Take a class to encode, unless another process has it; see `claims`."""
-        return self.claim_work(self.path(cls).stem)
+    def claim(self, shard: Shard) -> Claim | None:
+        """Take a shard to encode, unless another process has it; see `claims`."""
+        return claim(self.folder / f".{self.stem(shard)}.lock")
 
-    def claim_work(self, name: str) -> Claim | None:
-        """Take a piece of work of this name on this store, unless another process has it."""
-        return claim(self.folder / f".{name}.lock")
+    def layer(self, shard: Shard, labels: frozenset[int] | None, *, check: bool = False) -> Layer:
+        """What is stored of one reading of a shard; it may be incomplete.
+
+        Args:
+            shard: The shard.
+            labels: The classes that are encoded in it; None for all.
+            check: Also compare contents with their checksums, which reads them.
+        """
+        return self._layer(shard, self.layer_folder(labels), check)
+
+    def layers(self, shard: Shard, *, check: bool = False) -> Iterator[Layer]:
+        """The readings of a shard that are complete: that of all classes, or those of some."""
+        whole = self._layer(shard, self.folder, check)
+        if whole.is_complete:
+            yield whole
+            return
+        for folder in sorted(self.folder.glob("subset-*")):
+            layer = self._layer(shard, folder, check)
+            if layer.is_complete:
+                yield layer
+
+    def layer_folder(self, labels: frozenset[int] | None) -> Path:
+        """Where readings of some classes lie; the store's own folder for all classes."""
+        if labels is None:
+            return self.folder
+        return self.folder / f"subset-{_sha256(str(sorted(labels)))[:16]}"
+
+    def forget(self) -> None:
+        """Look again at what is there."""
+        self._kept_layers.clear()
 
     def open(self, cls: ImageClass, *, check: bool = False) -> ClassLatents | None:
-        """Map the latents of a class.
+        """Find the latents of a class.
 
         Args:
             cls: The class.
-            check: Also compare contents with their checksum, which reads them.
+            check: Also compare contents with their checksums, which reads them.
 
         Returns:
-            The latents with their image positions, or None when there are none.
+            The latents with their image positions, or None while some are missing.
 
         Raises:
-            DamagedFileError: The file is truncated, corrupt or not what its name says.
+            DamagedFileError: A file is truncated, corrupt or not what its name says.
         """
-        path = self.path(cls)
-        try:
-            file = open_tensors(path)
-        except FileNotFoundError:
-            return None
-        if file.metadata.get("key") != self.key(cls) or set(file.tensors) != {"latents", "index"}:
-            raise DamagedFileError(f"{path} is damaged: it is not the latents of class {cls.name}")
-        if check:
-            check_contents(path, file)
-        bad = tuple(BadImage(**image) for image in json.loads(file.metadata["bad_images"]))
-        return ClassLatents(file.tensors["latents"], file.tensors["index"], bad)
-
-    def has(self, cls: ImageClass) -> bool:
-        """Whether the latents of a class are there, as far as the file's header tells."""
-        try:
-            return self.open(cls) is not None
-        except DamagedFileError:
-            return False
+        layers = []
+        for shard, first, rows in rows_of(cls):
+            layer = self._layer_of_class(shard, cls.label, check)
+            if layer is None:
+                return None
+            layers.append((first, rows, layer))
+        return gather(cls.name, layers) if layers else None
 
     def get(self, cls: ImageClass) -> Tensor | None:
-        """Latents [n, C, h, w] of a class, memory-mapped, or None when there are none; see `open`."""
+        """Latents [n, C, h, w] of a class, or None when there are none; see `open`."""
         found = self.open(cls)
         return None if found is None else found.latents
 
     def put(
         self, cls: ImageClass, latents: Tensor, index: Tensor, bad_images: tuple[BadImage, ...] = ()
     ) -> None:
-        """Keep the latents of a class.
+        """Keep the latents of a class that is a shard of its own.
 
         Args:
             cls: The class.
@@ -194,18 +197,53 @@ class LatentStore:
                 "latents must be [n, C, h, w] with n positions, "
                 f"got {list(latents.shape)} and {list(index.shape)}"
             )
-        stored = latents.detach().to("cpu", self.storage_dtype)
-        metadata = {
-            "format": _FORMAT,
-            "class": cls.name,
-            "key": self.key(cls),
+        bad = [BadRow(bad.image_index, None, bad.image_name, bad.reason) for bad in bad_images]
+        rows = PartRows(latent_rows=index.tolist(), bad=bad, is_last=True)
+        for row in ClassShard(cls).rows():
+            rows.add(row)
+        self.put_part(ClassShard(cls), None, rows, latents.detach().to("cpu", self.storage_dtype))
+
+    def put_part(self, shard: Shard, labels: frozenset[int] | None, rows: PartRows, latents: Tensor) -> None:
+        """Keep the next part of a shard; see `write_part`."""
+        about = {
+            "shard": shard.name,
             "autoencoder": self.autoencoder_digest,
             "resolution": str(self.resolution),
             "dtype": str(self.dtype),
             "flip": self.flip,
-            "bad_images": json.dumps([asdict(image) for image in bad_images]),
         }
-        save_tensors(self.path(cls), {"latents": stored, "index": index.to("cpu", torch.int64)}, metadata)
+        path = part_path(self.layer_folder(labels), self.stem(shard), rows.first_row)
+        path.parent.mkdir(exist_ok=True)
+        write_part(path, rows, latents, key=self.key(shard), labels=labels, about=about)
+
+    def _layer(self, shard: Shard, folder: Path, check: bool) -> Layer:
+        return read_layer(folder, self.stem(shard), self.key(shard), check=check)
+
+    def _layer_of_class(self, shard: Shard, label: int, check: bool) -> Layer | None:
+        """The reading of a shard that has a class; of shards of mixed classes it is looked up once."""
+        if isinstance(shard, ClassShard):
+            layer = self._layer(shard, self.folder, check)
+            if layer.damage is not None:
+                raise layer.damage
+            return layer if layer.is_complete else None
+        if check or shard.key not in self._kept_layers:
+            self._kept_layers[shard.key] = list(self.layers(shard, check=check))
+        layers = self._kept_layers[shard.key]
+        return next((layer for layer in layers if layer.labels is None or label in layer.labels), None)
+
+
+def note_old_latents(store: LatentStore, progress: Progress) -> None:
+    """Say that latents of an earlier version, a file a class, lie in the cache and are of no use any more."""
+    old = store.root / _OLD_FOLDER
+    if old.is_dir():
+        progress.note(
+            f"{old} holds latents as an earlier version stored them, which are not used any more:"
+            " delete the folder to free its room"
+        )
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
 
 
 def _plain(name: str) -> str:

@@ -13,8 +13,6 @@ from itertools import accumulate
 import torch
 from torch import Tensor
 
-from mgd3_fast.latents import ClassLatents
-
 LARGEST_CHUNK = 2 * 2**30  # bytes: 100 classes of ImageNet in float32
 CHUNK_ON_CPU = 256 * 2**20
 CHUNKS_IN_MEMORY = 8  # up to three of features, the rest for distances and float32 copies
@@ -64,7 +62,7 @@ def split_into_chunks(class_bytes: Sequence[int], most: int) -> list[range]:
 
 
 def read_chunks(
-    read: Callable[[int], ClassLatents],
+    read: Callable[[int], Tensor],
     rows: Sequence[int],
     width: int,
     dtype: torch.dtype,
@@ -102,7 +100,7 @@ class _Loader:
 
     def __init__(
         self,
-        read: Callable[[int], ClassLatents],
+        read: Callable[[int], Tensor],
         rows: Sequence[int],
         width: int,
         dtype: torch.dtype,
@@ -133,8 +131,7 @@ class _Loader:
 
     def _fill(self, features: Tensor, places: range, offsets: Sequence[int]) -> None:
         def copy(number: int) -> None:
-            latents = self._read(places[number]).latents
-            features[offsets[number] : offsets[number + 1]].copy_(latents.flatten(1))
+            features[offsets[number] : offsets[number + 1]].copy_(self._read(places[number]).flatten(1))
 
         with ThreadPoolExecutor(min(READERS, len(places)), thread_name_prefix="read") as readers:
             for _ in readers.map(copy, range(len(places))):

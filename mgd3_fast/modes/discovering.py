@@ -181,10 +181,11 @@ def _check_latents(
         found = store.open(cls)
         if found is None:
             raise UserError(f"latents of class {cls.name} must be encoded first, got none in {store.folder}")
-        got = tuple(found.latents.shape[1:])
-        if got != shape:
-            raise UserError(f"latents of class {cls.name} must be {shape}, got {got} in {store.folder}")
-        counts[cls.name] = len(found.latents)
+        if found.item != shape:
+            raise UserError(
+                f"latents of class {cls.name} must be {shape}, got {found.item} in {store.folder}"
+            )
+        counts[cls.name] = len(found)
     if counts:
         check_ipc(counts, ipc)
 

@@ -79,11 +79,11 @@ def fit_in_chunks(
         UserError: Latents are gone or not finite.
     """
     classes = [dataset.classes[position] for position in positions]
-    first = job.latents(classes[0]).latents
+    first = job.latents(classes[0])
     chunks = read_chunks(
-        lambda place: job.latents(classes[place]),
-        [len(job.latents(cls).latents) for cls in classes],
-        math.prod(first.shape[1:]),
+        lambda place: job.latents(classes[place]).latents,
+        [len(job.latents(cls)) for cls in classes],
+        math.prod(first.item),
         first.dtype,
         device,
         most_bytes=chunk_bytes,

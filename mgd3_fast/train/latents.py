@@ -13,7 +13,7 @@ from torch import Tensor
 
 from mgd3_fast.datasets import Dataset
 from mgd3_fast.generators import Autoencoder
-from mgd3_fast.latents import LatentStore, encode_dataset
+from mgd3_fast.latents import ClassLatents, LatentStore, encode_dataset, note_old_latents
 from mgd3_fast.progress import Progress
 from mgd3_fast.train.augment import augment
 from mgd3_fast.train.fitting import step_generator
@@ -69,11 +69,11 @@ class TrainingLatents:
     """Latents by image number, memory-mapped: image i has copies 0 (itself) to K.
 
     Args:
-        copies: Per copy, per class, float `[n, C, h, w]`.
+        copies: Per copy, per class, its latents.
         class_ids: The network's id of each class.
     """
 
-    def __init__(self, copies: list[list[Tensor]], class_ids: list[int]) -> None:
+    def __init__(self, copies: list[list[ClassLatents]], class_ids: list[int]) -> None:
         self._copies = copies
         counts = torch.tensor([len(latents) for latents in copies[0]])
         self._starts = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
@@ -100,7 +100,7 @@ class TrainingLatents:
         classes = torch.bucketize(indices, self._starts, right=True) - 1
         places = indices - self._starts[classes]
         chosen = zip(copies.tolist(), classes.tolist(), places.tolist(), strict=True)
-        rows = [self._copies[copy][cls][place] for copy, cls, place in chosen]
+        rows = [self._copies[copy][cls].row(place) for copy, cls, place in chosen]
         return torch.stack(rows).float(), self._class_ids[classes]
 
 
@@ -142,10 +142,12 @@ def training_latents(
         autoencoder,
         *(ChangedCopies(autoencoder, augmentation, copy + 1) for copy in range(changed)),
     ]
-    copies = []
+    copies: list[list[ClassLatents]] = []
     for encoder in encoders:
         store = LatentStore(cache_dir, encoder.digest, resolution)
+        if not copies:
+            note_old_latents(store, progress)
         encode_dataset(dataset, encoder, store, device=device, on_bad_image=on_bad_image, progress=progress)
-        found = [store.get(cls) for cls in dataset.classes]
+        found = [store.open(cls) for cls in dataset.classes]
         copies.append([latents for latents in found if latents is not None])
     return TrainingLatents(copies, class_ids)

@@ -1,0 +1,131 @@
+"""`wds:` shards that are plain tars of this machine: each image is read from where it is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import cached_property, partial
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from mgd3_engine.cache import cache_dir_or_default
+from mgd3_fast.datasets.class_names import LabelIndex
+from mgd3_fast.datasets.dataset import Dataset
+from mgd3_fast.datasets.file_list import ScannedFile, sha256_of_lines
+from mgd3_fast.datasets.shard_index import ShardColumns, ShardIndex, build_index, index_path, known_index
+from mgd3_fast.datasets.shards import Row
+from mgd3_fast.datasets.streams import ImageStream, StreamShard
+from mgd3_fast.datasets.tar_index import IndexedImage, TarIndex, TarIndexes, TarRange, load_from_tar
+from mgd3_fast.datasets.tars import Region, tar_members
+from mgd3_fast.datasets.webdataset_samples import is_label, samples
+from mgd3_fast.progress import Progress
+
+
+class TarShard(StreamShard):
+    """A local tar, whose images are read from where they are.
+
+    Args:
+        shards: The shards that it is one of.
+        number: Its place among them.
+        path: The file.
+        names: The class list as the tars write it.
+        labels: Finds the classes of labels.
+        indexes: Tell where its images are.
+        count: Its images.
+    """
+
+    is_listed = True
+
+    def __init__(
+        self,
+        shards: ImageStream,
+        number: int,
+        path: Path,
+        names: Sequence[str],
+        labels: LabelIndex,
+        indexes: TarIndexes,
+        count: int,
+    ) -> None:
+        super().__init__(shards, number, labels, count=count)
+        self._names, self._path, self._indexes = names, path, indexes
+        self.title = str(path)
+
+    @cached_property
+    def key(self) -> str:
+        """Hex sha256 of the tar's name, size and time, and of the class list that its labels count in."""
+        return sha256_of_lines([*self._names, super().key])
+
+    @cached_property
+    def _index(self) -> TarIndex:
+        return self._indexes.one(TarRange.whole(self._path))
+
+    def rows(self, start: int = 0) -> Iterator[Row]:
+        """Its images, from one on."""
+        for row in range(start, len(self._index)):
+            name = f"{self._path.name}/{self._index.files.name(row)}"
+            label = self._index.label(row)
+            named = self._labels.named(label, self.location(row, name))
+            size = int(self._index.files.sizes[row])
+            yield Row(row, name, label, *named, size, partial(self.load, row, name))
+
+    def location(self, number: int, name: str) -> str:
+        """The tar and the image in it."""
+        return f"{self._path}:{name}"
+
+    def load(self, number: int, name: str) -> Image.Image:
+        """Read one image as RGB; see `load_from_tar`."""
+        index = self._index
+        return load_from_tar(self._path, int(index.offsets[number]), int(index.files.sizes[number]))
+
+
+def open_local_shards(
+    shards: ImageStream,
+    paths: Sequence[Path],
+    classes: str | None,
+    cache_dir: Path | str | None,
+    progress: Progress,
+) -> Dataset:
+    """Open shards whose images can be read in any order.
+
+    Args:
+        shards: The shards.
+        paths: Their files, tars that are not compressed.
+        classes: Selector of `--classes`; all by default.
+        cache_dir: Where indexes are kept.
+        progress: Where the bar of a first scan goes.
+
+    Raises:
+        UserError: A damaged shard, a sample without image or label, a class without images.
+    """
+    indexes = TarIndexes(cache_dir_or_default(cache_dir) / "indexes", "samples", _scan)
+    ranges = [TarRange.whole(path) for path in paths]
+
+    def build() -> ShardIndex:
+        with progress.stage("index", total=len(ranges), unit="tar") as bar:
+            found = zip(indexes.of(ranges, bar), ranges, strict=True)
+            columns = [_columns(index, tar.path.name) for index, tar in found]
+        return build_index(columns, shards.class_names, shards.location)
+
+    index = known_index(index_path(shards, cache_dir), build)
+    labels = LabelIndex(index.names, implied=shards.class_names is None)
+    counts = np.bincount(index.shards, minlength=len(ranges)).tolist()
+    tars = [
+        TarShard(shards, number, tar.path, index.names, labels, indexes, counts[number])
+        for number, tar in enumerate(ranges)
+    ]
+    return index.dataset(shards, tars, classes, is_stream=False)
+
+
+def _columns(index: TarIndex, tar: str) -> ShardColumns:
+    rows = range(len(index))
+    names = (f"{tar}/{index.files.name(row)}" for row in rows)
+    return ShardColumns.of([index.label(row) for row in rows], names, index.files.sizes)
+
+
+def _scan(region: Region, tar: TarRange) -> Iterator[IndexedImage]:
+    members = tar_members(region, str(tar.path), wanted=is_label)
+    for sample in samples(members, str(tar.path)):
+        # The tar's own time of change: writers of shards often give all members one time.
+        file = ScannedFile(sample.image.name, sample.image.size, tar.mtime_ns)
+        yield IndexedImage(file, sample.image.offset, sample.label)

@@ -1,0 +1,248 @@
+"""Where each image of a dataset in shards of mixed classes lies, class after class: found once, then kept.
+
+Of a stream nothing is known before it was read once, and from then on it opens like any other dataset.
+
+Shape letters: n images, N classes, r rows of a shard, L bytes of all names.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from mgd3_engine.cache import cache_dir_or_default
+from mgd3_fast.datasets.class_names import (
+    LabelIndex,
+    UnknownLabels,
+    check_classes,
+    names_of_labels,
+    plain_names,
+)
+from mgd3_fast.datasets.dataset import Dataset, ImageClass
+from mgd3_fast.datasets.file_list import FileList, pack_names, unpack_name
+from mgd3_fast.datasets.shards import Shard, ShardImages
+from mgd3_fast.datasets.streams import ImageStream, StreamShard
+from mgd3_fast.tensor_files import open_if_whole, save_tensors
+
+_FORMAT = "mgd3-fast shard index 1"
+
+
+class ShardColumns(NamedTuple):
+    """What is known of the rows of a shard, in their order.
+
+    Args:
+        label_names: Distinct labels, as the source writes them.
+        labels: int64 [r], place of each row's label in `label_names`.
+        names: uint8 [L], names end to end.
+        ends: int64 [r], where each name ends.
+        sizes: int64 [r], bytes of the image files.
+    """
+
+    label_names: tuple[str, ...]
+    labels: NDArray[np.int64]
+    names: NDArray[np.uint8]
+    ends: NDArray[np.int64]
+    sizes: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, labels: Iterable[str], names: Iterable[str], sizes: Iterable[int]) -> ShardColumns:
+        """Pack rows, in their order."""
+        places: dict[str, int] = {}
+        packed = [places.setdefault(label, len(places)) for label in labels]
+        of_rows = np.array(packed, dtype=np.int64), *pack_names(names), np.fromiter(sizes, dtype=np.int64)
+        return cls(tuple(places), *of_rows)
+
+    def digest(self) -> str:
+        """Hex sha256 of all of it."""
+        digest = hashlib.sha256(json.dumps(self.label_names).encode())
+        for column in self[1:]:
+            digest.update(np.ascontiguousarray(column).data)
+        return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class ShardIndex:
+    """The images of all shards, class after class in label order, within a class in the shards' order.
+
+    Args:
+        names: The full class list, as the source writes it.
+        counts: int64 [N], images of each class.
+        files: Names and sizes of the images.
+        shards: int64 [n], which shard holds each image.
+        rows: int64 [n], where in it.
+        digests: Of the rows of each shard; see `ShardColumns.digest`.
+    """
+
+    names: tuple[str, ...]
+    counts: NDArray[np.int64]
+    files: FileList
+    shards: NDArray[np.int64]
+    rows: NDArray[np.int64]
+    digests: tuple[str, ...]
+
+    @cached_property
+    def class_names(self) -> tuple[str, ...]:
+        """The class list, fit for names of folders."""
+        return plain_names(self.names)
+
+    def dataset(
+        self,
+        source: ImageStream,
+        shards: Sequence[Shard],
+        classes: str | None,
+        split: str = "train",
+        *,
+        is_stream: bool = True,
+    ) -> Dataset:
+        """Open the dataset.
+
+        Args:
+            source: Names it.
+            shards: All of them, in the order of `source.shards`.
+            classes: Selector of `--classes`; all by default.
+            split: "train", "val" or "test".
+            is_stream: Whether it can only be read from front to back.
+
+        Raises:
+            UserError: An opened class has no image.
+        """
+        found = []
+        stops = np.cumsum(self.counts).tolist()
+        for label, (start, stop) in enumerate(pairwise([0, *stops])):
+            part = slice(start, stop)
+            images = ShardImages(self.files.part(start, stop), shards, self.shards[part], self.rows[part])
+            found.append(ImageClass(self.class_names[label], label, images))
+        stream = source if is_stream else None
+        dataset = Dataset(source.name, tuple(found), self.class_names, split, source.location, stream=stream)
+        dataset = dataset if classes is None else dataset.subset(classes)
+        check_classes(dataset)
+        return dataset
+
+
+def build_index(columns: Sequence[ShardColumns], names: tuple[str, ...] | None, where: str) -> ShardIndex:
+    """Order the rows of all shards by class.
+
+    Args:
+        columns: Rows of each shard.
+        names: The class list as the source writes it; what the labels imply by default.
+        where: The dataset, for messages.
+
+    Returns:
+        The index.
+
+    Raises:
+        UserError: A label is out of range.
+    """
+    implied = names is None
+    if names is None:
+        names = names_of_labels(name for of_shard in columns for name in of_shard.label_names)
+    labels = LabelIndex(names, implied=implied)
+    classes = _joined(_classes_of(one, labels, where) for one in columns)
+    lengths = [len(one.sizes) for one in columns]
+    order = np.argsort(classes, kind="stable")
+    files = FileList(*_ordered_names(columns, order), _joined(one.sizes for one in columns)[order], order * 0)
+    shards = np.repeat(np.arange(len(columns), dtype=np.int64), lengths)
+    return ShardIndex(
+        tuple(names),
+        np.bincount(classes, minlength=len(names)).astype(np.int64),
+        files,
+        shards[order],
+        _joined(np.arange(length, dtype=np.int64) for length in lengths)[order],
+        tuple(one.digest() for one in columns),
+    )
+
+
+def known_index(path: Path, build: Callable[[], ShardIndex]) -> ShardIndex:
+    """Read an index, or build and keep it."""
+    index = read_index(path)
+    if index is None:
+        index = build()
+        write_index(path, index)
+    return index
+
+
+def stream_shards(stream: ImageStream, index: ShardIndex | None = None) -> list[Shard]:
+    """The shards of a stream; where it was read before, with what is known of them."""
+    names = stream.class_names
+    labels = UnknownLabels() if names is None else LabelIndex(names)
+    numbers = range(len(stream.shards))
+    if index is None:
+        return [StreamShard(stream, number, labels) for number in numbers]
+    counts = np.bincount(index.shards, minlength=len(numbers)).tolist()
+    return [
+        StreamShard(stream, number, labels, count=counts[number], digest=index.digests[number])
+        for number in numbers
+    ]
+
+
+def index_path(stream: ImageStream, cache_dir: Path | str | None) -> Path:
+    """Where the index of a dataset in shards is kept."""
+    return cache_dir_or_default(cache_dir) / "indexes" / f"shards-{stream.identity[:32]}.safetensors"
+
+
+def read_index(path: Path) -> ShardIndex | None:
+    """Read what `write_index` wrote; None where there is nothing, or only a damaged file."""
+    file = open_if_whole(path)
+    if file is None or file.metadata.get("format") != _FORMAT:
+        return None
+    arrays = {name: tensor.numpy() for name, tensor in file.tensors.items()}
+    no_times = np.zeros(len(arrays["sizes"]), dtype=np.int64)
+    files = FileList(arrays["names"], arrays["ends"], arrays["sizes"], no_times)
+    names, digests = (tuple(json.loads(file.metadata[name])) for name in ("names", "digests"))
+    return ShardIndex(names, arrays["counts"], files, arrays["shards"], arrays["rows"], digests)
+
+
+def write_index(path: Path, index: ShardIndex) -> None:
+    """Keep an index for later runs.
+
+    Raises:
+        OSError: The folder cannot be written.
+    """
+    arrays = {
+        "counts": index.counts,
+        "ends": index.files.ends,
+        "sizes": index.files.sizes,
+        "shards": index.shards,
+        "rows": index.rows,
+        "names": index.files.names,
+    }
+    tensors = {name: torch.from_numpy(np.array(array)) for name, array in arrays.items()}
+    lists = {"names": json.dumps(index.names), "digests": json.dumps(index.digests)}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_tensors(path, tensors, {"format": _FORMAT, **lists})
+
+
+def _classes_of(columns: ShardColumns, labels: LabelIndex, where: str) -> NDArray[np.int64]:
+    table = np.array([labels.find(name) for name in columns.label_names], dtype=np.int64)
+    classes: NDArray[np.int64] = table[columns.labels]
+    if (classes < 0).any():
+        row = int(np.argmin(classes))
+        name = unpack_name(columns.names, columns.ends, row)
+        labels.of(columns.label_names[columns.labels[row]], f"{where}: {name}")
+    return classes
+
+
+def _ordered_names(
+    columns: Sequence[ShardColumns], order: NDArray[np.int64]
+) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """Names of all rows in an order: bytes end to end, and where each ends."""
+    names: list[bytes] = []
+    for one in columns:
+        packed = one.names.tobytes()
+        names += [packed[start:end] for start, end in pairwise([0, *one.ends.tolist()])]
+    ends = np.cumsum([len(names[row]) for row in order], dtype=np.int64)
+    return np.frombuffer(b"".join(names[row] for row in order), dtype=np.uint8), ends
+
+
+def _joined(arrays: Iterable[NDArray[np.int64]]) -> NDArray[np.int64]:
+    return np.concatenate([np.empty(0, dtype=np.int64), *arrays])
