@@ -34,7 +34,8 @@ QUIET: dict[str, int] = {
 BUDGET_S = {1: 420.0, 2: 300.0, None: 720.0}
 """Seconds of a part, and of both in one call."""
 
-SIDE_PROCESSES = {"cuda": 6, "cpu": 2}
+SIDE_PROCESSES = {"cuda": 6, "cpu": 1}
+"""On a CPU checks share one process: the packages that they import cost more than they do."""
 
 
 def side_by_side(names: Iterable[str], part: int | None) -> list[str]:

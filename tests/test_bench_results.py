@@ -230,3 +230,16 @@ def test_every_figure_of_a_row_is_named_in_its_text() -> None:
     for row in table.ROWS:
         assert row.figures
         assert row.text.format_map({name: f"<{name}>" for name in row.figures}).count("<") == len(row.figures)
+
+
+def test_the_page_of_evaluation_shows_the_committed_accuracies() -> None:
+    found = json.loads((ROOT / "bench/results/evaluation/precision-mnist5k.json").read_text())
+    page = (ROOT / "docs/evaluation.md").read_text()
+    for score in ("last", "best"):
+        fp32, bf16, difference = (found[part][score] for part in ("fp32", "bf16", "difference"))
+        low, high = difference["ci95"]
+        interval = f"{difference['mean']:+.2f} ({low:+.2f} to {high:+.2f})"
+        assert f"| {score} | {fp32['mean']:.2f} | {bf16['mean']:.2f} | {interval} |" in page
+    seconds = [sum(found[precision]["cpu_s"]) / 5 for precision in ("fp32", "bf16")]
+    assert "({:.1f} and {:.1f} s of processor time)".format(*seconds) in page
+    assert found["machine"]["commit"][:7] in page
