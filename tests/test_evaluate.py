@@ -217,7 +217,7 @@ class StoppingProgress(Progress):
         self.skipped = 0
 
     @contextmanager
-    def stage(self, name, *, total, unit, initial=0):
+    def stage(self, name, *, total, unit, initial=0, batch=1, first_apart=False):
         stopping = self
 
         class Bar:

@@ -96,7 +96,7 @@ class StoppingProgress(Progress):
         self._stage, self._left = stage, after
 
     @contextmanager
-    def stage(self, name, *, total, unit, initial=0):
+    def stage(self, name, *, total, unit, initial=0, batch=1, first_apart=False):
         stopping = self
 
         class Bar:
@@ -170,12 +170,13 @@ def test_a_changed_copy_depends_on_image_and_copy_alone():
 
 
 def test_latents_are_gathered_by_image_copy_and_class():
-    def numbered(copy: int) -> list[torch.Tensor]:
+    class Rows(list):
+        def row(self, place: int) -> torch.Tensor:
+            return torch.tensor(self[place]).view(1, 1, 1)
+
+    def numbered(copy: int) -> list[Rows]:
         sizes = (2, 1, 3)
-        return [
-            torch.tensor([100 * copy + 10 * cls + i for i in range(n)]).view(n, 1, 1, 1)
-            for cls, n in enumerate(sizes)
-        ]
+        return [Rows(100 * copy + 10 * cls + i for i in range(n)) for cls, n in enumerate(sizes)]
 
     latents = TrainingLatents([numbered(0), numbered(1)], class_ids=[7, 5, 6])
     assert len(latents) == 6
