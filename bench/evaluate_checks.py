@@ -36,7 +36,7 @@ class _Bar:
 
 
 def recipe_of(protocol: str, size: int, **changes: Any) -> Any:
-    from mgd3_fast.evaluate.config import EvaluateConfig
+    from mgd3_fast.config.evaluate import EvaluateConfig
     from mgd3_fast.evaluate.presets import find_preset
     from mgd3_fast.evaluate.recipe import make_recipe
 

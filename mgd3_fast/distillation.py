@@ -10,10 +10,11 @@ from typing import Any
 
 from mgd3_fast.baselines import make_baseline
 from mgd3_fast.completion import complete, images_done
-from mgd3_fast.config import REAL_METHODS, DistillConfig
+from mgd3_fast.config import DistillConfig
+from mgd3_fast.config.convert import CONVERTED_FORMATS
+from mgd3_fast.config.distill import REAL_METHODS
 from mgd3_fast.devices import device_name
 from mgd3_fast.errors import Interrupted
-from mgd3_fast.formats.config import CONVERTED_FORMATS
 from mgd3_fast.formats.converting import convert_run
 from mgd3_fast.modes import ModeSet
 from mgd3_fast.plan import Plan, make_plan

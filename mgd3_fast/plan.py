@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 from mgd3_engine import GuidanceTerm, GuidedSampler, ModeGuidance
 from mgd3_fast.config import DistillConfig
 from mgd3_fast.datasets import imagenet_classes
-from mgd3_fast.devices import dtype_of, place_network
+from mgd3_fast.devices import dtype_of
 from mgd3_fast.formats.converting import check_format
 from mgd3_fast.generators import SamplingDefaults, for_run
+from mgd3_fast.generators.placing import place_network
 from mgd3_fast.modes import check_ipc
 from mgd3_fast.sources import Sources, open_sources
 from mgd3_fast.stages import kmeans_engine_of

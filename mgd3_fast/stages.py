@@ -22,7 +22,7 @@ from mgd3_fast.modes import (
     engine_of_file,
     modes_key,
 )
-from mgd3_fast.plots import MOST_CLASSES, check_drawable, plot_modes
+from mgd3_fast.pictures import MOST_CLASSES, check_drawable, plot_modes
 from mgd3_fast.progress import SILENT
 from mgd3_fast.sources import Sources, open_sources
 from mgd3_fast.timings import Timings

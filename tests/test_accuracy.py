@@ -13,10 +13,10 @@ from torch import Tensor
 
 from mgd3_engine.backends import eager as eager_backend
 from mgd3_engine.dit.float8 import missing_float8
-from mgd3_fast import accuracy
-from mgd3_fast.accuracy import measure_accuracy
 from mgd3_fast.cli import main
 from mgd3_fast.devices import resolve_precision
+from mgd3_fast.doctor import accuracy
+from mgd3_fast.doctor.accuracy import measure_accuracy
 
 pytestmark = pytest.mark.usefixtures("cache", "one_thread")
 

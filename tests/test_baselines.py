@@ -15,7 +15,8 @@ from PIL import Image
 
 from mgd3_fast.baselines import making, select_images
 from mgd3_fast.baselines.herding import HerdingDiscovery
-from mgd3_fast.config import REAL_METHODS, DistillConfig
+from mgd3_fast.config import DistillConfig
+from mgd3_fast.config.distill import REAL_METHODS
 from mgd3_fast.datasets import center_crop, open_dataset
 from mgd3_fast.distillation import DistilledDataset, distill
 from mgd3_fast.errors import Interrupted, UserError

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from mgd3_fast.latents.claims import Claim, claim, remove_unheld
+from mgd3_fast.storage.claims import Claim, claim, remove_unheld
 
 
 @pytest.fixture

@@ -12,8 +12,9 @@ import mgd3_fast
 from mgd3_engine import backend_names
 from mgd3_engine.coefficients import METHODS
 from mgd3_engine.guidance import FORMS
-from mgd3_fast import config as config_module
 from mgd3_fast.config import DiscoverConfig, DistillConfig, EncodeConfig
+from mgd3_fast.config import discover as discover_config
+from mgd3_fast.config import distill as distill_config
 from mgd3_fast.errors import UserError
 from mgd3_fast.generators import SamplingDefaults
 from mgd3_fast.modes import ENGINE_NAMES, METHOD_NAMES
@@ -130,11 +131,11 @@ def test_shard(shard: str, expected: tuple[int, int]) -> None:
 
 
 def test_words_are_those_of_the_modules_that_use_them() -> None:
-    assert ("auto", *backend_names()) == config_module.BACKENDS
-    assert config_module.SAMPLERS == METHODS
-    assert ("auto", *FORMS) == config_module.GUIDANCE_FORMS
-    assert config_module.DISCOVERIES == METHOD_NAMES
-    assert ("auto", *ENGINE_NAMES) == config_module.KMEANS_ENGINES
+    assert ("auto", *backend_names()) == distill_config.BACKENDS
+    assert distill_config.SAMPLERS == METHODS
+    assert ("auto", *FORMS) == distill_config.GUIDANCE_FORMS
+    assert discover_config.DISCOVERIES == METHOD_NAMES
+    assert ("auto", *ENGINE_NAMES) == discover_config.KMEANS_ENGINES
 
 
 def test_every_field_has_help_and_stages_share_their_fields() -> None:

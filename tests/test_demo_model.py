@@ -11,8 +11,8 @@ import torch
 
 import mgd3_fast.generators
 from mgd3_engine import GuidedSampler, image_seeds
+from mgd3_fast.config.train import TrainConfig, identity
 from mgd3_fast.generators import load_generator
-from mgd3_fast.train.config import TrainConfig, identity
 from mgd3_fast.train.diffusion_loss import DiffusionLoss
 
 pytest.importorskip("mlxtend", reason="needs the extra 'demo'")

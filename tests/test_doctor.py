@@ -11,8 +11,8 @@ import torch
 
 from mgd3_engine import backend_names
 from mgd3_engine.backends import compiled as compiled_backend
-from mgd3_fast import doctor
 from mgd3_fast.cli import main
+from mgd3_fast.doctor import machine as doctor
 from mgd3_fast.errors import UserError
 
 pytestmark = pytest.mark.usefixtures("cache")

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 
+from mgd3_fast.config.evaluate import EvaluateConfig
 from mgd3_fast.errors import UserError
-from mgd3_fast.evaluate.config import EvaluateConfig
 from mgd3_fast.evaluate.mixing import Mix
 from mgd3_fast.evaluate.networks import build_network
 from mgd3_fast.evaluate.objective import batch_loss, make_optimizer

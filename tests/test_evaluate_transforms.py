@@ -16,6 +16,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from mgd3_fast.config.evaluate import EvaluateConfig
 from mgd3_fast.evaluate.augmentation import augment_batch
 from mgd3_fast.evaluate.colours import (
     IMAGENET_MEAN,
@@ -25,7 +26,6 @@ from mgd3_fast.evaluate.colours import (
     normalise,
     recolour,
 )
-from mgd3_fast.evaluate.config import EvaluateConfig
 from mgd3_fast.evaluate.geometry import (
     AxisMaps,
     Boxes,

@@ -13,7 +13,7 @@ from encoders import array_dataset
 from mgd3_fast.datasets import ArrayImages, BadImage, ImageClass
 from mgd3_fast.errors import UserError
 from mgd3_fast.latents import LatentStore, default_cache_dir
-from mgd3_fast.tensor_files import DamagedFileError
+from mgd3_fast.storage.tensor_files import DamagedFileError
 
 CLASS = array_dataset(3).classes[0]
 LATENTS = torch.randn(3, 4, 2, 2, generator=torch.Generator().manual_seed(0))

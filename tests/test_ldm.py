@@ -25,11 +25,11 @@ from mgd3_engine import GuidedSampler, ModeGuidance, NoiseSchedule, image_seeds
 from mgd3_engine.dit.weight_files import read_weights
 from mgd3_fast.cli import main
 from mgd3_fast.datasets import imagenet_classes
-from mgd3_fast.devices import place_network
 from mgd3_fast.errors import UserError
 from mgd3_fast.generators import Generator, SamplingDefaults, load_generator
 from mgd3_fast.generators.ldm_network import ClassUNet
 from mgd3_fast.generators.ldm_weights import original_settings, original_unet, unet_settings_of
+from mgd3_fast.generators.placing import place_network
 from mgd3_fast.generators.unet_weights import filled_unet
 from mgd3_fast.generators.vq_weights import load_vq, vq_config
 

@@ -22,10 +22,10 @@ from mgd3_fast.datasets import Dataset
 from mgd3_fast.errors import UserError
 from mgd3_fast.latents import LatentStore, encode_dataset
 from mgd3_fast.modes import ModeSet, discover_modes
-from mgd3_fast.plots import plot_modes
-from mgd3_fast.plots.members import ModeMembers, mode_members
-from mgd3_fast.plots.mode_map import COLOURS, draw_mode_map, mode_colours, project
-from mgd3_fast.plots.nearest_sheet import MOST_MODES, THUMBNAIL_PX, draw_nearest_sheet
+from mgd3_fast.pictures import plot_modes
+from mgd3_fast.pictures.members import ModeMembers, mode_members
+from mgd3_fast.pictures.mode_map import COLOURS, draw_mode_map, mode_colours, project
+from mgd3_fast.pictures.nearest_sheet import MOST_MODES, THUMBNAIL_PX, draw_nearest_sheet
 
 pytest.importorskip("matplotlib")
 
@@ -275,7 +275,7 @@ class TestCommand:
         def find_spec(name: str) -> Any:
             looked_for.append(name)
 
-        monkeypatch.setattr("mgd3_fast.plots.plotting.find_spec", find_spec)
+        monkeypatch.setattr("mgd3_fast.pictures.plotting.find_spec", find_spec)
         assert main(words("--plot")) == 2
         assert (
             capsys.readouterr()

@@ -18,15 +18,16 @@ from tiny_diffusion import LENGTH, SHAPE, WIDTH, write_stable_diffusion
 from torch import Tensor
 
 from mgd3_engine import GuidedSampler, ModeGuidance
-from mgd3_fast import accuracy, cli
+from mgd3_fast import cli
 from mgd3_fast.config import DistillConfig, EncodeConfig
 from mgd3_fast.datasets import Dataset, ImageClass, imagenet_classes
 from mgd3_fast.datasets.images import ArrayImages
-from mgd3_fast.devices import place_network
 from mgd3_fast.distillation import distill
+from mgd3_fast.doctor import accuracy
 from mgd3_fast.errors import UserError
 from mgd3_fast.export import ExportConfig, export
 from mgd3_fast.generators import SamplingDefaults, TextGenerator, for_run, load_generator
+from mgd3_fast.generators.placing import place_network
 from mgd3_fast.generators.prompts import ClassPrompts, class_prompts
 from mgd3_fast.progress import SILENT
 from mgd3_fast.stages import encode

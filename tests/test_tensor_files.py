@@ -15,7 +15,7 @@ from full_disks import largest_file
 from killing import kill_python
 from safetensors.torch import load_file
 
-from mgd3_fast.tensor_files import (
+from mgd3_fast.storage.tensor_files import (
     DamagedFileError,
     check_contents,
     open_tensors,
@@ -160,7 +160,8 @@ def test_leftovers(tmp_path: Path, name: str, age_days: float, goes: bool) -> No
 
 def test_killed_writer_leaves_only_whole_files_after_cleaning(tmp_path: Path) -> None:
     program = (
-        "import sys, torch\nfrom pathlib import Path\nfrom mgd3_fast.tensor_files import save_tensors\n"
+        "import sys, torch\nfrom pathlib import Path\n"
+        "from mgd3_fast.storage.tensor_files import save_tensors\n"
         "values = torch.arange(2**22, dtype=torch.float32)\n"
         "while True:\n    save_tensors(Path(sys.argv[1]) / 'x', {'t': values}, {})\n"
     )

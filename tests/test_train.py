@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 
 from mgd3_engine import GuidedSampler
 from mgd3_engine.dit import DiT, dit_config
+from mgd3_fast.config.train import AUGMENTATIONS
 from mgd3_fast.datasets import open_dataset
 from mgd3_fast.errors import UserError
 from mgd3_fast.generators import SamplingDefaults, load_generator
@@ -25,7 +26,6 @@ from mgd3_fast.train import TrainConfig, train
 from mgd3_fast.train.augment import augment
 from mgd3_fast.train.autoencoder import start_autoencoder
 from mgd3_fast.train.batches import EpochOrder, TrainingImages
-from mgd3_fast.train.config import AUGMENTATIONS
 from mgd3_fast.train.fitting import step_generator
 from mgd3_fast.train.latents import ChangedCopies, TrainingLatents
 

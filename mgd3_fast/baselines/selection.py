@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from mgd3_fast.baselines.herding import HerdingDiscovery
-from mgd3_fast.config import REAL_METHODS
+from mgd3_fast.config.distill import REAL_METHODS
 from mgd3_fast.datasets import BadImage, BadImageError, Dataset, image_batches
 from mgd3_fast.errors import UserError
 from mgd3_fast.modes import ModeDiscovery, discovery

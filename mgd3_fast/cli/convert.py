@@ -8,7 +8,7 @@ from dataclasses import asdict
 
 from mgd3_fast.cli.options import add_options, add_reporting, config_from, progress_from
 from mgd3_fast.cli.process import loading
-from mgd3_fast.formats.config import ConvertConfig
+from mgd3_fast.config.convert import ConvertConfig
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

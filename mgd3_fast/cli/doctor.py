@@ -33,7 +33,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise UserError(f"generator must be given with --accuracy only, got {arguments.generator!r}")
     progress_from(arguments).note("trying each backend; compiling takes some seconds")
     with loading():
-        from mgd3_fast.doctor import examine
+        from mgd3_fast.doctor.machine import examine
 
     found = examine(online=arguments.online)
     print(json.dumps(found) if arguments.json else _report(found))
@@ -46,7 +46,7 @@ def _run_accuracy(arguments: argparse.Namespace) -> int:
         raise UserError("generator must not be empty, got ''")
     progress.note("sampling by each backend in each number format; compiling and exporting take their time")
     with loading():
-        from mgd3_fast.accuracy import measure_accuracy
+        from mgd3_fast.doctor.accuracy import measure_accuracy
 
     found = measure_accuracy(arguments.generator or "demo-mnist5k", progress=progress)
     print(json.dumps(found) if arguments.json else _accuracy_report(found))

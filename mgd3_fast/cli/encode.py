@@ -7,7 +7,8 @@ import json
 
 from mgd3_fast.cli.options import add_options, add_reporting, config_from, progress_from
 from mgd3_fast.cli.process import loading
-from mgd3_fast.config import EncodeShareConfig, read_shard
+from mgd3_fast.config import EncodeShareConfig
+from mgd3_fast.config.encode import read_shard
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from mgd3_fast.cli.options import add_options, add_reporting, config_from, progress_from
 from mgd3_fast.cli.process import loading
-from mgd3_fast.evaluate.config import EvaluateConfig
+from mgd3_fast.config.evaluate import EvaluateConfig
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from mgd3_fast.cli.options import add_options, add_reporting, config_from, progress_from
 from mgd3_fast.cli.process import loading
-from mgd3_fast.export.config import ExportConfig
+from mgd3_fast.config.export import ExportConfig
 
 if TYPE_CHECKING:
     from mgd3_fast.export.exporting import Exported

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from mgd3_fast.cli.options import add_options, add_reporting, config_from, progress_from
 from mgd3_fast.cli.process import loading
-from mgd3_fast.metrics.config import MetricsConfig
+from mgd3_fast.config.metrics import MetricsConfig
 
 if TYPE_CHECKING:
     from mgd3_fast.metrics.measuring import Measured

@@ -25,7 +25,7 @@ class OneLineParser(argparse.ArgumentParser):
 def add_options(
     parser: argparse.ArgumentParser, config_class: type[Any], *, flags: Mapping[str, str] | None = None
 ) -> None:
-    """Give a parser one option per field that was declared with `mgd3_fast.fields.option`.
+    """Give a parser one option per field that was declared with `mgd3_fast.config.fields.option`.
 
     Args:
         parser: Receives the options.

@@ -7,7 +7,7 @@ import json
 
 from mgd3_fast.cli.options import add_options, add_reporting, config_from, progress_from
 from mgd3_fast.cli.process import loading
-from mgd3_fast.report.config import ReportConfig
+from mgd3_fast.config.report import ReportConfig
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

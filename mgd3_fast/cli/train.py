@@ -7,7 +7,7 @@ import json
 
 from mgd3_fast.cli.options import add_options, add_reporting, config_from, progress_from
 from mgd3_fast.cli.process import loading
-from mgd3_fast.train.config import TrainConfig
+from mgd3_fast.config.train import TrainConfig
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

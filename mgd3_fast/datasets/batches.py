@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from PIL.Image import Image
 from torch import Tensor
 
-from mgd3_fast.config import ON_BAD_IMAGE
+from mgd3_fast.config.encode import ON_BAD_IMAGE
 from mgd3_fast.datasets.cropping import center_crop
 from mgd3_fast.datasets.dataset import Dataset
 from mgd3_fast.datasets.decoding import BadImageError

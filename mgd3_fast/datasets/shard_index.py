@@ -32,7 +32,7 @@ from mgd3_fast.datasets.dataset import Dataset, ImageClass
 from mgd3_fast.datasets.file_list import FileList, pack_names, unpack_name
 from mgd3_fast.datasets.shards import Shard, ShardImages
 from mgd3_fast.datasets.streams import ImageStream, StreamShard
-from mgd3_fast.tensor_files import open_if_whole, save_tensors
+from mgd3_fast.storage.tensor_files import open_if_whole, save_tensors
 
 _FORMAT = "mgd3-fast shard index 1"
 

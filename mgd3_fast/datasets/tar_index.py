@@ -23,7 +23,7 @@ from mgd3_fast.datasets.file_list import FileList, ScannedFile, pack_names, unpa
 from mgd3_fast.datasets.images import ListedImages
 from mgd3_fast.datasets.tars import Region
 from mgd3_fast.progress import Bar
-from mgd3_fast.tensor_files import open_if_whole, save_tensors
+from mgd3_fast.storage.tensor_files import open_if_whole, save_tensors
 
 # Headers lie apart: reading them waits for the disk.
 _SCAN_THREADS = 8

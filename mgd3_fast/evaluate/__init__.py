@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mgd3_fast.evaluate.config import EvaluateConfig
+from mgd3_fast.config.evaluate import EvaluateConfig
 from mgd3_fast.first_use import loaded_on_first_use
 
 if TYPE_CHECKING:

@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 
+from mgd3_fast.config.evaluate import EvaluateConfig
 from mgd3_fast.devices import device_name
 from mgd3_fast.errors import Interrupted
-from mgd3_fast.evaluate.config import EvaluateConfig
 from mgd3_fast.evaluate.plan import Plan, Training, describe_plan, make_plan
 from mgd3_fast.evaluate.results import differences, pool_means, sum_up
 from mgd3_fast.evaluate.store import RESULT, TrainingStore, training_key, write_json

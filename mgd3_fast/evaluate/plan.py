@@ -11,13 +11,13 @@ from typing import Any
 import torch
 from torch import nn
 
+from mgd3_fast.config.evaluate import EvaluateConfig
 from mgd3_fast.datasets import IMAGENET_NAMES, Dataset, describe
 from mgd3_fast.datasets.holdout import held_out_part
 from mgd3_fast.datasets.opening import open_source
 from mgd3_fast.devices import device_name, resolve_device
 from mgd3_fast.errors import UserError
 from mgd3_fast.evaluate.accuracy import count_correct
-from mgd3_fast.evaluate.config import EvaluateConfig
 from mgd3_fast.evaluate.images import ImageSet, StoredImage, load_images
 from mgd3_fast.evaluate.networks import build_network, check_network_name
 from mgd3_fast.evaluate.presets import Preset, default_networks, find_preset

@@ -12,7 +12,7 @@ from mgd3_fast.errors import UserError
 from mgd3_fast.evaluate.presets import Preset, code_epochs, paper_epochs
 
 if TYPE_CHECKING:
-    from mgd3_fast.evaluate.config import EvaluateConfig
+    from mgd3_fast.config.evaluate import EvaluateConfig
 
 _SOFT_EPOCHS = 300
 _SOFT_BATCHES = {1: 10, 10: 50, 50: 100}

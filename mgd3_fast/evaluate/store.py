@@ -12,7 +12,7 @@ from torch import Tensor
 
 from mgd3_engine.renaming import renamed
 from mgd3_fast.errors import UserError
-from mgd3_fast.tensor_files import remove_leftovers, save_tensors
+from mgd3_fast.storage.tensor_files import remove_leftovers, save_tensors
 
 RESULT = "evaluation.json"
 _FORMAT = "mgd3-fast training 1"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mgd3_fast.export.config import ExportConfig
+from mgd3_fast.config.export import ExportConfig
 from mgd3_fast.first_use import loaded_on_first_use
 
 if TYPE_CHECKING:

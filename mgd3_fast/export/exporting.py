@@ -12,9 +12,9 @@ from mgd3_engine.export import export_onnx, graph_path, identify, require_dit
 from mgd3_engine.export.onnx_graph import data_file
 from mgd3_engine.tensorrt import RowRange, check_capabilities, engine_path, export_engine, load_flavour
 from mgd3_engine.tensorrt.engine_file import description_file
+from mgd3_fast.config.export import ExportConfig
 from mgd3_fast.devices import dtype_of
 from mgd3_fast.errors import UserError
-from mgd3_fast.export.config import ExportConfig
 from mgd3_fast.generators import load_generator
 from mgd3_fast.plan import MOST_ROWS_CUDA, batch_rows
 from mgd3_fast.progress import SILENT

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from mgd3_fast.config.convert import CONVERTED_FORMATS, ConvertConfig
 from mgd3_fast.first_use import loaded_on_first_use
-from mgd3_fast.formats.config import CONVERTED_FORMATS, ConvertConfig
 
 if TYPE_CHECKING:
     from mgd3_fast.formats.converting import Conversion, convert, convert_run

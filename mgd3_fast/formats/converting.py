@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 
+from mgd3_fast.config.convert import CONVERTED_FORMATS, ConvertConfig
 from mgd3_fast.errors import UserError
-from mgd3_fast.formats.config import CONVERTED_FORMATS, ConvertConfig
 from mgd3_fast.formats.record import RECORD, Written, conversion_key, is_intact, read_record, write_record
 from mgd3_fast.formats.target import draft_in, held, put_in_place
 from mgd3_fast.progress import SILENT, Progress

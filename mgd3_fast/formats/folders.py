@@ -6,8 +6,8 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
+from mgd3_fast.config.convert import ConvertConfig
 from mgd3_fast.errors import UserError
-from mgd3_fast.formats.config import ConvertConfig
 from mgd3_fast.formats.record import Written
 from mgd3_fast.progress import Bar
 from mgd3_fast.writers import MANIFEST, class_folder, sha256_of, write_manifest

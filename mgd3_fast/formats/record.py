@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mgd3_fast.formats.config import ConvertConfig
+from mgd3_fast.config.convert import ConvertConfig
 from mgd3_fast.writers import file_digest, json_with_images
 from mgd3_fast.writers.labelled import LabelledFolder, LabelledImage
 

@@ -11,9 +11,9 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mgd3_fast.config.convert import ConvertConfig
 from mgd3_fast.datasets import center_crop, decode_image
 from mgd3_fast.errors import UserError
-from mgd3_fast.formats.config import ConvertConfig
 from mgd3_fast.formats.ddranking import CONFIG_FILE, write_ddranking_config
 from mgd3_fast.formats.normalisation import NONE, Normalisation, choose_normalisation
 from mgd3_fast.formats.record import Written
@@ -124,7 +124,7 @@ def _facts(dtype: str, shape: tuple[int, ...], used: Normalisation) -> dict[str,
 def _write_tensors(
     images: Tensor, labels: Tensor, tensor_file: str, facts: dict[str, Any], draft: Path
 ) -> list[str]:
-    from mgd3_fast.tensor_files import save_tensors, write_pickled
+    from mgd3_fast.storage.tensor_files import save_tensors, write_pickled
 
     files: list[str] = []
     if tensor_file != "pt":

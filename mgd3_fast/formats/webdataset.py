@@ -8,8 +8,8 @@ import tarfile
 from pathlib import Path
 from typing import Any
 
+from mgd3_fast.config.convert import ConvertConfig
 from mgd3_fast.formats.card import write_card
-from mgd3_fast.formats.config import ConvertConfig
 from mgd3_fast.formats.record import CARD, Written
 from mgd3_fast.formats.sharding import split_by_size
 from mgd3_fast.progress import Bar

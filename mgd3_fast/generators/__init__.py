@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from mgd3_fast.config import SamplingDefaults
 from mgd3_fast.generators.autoencoder import DEFAULT_VAE, KLAutoencoder
-from mgd3_fast.generators.base import Autoencoder, Generator, SamplingDefaults
+from mgd3_fast.generators.base import Autoencoder, Generator
 from mgd3_fast.generators.folder import ScheduleSettings, load_generator_folder, save_generator
 from mgd3_fast.generators.registry import GENERATOR_NAMES, load_generator
 from mgd3_fast.generators.text_generator import TextGenerator, for_run

@@ -6,7 +6,7 @@ Shape letters: B images, R rows of the network's input, C channels, h w latent s
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Protocol, TypeVar
 
@@ -14,29 +14,11 @@ import torch
 from torch import Tensor
 
 from mgd3_engine import Denoiser, NoiseSchedule
+from mgd3_fast.config import SamplingDefaults
 from mgd3_fast.generators.class_mapping import map_classes
 from mgd3_fast.generators.prompts import ClassPrompts
 
 Self = TypeVar("Self", bound="Autoencoder")
-
-
-@dataclass(frozen=True, kw_only=True)
-class SamplingDefaults:
-    """What a generator is sampled with unless told otherwise; the values here are MGD3's for DiT.
-
-    Args:
-        sampler: "ddpm" or "ddim".
-        steps: Denoising steps.
-        cfg_scale: Classifier-free guidance; 1 is off.
-        mode_scale: Strength of mode guidance; 0 is off.
-        t_stop: Guide while the step index is above this.
-    """
-
-    sampler: str = "ddpm"
-    steps: int = 50
-    cfg_scale: float = 4.0
-    mode_scale: float = 0.1
-    t_stop: int = 25
 
 
 class Autoencoder(Protocol):
@@ -114,7 +96,7 @@ class Generator:
     schedule: NoiseSchedule
     prediction: str = "epsilon"
     learned_variance: bool = False
-    defaults: SamplingDefaults = SamplingDefaults()
+    defaults: SamplingDefaults = field(default_factory=SamplingDefaults)
     class_names: tuple[str, ...] | None = None
     licence: str
     autoencoder: Autoencoder

@@ -19,9 +19,10 @@ from mgd3_engine import NoiseSchedule
 from mgd3_engine.autoencoder import AutoencoderKL
 from mgd3_engine.dit import DiT, DiTConfig, load_dit, save_dit
 from mgd3_engine.dit.weight_files import read_json, write_safetensors
+from mgd3_fast.config import SamplingDefaults
 from mgd3_fast.errors import UserError
 from mgd3_fast.generators.autoencoder import KLAutoencoder
-from mgd3_fast.generators.base import Generator, SamplingDefaults
+from mgd3_fast.generators.base import Generator
 from mgd3_fast.generators.dit import DIT_CFG_CHANNELS, DiTNetwork, dit_generator
 
 FORMAT_VERSION = 1

@@ -11,9 +11,10 @@ from typing import Any
 from torch import Tensor
 
 from mgd3_engine import NoiseSchedule
+from mgd3_fast.config import SamplingDefaults
 from mgd3_fast.datasets.imagenet import imagenet_classes
 from mgd3_fast.errors import UserError
-from mgd3_fast.generators.base import Autoencoder, Generator, SamplingDefaults
+from mgd3_fast.generators.base import Autoencoder, Generator
 from mgd3_fast.generators.ldm_network import ClassUNet
 from mgd3_fast.generators.ldm_weights import (
     checked_table,

@@ -7,9 +7,9 @@ from functools import partial
 from pathlib import Path
 
 from mgd3_engine import NoiseSchedule
+from mgd3_fast.config import SamplingDefaults
 from mgd3_fast.errors import UserError
 from mgd3_fast.generators.autoencoder import KLAutoencoder
-from mgd3_fast.generators.base import SamplingDefaults
 from mgd3_fast.generators.pipeline_files import SCHEDULER, PipelineFiles
 from mgd3_fast.generators.prompted_unet import PromptedUNet
 from mgd3_fast.generators.text_generator import TextGenerator, without_classes

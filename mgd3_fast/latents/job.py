@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from mgd3_fast.config import ON_BAD_IMAGE
+from mgd3_fast.config.encode import ON_BAD_IMAGE
 from mgd3_fast.errors import UserError
 from mgd3_fast.latents.batch_encoder import BatchEncoder, batch_rows
 from mgd3_fast.latents.encoder import Encoder, latent_shape

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from mgd3_fast.datasets import Row
 from mgd3_fast.datasets.shard_index import ShardColumns
-from mgd3_fast.tensor_files import DamagedFileError, check_contents, open_tensors, save_tensors
+from mgd3_fast.storage.tensor_files import DamagedFileError, check_contents, open_tensors, save_tensors
 
 FORMAT = "mgd3-fast latents 2"
 

@@ -21,11 +21,11 @@ from torch import Tensor
 from mgd3_fast.datasets import BadImage, LoadedImage, Row, Shard, bad_image_error, load_image, run_ahead
 from mgd3_fast.datasets.scanning import listed
 from mgd3_fast.latents.batch_encoder import whole_eights
-from mgd3_fast.latents.claims import Claim
 from mgd3_fast.latents.flipping import flipped, rows_per_image
 from mgd3_fast.latents.job import WAIT_S, Encoded, EncodeJob
 from mgd3_fast.latents.parts import BadRow, PartRows
 from mgd3_fast.progress import Bar
+from mgd3_fast.storage.claims import Claim
 
 # A part ends with this many latents (32 MiB of float32 for 4x32x32; a class of ImageNet is one part), or rows
 # where few of them are chosen.

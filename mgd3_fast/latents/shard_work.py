@@ -13,7 +13,7 @@ from mgd3_fast.latents.parts import Layer, read_columns
 from mgd3_fast.latents.shard_encoder import Work
 from mgd3_fast.latents.store import LatentStore
 from mgd3_fast.progress import Progress
-from mgd3_fast.tensor_files import DamagedFileError
+from mgd3_fast.storage.tensor_files import DamagedFileError
 
 _THREADS = min(8, os.cpu_count() or 1)
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from mgd3_fast.config.metrics import MetricsConfig
 from mgd3_fast.first_use import loaded_on_first_use
-from mgd3_fast.metrics.config import MetricsConfig
 
 if TYPE_CHECKING:
     from mgd3_fast.metrics.measuring import measure

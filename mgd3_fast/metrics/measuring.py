@@ -16,12 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mgd3_engine.renaming import renamed
-from mgd3_fast.metrics.config import MetricsConfig
-from mgd3_fast.metrics.embedding import joint_map
+from mgd3_fast.config.metrics import MetricsConfig
 from mgd3_fast.metrics.frechet import Moments, frechet_distance
 from mgd3_fast.metrics.mode_recovery import class_recovery, open_run_modes
 from mgd3_fast.metrics.neighbours import cosine_scores, coverage_and_density, mean_of_nearest, nearest_other
 from mgd3_fast.metrics.real_images import Comparison, open_comparison
+from mgd3_fast.pictures.embedding import joint_map
 from mgd3_fast.progress import SILENT, Progress
 from mgd3_fast.versions import versions
 from mgd3_fast.writers.labelled import distinct_names

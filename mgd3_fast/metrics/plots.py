@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from mgd3_engine.renaming import renamed
 from mgd3_fast.errors import UserError
 from mgd3_fast.metrics.measuring import FolderMeasures, Measured, Points
-from mgd3_fast.plots.style import own_style
+from mgd3_fast.pictures.style import own_style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

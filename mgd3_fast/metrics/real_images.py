@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from mgd3_fast.config.metrics import MetricsConfig
 from mgd3_fast.datasets import (
     Dataset,
     center_crop,
@@ -22,7 +23,6 @@ from mgd3_fast.datasets import (
 from mgd3_fast.errors import UserError
 from mgd3_fast.generators import load_generator
 from mgd3_fast.latents import encode_dataset
-from mgd3_fast.metrics.config import MetricsConfig
 from mgd3_fast.metrics.features import FeatureSpace, LatentSpace, OnnxSpace, PixelSpace
 from mgd3_fast.progress import Progress
 from mgd3_fast.sources import open_sources, open_training_images

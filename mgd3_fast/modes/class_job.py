@@ -18,7 +18,7 @@ from mgd3_fast.errors import UserError
 from mgd3_fast.latents import ClassLatents, LatentStore
 from mgd3_fast.modes.kmeans_engines import NO_ENGINE
 from mgd3_fast.modes.method import KMEANS_METHOD_NAMES, ModeDiscovery, Modes
-from mgd3_fast.tensor_files import open_if_whole, save_tensors
+from mgd3_fast.storage.tensor_files import open_if_whole, save_tensors
 
 _FORMAT = "mgd3-fast class modes 2"
 

@@ -27,7 +27,7 @@ from mgd3_fast.modes.method import KMEANS_METHOD_NAMES, BatchedDiscovery, discov
 from mgd3_fast.modes.mode_set import ModeSet, empty_mode_set
 from mgd3_fast.modes.threads import one_thread
 from mgd3_fast.progress import SILENT, Progress
-from mgd3_fast.tensor_files import remove_leftovers
+from mgd3_fast.storage.tensor_files import remove_leftovers
 
 
 def check_ipc(counts: Mapping[str, int], ipc: int) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from mgd3_fast.errors import UserError
 from mgd3_fast.modes.method import Modes
-from mgd3_fast.tensor_files import DamagedFileError, check_contents, open_tensors, save_tensors
+from mgd3_fast.storage.tensor_files import DamagedFileError, check_contents, open_tensors, save_tensors
 
 _FORMAT = "mgd3-fast modes 2"
 

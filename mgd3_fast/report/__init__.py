@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from mgd3_fast.config.report import ReportConfig
 from mgd3_fast.first_use import loaded_on_first_use
-from mgd3_fast.report.config import ReportConfig
 
 if TYPE_CHECKING:
     from mgd3_fast.report.page import write_report

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from mgd3_fast.config.train import TrainConfig
 from mgd3_fast.first_use import loaded_on_first_use
-from mgd3_fast.train.config import TrainConfig
 
 if TYPE_CHECKING:
     from mgd3_fast.train.training import train

@@ -40,7 +40,7 @@ def augment(images: Tensor, name: str, generator: torch.Generator) -> Tensor:
 
     Args:
         images: uint8 `[B, 3, H, W]`.
-        name: A name of `mgd3_fast.train.config.AUGMENTATIONS`.
+        name: A name of `mgd3_fast.config.train.AUGMENTATIONS`.
         generator: Source of the random numbers, on the CPU.
 
     Returns:

@@ -13,15 +13,15 @@ import torch
 from torch import Tensor, nn
 
 from mgd3_engine.autoencoder import AutoencoderKL
+from mgd3_fast.config.train import TrainConfig, identity
 from mgd3_fast.datasets import Dataset
 from mgd3_fast.errors import UserError
 from mgd3_fast.generators.hub import fetch_model, model_folder
 from mgd3_fast.generators.vae_weights import load_vae
 from mgd3_fast.progress import Progress
-from mgd3_fast.tensor_files import save_tensors
+from mgd3_fast.storage.tensor_files import save_tensors
 from mgd3_fast.train.augment import augment
 from mgd3_fast.train.batches import EpochOrder, TrainingImages
-from mgd3_fast.train.config import TrainConfig, identity
 from mgd3_fast.train.fitting import FitSettings, fit, step_generator
 from mgd3_fast.train.log import CHECKPOINTS, TrainingLog
 from mgd3_fast.train.vae import build_vae, latent_scale, vae_loss

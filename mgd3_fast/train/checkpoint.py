@@ -10,7 +10,7 @@ import torch
 
 from mgd3_engine.renaming import renamed
 from mgd3_fast.errors import UserError
-from mgd3_fast.tensor_files import write_pickled
+from mgd3_fast.storage.tensor_files import write_pickled
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:

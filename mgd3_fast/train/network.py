@@ -12,11 +12,11 @@ from torch import Tensor, nn
 
 from mgd3_engine import NoiseSchedule
 from mgd3_engine.dit import PRESET_NAMES, DiT, DiTConfig, dit_config
+from mgd3_fast.config.train import CUSTOM_MODEL, TrainConfig
 from mgd3_fast.errors import UserError
 from mgd3_fast.generators import Generator
 from mgd3_fast.progress import Progress
 from mgd3_fast.train.batches import EpochOrder
-from mgd3_fast.train.config import CUSTOM_MODEL, TrainConfig
 from mgd3_fast.train.diffusion_loss import DiffusionLoss
 from mgd3_fast.train.fitting import FitLog, FitSettings, fit, step_generator
 from mgd3_fast.train.latents import TrainingLatents

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from mgd3_engine.dit import DiT
+from mgd3_fast.config.train import TrainConfig, identity
 from mgd3_fast.datasets import Dataset, describe, open_dataset
 from mgd3_fast.devices import resolve_device, resolve_precision
 from mgd3_fast.errors import UserError
@@ -27,7 +28,6 @@ from mgd3_fast.train.autoencoder import (
     start_autoencoder,
     train_autoencoder,
 )
-from mgd3_fast.train.config import TrainConfig, identity
 from mgd3_fast.train.latents import training_latents
 from mgd3_fast.train.log import CHECKPOINTS, TrainingLog
 from mgd3_fast.train.network import check_new_network, copied_network, new_network, train_network

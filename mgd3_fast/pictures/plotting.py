@@ -11,14 +11,14 @@ import torch
 from PIL import Image, ImageOps
 
 from mgd3_engine.renaming import renamed
-from mgd3_fast.config import PROJECTIONS
+from mgd3_fast.config.discover import PROJECTIONS
 from mgd3_fast.datasets import Dataset, ImageClass, center_crop
 from mgd3_fast.errors import UserError
 from mgd3_fast.latents.flipping import is_mirrored
 from mgd3_fast.modes import NO_ENGINE
-from mgd3_fast.plots.members import ModeMembers, mode_members
-from mgd3_fast.plots.mode_map import draw_mode_map
-from mgd3_fast.plots.nearest_sheet import MOST_MODES, draw_nearest_sheet
+from mgd3_fast.pictures.members import ModeMembers, mode_members
+from mgd3_fast.pictures.mode_map import draw_mode_map
+from mgd3_fast.pictures.nearest_sheet import MOST_MODES, draw_nearest_sheet
 from mgd3_fast.progress import SILENT, Progress
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-from mgd3_fast.plots.members import ModeMembers
+from mgd3_fast.pictures.members import ModeMembers
 
 THUMBNAIL_PX = 96
 MOST_MODES = 100

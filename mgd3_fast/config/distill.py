@@ -1,183 +1,25 @@
-"""What a run is asked to do: frozen configurations, checked when they are made.
-
-Each stage needs what the stage before it needs and a little more, so `EncodeConfig` grows into
-`DiscoverConfig` and that into `DistillConfig`. The command line reads its options, defaults and help from
-these fields.
-"""
+"""What the main job is asked to do."""
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from mgd3_fast.config.discover import DiscoverConfig
+from mgd3_fast.config.encode import read_shard
+from mgd3_fast.config.fields import auto_or_int, check_number, check_whole, option
+from mgd3_fast.config.sampling import SamplingDefaults
 from mgd3_fast.errors import UserError
-from mgd3_fast.fields import LARGEST_SEED, auto_or_int, check_number, check_options, check_whole, option
-
-if TYPE_CHECKING:
-    from mgd3_fast.generators import SamplingDefaults
 
 GENERATED_METHODS = ("mgd3", "unguided", "d4m")
 REAL_METHODS = ("random", "herding", "kmeans-closest")
-TRAIN_PARTS = ("train", "fit")
 SAMPLERS = ("ddpm", "ddim")
 SPACINGS = ("linspace", "ddim")
 GUIDANCE_FORMS = ("auto", "posterior", "epsilon", "x0")
-DISCOVERIES = ("kmeans", "kmeans-closest", "kmeans-pooled", "gmm", "gmm-pca", "dbscan", "spectral", "random")
-PROJECTIONS = ("tsne", "pca")
-KMEANS_ENGINES = ("auto", "sklearn", "cuml", "triton")
 BACKENDS = ("auto", "eager", "compiled", "tensorrt", "onnxruntime")
-PRECISIONS = ("auto", "fp32", "bf16", "fp16", "fp8")
 FLOAT8_BACKENDS = ("auto", "eager", "compiled")
 FORMATS = ("imagefolder", "numeric", "tensor", "parquet", "webdataset")
-ON_BAD_IMAGE = ("error", "skip")
-FLIPS = ("none", "random", "both")
-STORAGES = ("fp32", "fp16")
-
-
-@dataclass(frozen=True, kw_only=True)
-class EncodeConfig:
-    """What the encode stage needs: a dataset and the autoencoder of a generator.
-
-    Raises:
-        UserError: If a field is out of range; the message names the field, the rule and the value.
-    """
-
-    dataset: str = option(
-        "mnist5k, imagenet1k, imagenet100, imagenette, imagewoof, imageidc, imagenet-a .. imagenet-e,"
-        " the path of a folder with one folder of images per class, hf:owner/name[:config][@revision]"
-        " (Hugging Face, streamed; also hf:./folder of parquet files), or wds:pattern (WebDataset shards)",
-        metavar="NAME|PATH|hf:...|wds:...",
-    )
-    data_dir: Path | str | None = option(
-        "ILSVRC tree that the imagenet names are class lists over, or the folder of its tar files as"
-        " downloaded (default: $IMAGENET_DIR)",
-        default=None,
-        parse=Path,
-        metavar="PATH",
-    )
-    classes: str | None = option(
-        "only these classes: names separated by commas (default: all)", default=None, metavar="NAMES"
-    )
-    split: str = option(
-        "train: all training images; fit: without those that `evaluate --eval-split val` tests on",
-        default="train",
-        choices=TRAIN_PARTS,
-    )
-    generator: str = option(
-        "auto (demo-mnist5k for mnist5k, else dit-xl-2-256), demo-mnist5k, dit-xl-2-256, dit-xl-2-512,"
-        " stable-diffusion-1-5, a checkpoint file, a generator folder, a diffusers folder or a hub id",
-        default="auto",
-        metavar="NAME|PATH|ID",
-    )
-    vae: str | None = option(
-        "another autoencoder than the generator's own: a diffusers folder or hub id",
-        default=None,
-        metavar="PATH|ID",
-    )
-    on_bad_image: str = option(
-        "what to do about an image that cannot be read", default="error", choices=ON_BAD_IMAGE
-    )
-    precision: str = option(
-        "number format of the networks; auto is fp32 on a CPU, bf16 on a GPU that has it; fp8 is bf16 with"
-        " 8-bit linear maps in the blocks of a DiT, for GPUs of capability 8.9 and later",
-        default="auto",
-        choices=PRECISIONS,
-    )
-    device: str = option("auto, cpu, cuda or cuda:N", default="auto", metavar="NAME")
-    cache_dir: Path | str | None = option(
-        "where latents are kept for later runs (default: $MGD3_CACHE or ~/.cache/mgd3-fast)",
-        default=None,
-        parse=Path,
-        metavar="PATH",
-    )
-    flip: str = option(
-        "mirror images before they are encoded: random mirrors half of them, the same half in every run;"
-        " both keeps each image and its mirror image",
-        default="none",
-        choices=FLIPS,
-    )
-    storage: str = option(
-        "number format of latents on disk; fp16 takes half the room", default="fp32", choices=STORAGES
-    )
-
-    def __post_init__(self) -> None:
-        check_options(self)
-        if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device):
-            raise UserError(f"device must be auto, cpu, cuda or cuda:N, got {self.device!r}")
-
-
-def read_shard(shard: str) -> tuple[int, int]:
-    """Read "I/N".
-
-    Args:
-        shard: What `--shard` was given.
-
-    Returns:
-        The number of this part, from 1, and how many parts there are.
-
-    Raises:
-        UserError: If it is not I/N with 1 <= I <= N.
-    """
-    match = re.fullmatch(r"(\d+)/(\d+)", shard)
-    part, parts = (int(match[1]), int(match[2])) if match else (0, 0)
-    if not 1 <= part <= parts:
-        raise UserError(f"shard must be I/N with I from 1 to N, got {shard!r}")
-    return part, parts
-
-
-@dataclass(frozen=True, kw_only=True)
-class EncodeShareConfig(EncodeConfig):
-    """What the encode command is asked to do."""
-
-    shard: str = option(
-        "encode the I-th of N parts of the classes, or of a stream's shards; parts may run at the same time,"
-        " on any machines, into one --cache-dir",
-        default="1/1",
-        metavar="I/N",
-    )
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        read_shard(self.shard)
-
-
-@dataclass(frozen=True, kw_only=True)
-class DiscoverConfig(EncodeConfig):
-    """What the discover stage needs besides latents: how many modes per class, found how, written where."""
-
-    ipc: int = option("images per class, and so modes per class", parse=int, metavar="N")
-    out: Path | str = option("folder that receives the result", parse=Path, metavar="PATH")
-    discovery: str = option("how modes are found in the latents", default="kmeans", choices=DISCOVERIES)
-    kmeans: str = option(
-        "what runs K-means; auto is triton (all classes at once) on a GPU, else sklearn; their modes differ",
-        default="auto",
-        choices=KMEANS_ENGINES,
-    )
-    seed: int = option("seed of the run: of the modes and of every image", default=0, parse=int, metavar="N")
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_whole("ipc", self.ipc, 1)
-        check_whole("seed", self.seed, 0, LARGEST_SEED)
-
-
-@dataclass(frozen=True, kw_only=True)
-class PlotConfig:
-    """How the modes of a run are drawn."""
-
-    projection: str = option(
-        "plane that --plot maps latents and modes to; tsne takes seconds a class",
-        default="tsne",
-        choices=PROJECTIONS,
-    )
-    plot_classes: str | None = option(
-        "classes that --plot draws, as for --classes (default: the first 10)", default=None, metavar="NAMES"
-    )
-
-    def __post_init__(self) -> None:
-        check_options(self)
 
 
 @dataclass(frozen=True, kw_only=True)

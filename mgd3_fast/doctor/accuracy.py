@@ -13,10 +13,12 @@ import torch
 from torch import Tensor
 
 from mgd3_engine import GuidedSampler, ModeGuidance, backend_names, image_seeds
-from mgd3_fast.config import FLOAT8_BACKENDS, PRECISIONS
-from mgd3_fast.devices import device_name, dtype_of, place_network, resolve_device, resolve_precision
+from mgd3_fast.config.distill import FLOAT8_BACKENDS
+from mgd3_fast.config.encode import PRECISIONS
+from mgd3_fast.devices import device_name, dtype_of, resolve_device, resolve_precision
 from mgd3_fast.errors import UserError
 from mgd3_fast.generators import Generator, TextGenerator, load_generator
+from mgd3_fast.generators.placing import place_network
 from mgd3_fast.generators.prompts import ClassPrompts
 from mgd3_fast.progress import SILENT, Progress
 from mgd3_fast.versions import installed_version

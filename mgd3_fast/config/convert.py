@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
-from mgd3_fast.config import FORMATS
+from mgd3_fast.config.distill import FORMATS
+from mgd3_fast.config.fields import check_options, check_whole, option
 from mgd3_fast.errors import UserError
-from mgd3_fast.fields import check_options, check_whole, option
 
 CONVERTED_FORMATS = ("tensor", "parquet", "webdataset")  # what `distill` makes beside its folders of images
 DTYPES = ("float32", "uint8")

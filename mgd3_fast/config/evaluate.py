@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from mgd3_fast.config.fields import LARGEST_SEED, check_number, check_options, check_whole, option
 from mgd3_fast.errors import UserError
-from mgd3_fast.fields import LARGEST_SEED, check_number, check_options, check_whole, option
 
 # Stand here and not beside their code, which needs torch: the command line reads them for its help.
 PROTOCOLS = ("hard", "soft", "cross")

@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mgd3_fast.modes.threads import one_thread
-from mgd3_fast.plots.members import ModeMembers
-from mgd3_fast.plots.style import own_style
+from mgd3_fast.pictures.members import ModeMembers
+from mgd3_fast.pictures.style import own_style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -41,7 +41,7 @@ def project(members: ModeMembers, projection: str, seed: int) -> tuple[Points, P
     latents, modes = members.latents.numpy(), members.modes.numpy()
     with one_thread():
         if projection == "tsne" and len(latents) >= FEWEST_FOR_TSNE:
-            from mgd3_fast.metrics.embedding import joint_map
+            from mgd3_fast.pictures.embedding import joint_map
 
             points, (placed,) = joint_map(latents, [modes], seed)
             return points, placed, "t-SNE of latents and modes"

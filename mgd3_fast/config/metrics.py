@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from mgd3_fast.config import EncodeConfig
+from mgd3_fast.config.evaluate import paths_of
+from mgd3_fast.config.fields import LARGEST_SEED, check_whole, option
 from mgd3_fast.errors import UserError
-from mgd3_fast.evaluate.config import paths_of
-from mgd3_fast.fields import LARGEST_SEED, check_whole, option
 
 # Stand here and not beside their code, which needs torch: the command line reads them for its help.
 INPUT_RANGES = ("imagenet", "symmetric", "unit", "byte")

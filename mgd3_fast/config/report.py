@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from mgd3_fast.config.fields import check_options, check_whole, option
 from mgd3_fast.errors import UserError
-from mgd3_fast.fields import check_options, check_whole, option
 
 
 def path_list(text: str) -> tuple[Path, ...]:

@@ -6,8 +6,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from mgd3_fast.config.fields import check_options, option
 from mgd3_fast.errors import UserError
-from mgd3_fast.fields import check_options, option
 
 SUFFIXES = {"onnx": ".onnx", "tensorrt": ".engine", "tensorrt-rtx": ".engine"}
 EXPORT_PRECISIONS = ("auto", "fp32", "bf16", "fp16")

@@ -1,0 +1,50 @@
+"""What the discover stage is asked to do, and how its modes are drawn."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from mgd3_fast.config.encode import EncodeConfig
+from mgd3_fast.config.fields import LARGEST_SEED, check_options, check_whole, option
+
+DISCOVERIES = ("kmeans", "kmeans-closest", "kmeans-pooled", "gmm", "gmm-pca", "dbscan", "spectral", "random")
+PROJECTIONS = ("tsne", "pca")
+KMEANS_ENGINES = ("auto", "sklearn", "cuml", "triton")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiscoverConfig(EncodeConfig):
+    """What the discover stage needs besides latents: how many modes per class, found how, written where."""
+
+    ipc: int = option("images per class, and so modes per class", parse=int, metavar="N")
+    out: Path | str = option("folder that receives the result", parse=Path, metavar="PATH")
+    discovery: str = option("how modes are found in the latents", default="kmeans", choices=DISCOVERIES)
+    kmeans: str = option(
+        "what runs K-means; auto is triton (all classes at once) on a GPU, else sklearn; their modes differ",
+        default="auto",
+        choices=KMEANS_ENGINES,
+    )
+    seed: int = option("seed of the run: of the modes and of every image", default=0, parse=int, metavar="N")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_whole("ipc", self.ipc, 1)
+        check_whole("seed", self.seed, 0, LARGEST_SEED)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlotConfig:
+    """How the modes of a run are drawn."""
+
+    projection: str = option(
+        "plane that --plot maps latents and modes to; tsne takes seconds a class",
+        default="tsne",
+        choices=PROJECTIONS,
+    )
+    plot_classes: str | None = option(
+        "classes that --plot draws, as for --classes (default: the first 10)", default=None, metavar="NAMES"
+    )
+
+    def __post_init__(self) -> None:
+        check_options(self)

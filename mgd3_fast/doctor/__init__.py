@@ -1,0 +1,1 @@
+"""What this machine has, and how far its backends and precisions are from float32."""
