@@ -87,7 +87,7 @@ def test_bfloat16_is_as_close_as_diffusers() -> None:
 
 
 def test_gradients_are_those_of_diffusers() -> None:
-    vae, pixels = trained().requires_grad_(True), None
+    vae = trained().requires_grad_(True)
     ours = deepcopy(ours_of(vae)).requires_grad_(True)
     pixels = pixels_of(vae, (32, 32))
     want = vae.encode(pixels).latent_dist
@@ -101,7 +101,7 @@ def test_gradients_are_those_of_diffusers() -> None:
 
 
 def test_packed_weights_follow_the_weights() -> None:
-    ours, pixels = ours_of(trained()), None
+    ours = ours_of(trained())
     pixels = torch.rand(1, 3, 32, 32)
     before = ours.encode(pixels)[0]
     ours.quant_conv.weight.mul_(2.0)
