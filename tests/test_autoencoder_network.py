@@ -14,8 +14,8 @@ from mgd3_engine.autoencoder import KL_F8, KLConfig, VQConfig
 
 # Of the largest value, in float32. Measured: 3.3e-6, and 6.1e-6 for KL-f8.
 BOUND = 1e-5
-# Of the root mean square, in bfloat16, both against float32. Measured: diffusers' 0.7%, ours 0.7%.
-ROUNDED = 0.02
+# Of the root mean square, in bfloat16, both against float32. Measured: diffusers' 0.39%, ours 0.38%.
+ROUNDED = 0.008
 CASES: dict[str, tuple[dict[str, Any], tuple[int, int]]] = {
     "attention": ({}, (32, 32)),
     "odd latents": ({}, (52, 20)),
