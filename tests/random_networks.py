@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from mgd3_engine.autoencoder import AutoencoderKL, KLConfig, filled_network
+from mgd3_engine.autoencoder import AutoencoderKL, KLConfig, filled_network, first_stage
 from mgd3_engine.dit import DiT, DiTConfig
+from mgd3_engine.dit.weight_files import read_weights
 
 
 def randomised(network: nn.Module, *, seed: int = 0) -> Any:
@@ -83,3 +85,19 @@ def ours_of(vae: Any) -> AutoencoderKL:
     network = filled_network(KLConfig.of(vae.config), vae.state_dict())
     assert isinstance(network, AutoencoderKL)
     return network
+
+
+def diffusers_vq(path: Path) -> Any:
+    """Build diffusers' network of a file in the original names, by its own converter."""
+    from diffusers import VQModel
+    from diffusers.loaders.single_file_utils import convert_ldm_vae_checkpoint
+
+    from mgd3_fast.generators.vq_weights import vq_config
+
+    settings, weights = vq_config(path).settings(), first_stage(read_weights(path)[0])
+    network = VQModel.from_config(settings)
+    codebook = "quantize.embedding.weight"
+    network.load_state_dict(
+        {**convert_ldm_vae_checkpoint(weights, settings), codebook: weights[codebook]}, strict=True
+    )
+    return network.eval()

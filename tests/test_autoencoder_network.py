@@ -14,8 +14,8 @@ from mgd3_engine.autoencoder import KL_F8, KLConfig, VQConfig
 
 # Of the largest value, in float32. Measured: 3.3e-6, and 6.1e-6 for KL-f8.
 BOUND = 1e-5
-# Of the root mean square, in bfloat16, both against float32. Measured: diffusers' 0.7%, ours 0.7%.
-ROUNDED = 0.02
+# Of the root mean square, in bfloat16, both against float32. Measured: diffusers' 0.39%, ours 0.38%.
+ROUNDED = 0.008
 CASES: dict[str, tuple[dict[str, Any], tuple[int, int]]] = {
     "attention": ({}, (32, 32)),
     "odd latents": ({}, (52, 20)),
@@ -87,7 +87,7 @@ def test_bfloat16_is_as_close_as_diffusers() -> None:
 
 
 def test_gradients_are_those_of_diffusers() -> None:
-    vae, pixels = trained().requires_grad_(True), None
+    vae = trained().requires_grad_(True)
     ours = deepcopy(ours_of(vae)).requires_grad_(True)
     pixels = pixels_of(vae, (32, 32))
     want = vae.encode(pixels).latent_dist
@@ -101,7 +101,7 @@ def test_gradients_are_those_of_diffusers() -> None:
 
 
 def test_packed_weights_follow_the_weights() -> None:
-    ours, pixels = ours_of(trained()), None
+    ours = ours_of(trained())
     pixels = torch.rand(1, 3, 32, 32)
     before = ours.encode(pixels)[0]
     ours.quant_conv.weight.mul_(2.0)

@@ -17,7 +17,7 @@ from diffusers import UNet2DConditionModel
 from original_ldm import OriginalUNet, original_weights, tiny_table, tiny_unet, tiny_vq
 from pictures import photo
 from PIL import Image
-from random_networks import random_vae, randomised
+from random_networks import diffusers_vq, random_vae, randomised
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -31,7 +31,6 @@ from mgd3_fast.generators.ldm_network import ClassUNet
 from mgd3_fast.generators.ldm_weights import original_settings, original_unet, unet_settings_of
 from mgd3_fast.generators.placing import place_network
 from mgd3_fast.generators.unet_weights import filled_unet
-from mgd3_fast.generators.vq_weights import load_vq, vq_config
 
 WNIDS, PLACES = imagenet_classes("imagenet1k"), [217, 701]
 # Largest difference over the largest output. Measured: 1.7e-7 between networks, 4.4e-7 after 20 steps.
@@ -58,7 +57,7 @@ def files(weights: dict[str, Tensor], tmp_path_factory: pytest.TempPathFactory) 
     settings = original_settings(root / "copy.safetensors")
     unet = filled_unet({**settings, "sample_size": 8}, original_unet(root / "copy.safetensors", settings))
     unet.save_pretrained(folder / "unet")
-    load_vq(root / "copy.safetensors", vq_config(root / "copy.safetensors")).save_pretrained(folder / "vqvae")
+    diffusers_vq(root / "copy.safetensors").save_pretrained(folder / "vqvae")
     (folder / "class_embedder").mkdir()
     save_file(
         {"embedding.weight": tiny_table()}, folder / "class_embedder/diffusion_pytorch_model.safetensors"

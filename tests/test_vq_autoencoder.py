@@ -10,14 +10,12 @@ from typing import Any
 import pytest
 import torch
 from original_ldm import OriginalVQ, tiny_vq
+from random_networks import diffusers_vq
 from safetensors.torch import save_file
 from torch import Tensor
 
-from mgd3_engine.autoencoder import first_stage
-from mgd3_engine.dit.weight_files import read_weights
 from mgd3_fast.errors import UserError
 from mgd3_fast.generators.vq_autoencoder import VQAutoencoder, nearest_codes, open_autoencoder
-from mgd3_fast.generators.vq_weights import vq_config
 
 # Of the largest latent, and of a level before rounding. Measured: 2.5e-7 and 1.0e-4.
 BOUND, LEVEL = 1e-6, 1e-3
@@ -46,20 +44,6 @@ def paths(original: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
         "diffusers": root / "vqvae",
         "pipeline": root / "pipeline",
     }
-
-
-def diffusers_vq(path: Path) -> Any:
-    """Build diffusers' network of a file in the original names, by its own converter."""
-    from diffusers import VQModel
-    from diffusers.loaders.single_file_utils import convert_ldm_vae_checkpoint
-
-    settings, weights = vq_config(path).settings(), first_stage(read_weights(path)[0])
-    network = VQModel.from_config(settings)
-    codebook = "quantize.embedding.weight"
-    network.load_state_dict(
-        {**convert_ldm_vae_checkpoint(weights, settings), codebook: weights[codebook]}, strict=True
-    )
-    return network.eval()
 
 
 @pytest.fixture
@@ -172,6 +156,12 @@ def test_back_to_float32_is_exact(paths: dict[str, Path]) -> None:
     rounded = autoencoder.to("cpu", torch.bfloat16).encode(images)
     assert 0 < (rounded - before).abs().max() < 0.1 * before.abs().max()
     assert torch.equal(autoencoder.to("cpu").encode(images), before)
+
+
+def test_decoding_may_come_first(paths: dict[str, Path], original: Any) -> None:
+    latents = latents_of(original, 2)
+    autoencoder = VQAutoencoder(paths["diffusers"])
+    assert torch.equal(autoencoder.decode(latents), VQAutoencoder(paths["pipeline"]).decode(latents))
 
 
 def test_scale(original: Any, paths: dict[str, Path], tmp_path: Path) -> None:

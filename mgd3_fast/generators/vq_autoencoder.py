@@ -88,8 +88,9 @@ class VQAutoencoder(BatchedAutoencoder):
         return encoded
 
     def _decoded(self, latents: Tensor) -> Tensor:
+        network = self._network  # loads the codebook too
         codes = nearest_codes(latents, self._codebook.to(latents.device))
-        pixels: Tensor = self._network.decode(self._prepared(codes))  # [b, 3, P, P]
+        pixels: Tensor = network.decode(self._prepared(codes))  # [b, 3, P, P]
         return pixels
 
 
