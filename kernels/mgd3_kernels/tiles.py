@@ -28,9 +28,9 @@ def tile_of(d: int, *, tail: bool = False) -> Tile:
     """Choose the tile of tokens of d numbers.
 
     Lanes are a power of two: 1,152 numbers leave 44% of 2,048 idle. A kernel that waits for memory does not
-    mind, and four tokens a program keep 74 KB of DiT-XL/2 on their way to each multiprocessor. One that
-    computes much does: with `tail`, 4,608 numbers are 4,096 and 512 lanes, if both parts can be laid out
-    over the same warps, 16 bytes a thread; otherwise they would be exchanged through shared memory.
+    mind, and twelve tokens of DiT-XL/2 are on their way to each multiprocessor of an H200, four a program.
+    One that computes much does mind: with `tail`, 4,608 numbers are 4,096 and 512 lanes, if both parts can be
+    laid out over the same warps, 16 bytes a thread; otherwise they would be exchanged through shared memory.
 
     Args:
         d: 1 to 8,192.
