@@ -82,7 +82,8 @@ def attend(qkv: Tensor, num_heads: int) -> Tensor:
     Returns:
         `[N, h, T, d/h]`, in the layout that the device's kernel leaves.
     """
-    heads = qkv.view(*qkv.shape[:2], 3, num_heads, -1)
+    N, T, width = qkv.shape
+    heads = qkv.view(N, T, 3, num_heads, width // (3 * num_heads))
     query, key, value = heads.permute(2, 0, 3, 1, 4).unbind(0)  # each [N, h, T, d/h]
     if runs_plain(qkv) and qkv.is_cpu and qkv.dtype == torch.bfloat16:
         return _attention_of_slices(query, key, value)
