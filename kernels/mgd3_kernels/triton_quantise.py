@@ -111,7 +111,7 @@ def _quantise_kernel(
 def launch(heads: Tensor, quantised: QuantisedRows, gelu: bool, tile: Tile | None = None) -> None:
     """Launch the kernel on `[N, T, h, e]` heads that `mgd3_kernels.quantise` has checked."""
     N, T, h, e = heads.shape
-    tile = tile or tile_of(h * e, tail=True)
+    tile = tile or tile_of(T, h * e, tail=True)
     tiles = triton.cdiv(T, tile.TOKENS)
     with torch.cuda.device_of(heads) if heads.is_cuda else nullcontext():
         _quantise_kernel[(N * tiles,)](
