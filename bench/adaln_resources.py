@@ -14,6 +14,7 @@ from kernel_resources import CAPABILITIES, compile_ahead, resources_of, show
 from mgd3_kernels import triton_adaln as kernels
 from mgd3_kernels.tiles import Tile, tile_of
 
+TOKENS = 256  # of a row, a square of 16 by 16 as DiT-XL/2's at 256 px
 FLOAT8_CAPABILITIES = tuple(capability for capability in CAPABILITIES if capability >= 89)
 
 
@@ -49,7 +50,7 @@ COVERING = {
 def compile_variant(variant: Variant, capability: int, tile: Tile | None = None) -> Any:
     """Compile a variant of the kernel."""
     constants: dict[str, Any] = {"RESIDUAL": variant.residual, "QUANTISE": variant.float8}
-    tile = tile or tile_of(variant.hidden)
+    tile = tile or tile_of(TOKENS, variant.hidden)
     constants |= {"TOKENS": tile.TOKENS, "BLOCK": tile.BLOCK}
     if not variant.residual:
         constants |= {"gate_ptr": None, "branch_ptr": None}
@@ -81,7 +82,7 @@ def main() -> None:
         if variant.float8 and capability not in FLOAT8_CAPABILITIES:
             continue
         found = resources_of(compile_variant(variant, capability), capability)
-        found = {"variant": name, **tile_of(variant.hidden)._asdict(), **found}
+        found = {"variant": name, **tile_of(TOKENS, variant.hidden)._asdict(), **found}
         show(found, asdict(variant) if args.json else None)
 
 

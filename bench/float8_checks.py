@@ -120,15 +120,15 @@ def check_token_tiles(setting: Setting) -> dict[str, Any]:
         return lambda tile: triton_quantise.launch(values, out, gelu, tile=tile)
 
     kernels: dict[str, tuple[Callable[[Tile], None], tuple[Tile, ...], Tile, int]] = {
-        "adaln": (adaln(normed, None), ADALN_TILES, tile_of(1152), 8 * number),
+        "adaln": (adaln(normed, None), ADALN_TILES, tile_of(256, 1152), 8 * number),
         "heads": (
             quantise(normed[:, :, None], eight, False),
             HEADS_TILES,
-            tile_of(1152, tail=True),
+            tile_of(256, 1152, tail=True),
             3 * number,
         ),
-        "adaln_float8": (adaln(*eight), ADALN_TILES, tile_of(1152), 7 * number),
-        "gelu": (quantise(inner, wide, True), GELU_TILES, tile_of(4608, tail=True), 12 * number),
+        "adaln_float8": (adaln(*eight), ADALN_TILES, tile_of(256, 1152), 7 * number),
+        "gelu": (quantise(inner, wide, True), GELU_TILES, tile_of(256, 4608, tail=True), 12 * number),
     }
     if missing_float8(setting.device):
         kernels = {"adaln": kernels["adaln"]}

@@ -9,7 +9,7 @@ import argparse
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from adaln_resources import FLOAT8_CAPABILITIES
+from adaln_resources import FLOAT8_CAPABILITIES, TOKENS
 from kernel_resources import compile_ahead, resources_of, show
 
 from mgd3_kernels import triton_quantise as kernels
@@ -41,7 +41,7 @@ COVERING = {
 def compile_variant(variant: Variant, capability: int, tile: Tile | None = None) -> Any:
     """Compile a variant of the kernel."""
     constants: dict[str, Any] = {"GELU": variant.gelu, "E": variant.numbers // variant.heads}
-    tile = tile or tile_of(variant.numbers, tail=True)
+    tile = tile or tile_of(TOKENS, variant.numbers, tail=True)
     constants |= {"TOKENS": tile.TOKENS, "BLOCK": tile.BLOCK, "TAIL": tile.TAIL}
     types = {"values_ptr": f"*{variant.dtype}", "rows_ptr": "*fp8e4nv"}
     sizes = ("d", "stride_row", "stride_token", "stride_head")
@@ -63,7 +63,7 @@ def main() -> None:
     for name, capability in [*pairs, *(("main", capability) for capability in args.main_cc)]:
         variant = COVERING[name]
         found = resources_of(compile_variant(variant, capability), capability)
-        found = {"variant": name, **tile_of(variant.numbers, tail=True)._asdict(), **found}
+        found = {"variant": name, **tile_of(TOKENS, variant.numbers, tail=True)._asdict(), **found}
         show(found, asdict(variant) if args.json else None)
 
 

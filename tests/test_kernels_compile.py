@@ -52,13 +52,13 @@ ADALN_COVERING = (
     "float8-widest",
     "float8-odd",
 )
-# Three blocks of 256 threads a multiprocessor, twelve tokens of DiT-XL/2. Measured: 68 in bfloat16, 76 to 8
-# bits. Where nothing is aligned a thread moves 32 numbers one by one: at most 160.
+# Three blocks of 256 threads a multiprocessor, twelve tokens of DiT-XL/2. Measured: at most 76 to
+# bfloat16 and 80 to 8 bits. Where nothing is aligned a thread moves 32 numbers one by one: at most 160.
 ADALN_REGISTER_BOUND, ODD_REGISTER_BOUND = 80, 168
 ADALN_WIDEST_FP32_REGISTER_BOUND = 96
 FLOAT8_CAPABILITIES = (89, 90, 100, 120)
 QUANTISE_COVERING = ("main", "heads", "heads-apart", "S2", "S2-heads", "fp32", "widest", "odd")
-# Nine blocks of 64 threads, nine tokens of DiT-XL/2's MLP. Measured: 101; 104 in float32.
+# Nine blocks of 64 threads, nine tokens of DiT-XL/2's MLP. Measured: 96 in bfloat16.
 QUANTISE_REGISTER_BOUND = 112
 
 # Measured on 9.0: 40 to 74 to normalise, 64 to 79 for statistics; 6 blocks of 128 threads at 80.

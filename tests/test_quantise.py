@@ -31,19 +31,25 @@ from mgd3_kernels import (
 from mgd3_kernels.quantise import FLOAT8, LARGEST, SMALLEST_SCALE, empty_rows
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-# (rows, tokens, numbers): demo model, S/2, XL/2 and its MLP, and what fills no tile
+# (rows, tokens, numbers): more tokens than a tile, S/2, XL/2 and its MLP, and what fills no tile; the
+# interpreter takes 0.1 ms a lane
 SHAPES = {
-    "demo": (2, 18, 160),
+    "many-tokens": (2, 18, 16),
     "S2": (1, 2, 384),
-    "XL2": (1, 5, 1152),
-    "XL2-mlp": (1, 2, 4608),
+    "XL2": (1, 1, 1152),
+    "XL2-mlp": (1, 1, 4608),
     "one": (1, 1, 1),
     "odd": (3, 5, 37),
     "widest": (1, 1, 8192),
 }
+CASES = [
+    pytest.param(shape, dtype, id=f"{name}-{dtype}")
+    for name, shape in SHAPES.items()
+    for dtype in (DTYPES if name in ("many-tokens", "odd", "one") else ["bf16"])
+]
 # Of GELU: numbers that another last place of the sigmoid rounds otherwise, measured 1.5e-5 at most; they and
-# scales differ by one place.
-GELU_FLIPS, GELU_SCALE = 2e-4, 2.5e-7
+# scales differ by one place. On a GPU root and power are approximate.
+GELU_FLIPS, GELU_SCALE = 2e-4, 1e-6 if torch.cuda.is_available() else 2.5e-7
 
 
 @dataclass(frozen=True)
@@ -107,8 +113,7 @@ def test_tokens_of_every_size(shape: tuple[int, int, int], provider: Provider) -
     assert same_bits(provider.heads(tokens[:, None]), quantise_rows(tokens))
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+@pytest.mark.parametrize(("shape", "dtype"), CASES)
 def test_gelu(shape: tuple[int, int, int], dtype: str, provider: Provider) -> None:
     values = normal(*shape, dtype=dtype, device=provider.device)
     rows, scale = provider.gelu(values)
@@ -164,8 +169,7 @@ def test_empty(shape: tuple[int, int, int], provider: Provider) -> None:
         assert scale.shape == (*shape[:2], 1)
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("shape", [s for s in SHAPES.values() if s[2] != 4608], ids=str)
+@pytest.mark.parametrize(("shape", "dtype"), [case for case in CASES if case.values[0][2] <= 1152])
 def test_adaln_writes_the_bits_of_its_norm(
     shape: tuple[int, int, int], dtype: str, provider: Provider
 ) -> None:

@@ -24,15 +24,16 @@ class Tile(NamedTuple):
     TAIL: int = 0
 
 
-def tile_of(d: int, *, tail: bool = False) -> Tile:
-    """Choose the tile of tokens of d numbers.
+def tile_of(T: int, d: int, *, tail: bool = False) -> Tile:
+    """Choose the tile of rows of T tokens of d numbers.
 
     Lanes are a power of two: 1,152 numbers leave 44% of 2,048 idle. A kernel that waits for memory does not
-    mind, and four tokens a program keep 74 KB of DiT-XL/2 on their way to each multiprocessor. One that
-    computes much does: with `tail`, 4,608 numbers are 4,096 and 512 lanes, if both parts can be laid out
-    over the same warps, 16 bytes a thread; otherwise they would be exchanged through shared memory.
+    mind, and twelve tokens of DiT-XL/2 are on their way to each multiprocessor of an H200, four a program.
+    One that computes much does mind: with `tail`, 4,608 numbers are 4,096 and 512 lanes, if both parts can be
+    laid out over the same warps, 16 bytes a thread; otherwise they would be exchanged through shared memory.
 
     Args:
+        T: 1 or more.
         d: 1 to 8,192.
         tail: Whether the kernel can compute a second block.
     """
@@ -41,5 +42,5 @@ def tile_of(d: int, *, tail: bool = False) -> Tile:
     if tail and 2 * _PER_WARP <= rest <= block // 4:
         lanes = 1 << (rest - 1).bit_length()
         return Tile(1, block // 2, lanes // _PER_WARP, lanes)
-    tokens = max(1, min(_MAX_TOKENS, MAX_NUMBERS // block))
+    tokens = max(1, min(_MAX_TOKENS, MAX_NUMBERS // block, 1 << (T - 1).bit_length()))
     return Tile(tokens, block, max(1, tokens * block // (4 * _PER_WARP)))

@@ -94,7 +94,7 @@ def launch(
 ) -> None:
     """Launch the kernel on arguments that `mgd3_kernels.adaln` has checked, on the device of tokens."""
     N, T, d = tokens.shape
-    tile = tile or tile_of(d)
+    tile = tile or tile_of(T, d)
     tiles = triton.cdiv(T, tile.TOKENS)
     with torch.cuda.device_of(tokens) if tokens.is_cuda else nullcontext():
         _adaln_kernel[(N * tiles,)](

@@ -60,11 +60,11 @@ def store_rows(rows_ptr, quotients, token, offs_d, here, d):
 @triton.jit
 def _values(values_ptr, start, offs_d, here, d, stride_head, GELU: tl.constexpr, E: tl.constexpr):
     """Read a piece of each token, wherever its heads lie, as the float32 values to quantise."""
-    offs = start[:, None] + ((offs_d // E) * stride_head + offs_d % E)[None, :]
+    offs = start[:, None] + ((offs_d // E).to(tl.int64) * stride_head + offs_d % E)[None, :]
     mask = here[:, None] & (offs_d < d)[None, :]
     x = tl.load(values_ptr + offs, mask=mask, other=0.0).to(tl.float32)
     if GELU:
-        # A quotient takes ten instructions of a GPU, two products with a root six.
+        # Two products with a root are two instructions a number less than a quotient, of eighteen.
         root = tl.rsqrt(1 + tl.exp2(x * (_GELU_LINEAR + _GELU_CUBIC * x * x)))
         x = x * root * root
     return x
@@ -111,7 +111,7 @@ def _quantise_kernel(
 def launch(heads: Tensor, quantised: QuantisedRows, gelu: bool, tile: Tile | None = None) -> None:
     """Launch the kernel on `[N, T, h, e]` heads that `mgd3_kernels.quantise` has checked."""
     N, T, h, e = heads.shape
-    tile = tile or tile_of(h * e, tail=True)
+    tile = tile or tile_of(T, h * e, tail=True)
     tiles = triton.cdiv(T, tile.TOKENS)
     with torch.cuda.device_of(heads) if heads.is_cuda else nullcontext():
         _quantise_kernel[(N * tiles,)](

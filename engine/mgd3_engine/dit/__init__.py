@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from mgd3_engine.dit.checkpoints import load_dit, save_dit
 from mgd3_engine.dit.config import DiTConfig
-from mgd3_engine.dit.float8 import FLOAT8_CAPABILITY, float8_linears
+from mgd3_engine.dit.float8 import float8_linears
 from mgd3_engine.dit.model import DiT
 from mgd3_engine.dit.presets import PRESET_NAMES, dit_config
+from mgd3_kernels import FLOAT8_CAPABILITY
 
 __all__ = [
     "FLOAT8_CAPABILITY",

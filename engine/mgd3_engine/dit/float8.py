@@ -71,7 +71,7 @@ class Float8Linear(nn.Module):
             out_dtype=torch.bfloat16,
             use_fast_accum=True,
         )  # [N T, o]
-        return mapped.unflatten(0, rows.shape[:2])
+        return mapped.view(*rows.shape[:2], self.weight.shape[0])
 
 
 class Float8Attention(nn.Module):

@@ -84,9 +84,9 @@ def attend(qkv: Tensor, num_heads: int) -> Tensor:
     Returns:
         `[N, h, T, d/h]`, in the layout that the device's kernel leaves.
     """
-    query, key, value = (
-        qkv.unflatten(2, (3, num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
-    )  # [N, h, T, d/h]
+    N, T, width = qkv.shape
+    heads = qkv.view(N, T, 3, num_heads, width // (3 * num_heads))
+    query, key, value = heads.permute(2, 0, 3, 1, 4).unbind(0)  # each [N, h, T, d/h]
     if runs_plain(qkv) and qkv.is_cpu and qkv.dtype == torch.bfloat16:
         return _attention_of_slices(query, key, value)
     return F.scaled_dot_product_attention(query, key, value)
