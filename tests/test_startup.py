@@ -66,14 +66,14 @@ def test_help_of_every_command() -> None:
 
 @pytest.mark.usefixtures("cache")
 def test_real_runs(tiny_generator: Path, pictures: Path, tmp_path: Path) -> None:
-    """Also K-means; and once more, where everything is there already."""
+    """scikit-learn comes with the clustering, and where everything is there already it does not come."""
     sources = ["--dataset", str(pictures), "--generator", str(tiny_generator), "--device", "cpu", "--quiet"]
-    lines = [
-        ["encode", *sources],
-        ["discover", *sources, "--ipc", "2", "--out", str(tmp_path / "modes")],
-        ["distill", *sources, "--ipc", "2", "--out", str(tmp_path / "run")],
-    ]
-    assert loaded(commands(*lines, *lines)) == IMAGES
+    distill = ["distill", *sources, "--ipc", "2", "--out", str(tmp_path / "run")]
+    discover = ["discover", *sources, "--ipc", "2", "--out", str(tmp_path / "modes")]
+    assert loaded(commands(["encode", *sources])) == IMAGES
+    clustering = loaded(commands(distill, discover)) - IMAGES
+    assert {"sklearn"} <= clustering <= {"sklearn", "scipy", "pandas", "pyarrow"}  # as scikit-learn likes
+    assert loaded(commands(["encode", *sources], distill, discover)) == IMAGES
 
 
 def test_collection_goes_on_after_imports() -> None:

@@ -15,14 +15,11 @@ from importlib.util import find_spec
 from itertools import pairwise
 from typing import Any, NamedTuple, Protocol
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.dlpack import from_dlpack
 
 from mgd3_fast.errors import UserError
-from mgd3_fast.modes.kmeans_numpy import kmeans_like_sklearn
 from mgd3_fast.modes.method import KMEANS_METHOD_NAMES
 from mgd3_fast.modes.threads import one_thread
 
@@ -67,37 +64,27 @@ class EngineChoice(NamedTuple):
 
 
 class SklearnKMeans:
-    """scikit-learn's `KMeans(n_clusters=k, random_state=seed, n_init="auto")`, as the authors run it.
-
-    Computed by `kmeans_numpy`, to the bit; the library itself is imported for what that leaves to it.
-    """
+    """scikit-learn's `KMeans(n_clusters=k, random_state=seed, n_init="auto")`, as the authors run it."""
 
     on_device = False
+
+    def __init__(self) -> None:
+        # Loaded before any thread limit is set: limits reach only libraries that are there.
+        from sklearn.cluster import KMeans
+
+        self._kmeans = KMeans
 
     def cluster(self, features: Tensor, offsets: Sequence[int], k: int, seed: int) -> Clusters:
         """Cluster each class on one thread; see `KMeansEngine.cluster`."""
         with one_thread():
             fitted = [
-                _fit_one_class(features[begin:end].float().numpy(), k, seed)
+                self._kmeans(k, random_state=seed, n_init="auto").fit(features[begin:end].float().numpy())
                 for begin, end in pairwise(offsets)
             ]
         return Clusters(
-            torch.stack([torch.from_numpy(centers).float() for centers, _ in fitted]),
-            torch.cat([torch.from_numpy(labels).long() for _, labels in fitted]),
+            torch.stack([torch.from_numpy(one.cluster_centers_).float() for one in fitted]),
+            torch.cat([torch.from_numpy(one.labels_).long() for one in fitted]),
         )
-
-
-def _fit_one_class(
-    samples: NDArray[np.float32], k: int, seed: int
-) -> tuple[NDArray[np.float32], NDArray[np.integer[Any]]]:
-    found = kmeans_like_sklearn(samples, k, seed, most_iterations=MOST_ITERATIONS, tolerance=TOLERANCE)
-    if found is not None:
-        return found
-    from sklearn.cluster import KMeans
-
-    with one_thread():  # limits reach only libraries that are there
-        fitted = KMeans(k, random_state=seed, n_init="auto").fit(samples)
-    return fitted.cluster_centers_, fitted.labels_
 
 
 class CumlKMeans:
