@@ -6,6 +6,7 @@ they are out of bounds.
 
 from __future__ import annotations
 
+import os
 import statistics
 import sys
 import time
@@ -45,6 +46,23 @@ class Setting:
 
 
 Check = Callable[[Setting], dict[str, Any]]
+
+
+def plain_on_cpu(check: Check) -> Check:
+    """Rehearse a check of whole networks in plain torch: interpreted, their norms take minutes."""
+
+    @wraps(check)
+    def checked(setting: Setting) -> dict[str, Any]:
+        if setting.on_gpu:
+            return check(setting)
+        interpreted = os.environ.pop("TRITON_INTERPRET", None)
+        try:
+            return check(setting)
+        finally:
+            if interpreted is not None:
+                os.environ["TRITON_INTERPRET"] = interpreted
+
+    return checked
 
 
 def needs_packages(check: Check) -> Check:

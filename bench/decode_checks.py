@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from checking import Check, Setting, median_seconds, needs_packages, require
+from checking import Check, Setting, median_seconds, needs_packages, plain_on_cpu, require
 from torch import Tensor, nn
 
 DECODE_GOAL, ENCODE_GOAL = 600.0, 1500.0  # images per second at 256 px
@@ -52,6 +52,7 @@ def random_latents(setting: Setting, B: int) -> Tensor:
 
 
 @needs_packages
+@plain_on_cpu
 def check_decode_choice(setting: Setting) -> dict[str, Any]:
     """The network and batch of a GPU reach 95% of the best: other batches, and diffusers' in both layouts."""
     from diffusers import AutoencoderKL
@@ -84,6 +85,7 @@ def check_decode_choice(setting: Setting) -> dict[str, Any]:
 
 
 @needs_packages
+@plain_on_cpu
 def check_throughput(setting: Setting) -> dict[str, Any]:
     """Decode and encode KL-f8 at 256 px in bfloat16, from and to the GPU's memory."""
     B, P = setting.size(256, 4), resolution(setting)
@@ -118,6 +120,7 @@ class _Kept:
 
 
 @needs_packages
+@plain_on_cpu
 def check_decode_beside_sampling(setting: Setting) -> dict[str, Any]:
     """Decoding behind the sampler gives the bytes of `decode`, and the sampler's thread goes on at once."""
     from mgd3_fast.decoding import DecodeQueue

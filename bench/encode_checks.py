@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from checking import Check, Setting, needs_packages, require
+from checking import Check, Setting, needs_packages, plain_on_cpu, require
 from decode_checks import random_autoencoder, resolution
 
 # Copies and padding may cost this share of the autoencoder's own rate.
@@ -22,6 +22,7 @@ PIPELINE_GOAL = 0.9
 
 
 @needs_packages
+@plain_on_cpu
 def check_encode_pipeline(setting: Setting) -> dict[str, Any]:
     """Batches from the host give the bits of batches on the device at nearly their rate; then JPEG files."""
     from photos import photo
