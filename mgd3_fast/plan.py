@@ -16,7 +16,7 @@ from mgd3_fast.generators import SamplingDefaults, for_run
 from mgd3_fast.generators.placing import place_network
 from mgd3_fast.modes import check_ipc
 from mgd3_fast.sources import Sources, open_sources
-from mgd3_fast.stages import kmeans_engine_of
+from mgd3_fast.stages import discovery_of
 from mgd3_fast.writers import Layout, layout_of
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ class Plan:
             "flip": config.flip,
             "storage": config.storage,
             "discovery": config.discovery,
-            "kmeans": kmeans_engine_of(config, self.sources).name,
+            "kmeans": discovery_of(config, self.sources).kmeans,
             "sampler": sampling.sampler,
             "steps": sampling.steps,
             "spacing": config.spacing,

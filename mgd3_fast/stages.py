@@ -11,15 +11,12 @@ from typing import TYPE_CHECKING
 from mgd3_fast.errors import UserError
 from mgd3_fast.latents import EncodeReport, Share, encode_dataset
 from mgd3_fast.modes import (
-    ENGINE_NAMES,
-    NO_ENGINE,
-    EngineChoice,
+    Discovery,
     ModeSet,
     check_ipc,
-    choose_engine,
+    choose_discovery,
     classes_without_modes,
     discover_modes,
-    engine_of_file,
     modes_key,
 )
 from mgd3_fast.pictures import MOST_CLASSES, check_drawable, plot_modes
@@ -90,7 +87,7 @@ def discover(
     """
     sources = sources or open_sources(config, progress)
     check_ipc(sources.dataset.counts, config.ipc)
-    kmeans_engine_of(config, sources)
+    discovery_of(config, sources)
     out = Path(config.out)
     check_ours(out)
     target, work = out / MODES, out / WORK
@@ -143,24 +140,10 @@ def discover_and_plot(
     return path, modes, pictures
 
 
-def kmeans_engine_of(config: DiscoverConfig, sources: Sources) -> EngineChoice:
-    """Decide what runs K-means in a run; auto is the engine of the modes that are given, if any are.
-
-    Args:
-        config: Engine, method, ipc and where modes may lie: `modes` of a distill configuration, or its `out`.
-        sources: What the run starts from.
-
-    Returns:
-        The engine and the reason for it.
-
-    Raises:
-        UserError: If the engine does not fit the method or the machine.
-    """
-    given = engine_of_file(Path(getattr(config, "modes", None) or Path(config.out) / MODES))
-    chosen = choose_engine(config.kmeans, config.discovery, config.ipc, sources.device)
-    if config.kmeans == "auto" and chosen.name != NO_ENGINE and given in ENGINE_NAMES:
-        return EngineChoice(given, "the modes that are given are its")
-    return chosen
+def discovery_of(config: DiscoverConfig, sources: Sources) -> Discovery:
+    """Decide how modes are found; the given ones are `modes` of a distill configuration, or in its `out`."""
+    given = Path(getattr(config, "modes", None) or Path(config.out) / MODES)
+    return choose_discovery(config, sources.device, given)
 
 
 def prepare_latents(
@@ -234,15 +217,7 @@ def _classes(plan: Plan, class_indices: Iterable[int]) -> Dataset:
 def _lacking(sources: Sources, config: DiscoverConfig, dataset: Dataset, work: Path) -> Dataset | None:
     """Return the classes whose modes are not kept in the working state, or None."""
     kept = work / KEPT_MODES
-    labels = classes_without_modes(
-        dataset,
-        sources.store,
-        config.discovery,
-        config.ipc,
-        config.seed,
-        kept,
-        kmeans=kmeans_engine_of(config, sources).name,
-    )
+    labels = classes_without_modes(dataset, sources.store, discovery_of(config, sources), kept)
     return dataset.subset(labels) if labels else None
 
 
@@ -282,31 +257,24 @@ def _discover(
     if lacking is not None:
         with timings.measure("encode"):
             _encode(sources, lacking, config.on_bad_image, progress)
-    engine = kmeans_engine_of(config, sources)
+    wanted = discovery_of(config, sources)
     if lacking is not None:
-        progress.note(f"discover: {config.discovery}, K-means engine {engine.name} ({engine.reason})")
+        progress.note(f"discover: {config.discovery}, K-means engine {wanted.runner} ({wanted.reason})")
     with timings.measure("discover"):
         return discover_modes(
             dataset,
             sources.store,
             sources.generator.latent_shape,
-            config.discovery,
-            config.ipc,
-            config.seed,
-            progress,
+            wanted,
             work / KEPT_MODES,
-            kmeans=engine.name,
-            device=sources.device,
+            progress,
         )
 
 
 def _load_modes(path: Path, sources: Sources, config: DiscoverConfig) -> ModeSet:
     modes = ModeSet.load(path)
-    kmeans = kmeans_engine_of(config, sources).name
-    wanted = modes_key(
-        sources.dataset, sources.store, config.discovery, config.ipc, config.seed, kmeans=kmeans
-    )
-    if modes.key == wanted:
+    kmeans = discovery_of(config, sources).kmeans
+    if modes.key == modes_key(sources.dataset, sources.store, discovery_of(config, sources)):
         return modes
     for name, got, asked in (
         ("ipc", modes.ipc, config.ipc),

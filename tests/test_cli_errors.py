@@ -160,14 +160,14 @@ CASES: dict[str, tuple[Callable[[Place], dict[str, Any]] | dict[str, Any], str]]
     "stops of no trace": ({"trace-stops": "1"}, "trace_stops must come with trace, got '1' alone"),
     "unknown sampler": ({"sampler": "euler"}, "sampler must be one of ddpm, ddim, got 'euler'"),
     "unknown discovery": ({"discovery": "magic"}, "discovery must be one of kmeans, kmeans-closest, "),
-    "unknown K-means engine": ({"kmeans": "faiss"}, "kmeans must be one of auto, sklearn, cuml, triton, got"),
+    "unknown K-means runner": ({"kmeans": "faiss"}, "kmeans must be one of auto, sklearn, cuml, triton, got"),
     "cuML without a GPU": (
         {"kmeans": "cuml", "device": "cpu"},
         "kmeans must be auto, sklearn or triton on cpu, got 'cuml', which needs CUDA",
     ),
-    "K-means engine for a method without": (
+    "K-means runner for a method without": (
         {"kmeans": "sklearn", "discovery": "gmm"},
-        "kmeans must be auto with discovery gmm, which has no choice of engine, got 'sklearn'",
+        "kmeans must be auto with discovery gmm, which has no choice of runner, got 'sklearn'",
     ),
     "unknown backend": (
         {"backend": "warp"},

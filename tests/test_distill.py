@@ -401,7 +401,7 @@ def test_encode_and_discover_are_taken_up_by_distill(
     assert contents(tmp_path / "other") == contents(whole)
 
 
-def test_auto_takes_modes_of_any_engine(run: Callable[..., DistilledDataset], tmp_path: Path) -> None:
+def test_auto_takes_modes_of_any_runner(run: Callable[..., DistilledDataset], tmp_path: Path) -> None:
     run(tmp_path / "first", kmeans="triton")
     result = run(tmp_path / "second", modes=tmp_path / "first" / "modes.safetensors")
     assert result.manifest is not None

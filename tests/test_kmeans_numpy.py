@@ -10,8 +10,8 @@ import pytest
 import torch
 from sklearn.cluster import KMeans
 
-from mgd3_fast.modes.kmeans_engines import MOST_ITERATIONS, TOLERANCE, SklearnKMeans
 from mgd3_fast.modes.kmeans_numpy import Floats, kmeans_like_sklearn
+from mgd3_fast.modes.kmeans_runners import MOST_ITERATIONS, TOLERANCE, SklearnKMeans
 from mgd3_fast.modes.threads import one_thread
 
 SHAPES = ((10, 2, 3), (40, 5, 39), (257, 64, 1), (300, 256, 10), (300, 256, 50), (150, 1024, 20))
