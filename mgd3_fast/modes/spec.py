@@ -42,13 +42,13 @@ class Discovery:
         return self.runner if self.method in KMEANS_METHOD_NAMES else NO_RUNNER
 
 
-def choose_discovery(config: DiscoverConfig, device: torch.device, given: Path) -> Discovery:
+def choose_discovery(config: DiscoverConfig, device: torch.device, given: Path | None = None) -> Discovery:
     """Decide how the modes of a run are found; K-means on auto is run by what made the given modes, if any.
 
     Args:
         config: Method, ipc, seed and K-means runner.
         device: Where the networks run.
-        given: File of modes that the run would take up; need not exist.
+        given: File of modes that the run takes up, if any.
 
     Returns:
         The decision.
@@ -57,7 +57,7 @@ def choose_discovery(config: DiscoverConfig, device: torch.device, given: Path) 
         UserError: The runner does not fit the method, the number of modes or the machine.
     """
     runner = choose_runner(config.kmeans, config.discovery, config.ipc, device)
-    made_by = runner_of_file(given)
+    made_by = runner_of_file(given) if given else None
     if config.kmeans == "auto" and runner.name != NO_RUNNER and made_by in RUNNER_NAMES:
         runner = RunnerChoice(made_by, "the modes that are given are its")
     return Discovery(

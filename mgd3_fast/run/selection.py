@@ -12,11 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mgd3_fast.baselines.herding import HerdingDiscovery
 from mgd3_fast.config.distill import REAL_METHODS
 from mgd3_fast.datasets import BadImage, BadImageError, Dataset, image_batches
 from mgd3_fast.errors import UserError
 from mgd3_fast.modes import ModeDiscovery, method_named
+from mgd3_fast.modes.herding import HerdingDiscovery
 
 FEATURE_SIDE = 32
 _BATCH = 256
