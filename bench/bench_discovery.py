@@ -1,8 +1,8 @@
-"""Mode discovery: every method, every K-means engine, and classes of unequal size from the store.
+"""Mode discovery: every method, every K-means runner, and classes of unequal size from the store.
 
     pytest bench/bench_discovery.py --benchmark-only
 
-Methods are timed class by class, on made-up latents of ImageNet's size and on those of mnist5k. Engines are
+Methods are timed class by class, on made-up latents of ImageNet's size and on those of mnist5k. Runners are
 timed on the same ragged classes: scikit-learn one class after the other, this project's batched kernels on
 all of them at once (their plain torch form on a CPU), and on a GPU also cuML's loop and flash-kmeans where
 they are installed. flash-kmeans takes classes of one size: it gets the first rows of each, as many as the
@@ -29,7 +29,7 @@ from torch import Tensor
 from mgd3_fast.datasets import ArrayImages, Dataset, ImageClass, open_dataset, stream_images
 from mgd3_fast.generators import load_generator
 from mgd3_fast.latents import LatentStore
-from mgd3_fast.modes import METHOD_NAMES, discover_modes, discovery, kmeans_engine
+from mgd3_fast.modes import METHOD_NAMES, Discovery, discover_modes, kmeans_runner, method_named
 
 # Classes of ImageNet have 732 to 1,300 images.
 RAGGED_SIZES = (732, 1300, 981)
@@ -65,7 +65,7 @@ class Problem:
 
 
 def problem_of(features: Tensor, shape: tuple[int, int, int]) -> Problem:
-    centers = discovery("kmeans").fit(features, 10, 0).centers
+    centers = method_named("kmeans").fit(features, 10, 0).centers
     return Problem(features, shape, inertia(features, centers))
 
 
@@ -89,7 +89,7 @@ def test_method_of_a_class(
     benchmark: BenchmarkFixture, problems: dict[str, Problem], problem: str, method: str
 ) -> None:
     features = problems[problem].features
-    finder = discovery(method, latent_shape=problems[problem].shape)
+    finder = method_named(method, latent_shape=problems[problem].shape)
     found = finder.fit(features, 10, 0)
     assert bool(found.centers.isfinite().all())
     assert abs(float(found.weights.sum()) - 1) < 1e-6
@@ -115,11 +115,11 @@ def ragged() -> tuple[Tensor, list[int]]:
     return features, offsets
 
 
-def cluster(engine: str, features: Tensor, offsets: Sequence[int]) -> Tensor:
-    """Centres [P, K, D] of each class by an engine."""
-    if engine != "flash-kmeans":
-        source = features.cpu() if engine == "sklearn" else features
-        return kmeans_engine(engine).cluster(source, offsets, IPC, 0).centers.to(features.device)
+def cluster(runner: str, features: Tensor, offsets: Sequence[int]) -> Tensor:
+    """Centres [P, K, D] of each class by a runner."""
+    if runner != "flash-kmeans":
+        source = features.cpu() if runner == "sklearn" else features
+        return kmeans_runner(runner).cluster(source, offsets, IPC, 0).centers.to(features.device)
     from flash_kmeans import batch_kmeans_Euclid  # type: ignore[import-not-found]
 
     least = min(end - begin for begin, end in pairwise(offsets))
@@ -136,36 +136,36 @@ def mean_inertia(features: Tensor, offsets: Sequence[int], centers: Tensor) -> f
     return sum(found) / len(found)
 
 
-def installed(engine: str) -> bool:
-    """Whether an engine is one to compare here."""
-    if engine in ("cuml", "flash-kmeans"):
-        return ON_GPU and find_spec(engine.replace("-", "_")) is not None
+def installed(runner: str) -> bool:
+    """Whether a runner is one to compare here."""
+    if runner in ("cuml", "flash-kmeans"):
+        return ON_GPU and find_spec(runner.replace("-", "_")) is not None
     return True
 
 
-@pytest.mark.parametrize("engine", ["sklearn", "triton", "cuml", "flash-kmeans"])
-def test_kmeans_engine(benchmark: BenchmarkFixture, ragged: tuple[Tensor, list[int]], engine: str) -> None:
-    if not installed(engine):
-        pytest.skip(f"{engine} needs a GPU and its package")
+@pytest.mark.parametrize("runner", ["sklearn", "triton", "cuml", "flash-kmeans"])
+def test_kmeans_runner(benchmark: BenchmarkFixture, ragged: tuple[Tensor, list[int]], runner: str) -> None:
+    if not installed(runner):
+        pytest.skip(f"{runner} needs a GPU and its package")
     features, offsets = ragged
     first = offsets[:4]  # of a thousand classes three are enough to know scikit-learn's time
     wanted = mean_inertia(features, first, cluster("sklearn", features[: first[-1]], first))
-    if engine == "sklearn":
+    if runner == "sklearn":
         features, offsets = features[: first[-1]], first
-    centers = cluster(engine, features, offsets)
+    centers = cluster(runner, features, offsets)
     compared = mean_inertia(features, first, centers[: len(first) - 1])
-    if engine in ("sklearn", "triton"):
+    if runner in ("sklearn", "triton"):
         assert abs(compared / wanted - 1) < INERTIA_BOUND
-    seconds = time_rounds(benchmark, lambda: cluster(engine, features, offsets), rounds=ROUNDS)
+    seconds = time_rounds(benchmark, lambda: cluster(runner, features, offsets), rounds=ROUNDS)
     if seconds is None:
         return
     classes = len(offsets) - 1
     subject = Subject("kmeans", f"{classes} x 732..1300 x 4096, k {IPC}", "fp32", classes)
     figures = Figures(benchmark, subject)
-    figures.add_time(engine, seconds[OURS])
-    figures.add_rate(engine, "rate", "classes/s", classes, seconds[OURS])
-    figures.add(engine, "inertia_over_sklearn", "1", compared / wanted)
-    figures.add_peak_memory(engine, lambda: cluster(engine, features, offsets))
+    figures.add_time(runner, seconds[OURS])
+    figures.add_rate(runner, "rate", "classes/s", classes, seconds[OURS])
+    figures.add(runner, "inertia_over_sklearn", "1", compared / wanted)
+    figures.add_peak_memory(runner, lambda: cluster(runner, features, offsets))
 
 
 @pytest.fixture(scope="module")
@@ -189,9 +189,9 @@ def test_discovery_of_ragged_classes(
     benchmark: BenchmarkFixture, stored: tuple[Dataset, LatentStore], workers: int
 ) -> None:
     def run() -> Tensor:
-        return discover_modes(*stored, SHAPE, ipc=10, num_workers=workers).modes
+        return discover_modes(*stored, SHAPE, Discovery(), num_workers=workers).modes
 
-    alone = discovery("kmeans").fit(stored[1].get(stored[0].classes[0]).flatten(1), 10, 0)
+    alone = method_named("kmeans").fit(stored[1].get(stored[0].classes[0]).flatten(1), 10, 0)
     assert torch.equal(run()[0].flatten(1), alone.centers)
     seconds = time_rounds(benchmark, run, rounds=ROUNDS)
     if seconds is None:

@@ -17,7 +17,6 @@ import torch
 from pytest_benchmark.fixture import BenchmarkFixture
 from torch.nn import functional as F
 
-from mgd3_fast.baselines import select_images
 from mgd3_fast.datasets import open_dataset
 from mgd3_fast.evaluate import EvaluateConfig
 from mgd3_fast.evaluate.augmentation import augment_batch
@@ -28,6 +27,7 @@ from mgd3_fast.evaluate.presets import find_preset
 from mgd3_fast.evaluate.recipe import Recipe, make_recipe
 from mgd3_fast.evaluate.training import Job, train_classifier
 from mgd3_fast.progress import SILENT
+from mgd3_fast.run.selection import select_images
 
 IPC = 10
 

@@ -123,7 +123,7 @@ class _Kept:
 @plain_on_cpu
 def check_decode_beside_sampling(setting: Setting) -> dict[str, Any]:
     """Decoding behind the sampler gives the bytes of `decode`, and the sampler's thread goes on at once."""
-    from mgd3_fast.decoding import DecodeQueue
+    from mgd3_fast.run.decoding import DecodeQueue
 
     B, batches, kept = setting.size(64, 8), 2, _Kept()
     with tempfile.TemporaryDirectory() as folder:

@@ -41,7 +41,7 @@ def _discover_in_chunks(setting: Setting, folder: Path) -> dict[str, Any]:
 
     from mgd3_fast.datasets import ArrayImages, Dataset, ImageClass
     from mgd3_fast.latents import LatentStore
-    from mgd3_fast.modes import discover_modes, discovery, kmeans_engine
+    from mgd3_fast.modes import Discovery, discover_modes, kmeans_runner, method_named
 
     side, ipc = setting.size(32, 1), setting.size(50, 2)
     sizes = [setting.size(n, n // 200) for n in (732, 1300, 981)] * setting.size(20, 1)
@@ -59,15 +59,14 @@ def _discover_in_chunks(setting: Setting, folder: Path) -> dict[str, Any]:
 
     def discover(chunk_bytes: int | None = None) -> tuple[Tensor, float]:
         started = time.perf_counter()
-        found = discover_modes(
-            dataset, store, shape, ipc=ipc, kmeans="triton", device=setting.device, chunk_bytes=chunk_bytes
-        )
+        wanted = Discovery(ipc=ipc, runner="triton", device=setting.device)
+        found = discover_modes(dataset, store, shape, wanted, chunk_bytes=chunk_bytes)
         return found.modes, time.perf_counter() - started
 
     whole, _ = discover()
     again, seconds = discover()
     pieces, _ = discover(3 * max(sizes) * 16 * side * side)
-    finder = discovery("kmeans", engine=kmeans_engine("triton"))
+    finder = method_named("kmeans", runner=kmeans_runner("triton"))
     first = store.get(classes[0])
     assert first is not None
     alone = finder.fit(first.flatten(1).to(setting.device), ipc, 0).centers
@@ -90,10 +89,10 @@ def check_cuml(setting: Setting) -> dict[str, Any]:
     """cuML clusters torch's memory without a copy, as well as the batched kernels do."""
     if not setting.on_gpu:
         return {"skipped": "needs CUDA"}
-    import cuml  # noqa: F401 - what the engine needs
+    import cuml  # noqa: F401 - what the runner needs
     import cupy
 
-    from mgd3_fast.modes import kmeans_engine
+    from mgd3_fast.modes import kmeans_runner
 
     offsets = list(accumulate([732, 1300, 981] * 7, initial=0))
     features = torch.cat(
@@ -101,11 +100,11 @@ def check_cuml(setting: Setting) -> dict[str, Any]:
     )
     centers, seconds = {}, {}
     for name in ("triton", "cuml", "cuml again"):
-        engine = kmeans_engine(name.split()[0])
-        engine.cluster(features, offsets, 50, 0)
+        runner = kmeans_runner(name.split()[0])
+        runner.cluster(features, offsets, 50, 0)
         torch.cuda.synchronize()
         started = time.perf_counter()
-        centers[name] = engine.cluster(features, offsets, 50, 0).centers
+        centers[name] = runner.cluster(features, offsets, 50, 0).centers
         torch.cuda.synchronize()
         seconds[name] = time.perf_counter() - started
 

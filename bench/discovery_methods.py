@@ -23,10 +23,10 @@ from machine import describe_machine
 from torch import Tensor
 
 from mgd3_fast.config import DiscoverConfig
-from mgd3_fast.modes import METHOD_NAMES, discover_modes
+from mgd3_fast.modes import METHOD_NAMES, Discovery, discover_modes
 from mgd3_fast.progress import SILENT, Progress
-from mgd3_fast.sources import Sources, open_sources
-from mgd3_fast.stages import encode
+from mgd3_fast.run.encoding import encode
+from mgd3_fast.run.sources import Sources, open_sources
 
 RESULT = "discovery_methods.json"
 DATASET = "mnist5k"
@@ -35,7 +35,8 @@ DATASET = "mnist5k"
 def measure(sources: Sources, method: str, ipc: int, seed: int) -> dict[str, Any]:
     """Find the modes of all classes and say how good and how even they are."""
     started = time.perf_counter()
-    found = discover_modes(sources.dataset, sources.store, sources.generator.latent_shape, method, ipc, seed)
+    wanted = Discovery(method=method, ipc=ipc, seed=seed)
+    found = discover_modes(sources.dataset, sources.store, sources.generator.latent_shape, wanted)
     seconds = time.perf_counter() - started
     inertia = []
     for position, cls in enumerate(sources.dataset.classes):

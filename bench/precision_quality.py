@@ -77,7 +77,7 @@ def main() -> None:
 
     import torch
 
-    from mgd3_fast import sources
+    from mgd3_fast.run import sources
     from mgd3_fast.versions import versions
 
     torch.set_num_threads(1)

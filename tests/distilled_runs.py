@@ -10,7 +10,7 @@ from tiny_generator import make_tiny_generator
 
 from mgd3_fast.config import DistillConfig
 from mgd3_fast.datasets import imagenet_classes
-from mgd3_fast.distillation import distill
+from mgd3_fast.run.distillation import distill
 
 WOOF = imagenet_classes("imagewoof")  # not in sorted order, which is why it is used here
 

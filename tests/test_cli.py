@@ -17,9 +17,10 @@ from typing import Any
 
 import pytest
 
-from mgd3_fast import distillation, stages
 from mgd3_fast.cli import COMMANDS, main
 from mgd3_fast.generators.autoencoder import KLAutoencoder
+from mgd3_fast.run import encoding
+from mgd3_fast.run.generated import GeneratedImages
 
 pytestmark = pytest.mark.usefixtures("cache")
 
@@ -367,7 +368,7 @@ def test_a_bug_keeps_its_traceback(
     def fail(*_: Any) -> None:
         raise error
 
-    monkeypatch.setattr(distillation, "make_images", fail)
+    monkeypatch.setattr(GeneratedImages, "make_images", fail)
     assert main(words("distill", out=tmp_path / "out")) == 1
     assert "Traceback (most recent call last)" in capsys.readouterr().err
 
@@ -377,7 +378,7 @@ def test_a_value_error_of_a_library_is_a_bug(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(stages, "encode_dataset", lambda *given, **options: json.loads("{"))
+    monkeypatch.setattr(encoding, "encode_dataset", lambda *given, **options: json.loads("{"))
     assert main(words("encode")) == 1
     assert "Traceback" in capsys.readouterr().err
 

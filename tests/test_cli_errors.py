@@ -160,14 +160,14 @@ CASES: dict[str, tuple[Callable[[Place], dict[str, Any]] | dict[str, Any], str]]
     "stops of no trace": ({"trace-stops": "1"}, "trace_stops must come with trace, got '1' alone"),
     "unknown sampler": ({"sampler": "euler"}, "sampler must be one of ddpm, ddim, got 'euler'"),
     "unknown discovery": ({"discovery": "magic"}, "discovery must be one of kmeans, kmeans-closest, "),
-    "unknown K-means engine": ({"kmeans": "faiss"}, "kmeans must be one of auto, sklearn, cuml, triton, got"),
+    "unknown K-means runner": ({"kmeans": "faiss"}, "kmeans must be one of auto, sklearn, cuml, triton, got"),
     "cuML without a GPU": (
         {"kmeans": "cuml", "device": "cpu"},
         "kmeans must be auto, sklearn or triton on cpu, got 'cuml', which needs CUDA",
     ),
-    "K-means engine for a method without": (
+    "K-means runner for a method without": (
         {"kmeans": "sklearn", "discovery": "gmm"},
-        "kmeans must be auto with discovery gmm, which has no choice of engine, got 'sklearn'",
+        "kmeans must be auto with discovery gmm, which has no choice of runner, got 'sklearn'",
     ),
     "unknown backend": (
         {"backend": "warp"},
@@ -261,7 +261,9 @@ def test_discover_tries_its_out_before_it_encodes(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("mgd3_fast.stages._discover", lambda *_: pytest.fail("work was begun"))
+    monkeypatch.setattr(
+        "mgd3_fast.run.discovery.ModeSource.find_modes", lambda *_: pytest.fail("work was begun")
+    )
     (tmp_path / "file").write_bytes(b"mine")
     arguments = ["discover", "--dataset", str(pictures), "--generator", str(tiny_generator), "--quiet"]
     assert main([*arguments, "--ipc", "2", "--out", str(tmp_path / out)]) == 2
@@ -359,7 +361,7 @@ def test_memory_that_is_too_small(
     def fail(*_: Any) -> None:
         raise error
 
-    monkeypatch.setattr("mgd3_fast.distillation.make_images", fail)
+    monkeypatch.setattr("mgd3_fast.run.generated.GeneratedImages.make_images", fail)
     words = ["distill", "--dataset", str(pictures), "--generator", str(tiny_generator), "--ipc", "2"]
     assert main([*words, "--out", str(tmp_path / "out"), "--quiet"]) == 2
     (line,) = capsys.readouterr().err.splitlines()

@@ -17,7 +17,7 @@ from mgd3_fast.config import discover as discover_config
 from mgd3_fast.config import distill as distill_config
 from mgd3_fast.errors import UserError
 from mgd3_fast.generators import SamplingDefaults
-from mgd3_fast.modes import ENGINE_NAMES, METHOD_NAMES
+from mgd3_fast.modes import METHOD_NAMES, RUNNER_NAMES
 
 PAPER = SamplingDefaults(sampler="ddpm", steps=50, cfg_scale=4.0, mode_scale=0.1, t_stop=25)
 
@@ -135,7 +135,7 @@ def test_words_are_those_of_the_modules_that_use_them() -> None:
     assert distill_config.SAMPLERS == METHODS
     assert ("auto", *FORMS) == distill_config.GUIDANCE_FORMS
     assert discover_config.DISCOVERIES == METHOD_NAMES
-    assert ("auto", *ENGINE_NAMES) == discover_config.KMEANS_ENGINES
+    assert ("auto", *RUNNER_NAMES) == discover_config.KMEANS_RUNNERS
 
 
 def test_every_field_has_help_and_stages_share_their_fields() -> None:

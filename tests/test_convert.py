@@ -19,11 +19,11 @@ from PIL import Image
 from tiny_generator import make_tiny_generator
 
 from mgd3_fast.cli import main
-from mgd3_fast.distillation import distill
 from mgd3_fast.errors import Interrupted, UserError
 from mgd3_fast.formats import CONVERTED_FORMATS, ConvertConfig, convert
 from mgd3_fast.formats import converting as converting_module
 from mgd3_fast.formats import target as target_module
+from mgd3_fast.run.distillation import distill
 from mgd3_fast.writers import write_png
 
 ALL_FORMATS = ("imagefolder", "numeric", "tensor", "parquet", "webdataset")

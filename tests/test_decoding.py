@@ -12,8 +12,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from mgd3_fast.decoding import BATCHES_AHEAD, DecodeQueue
 from mgd3_fast.generators import load_generator
+from mgd3_fast.run.decoding import BATCHES_AHEAD, DecodeQueue
 
 CPU = torch.device("cpu")
 WAIT_S = 20

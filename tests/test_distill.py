@@ -17,15 +17,17 @@ from pictures import photo
 from PIL import Image
 from tiny_generator import make_tiny_generator
 
-from mgd3_fast import completion, distillation, sampling, stages
 from mgd3_fast.config import DiscoverConfig, DistillConfig, EncodeConfig
 from mgd3_fast.datasets import imagenet_classes
-from mgd3_fast.distillation import DistilledDataset, distill
 from mgd3_fast.errors import Interrupted, UserError
 from mgd3_fast.generators.autoencoder import KLAutoencoder
 from mgd3_fast.modes import ModeSet
-from mgd3_fast.plan import batch_rows
-from mgd3_fast.stages import discover, encode
+from mgd3_fast.run import discovery, distillation, encoding, finishing, generated
+from mgd3_fast.run.discovery import discover
+from mgd3_fast.run.distillation import DistilledDataset, distill
+from mgd3_fast.run.encoding import encode
+from mgd3_fast.run.generated import GeneratedImages
+from mgd3_fast.run.sampler import batch_rows
 from mgd3_fast.writers import WORK, RunFolder
 
 pytestmark = pytest.mark.usefixtures("cache")
@@ -142,9 +144,9 @@ def test_a_finished_folder_is_left_alone(
 
     before = {path: path.stat().st_mtime_ns for path in whole.rglob("*")}
     for module, name in (
-        (distillation, "make_images"),
-        (stages, "encode_dataset"),
-        (stages, "discover_modes"),
+        (GeneratedImages, "make_images"),
+        (encoding, "encode_dataset"),
+        (discovery, "discover_modes"),
     ):
         monkeypatch.setattr(module, name, must_not_run)
     result = run(whole)
@@ -188,14 +190,14 @@ def after(calls: int, function: Callable[..., Any], error: BaseException) -> Cal
 
 
 KILL_POINTS = [
-    pytest.param(stages, "discover_modes", 0, id="before the modes"),
-    pytest.param(distillation, "PngWriter", 0, id="after the modes"),
+    pytest.param(discovery, "discover_modes", 0, id="before the modes"),
+    pytest.param(generated, "PngWriter", 0, id="after the modes"),
     pytest.param(KLAutoencoder, "decode_batches", 0, id="in the first batch"),
     pytest.param(KLAutoencoder, "decode_batches", 1, id="in the second batch"),
     pytest.param(RunFolder, "record", 3, id="between an image and its journal line"),
-    pytest.param(distillation, "complete", 0, id="after the last image"),
-    pytest.param(completion, "write_contact_sheet", 0, id="after modes.safetensors"),
-    pytest.param(completion, "write_manifest", 0, id="before the manifest"),
+    pytest.param(distillation, "finish", 0, id="after the last image"),
+    pytest.param(finishing, "write_contact_sheet", 0, id="after modes.safetensors"),
+    pytest.param(finishing, "write_manifest", 0, id="before the manifest"),
     pytest.param(RunFolder, "clear", 0, id="after the manifest"),
 ]
 
@@ -286,11 +288,11 @@ def test_a_second_run_of_the_same_shard_is_refused(
             seen.append(error)
 
     with pytest.MonkeyPatch.context() as patch:
-        original = distillation.make_images
+        original = GeneratedImages.make_images
         patch.setattr(
-            distillation,
+            GeneratedImages,
             "make_images",
-            lambda *given: (run_again(), original(*given)) if not seen else original(*given),
+            lambda *given: (run_again(), original(*given))[1] if not seen else original(*given),
         )
         run(tmp_path / "out")
     assert "another process" in str(seen[0])
@@ -392,8 +394,8 @@ def test_encode_and_discover_are_taken_up_by_distill(
     path, modes = discover(DiscoverConfig(**source, ipc=4, out=tmp_path / "out"))
     assert path.read_bytes() == (whole / "modes.safetensors").read_bytes()
     assert [one.name for one in (tmp_path / "out").iterdir()] == ["modes.safetensors"]
-    monkeypatch.setattr(stages, "encode_dataset", None)
-    monkeypatch.setattr(stages, "discover_modes", None)
+    monkeypatch.setattr(encoding, "encode_dataset", None)
+    monkeypatch.setattr(discovery, "discover_modes", None)
     assert discover(DiscoverConfig(**source, ipc=4, out=tmp_path / "out"))[1].key == modes.key
     run(tmp_path / "out")
     run(tmp_path / "other", modes=whole / "modes.safetensors")
@@ -401,7 +403,7 @@ def test_encode_and_discover_are_taken_up_by_distill(
     assert contents(tmp_path / "other") == contents(whole)
 
 
-def test_auto_takes_modes_of_any_engine(run: Callable[..., DistilledDataset], tmp_path: Path) -> None:
+def test_auto_takes_modes_of_any_runner(run: Callable[..., DistilledDataset], tmp_path: Path) -> None:
     run(tmp_path / "first", kmeans="triton")
     result = run(tmp_path / "second", modes=tmp_path / "first" / "modes.safetensors")
     assert result.manifest is not None
@@ -466,11 +468,11 @@ def test_batches_do_not_depend_on_the_shard(
     run: Callable[..., DistilledDataset], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shapes = []
-    original = sampling.make_images
+    original = GeneratedImages.make_images
     monkeypatch.setattr(
-        distillation,
+        GeneratedImages,
         "make_images",
-        lambda plan, *rest: (shapes.append(plan.sampler.batch_shape), original(plan, *rest)),
+        lambda source, *rest: (shapes.append(source.sampler.batch_shape), original(source, *rest))[1],
     )
     for part in (1, 2, 3):
         run(tmp_path / "out", shard=f"{part}/3", batch_size="auto")

@@ -20,7 +20,6 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from mgd3_fast.datasets import imagenet_class_titles, imagenet_classes
-from mgd3_fast.distillation import distill
 from mgd3_fast.errors import UserError
 from mgd3_fast.formats import ConvertConfig, convert
 from mgd3_fast.formats import sharding as sharding_module
@@ -29,6 +28,7 @@ from mgd3_fast.formats.ddranking import DATASETS
 from mgd3_fast.formats.normalisation import MNIST5K
 from mgd3_fast.formats.sharding import split_by_size
 from mgd3_fast.progress import SILENT, Progress
+from mgd3_fast.run.distillation import distill
 from mgd3_fast.writers.labelled import LabelledImage
 from mgd3_fast.writers.reader import read_labelled
 

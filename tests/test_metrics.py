@@ -17,7 +17,6 @@ from PIL import Image
 from mgd3_fast.cli import main
 from mgd3_fast.config import DistillConfig
 from mgd3_fast.datasets import open_dataset
-from mgd3_fast.distillation import distill
 from mgd3_fast.errors import UserError
 from mgd3_fast.metrics import MetricsConfig, measure
 from mgd3_fast.metrics.frechet import Moments, frechet_distance
@@ -26,6 +25,7 @@ from mgd3_fast.metrics.mode_recovery import mode_recovery, open_run_modes
 from mgd3_fast.metrics.neighbours import cosine_scores, coverage_and_density, mean_of_nearest, nearest_other
 from mgd3_fast.metrics.plots import draw
 from mgd3_fast.pictures.embedding import joint_map
+from mgd3_fast.run.distillation import distill
 from mgd3_fast.writers.reader import read_classes
 
 PIXELS = {"features": "pixels"}

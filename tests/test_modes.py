@@ -20,12 +20,13 @@ from mgd3_fast.latents import LatentStore, encode_dataset
 from mgd3_fast.modes import (
     KMEANS_METHOD_NAMES,
     METHOD_NAMES,
+    Discovery,
     Modes,
     ModeSet,
     check_ipc,
     classes_without_modes,
     discover_modes,
-    discovery,
+    method_named,
     modes_key,
 )
 from mgd3_fast.progress import Progress
@@ -40,7 +41,7 @@ def blobs(n: int, dim: int, groups: int = 6, seed: int = 0) -> Tensor:
 
 
 def fit(features: Tensor, ipc: int, seed: int = 0) -> Modes:
-    return discovery("kmeans").fit(features, ipc, seed)
+    return method_named("kmeans").fit(features, ipc, seed)
 
 
 class TestKMeans:
@@ -117,8 +118,9 @@ def encoded(tmp_path: Path) -> tuple[Dataset, LatentStore]:
 
 def discover(encoded: tuple[Dataset, LatentStore], **settings: object) -> ModeSet:
     dataset, store = encoded
-    chosen = {"method": "kmeans", "ipc": 5, "seed": 0, **settings}
-    return discover_modes(dataset, store, SHAPE, **chosen)  # type: ignore[arg-type]
+    asked = {name: settings.pop(name) for name in ("method", "ipc", "seed") if name in settings}
+    wanted = Discovery(**{"ipc": 5, **asked})  # type: ignore[arg-type]
+    return discover_modes(dataset, store, SHAPE, wanted, **settings)  # type: ignore[arg-type]
 
 
 def equal(first: ModeSet, second: ModeSet) -> bool:
@@ -168,16 +170,16 @@ class TestDiscover:
     ) -> None:
         dataset, store = encoded
         workdir = tmp_path / "work" / "modes"
-        part = discover_modes(dataset.subset([0, 2]), store, SHAPE, ipc=5, workdir=workdir)
+        part = discover_modes(dataset.subset([0, 2]), store, SHAPE, Discovery(ipc=5), workdir)
         assert len(list(workdir.iterdir())) == 2
-        assert classes_without_modes(dataset, store, "kmeans", 5, 0, workdir) == [1]
-        assert classes_without_modes(dataset, store, "kmeans", 5, 1, workdir) == [0, 1, 2]
+        assert classes_without_modes(dataset, store, Discovery(ipc=5), workdir) == [1]
+        assert classes_without_modes(dataset, store, Discovery(ipc=5, seed=1), workdir) == [0, 1, 2]
         lines = io.StringIO()
         whole = discover(encoded, workdir=workdir, progress=Progress(stream=lines))
         assert equal(whole, discover(encoded))
         assert torch.equal(whole.modes[[0, 2]], part.modes)
         assert lines.getvalue().startswith("discover: ")
-        monkeypatch.setattr("mgd3_fast.modes.discovering.discovery", None)
+        monkeypatch.setattr("mgd3_fast.modes.discovering.method_named", None)
         assert equal(discover(encoded, workdir=workdir), whole)
 
     def test_kept_results_need_no_latents(self, encoded: tuple[Dataset, LatentStore], tmp_path: Path) -> None:
@@ -207,21 +209,22 @@ class TestDiscover:
                     raise MemoryError("too large")
                 return fit(features, ipc, seed)
 
-        monkeypatch.setattr("mgd3_fast.modes.discovering.discovery", lambda name, **_: FailsOnTwelve())
+        monkeypatch.setattr("mgd3_fast.modes.discovering.method_named", lambda name, **_: FailsOnTwelve())
         with pytest.raises(MemoryError):
             discover(encoded, workdir=tmp_path / "work", num_workers=1)
         assert 1 <= len(list((tmp_path / "work").iterdir())) <= 2
 
     def test_key_covers_settings_and_classes(self, encoded: tuple[Dataset, LatentStore]) -> None:
         dataset, store = encoded
-        key = modes_key(dataset, store, "kmeans", 5, 0)
+        wanted = Discovery(ipc=5)
+        key = modes_key(dataset, store, wanted)
         assert key == discover(encoded).key
         others = {
-            modes_key(dataset, store, "kmeans", 6, 0),
-            modes_key(dataset, store, "kmeans", 5, 1),
-            modes_key(dataset, store, "other", 5, 0),
-            modes_key(dataset.subset([0, 1]), store, "kmeans", 5, 0),
-            modes_key(dataset, LatentStore(None, "other", 8), "kmeans", 5, 0),
+            modes_key(dataset, store, Discovery(ipc=6)),
+            modes_key(dataset, store, Discovery(ipc=5, seed=1)),
+            modes_key(dataset, store, Discovery(ipc=5, method="other")),
+            modes_key(dataset.subset([0, 1]), store, wanted),
+            modes_key(dataset, LatentStore(None, "other", 8), wanted),
         }
         assert len(others | {key}) == 6
 
@@ -233,7 +236,7 @@ class TestDiscover:
 
     def test_other_latent_shape_is_told(self, encoded: tuple[Dataset, LatentStore]) -> None:
         with pytest.raises(UserError, match=r"latents of class 0 must be \(4, 8, 8\), got \(4, 2, 2\)"):
-            discover_modes(*encoded, (4, 8, 8))
+            discover_modes(*encoded, (4, 8, 8), Discovery())
 
     def test_class_with_too_few_images_is_named_before_work(
         self, encoded: tuple[Dataset, LatentStore], tmp_path: Path
@@ -257,7 +260,7 @@ class TestDiscover:
 
 def test_every_named_method_can_be_made() -> None:
     for name in METHOD_NAMES:
-        assert callable(discovery(name, latent_shape=SHAPE).fit)
+        assert callable(method_named(name, latent_shape=SHAPE).fit)
 
 
 class TestModeSet:

@@ -13,7 +13,7 @@ from sklearn.mixture import GaussianMixture
 from threadpoolctl import threadpool_limits
 from torch import Tensor
 
-from mgd3_fast.modes import METHOD_NAMES, Modes, discovery
+from mgd3_fast.modes import METHOD_NAMES, Modes, method_named
 from mgd3_fast.modes.clusters import (
     distinct_samples,
     few_distinct,
@@ -38,7 +38,7 @@ def blobs(n: int, groups: int = 6, dim: int = DIM, seed: int = 0, apart: float =
 
 
 def fit(name: str, features: Tensor, ipc: int, seed: int = 0, shape: tuple[int, int, int] = SHAPE) -> Modes:
-    return discovery(name, latent_shape=shape).fit(features, ipc, seed)
+    return method_named(name, latent_shape=shape).fit(features, ipc, seed)
 
 
 def check_modes(modes: Modes, n: int, ipc: int, dim: int) -> None:
@@ -173,7 +173,7 @@ class TestClosest:
     def test_no_image_is_taken_twice(self) -> None:
         # Two clusters whose means share their nearest sample, the one in the middle, which has a copy.
         ring = torch.tensor([[0.0, 3], [0, -3], [3.1, 3], [3.1, -3], [1.4, 0], [1.4, 0]])
-        modes = discovery("kmeans-closest", engine=FixedLabels([0, 0, 1, 1, 0, 1])).fit(ring, 2, 0)
+        modes = method_named("kmeans-closest", runner=FixedLabels([0, 0, 1, 1, 0, 1])).fit(ring, 2, 0)
         assert modes.source_index.tolist()[0] == 4
         assert modes.source_index.tolist()[1] in (2, 3)
         assert len(torch.unique(modes.centers, dim=0)) == 2
@@ -212,14 +212,14 @@ class TestPooled:
 
     def test_empty_cluster_repeats_the_largest(self) -> None:
         features = blobs(6, dim=4)
-        method = discovery("kmeans-pooled", latent_shape=(1, 2, 2), engine=FixedLabels([0, 0, 0, 0, 2, 2]))
+        method = method_named("kmeans-pooled", latent_shape=(1, 2, 2), runner=FixedLabels([0, 0, 0, 0, 2, 2]))
         modes = method.fit(features, 3, 0)
         assert torch.equal(modes.centers[1], modes.centers[0])
         torch.testing.assert_close(modes.weights, torch.tensor([4 / 6, 0, 2 / 6]))
 
     def test_needs_the_latent_shape(self) -> None:
         with pytest.raises(ValueError, match=r"latent_shape must be \(C, h, w\) for kmeans-pooled, got None"):
-            discovery("kmeans-pooled")
+            method_named("kmeans-pooled")
 
 
 class TestMixture:
@@ -255,7 +255,7 @@ class TestMixture:
 
     def test_dead_component_gives_its_place_to_a_split(self, monkeypatch: pytest.MonkeyPatch) -> None:
         features = blobs(40, groups=2)
-        method = discovery("gmm")
+        method = method_named("gmm")
         answers = np.zeros((40, 3))
         answers[::2, 0] = answers[1::2, 1] = 1
         monkeypatch.setattr(type(method), "_fit_mixture", lambda *_: answers)
@@ -323,7 +323,7 @@ class TestSpectral:
 class TestRandom:
     def test_modes_are_different_samples_of_equal_chance(self) -> None:
         features = blobs(20, dim=4)
-        method = discovery("random")
+        method = method_named("random")
         drawn = torch.cat([method.fit(features, 5, seed).source_index for seed in range(400)])
         counts = torch.bincount(drawn, minlength=20)
         # Each is drawn 400 / 4 times, give or take four standard deviations of 8.7.
@@ -349,7 +349,7 @@ class TestRandom:
 
 
 class FixedLabels:
-    """A K-means engine that gives set labels and the means of them."""
+    """A K-means runner that gives set labels and the means of them."""
 
     on_device = False
 
@@ -357,7 +357,7 @@ class FixedLabels:
         self._labels = torch.tensor(labels)
 
     def cluster(self, features: Tensor, offsets: list[int], k: int, seed: int) -> object:
-        from mgd3_fast.modes.kmeans_engines import Clusters
+        from mgd3_fast.modes.kmeans_runners import Clusters
 
         return Clusters(member_means(features, self._labels, k).nan_to_num()[None], self._labels)
 

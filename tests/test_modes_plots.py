@@ -21,7 +21,7 @@ from mgd3_fast.cli import main
 from mgd3_fast.datasets import Dataset
 from mgd3_fast.errors import UserError
 from mgd3_fast.latents import LatentStore, encode_dataset
-from mgd3_fast.modes import ModeSet, discover_modes
+from mgd3_fast.modes import Discovery, ModeSet, discover_modes
 from mgd3_fast.pictures import plot_modes
 from mgd3_fast.pictures.members import ModeMembers, mode_members
 from mgd3_fast.pictures.mode_map import COLOURS, draw_mode_map, mode_colours, project
@@ -147,7 +147,7 @@ def found(tmp_path: Path) -> tuple[Dataset, LatentStore, ModeSet]:
     dataset = array_dataset(9, 12, 10)
     store = LatentStore(tmp_path / "cache", "d1gest", 8)
     encode_dataset(dataset, PoolingEncoder(), store)
-    return dataset, store, discover_modes(dataset, store, (4, 2, 2), ipc=3)
+    return dataset, store, discover_modes(dataset, store, (4, 2, 2), Discovery(ipc=3))
 
 
 class TestPlotModes:
@@ -169,7 +169,7 @@ class TestPlotModes:
         latents = store.get(cls)
         assert latents is not None
         store.put(cls, latents[1:].clone(), torch.arange(1, 12))
-        modes = discover_modes(dataset, store, (4, 2, 2), ipc=3)
+        modes = discover_modes(dataset, store, (4, 2, 2), Discovery(ipc=3))
         plot_modes(dataset.subset([1]), store, modes, tmp_path / "plots", resolution=8, projection="pca")
         sheet = np.asarray(Image.open(tmp_path / "plots" / "0001-1-nearest.png").convert("RGB"))
         for mode, source in enumerate(modes.source_index[1].tolist()):
@@ -182,7 +182,7 @@ class TestPlotModes:
         dataset = array_dataset(9)
         store = LatentStore(tmp_path / "cache", "d1gest", 8, flip=flip)
         encode_dataset(dataset, PoolingEncoder(), store)
-        modes = discover_modes(dataset, store, (4, 2, 2), ipc=9, method="kmeans-closest")
+        modes = discover_modes(dataset, store, (4, 2, 2), Discovery(ipc=9, method="kmeans-closest"))
         plot_modes(dataset, store, modes, tmp_path / "plots", resolution=8, projection="pca")
         sheet = np.asarray(Image.open(tmp_path / "plots" / "0000-0-nearest.png").convert("RGB"))
         encoder = PoolingEncoder()

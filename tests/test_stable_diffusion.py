@@ -22,7 +22,6 @@ from mgd3_fast import cli
 from mgd3_fast.config import DistillConfig, EncodeConfig
 from mgd3_fast.datasets import Dataset, ImageClass, imagenet_classes
 from mgd3_fast.datasets.images import ArrayImages
-from mgd3_fast.distillation import distill
 from mgd3_fast.doctor import accuracy
 from mgd3_fast.errors import UserError
 from mgd3_fast.export import ExportConfig, export
@@ -30,7 +29,8 @@ from mgd3_fast.generators import SamplingDefaults, TextGenerator, for_run, load_
 from mgd3_fast.generators.placing import place_network
 from mgd3_fast.generators.prompts import ClassPrompts, class_prompts
 from mgd3_fast.progress import SILENT
-from mgd3_fast.stages import encode
+from mgd3_fast.run.distillation import distill
+from mgd3_fast.run.encoding import encode
 
 transformers = pytest.importorskip("transformers")
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -37,7 +37,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.plot is None and pictured != PlotConfig():
         raise UserError("projection and plot_classes must come with plot, got no plot")
     with loading():
-        from mgd3_fast.stages import discover, discover_and_plot
+        from mgd3_fast.run.discovery import discover, discover_and_plot
         from mgd3_fast.writers import MODE_PLOTS
 
     progress = progress_from(arguments)

@@ -11,7 +11,7 @@ from mgd3_fast.cli.process import loading
 from mgd3_fast.config import DistillConfig
 
 if TYPE_CHECKING:
-    from mgd3_fast.distillation import DistilledDataset
+    from mgd3_fast.run.distilled import DistilledDataset
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -24,7 +24,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Distil and report."""
     config = config_from(arguments, DistillConfig)
     with loading():
-        from mgd3_fast.distillation import distill
+        from mgd3_fast.run.distillation import distill
 
     distilled = distill(config, progress_from(arguments))
     if arguments.json:

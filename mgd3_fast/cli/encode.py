@@ -21,7 +21,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Encode and report."""
     config = config_from(arguments, EncodeShareConfig)
     with loading():
-        from mgd3_fast.stages import encode
+        from mgd3_fast.run.encoding import encode
 
     report, sources = encode(config, progress_from(arguments), read_shard(config.shard))
     if arguments.json:

@@ -10,7 +10,7 @@ from mgd3_fast.config.fields import LARGEST_SEED, check_options, check_whole, op
 
 DISCOVERIES = ("kmeans", "kmeans-closest", "kmeans-pooled", "gmm", "gmm-pca", "dbscan", "spectral", "random")
 PROJECTIONS = ("tsne", "pca")
-KMEANS_ENGINES = ("auto", "sklearn", "cuml", "triton")
+KMEANS_RUNNERS = ("auto", "sklearn", "cuml", "triton")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,7 +23,7 @@ class DiscoverConfig(EncodeConfig):
     kmeans: str = option(
         "what runs K-means; auto is triton (all classes at once) on a GPU, else sklearn; their modes differ",
         default="auto",
-        choices=KMEANS_ENGINES,
+        choices=KMEANS_RUNNERS,
     )
     seed: int = option("seed of the run: of the modes and of every image", default=0, parse=int, metavar="N")
 

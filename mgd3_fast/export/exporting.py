@@ -16,8 +16,8 @@ from mgd3_fast.config.export import ExportConfig
 from mgd3_fast.devices import dtype_of
 from mgd3_fast.errors import UserError
 from mgd3_fast.generators import load_generator
-from mgd3_fast.plan import MOST_ROWS_CUDA, batch_rows
 from mgd3_fast.progress import SILENT
+from mgd3_fast.run.sampler import MOST_ROWS_CUDA, batch_rows
 
 if TYPE_CHECKING:
     from mgd3_engine.dit import DiT

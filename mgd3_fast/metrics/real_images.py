@@ -25,7 +25,7 @@ from mgd3_fast.generators import load_generator
 from mgd3_fast.latents import encode_dataset
 from mgd3_fast.metrics.features import FeatureSpace, LatentSpace, OnnxSpace, PixelSpace
 from mgd3_fast.progress import Progress
-from mgd3_fast.sources import open_sources, open_training_images
+from mgd3_fast.run.sources import open_sources, open_training_images
 from mgd3_fast.writers.labelled import LabelledImage
 
 _ROWS = 64

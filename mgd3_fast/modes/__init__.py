@@ -1,13 +1,13 @@
 """Latents of a class become its modes: as many points of latent space as images are wanted."""
 
 from mgd3_fast.modes.discovering import check_ipc, classes_without_modes, discover_modes, modes_key
-from mgd3_fast.modes.kmeans_engines import (
-    ENGINE_NAMES,
-    NO_ENGINE,
-    EngineChoice,
-    KMeansEngine,
-    choose_engine,
-    kmeans_engine,
+from mgd3_fast.modes.kmeans_runners import (
+    NO_RUNNER,
+    RUNNER_NAMES,
+    KMeansRunner,
+    RunnerChoice,
+    choose_runner,
+    kmeans_runner,
 )
 from mgd3_fast.modes.method import (
     KMEANS_METHOD_NAMES,
@@ -15,27 +15,29 @@ from mgd3_fast.modes.method import (
     BatchedDiscovery,
     ModeDiscovery,
     Modes,
-    discovery,
+    method_named,
 )
-from mgd3_fast.modes.mode_set import ModeSet, engine_of_file
+from mgd3_fast.modes.mode_set import ModeSet
+from mgd3_fast.modes.spec import Discovery, choose_discovery
 
 __all__ = [
-    "ENGINE_NAMES",
     "KMEANS_METHOD_NAMES",
     "METHOD_NAMES",
-    "NO_ENGINE",
+    "NO_RUNNER",
+    "RUNNER_NAMES",
     "BatchedDiscovery",
-    "EngineChoice",
-    "KMeansEngine",
+    "Discovery",
+    "KMeansRunner",
     "ModeDiscovery",
     "ModeSet",
     "Modes",
+    "RunnerChoice",
     "check_ipc",
-    "choose_engine",
+    "choose_discovery",
+    "choose_runner",
     "classes_without_modes",
     "discover_modes",
-    "discovery",
-    "engine_of_file",
-    "kmeans_engine",
+    "kmeans_runner",
+    "method_named",
     "modes_key",
 ]

@@ -16,8 +16,8 @@ from torch import Tensor
 from mgd3_fast.datasets import ImageClass
 from mgd3_fast.errors import UserError
 from mgd3_fast.latents import ClassLatents, LatentStore
-from mgd3_fast.modes.kmeans_engines import NO_ENGINE
-from mgd3_fast.modes.method import KMEANS_METHOD_NAMES, ModeDiscovery, Modes
+from mgd3_fast.modes.method import ModeDiscovery, Modes
+from mgd3_fast.modes.spec import Discovery
 from mgd3_fast.storage.tensor_files import open_if_whole, save_tensors
 
 _FORMAT = "mgd3-fast class modes 2"
@@ -28,26 +28,20 @@ class ClassJob:
     """What is wanted of a class, and where its result is kept.
 
     Args:
-        method: Name of the discovery method.
-        ipc: Modes.
-        seed: Seed of the method.
-        kmeans: Name of the K-means engine, `NO_ENGINE` for a method without one.
+        discovery: How modes are found.
         store: Latents.
         workdir: Folder for results of single classes, or None.
     """
 
-    method: str
-    ipc: int
-    seed: int
-    kmeans: str
+    discovery: Discovery
     store: LatentStore
     workdir: Path | None
 
     def key(self, cls: ImageClass) -> str:
         """Hex sha256 of all that the modes of a class depend on."""
         # Without times of change: shards on machines with their own copies of the images share their modes.
-        content = self.store.content_key(cls)
-        settings = [_FORMAT, content, self.method, self.kmeans, str(self.ipc), str(self.seed)]
+        content, wanted = self.store.content_key(cls), self.discovery
+        settings = [_FORMAT, content, wanted.method, wanted.kmeans, str(wanted.ipc), str(wanted.seed)]
         return hashlib.sha256("\n".join(settings).encode()).hexdigest()
 
     def kept(self, cls: ImageClass) -> Modes | None:
@@ -66,7 +60,7 @@ class ClassJob:
         """Find the modes of a class, and keep them."""
         features = self.latents(cls).latents.flatten(1).float()  # [n, D]
         check_finite([cls], [features])
-        return self.keep(cls, method.fit(features, self.ipc, self.seed))
+        return self.keep(cls, method.fit(features, self.discovery.ipc, self.discovery.seed))
 
     def keep(self, cls: ImageClass, fitted: Modes) -> Modes:
         """Count source images in the class instead of in its latents, and write the result down."""
@@ -79,13 +73,6 @@ class ClassJob:
 
     def _path(self, cls: ImageClass, workdir: Path) -> Path:
         return workdir / f"{self.key(cls)}.safetensors"
-
-
-def make_job(
-    method: str, ipc: int, seed: int, kmeans: str, store: LatentStore, workdir: Path | None
-) -> ClassJob:
-    """Make a job; a method without K-means has no engine, whatever is named."""
-    return ClassJob(method, ipc, seed, kmeans if method in KMEANS_METHOD_NAMES else NO_ENGINE, store, workdir)
 
 
 def check_finite(classes: Sequence[ImageClass], features: Sequence[Tensor]) -> None:

@@ -14,17 +14,17 @@ from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from mgd3_fast.datasets import Dataset, ImageClass
 from mgd3_fast.errors import UserError
 from mgd3_fast.latents import LatentStore
-from mgd3_fast.modes.class_job import make_job
+from mgd3_fast.modes.class_job import ClassJob
 from mgd3_fast.modes.fitting import fit_in_chunks, fit_side_by_side
-from mgd3_fast.modes.kmeans_engines import kmeans_engine
-from mgd3_fast.modes.method import KMEANS_METHOD_NAMES, BatchedDiscovery, discovery
+from mgd3_fast.modes.kmeans_runners import NO_RUNNER, kmeans_runner
+from mgd3_fast.modes.method import BatchedDiscovery, method_named
 from mgd3_fast.modes.mode_set import ModeSet, empty_mode_set
+from mgd3_fast.modes.spec import Discovery
 from mgd3_fast.modes.threads import one_thread
 from mgd3_fast.progress import SILENT, Progress
 from mgd3_fast.storage.tensor_files import remove_leftovers
@@ -49,51 +49,36 @@ def check_ipc(counts: Mapping[str, int], ipc: int) -> None:
         )
 
 
-def modes_key(
-    dataset: Dataset, store: LatentStore, method: str, ipc: int, seed: int, *, kmeans: str = "sklearn"
-) -> str:
+def modes_key(dataset: Dataset, store: LatentStore, discovery: Discovery) -> str:
     """Hex sha256 of all that the modes of a dataset depend on; `ModeSet.key` of what `discover_modes` gives.
 
     Args:
         dataset: The classes.
         store: Their latents; they need not be there yet.
-        method: Name of the discovery method.
-        ipc: Modes per class.
-        seed: Seed of the method.
-        kmeans: Name of the K-means engine; see `choose_engine`.
+        discovery: How modes are found.
 
     Returns:
         The key.
     """
-    job = make_job(method, ipc, seed, kmeans, store, None)
+    job = ClassJob(discovery, store, None)
     return hashlib.sha256("\n".join(job.key(cls) for cls in dataset.classes).encode()).hexdigest()
 
 
 def classes_without_modes(
-    dataset: Dataset,
-    store: LatentStore,
-    method: str,
-    ipc: int,
-    seed: int,
-    workdir: Path,
-    *,
-    kmeans: str = "sklearn",
+    dataset: Dataset, store: LatentStore, discovery: Discovery, workdir: Path
 ) -> list[int]:
     """Find out what a call of `discover_modes` would still have to do.
 
     Args:
         dataset: The classes.
         store: Their latents; they need not be there.
-        method: Name of the discovery method.
-        ipc: Modes per class.
-        seed: Seed of the method.
+        discovery: How modes are found.
         workdir: Folder with the results of single classes; need not exist.
-        kmeans: Name of the K-means engine.
 
     Returns:
         Labels of the classes that have no result, and so need their latents.
     """
-    job = make_job(method, ipc, seed, kmeans, store, workdir)
+    job = ClassJob(discovery, store, workdir)
     return [cls.label for cls in dataset.classes if job.kept(cls) is None]
 
 
@@ -101,14 +86,10 @@ def discover_modes(
     dataset: Dataset,
     store: LatentStore,
     latent_shape: tuple[int, int, int],
-    method: str = "kmeans",
-    ipc: int = 10,
-    seed: int = 0,
-    progress: Progress = SILENT,
+    discovery: Discovery,
     workdir: Path | None = None,
+    progress: Progress = SILENT,
     *,
-    kmeans: str = "sklearn",
-    device: torch.device | None = None,
     num_workers: int | None = None,
     chunk_bytes: int | None = None,
 ) -> ModeSet:
@@ -118,16 +99,12 @@ def discover_modes(
         dataset: The classes.
         store: Holds the latents of those without a result in `workdir`.
         latent_shape: (C, h, w) that the generator wants.
-        method: Name of the discovery method; see `METHOD_NAMES`.
-        ipc: Modes per class, at most the images of the smallest class.
-        seed: Seed of the method, the same for each class, as the authors do.
-        progress: Where the bar goes.
+        discovery: How modes are found.
         workdir: Folder for the results of single classes, which a later call takes up; none by default.
-        kmeans: Name of the K-means engine, for methods that have one.
-        device: Where an engine for GPUs runs; the CPU by default.
+        progress: Where the bar goes.
         num_workers: Classes at a time on the CPU; by default one per processor, at most 16. The result does
             not depend on it.
-        chunk_bytes: Latents that an engine for GPUs gets at a time; chosen from free memory by default. The
+        chunk_bytes: Latents that a runner for GPUs gets at a time; chosen from free memory by default. The
             result does not depend on it.
 
     Returns:
@@ -137,30 +114,27 @@ def discover_modes(
         UserError: A class without latents, with fewer images than `ipc`, or of another latent shape, found
             before any work starts; or latents that are not finite.
     """
-    job = make_job(method, ipc, seed, kmeans, store, workdir)
+    job = ClassJob(discovery, store, workdir)
     results = [job.kept(cls) for cls in dataset.classes]
     lacking = [position for position, kept in enumerate(results) if kept is None]
-    _check_latents([dataset.classes[position] for position in lacking], store, latent_shape, ipc)
+    _check_latents([dataset.classes[position] for position in lacking], store, latent_shape, discovery.ipc)
     if workdir is not None:
         workdir.mkdir(parents=True, exist_ok=True)
         remove_leftovers(workdir)
-    key = modes_key(dataset, store, method, ipc, seed, kmeans=kmeans)
-    found = empty_mode_set(
-        dataset.class_names, ipc, latent_shape, key=key, method=method, seed=seed, kmeans=job.kmeans
-    )
+    key = modes_key(dataset, store, discovery)
+    found = empty_mode_set(dataset.class_names, latent_shape, discovery, key)
     for position, kept in enumerate(results):
         if kept is not None:
             found.fill(position, kept)
     if lacking:
         # Made first: it loads the libraries whose threads are limited next.
-        engine = kmeans_engine(kmeans) if method in KMEANS_METHOD_NAMES else None
-        finder = discovery(method, latent_shape=latent_shape, engine=engine)
-        if engine is not None and engine.on_device and isinstance(finder, BatchedDiscovery):
-            place = device or torch.device("cpu")
-            fitted = fit_in_chunks(dataset, lacking, job, finder, place, chunk_bytes)
+        runner = None if discovery.kmeans == NO_RUNNER else kmeans_runner(discovery.kmeans)
+        method = method_named(discovery.method, latent_shape=latent_shape, runner=runner)
+        if runner is not None and runner.on_device and isinstance(method, BatchedDiscovery):
+            fitted = fit_in_chunks(dataset, lacking, job, method, chunk_bytes)
         else:
             workers = num_workers or min(16, len(os.sched_getaffinity(0)), len(lacking))
-            fitted = fit_side_by_side(dataset, lacking, job, finder, workers)
+            fitted = fit_side_by_side(dataset, lacking, job, method, workers)
         total = len(dataset.classes)
         with (
             one_thread("blas"),

@@ -10,8 +10,6 @@ from collections.abc import Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from itertools import pairwise
 
-import torch
-
 from mgd3_fast.datasets import Dataset
 from mgd3_fast.modes.class_chunks import read_chunks
 from mgd3_fast.modes.class_job import ClassJob, check_finite
@@ -56,7 +54,6 @@ def fit_in_chunks(
     positions: Sequence[int],
     job: ClassJob,
     method: BatchedDiscovery,
-    device: torch.device,
     chunk_bytes: int | None,
 ) -> Generator[tuple[int, Modes], None, None]:
     """Fit as many classes at a time as their latents fit the device.
@@ -69,7 +66,6 @@ def fit_in_chunks(
         positions: Those to fit.
         job: What is wanted of each.
         method: Gets the features of a chunk.
-        device: Where.
         chunk_bytes: See `read_chunks`.
 
     Yields:
@@ -79,13 +75,13 @@ def fit_in_chunks(
         UserError: Latents are gone or not finite.
     """
     classes = [dataset.classes[position] for position in positions]
-    first = job.latents(classes[0])
+    first, wanted = job.latents(classes[0]), job.discovery
     chunks = read_chunks(
         lambda place: job.latents(classes[place]).latents,
         [len(job.latents(cls)) for cls in classes],
         math.prod(first.item),
         first.dtype,
-        device,
+        wanted.device,
         most_bytes=chunk_bytes,
     )
     with ThreadPoolExecutor(_KEEPERS, thread_name_prefix="keep") as keepers:
@@ -93,7 +89,7 @@ def fit_in_chunks(
         for chunk in chunks:
             parts = [chunk.features[begin:end] for begin, end in pairwise(chunk.offsets)]
             check_finite([classes[place] for place in chunk.places], parts)
-            fitted = method.fit_many(chunk.features, chunk.offsets, job.ipc, job.seed)
+            fitted = method.fit_many(chunk.features, chunk.offsets, wanted.ipc, wanted.seed)
             yield from ((position, kept.result()) for position, kept in waiting)
             waiting = [
                 (positions[place], keepers.submit(job.keep, classes[place], modes))

@@ -1,4 +1,4 @@
-"""K-means as the authors use it, and two variants; which engine runs it is chosen elsewhere.
+"""K-means as the authors use it, and two variants; which runner runs it is chosen elsewhere.
 
 Shape letters: n images of a class, N images of P classes end to end, K modes, C channels, h w latent size,
 D = C*h*w.
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from mgd3_fast.modes.clusters import few_distinct, member_means, nearest_samples, shares
-from mgd3_fast.modes.kmeans_engines import Clusters, KMeansEngine, SklearnKMeans
+from mgd3_fast.modes.kmeans_runners import Clusters, KMeansRunner, SklearnKMeans
 from mgd3_fast.modes.method import Modes
 from mgd3_fast.modes.threads import one_thread
 
@@ -24,14 +24,14 @@ class KMeansDiscovery:
     """Cluster centres: MGD3 section 4.1, K = IPC.
 
     Args:
-        engine: What runs K-means; scikit-learn, as the authors do, by default.
+        runner: What runs K-means; scikit-learn, as the authors do, by default.
         latent_shape: (C, h, w); of no use to this method.
     """
 
     def __init__(
-        self, engine: KMeansEngine | None = None, latent_shape: tuple[int, int, int] | None = None
+        self, runner: KMeansRunner | None = None, latent_shape: tuple[int, int, int] | None = None
     ) -> None:
-        self._engine = engine or SklearnKMeans()
+        self._runner = runner or SklearnKMeans()
 
     def fit(self, features: Tensor, ipc: int, seed: int) -> Modes:
         """Cluster the latents of a class.
@@ -54,10 +54,10 @@ class KMeansDiscovery:
         return self.fit_many(features, (0, len(features)), ipc, seed)[0]
 
     def fit_many(self, features: Tensor, offsets: Sequence[int], ipc: int, seed: int) -> list[Modes]:
-        """Cluster the latents of P classes in one call of the engine, each as `fit` would.
+        """Cluster the latents of P classes in one call of the runner, each as `fit` would.
 
         Args:
-            features: float32 or float16 [N, D], on the engine's device.
+            features: float32 or float16 [N, D], on the runner's device.
             offsets: P + 1 numbers; class p has rows offsets[p]..offsets[p + 1], at least ipc.
             ipc: K.
             seed: 0..2^32-1, the same for each class.
@@ -82,7 +82,7 @@ class KMeansDiscovery:
 
     def _fit_distinct(self, features: Tensor, offsets: Sequence[int], ipc: int, seed: int) -> list[Modes]:
         """Modes of classes with at least `ipc` distinct samples each."""
-        clusters = self._engine.cluster(features, offsets, ipc, seed)
+        clusters = self._runner.cluster(features, offsets, ipc, seed)
         return [
             self._modes(features[begin:end], centers, clusters.labels[begin:end])
             for (begin, end), centers in zip(pairwise(offsets), clusters.centers, strict=True)
@@ -119,7 +119,7 @@ class PooledDiscovery(KMeansDiscovery):
     clustered by its latents themselves.
 
     Args:
-        engine: What runs K-means; scikit-learn by default.
+        runner: What runs K-means; scikit-learn by default.
         latent_shape: (C, h, w).
 
     Raises:
@@ -127,9 +127,9 @@ class PooledDiscovery(KMeansDiscovery):
     """
 
     def __init__(
-        self, engine: KMeansEngine | None = None, latent_shape: tuple[int, int, int] | None = None
+        self, runner: KMeansRunner | None = None, latent_shape: tuple[int, int, int] | None = None
     ) -> None:
-        super().__init__(engine)
+        super().__init__(runner)
         if latent_shape is None:
             raise ValueError("latent_shape must be (C, h, w) for kmeans-pooled, got None")
         self._latent_shape = latent_shape
@@ -148,7 +148,7 @@ class PooledDiscovery(KMeansDiscovery):
         return [_of_members(samples, labels[place], ipc) for place, samples in enumerate(classes)]
 
     def _clusters(self, classes: Sequence[Tensor], ipc: int, seed: int) -> Clusters:
-        return self._engine.cluster(torch.cat(list(classes)), _offsets(classes), ipc, seed)
+        return self._runner.cluster(torch.cat(list(classes)), _offsets(classes), ipc, seed)
 
     def _pool(self, samples: Tensor) -> Tensor:
         height, width = (min(POOLED_SIDE, -(-side // 2)) for side in self._latent_shape[1:])

@@ -18,7 +18,7 @@ from torch import Tensor
 from mgd3_fast.errors import UserError
 
 if TYPE_CHECKING:
-    from mgd3_fast.modes.kmeans_engines import KMeansEngine
+    from mgd3_fast.modes.kmeans_runners import KMeansRunner
 
 _KMEANS_METHODS = {
     "kmeans": "mgd3_fast.modes.kmeans:KMeansDiscovery",
@@ -69,18 +69,18 @@ class BatchedDiscovery(Protocol):
         ...
 
 
-def discovery(
+def method_named(
     name: str,
     *,
     latent_shape: tuple[int, int, int] | None = None,
-    engine: KMeansEngine | None = None,
+    runner: KMeansRunner | None = None,
 ) -> ModeDiscovery:
     """Make a method known by name.
 
     Args:
         name: One of `METHOD_NAMES`.
         latent_shape: (C, h, w) of what a row of features is; `kmeans-pooled` needs it.
-        engine: What runs the K-means of `KMEANS_METHOD_NAMES`; scikit-learn's by default.
+        runner: What runs the K-means of `KMEANS_METHOD_NAMES`; scikit-learn's by default.
 
     Returns:
         The method.
@@ -93,4 +93,4 @@ def discovery(
         raise UserError(f"discovery must be one of {', '.join(METHOD_NAMES)}, got {name!r}")
     module, _, made = _METHODS[name].partition(":")
     method = getattr(import_module(module), made)
-    return cast(ModeDiscovery, method(engine, latent_shape) if name in _KMEANS_METHODS else method())
+    return cast(ModeDiscovery, method(runner, latent_shape) if name in _KMEANS_METHODS else method())

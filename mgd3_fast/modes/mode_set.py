@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -15,6 +16,9 @@ from torch import Tensor
 from mgd3_fast.errors import UserError
 from mgd3_fast.modes.method import Modes
 from mgd3_fast.storage.tensor_files import DamagedFileError, check_contents, open_tensors, save_tensors
+
+if TYPE_CHECKING:
+    from mgd3_fast.modes.spec import Discovery
 
 _FORMAT = "mgd3-fast modes 2"
 
@@ -28,10 +32,10 @@ class ModeSet:
         modes: float32 [N, K, C, h, w], in the units of the diffusion latents.
         weights: float32 [N, K], share of a class's images that each mode stands for.
         source_index: int64 [N, K], position in its class of the image nearest to each mode.
-        key: Hex sha256 of all that the modes depend on: latents, method, engine, ipc and seed.
+        key: Hex sha256 of all that the modes depend on: latents, method, runner, ipc and seed.
         method: Name of the discovery method.
         seed: Its seed.
-        kmeans: Name of the engine that ran its K-means, or "none".
+        kmeans: Name of the runner that ran its K-means, or "none".
         source_images: N tuples of K names, the images that `source_index` counts to; empty if unknown.
 
     Raises:
@@ -139,8 +143,8 @@ class ModeSet:
         )
 
 
-def engine_of_file(path: Path) -> str | None:
-    """Name of the K-means engine in the header of a file of modes; None for any other file, or none."""
+def runner_of_file(path: Path) -> str | None:
+    """Name of the K-means runner in the header of a file of modes; None for any other file, or none."""
     try:
         return open_tensors(path).metadata.get("kmeans")
     except (OSError, DamagedFileError):
@@ -148,24 +152,17 @@ def engine_of_file(path: Path) -> str | None:
 
 
 def empty_mode_set(
-    class_names: tuple[str, ...],
-    ipc: int,
-    shape: tuple[int, int, int],
-    *,
-    key: str,
-    method: str,
-    seed: int,
-    kmeans: str,
+    class_names: tuple[str, ...], shape: tuple[int, int, int], discovery: Discovery, key: str
 ) -> ModeSet:
     """A mode set of the right shapes, to be filled class by class; unfilled modes are NaN."""
-    leading = (len(class_names), ipc)
+    leading = (len(class_names), discovery.ipc)
     return ModeSet(
         class_names,
         torch.full((*leading, *shape), float("nan")),
         torch.full(leading, float("nan")),
         torch.full(leading, -1, dtype=torch.int64),
         key,
-        method,
-        seed,
-        kmeans,
+        discovery.method,
+        discovery.seed,
+        discovery.kmeans,
     )

@@ -15,7 +15,7 @@ from mgd3_fast.config.discover import PROJECTIONS
 from mgd3_fast.datasets import Dataset, ImageClass, center_crop
 from mgd3_fast.errors import UserError
 from mgd3_fast.latents.flipping import is_mirrored
-from mgd3_fast.modes import NO_ENGINE
+from mgd3_fast.modes import NO_RUNNER
 from mgd3_fast.pictures.members import ModeMembers, mode_members
 from mgd3_fast.pictures.mode_map import draw_mode_map
 from mgd3_fast.pictures.nearest_sheet import MOST_MODES, draw_nearest_sheet
@@ -93,13 +93,13 @@ def plot_modes(
 def _members(cls: ImageClass, found: ClassLatents, modes: ModeSet) -> ModeMembers:
     place = modes.class_names.index(cls.name)
     latents, of_class = found.latents.flatten(1).float(), modes.modes[place].flatten(1)  # [n, D], [K, D]
-    engine = "" if modes.kmeans == NO_ENGINE else f" by {modes.kmeans}"
+    runner = "" if modes.kmeans == NO_RUNNER else f" by {modes.kmeans}"
     sources = []
     for mode, image in zip(of_class, modes.source_index[place], strict=True):
         rows = torch.nonzero(found.index == image)[:, 0]  # two with mirror images
         sources.append(int(rows[(latents[rows] - mode).square().sum(1).argmin()]))
     return mode_members(
-        f"class {cls.name}: {modes.ipc} modes ({modes.method}{engine}) of {len(cls):,} images",
+        f"class {cls.name}: {modes.ipc} modes ({modes.method}{runner}) of {len(cls):,} images",
         latents,
         of_class,
         modes.weights[place],

@@ -1,4 +1,4 @@
-"""What runs K-means: which engine is chosen, cuML's hand-over, and classes clustered chunk by chunk.
+"""What runs K-means: which runner is chosen, cuML's hand-over, and classes clustered chunk by chunk.
 
 cuML and CuPy are stand-ins that record what they are given and cluster with scikit-learn.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import sys
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
@@ -22,10 +23,18 @@ from torch import Tensor
 from mgd3_fast.datasets import Dataset
 from mgd3_fast.errors import UserError
 from mgd3_fast.latents import LatentStore, encode_dataset
-from mgd3_fast.modes import ModeSet, choose_engine, discover_modes, discovery, kmeans_engine, modes_key
+from mgd3_fast.modes import (
+    Discovery,
+    ModeSet,
+    choose_runner,
+    discover_modes,
+    kmeans_runner,
+    method_named,
+    modes_key,
+)
 from mgd3_fast.modes.class_chunks import Chunk, read_chunks, split_into_chunks
 from mgd3_fast.modes.discovering import classes_without_modes
-from mgd3_fast.modes.kmeans_engines import MOST_TRITON_CLUSTERS, NO_ENGINE
+from mgd3_fast.modes.kmeans_runners import MOST_TRITON_CLUSTERS, NO_RUNNER
 from mgd3_kernels import batched_kmeans
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda:0")
@@ -104,15 +113,15 @@ class TestChoice:
             ("auto", "kmeans", 10, CPU, "sklearn", "no CUDA device"),
             ("auto", "kmeans-pooled", 10, CUDA, "triton", "all classes at once"),
             ("auto", "kmeans", MOST_TRITON_CLUSTERS + 1, CUDA, "sklearn", "at most 256 clusters"),
-            ("auto", "gmm", 10, CUDA, NO_ENGINE, "gmm has no choice"),
+            ("auto", "gmm", 10, CUDA, NO_RUNNER, "gmm has no choice"),
             ("sklearn", "kmeans", 10, CUDA, "sklearn", "asked for"),
             ("triton", "kmeans-closest", 10, CPU, "triton", "asked for"),
         ],
     )
-    def test_of_an_engine(
+    def test_of_a_runner(
         self, wanted: str, method: str, ipc: int, device: torch.device, name: str, reason: str
     ) -> None:
-        choice = choose_engine(wanted, method, ipc, device)
+        choice = choose_runner(wanted, method, ipc, device)
         assert choice.name == name
         assert reason in choice.reason
 
@@ -137,21 +146,21 @@ class TestChoice:
     ) -> None:
         monkeypatch.setitem(sys.modules, "cuml", None)
         with pytest.raises(UserError, match=message):
-            choose_engine(wanted, method, ipc, device)
+            choose_runner(wanted, method, ipc, device)
 
     def test_without_triton(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("mgd3_fast.modes.kmeans_engines.find_spec", lambda name: None)
-        assert choose_engine("auto", "kmeans", 10, CUDA) == ("sklearn", "Triton is not installed")
+        monkeypatch.setattr("mgd3_fast.modes.kmeans_runners.find_spec", lambda name: None)
+        assert choose_runner("auto", "kmeans", 10, CUDA) == ("sklearn", "Triton is not installed")
 
     def test_cuml_where_it_is_installed(self, cuml: list[RecordingKMeans]) -> None:
-        assert choose_engine("cuml", "kmeans", 300, CUDA).name == "cuml"
+        assert choose_runner("cuml", "kmeans", 300, CUDA).name == "cuml"
 
-    def test_engine_by_name(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_runner_by_name(self, monkeypatch: pytest.MonkeyPatch) -> None:
         with pytest.raises(UserError, match="kmeans must be one of auto, sklearn, cuml, triton, got 'faiss'"):
-            kmeans_engine("faiss")
+            kmeans_runner("faiss")
         monkeypatch.setitem(sys.modules, "cupy", None)
         with pytest.raises(UserError, match=r"which needs the extra cuda13 or cuda12 \(pip install"):
-            kmeans_engine("cuml")
+            kmeans_runner("cuml")
 
     def test_most_clusters_are_those_of_the_kernels(self) -> None:
         rows = torch.arange(MOST_TRITON_CLUSTERS + 1.0)[:, None]
@@ -162,7 +171,7 @@ class TestChoice:
 class TestCuml:
     def test_features_and_results_cross_without_a_copy(self, cuml: list[RecordingKMeans]) -> None:
         features = torch.cat([blobs(40), blobs(25, seed=1)])
-        found = kmeans_engine("cuml").cluster(features, [0, 40, 65], 6, seed=4)
+        found = kmeans_runner("cuml").cluster(features, [0, 40, 65], 6, seed=4)
         first, second = cuml
         assert first.samples.data_ptr() == features.data_ptr()
         assert second.samples.data_ptr() == features[40:].data_ptr()
@@ -174,7 +183,7 @@ class TestCuml:
 
     def test_arguments_are_scikit_learns_rules(self, cuml: list[RecordingKMeans]) -> None:
         features = 3 * blobs(50)
-        kmeans_engine("cuml").cluster(features, [0, 50], 5, seed=7)
+        kmeans_runner("cuml").cluster(features, [0, 50], 5, seed=7)
         arguments = cuml[0].arguments
         # scikit-learn scales its tolerance by the mean variance of the features; cuML takes it as it is.
         variance = features.double().var(0, correction=0).mean().item()
@@ -190,16 +199,16 @@ class TestCuml:
 
     def test_float16_becomes_float32(self, cuml: list[RecordingKMeans]) -> None:
         features = blobs(30).half()
-        kmeans_engine("cuml").cluster(features, [0, 30], 3, seed=0)
+        kmeans_runner("cuml").cluster(features, [0, 30], 3, seed=0)
         assert torch.equal(cuml[0].samples, features.float())
 
     @pytest.mark.parametrize("method", KMEANS)
     def test_serves_every_method(self, cuml: list[RecordingKMeans], method: str) -> None:
         features = blobs(60)
-        finder = discovery(method, latent_shape=SHAPE, engine=kmeans_engine("cuml"))
+        finder = method_named(method, latent_shape=SHAPE, runner=kmeans_runner("cuml"))
         modes = finder.fit(features, 6, 0)
         # The stand-in clusters with scikit-learn, from the same start.
-        wanted = discovery(method, latent_shape=SHAPE).fit(features, 6, 0)
+        wanted = method_named(method, latent_shape=SHAPE).fit(features, 6, 0)
         torch.testing.assert_close(modes.centers, wanted.centers, rtol=0, atol=1e-5)
         assert torch.equal(modes.source_index, wanted.source_index)
         assert cuml[0].samples.shape == ((60, 4) if method == "kmeans-pooled" else (60, 16))
@@ -209,7 +218,7 @@ class TestBatched:
     @pytest.mark.parametrize("method", KMEANS)
     def test_each_class_as_if_alone(self, method: str) -> None:
         classes = [blobs(40), torch.ones(9, 16), blobs(25, seed=1), blobs(7, seed=2)]
-        finder: Any = discovery(method, latent_shape=SHAPE, engine=kmeans_engine("triton"))
+        finder: Any = method_named(method, latent_shape=SHAPE, runner=kmeans_runner("triton"))
         found = finder.fit_many(torch.cat(classes), (0, 40, 49, 74, 81), 6, 3)
         for samples, modes in zip(classes, found, strict=True):
             alone = finder.fit(samples, 6, 3)
@@ -221,14 +230,14 @@ class TestBatched:
         features = blobs(200, groups=30)
         inertia = {}
         for name in ("sklearn", "triton"):
-            centers = discovery("kmeans", engine=kmeans_engine(name)).fit(features, 10, 0).centers
+            centers = method_named("kmeans", runner=kmeans_runner(name)).fit(features, 10, 0).centers
             inertia[name] = torch.cdist(features, centers).min(1).values.square().sum().item()
         # Their random choices differ, so that one start can be luckier: both are local minima.
         assert inertia["triton"] == pytest.approx(inertia["sklearn"], rel=0.15)
 
     def test_bytes_do_not_depend_on_threads(self) -> None:
         features = blobs(700, dim=256, groups=40)
-        finder = discovery("kmeans", engine=kmeans_engine("triton"))
+        finder = method_named("kmeans", runner=kmeans_runner("triton"))
         before, results = torch.get_num_threads(), []
         try:
             for threads in (1, 2, 4):
@@ -240,7 +249,7 @@ class TestBatched:
         assert all(torch.equal(modes.source_index, results[0].source_index) for modes in results)
 
     def test_a_class_with_too_few_samples(self) -> None:
-        finder: Any = discovery("kmeans", engine=kmeans_engine("triton"))
+        finder: Any = method_named("kmeans", runner=kmeans_runner("triton"))
         with pytest.raises(ValueError, match="ipc must be at most the 3 samples, got 4"):
             finder.fit_many(blobs(8), (0, 5, 8), 4, 0)
 
@@ -320,7 +329,8 @@ def encoded(tmp_path: Path) -> tuple[Dataset, LatentStore]:
 
 
 def discover(encoded: tuple[Dataset, LatentStore], **settings: Any) -> ModeSet:
-    return discover_modes(*encoded, SHAPE, **{"ipc": 5, "kmeans": "triton", **settings})
+    asked = {name: settings.pop(name) for name in ("method", "runner", "device") if name in settings}
+    return discover_modes(*encoded, SHAPE, Discovery(**{"ipc": 5, "runner": "triton", **asked}), **settings)
 
 
 def equal(first: ModeSet, second: ModeSet) -> bool:
@@ -341,7 +351,7 @@ class TestDiscoverOnDevice:
     def test_each_class_has_the_modes_of_its_latents(self, encoded: tuple[Dataset, LatentStore]) -> None:
         dataset, store = encoded
         found = discover(encoded)
-        finder = discovery("kmeans", engine=kmeans_engine("triton"))
+        finder = method_named("kmeans", runner=kmeans_runner("triton"))
         for position, cls in enumerate(dataset.classes):
             latents = store.open(cls)
             assert latents is not None
@@ -353,7 +363,7 @@ class TestDiscoverOnDevice:
         self, encoded: tuple[Dataset, LatentStore], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         dataset, store = encoded
-        finder_class = type(discovery("kmeans"))
+        finder_class = type(method_named("kmeans"))
         fit_many = finder_class.fit_many  # type: ignore[attr-defined]
         calls: list[int] = []
 
@@ -369,24 +379,25 @@ class TestDiscoverOnDevice:
             with pytest.raises(KeyboardInterrupt):
                 discover(encoded, workdir=tmp_path / "work", chunk_bytes=half)
         assert calls == [42, 43]
-        lacking = classes_without_modes(dataset, store, "kmeans", 5, 0, tmp_path / "work", kmeans="triton")
-        assert lacking == [2, 3]
-        assert len(classes_without_modes(dataset, store, "kmeans", 5, 0, tmp_path / "work")) == 4
+        wanted, work = Discovery(ipc=5, runner="triton"), tmp_path / "work"
+        assert classes_without_modes(dataset, store, wanted, work) == [2, 3]
+        assert len(classes_without_modes(dataset, store, replace(wanted, runner="sklearn"), work)) == 4
         assert equal(discover(encoded, workdir=tmp_path / "work", chunk_bytes=half), discover(encoded))
 
     def test_cuml_gets_chunks_too(
         self, encoded: tuple[Dataset, LatentStore], cuml: list[RecordingKMeans]
     ) -> None:
-        found = discover(encoded, kmeans="cuml", chunk_bytes=45 * 16 * 4)
+        found = discover(encoded, runner="cuml", chunk_bytes=45 * 16 * 4)
         assert [len(one.samples) for one in cuml] == [30, 12, 25, 18]
         assert found.kmeans == "cuml"
 
-    def test_engine_is_part_of_the_key(self, encoded: tuple[Dataset, LatentStore]) -> None:
-        keys = {modes_key(*encoded, "kmeans", 5, 0, kmeans=name) for name in ("sklearn", "cuml", "triton")}
+    def test_runner_is_part_of_the_key(self, encoded: tuple[Dataset, LatentStore]) -> None:
+        keys = {modes_key(*encoded, Discovery(ipc=5, runner=name)) for name in ("sklearn", "cuml", "triton")}
         assert len(keys) == 3
         assert discover(encoded).key in keys
-        # A method without engines has one key.
-        assert len({modes_key(*encoded, "gmm", 5, 0, kmeans=name) for name in ("sklearn", "triton")}) == 1
+        # A method without runners has one key.
+        found = {modes_key(*encoded, Discovery(method="gmm", runner=name)) for name in ("sklearn", "triton")}
+        assert len(found) == 1
 
     @pytest.mark.parametrize("kmeans", ["sklearn", "triton"])
     @pytest.mark.parametrize("value", [torch.nan, torch.inf])
@@ -401,7 +412,7 @@ class TestDiscoverOnDevice:
         latents[7, 1, 0, 1] = value
         store.put(cls, latents, found.index)
         with pytest.raises(UserError, match="latents of class 2 must be finite"):
-            discover(encoded, kmeans=kmeans)
+            discover(encoded, runner=kmeans)
 
     @pytest.mark.gpu
     @pytest.mark.parametrize("method", KMEANS)

@@ -14,16 +14,20 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from mgd3_engine import ModeGuidance, StepState, image_seeds
+from mgd3_engine import ModeGuidance, StepState
 from mgd3_engine.renaming import renamed
 from mgd3_fast.devices import autoencoder_dtype
 from mgd3_fast.errors import UserError
-from mgd3_fast.plan import make_sampler
+from mgd3_fast.modes import ModeSet
+from mgd3_fast.run.sampler import make_sampler
+from mgd3_fast.writers import MODES
 
 if TYPE_CHECKING:
-    from mgd3_fast.modes import ModeSet
-    from mgd3_fast.plan import Plan
-    from mgd3_fast.progress import Progress
+    from mgd3_fast.config import DistillConfig
+    from mgd3_fast.generators import SamplingDefaults
+    from mgd3_fast.run.generated import GeneratedImages
+    from mgd3_fast.run.run import Run
+    from mgd3_fast.writers import Layout
 
 TRACE = "trace.png"
 MOST_COLUMNS = 11
@@ -61,11 +65,13 @@ class TraceRequest:
     stops: tuple[int, ...]
 
 
-def requested_trace(plan: Plan) -> TraceRequest | None:
+def requested_trace(config: DistillConfig, layout: Layout, sampling: SamplingDefaults) -> TraceRequest | None:
     """Find out what a run is asked to trace, before anything is made.
 
     Args:
-        plan: The run.
+        config: Images and values of t_stop, as they were written.
+        layout: The image list.
+        sampling: Steps and t_stop of the run.
 
     Returns:
         Images and values of t_stop; None for no trace.
@@ -73,73 +79,69 @@ def requested_trace(plan: Plan) -> TraceRequest | None:
     Raises:
         UserError: A class is not in the run or has fewer images, or a t_stop is out of range.
     """
-    wanted, (names, ipc) = plan.config.traced(), (plan.layout.class_names, plan.layout.ipc)
+    wanted, (names, ipc) = config.traced(), (layout.class_names, layout.ipc)
     for name, mode in wanted:
         if name not in names:
             raise UserError(f"trace must name classes of the run, such as {names[0]}, got {name!r}")
         if mode >= ipc:
             raise UserError(f"trace must name images 0 to {ipc - 1} of a class, got {name}/{mode}")
-    stops = plan.config.stops_traced(plan.sampling.steps, plan.sampling.t_stop)
+    stops = config.stops_traced(sampling.steps, sampling.t_stop)
     images = tuple(names.index(name) * ipc + mode for name, mode in wanted)
     return TraceRequest(images, tuple(stops)) if images else None
 
 
-def write_trace(plan: Plan, request: TraceRequest, modes: ModeSet, progress: Progress) -> Path:
+def write_trace(run: Run[GeneratedImages], request: TraceRequest) -> Path:
     """Sample the images for every t_stop and draw what was predicted on the way (MGD3, figure 11).
 
     With the run's own t_stop the last picture of a row is the image of the run, up to the rounding of another
     batch size and backend.
 
     Args:
-        plan: The run.
+        run: The run, complete.
         request: What to trace.
-        modes: The run's modes.
-        progress: Receives the bar.
 
     Returns:
         `OUT/trace.png`: a row per image and t_stop, a column per step; a line stands where guidance stops.
     """
-    S = plan.sampling.steps
+    source, S = run.source, run.source.sampling.steps
+    modes = ModeSet.load(run.folder.out / MODES)
     columns = min(MOST_COLUMNS, S)
     steps = [round((S - 1) * (1 - k / max(1, columns - 1))) for k in range(columns)]
     rows: list[Tensor] = []  # per t_stop: uint8 [steps, N, H, W, 3]
-    with progress.stage("trace", total=len(request.stops), unit="t_stop") as bar:
+    with run.progress.stage("trace", total=len(request.stops), unit="t_stop") as bar:
         for stop in request.stops:
-            by_step = _clean_latents(plan, modes, request.images, stop)
-            rows.append(_decoded(plan, torch.stack([by_step[step] for step in steps])))
+            by_step = _clean_latents(source, modes, request.images, stop)
+            rows.append(_decoded(source, torch.stack([by_step[step] for step in steps])))
             bar.advance()
-    places = [plan.layout.place(image) for image in request.images]
-    titles = [f"class {plan.layout.class_names[c]}, image {mode}" for c, mode in places]
+    places = [run.layout.place(image) for image in request.images]
+    titles = [f"class {run.layout.class_names[c]}, image {mode}" for c, mode in places]
     sheet = _draw(torch.stack(rows), titles, request.stops, steps)
-    target = Path(plan.config.out) / TRACE
+    target = run.folder.out / TRACE
     with renamed(target) as unfinished:
         sheet.save(unfinished, format="PNG")
     return target
 
 
-def _clean_latents(plan: Plan, modes: ModeSet, images: Sequence[int], stop: int) -> dict[int, Tensor]:
-    guidance = None
-    if stop < plan.sampling.steps - 1 and plan.sampling.mode_scale > 0:
+def _clean_latents(
+    source: GeneratedImages, modes: ModeSet, images: Sequence[int], stop: int
+) -> dict[int, Tensor]:
+    sampling, guidance = source.sampling, None
+    if stop < sampling.steps - 1 and sampling.mode_scale > 0:
         guidance = ModeGuidance(
-            scale=plan.sampling.mode_scale, t_stop=stop, form=plan.config.guidance_form
-        ).resolve(plan.sampling.sampler)
+            scale=sampling.mode_scale, t_stop=stop, form=source.config.guidance_form
+        ).resolve(sampling.sampler)
     term = CleanLatents()
-    config = replace(plan.config, batch_size=len(images), backend="eager")
-    sampler = make_sampler(config, plan.sampling, plan.sources, guidance, len(images), terms=(term,))
-    places = [plan.layout.place(image) for image in images]
-    sampler.sample(
-        torch.tensor([plan.class_ids[class_index] for class_index, _ in places]),
-        torch.stack([modes.modes[class_index, mode] for class_index, mode in places]),
-        image_seeds(plan.config.seed, [(plan.layout.class_names[c], mode) for c, mode in places]),
-    )
+    config = replace(source.config, batch_size=len(images), backend="eager")
+    sampler = make_sampler(config, sampling, source.sources, guidance, len(images), terms=(term,))
+    sampler.sample(*source.inputs(images, modes))
     return term.by_step
 
 
-def _decoded(plan: Plan, latents: Tensor) -> Tensor:
+def _decoded(source: GeneratedImages, latents: Tensor) -> Tensor:
     """Pixels uint8 `[steps, N, H, W, 3]` of latents `[steps, N, C, h, w]`."""
-    autoencoder = plan.sources.generator.autoencoder
-    autoencoder.to(plan.sources.device, autoencoder_dtype(plan.sources.precision))
-    parts = [autoencoder.decode(of_step.to(plan.sources.device)).cpu() for of_step in latents]
+    autoencoder, device = source.sources.generator.autoencoder, source.sources.device
+    autoencoder.to(device, autoencoder_dtype(source.sources.precision))
+    parts = [autoencoder.decode(of_step.to(device)).cpu() for of_step in latents]
     return torch.stack(parts).permute(0, 1, 3, 4, 2)
 
 

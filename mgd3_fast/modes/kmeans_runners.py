@@ -1,7 +1,7 @@
 """What runs K-means: scikit-learn on a CPU, cuML or this project's batched kernels on a GPU.
 
 All follow one rule (greedy k-means++ start, Lloyd's iterations until centres move less than 1e-4 of the mean
-variance, at most 300), but draw and add up differently: their centres differ, and so the engine is part of
+variance, at most 300), but draw and add up differently: their centres differ, and so the runner is part of
 what identifies a set of modes.
 
 Shape letters: N images of P classes end to end, K clusters, D features.
@@ -23,8 +23,8 @@ from mgd3_fast.errors import UserError
 from mgd3_fast.modes.method import KMEANS_METHOD_NAMES
 from mgd3_fast.modes.threads import one_thread
 
-ENGINE_NAMES = ("sklearn", "cuml", "triton")
-NO_ENGINE = "none"
+RUNNER_NAMES = ("sklearn", "cuml", "triton")
+NO_RUNNER = "none"
 MOST_ITERATIONS = 300
 TOLERANCE = 1e-4
 MOST_TRITON_CLUSTERS = 256
@@ -43,7 +43,7 @@ class Clusters:
     labels: Tensor
 
 
-class KMeansEngine(Protocol):
+class KMeansRunner(Protocol):
     """Runs K-means on several classes; each class's result is that of the class alone."""
 
     @property
@@ -56,8 +56,8 @@ class KMeansEngine(Protocol):
         ...
 
 
-class EngineChoice(NamedTuple):
-    """An engine's name, or `NO_ENGINE`, and why it is this one."""
+class RunnerChoice(NamedTuple):
+    """A runner's name, or `NO_RUNNER`, and why it is this one."""
 
     name: str
     reason: str
@@ -75,7 +75,7 @@ class SklearnKMeans:
         self._kmeans = KMeans
 
     def cluster(self, features: Tensor, offsets: Sequence[int], k: int, seed: int) -> Clusters:
-        """Cluster each class on one thread; see `KMeansEngine.cluster`."""
+        """Cluster each class on one thread; see `KMeansRunner.cluster`."""
         with one_thread():
             fitted = [
                 self._kmeans(k, random_state=seed, n_init="auto").fit(features[begin:end].float().numpy())
@@ -109,7 +109,7 @@ class CumlKMeans:
         self._kmeans: Any = KMeans
 
     def cluster(self, features: Tensor, offsets: Sequence[int], k: int, seed: int) -> Clusters:
-        """Cluster each class; see `KMeansEngine.cluster`."""
+        """Cluster each class; see `KMeansRunner.cluster`."""
         centers, labels = [], []
         with self._cupy.cuda.Device(features.device.index or 0):
             for begin, end in pairwise(offsets):
@@ -143,7 +143,7 @@ class TritonKMeans:
         self._batched_kmeans = batched_kmeans
 
     def cluster(self, features: Tensor, offsets: Sequence[int], k: int, seed: int) -> Clusters:
-        """Cluster all classes at once; see `KMeansEngine.cluster`."""
+        """Cluster all classes at once; see `KMeansRunner.cluster`."""
         bounds = torch.tensor(offsets, dtype=torch.int64)
         # Triton launches on the current device.
         with torch.cuda.device_of(features):  # type: ignore[no-untyped-call]
@@ -153,17 +153,17 @@ class TritonKMeans:
         return Clusters(found.centers, found.labels.long())
 
 
-def kmeans_engine(name: str) -> KMeansEngine:
-    """Make an engine known by name.
+def kmeans_runner(name: str) -> KMeansRunner:
+    """Make a runner known by name.
 
     Args:
-        name: One of `ENGINE_NAMES`.
+        name: One of `RUNNER_NAMES`.
 
     Returns:
-        The engine.
+        The runner.
 
     Raises:
-        UserError: No such engine, or a package it needs is missing.
+        UserError: No such runner, or a package it needs is missing.
     """
     if name == "sklearn":
         return SklearnKMeans()
@@ -171,35 +171,35 @@ def kmeans_engine(name: str) -> KMeansEngine:
         return CumlKMeans()
     if name == "triton":
         return TritonKMeans()
-    raise UserError(f"kmeans must be one of auto, {', '.join(ENGINE_NAMES)}, got {name!r}")
+    raise UserError(f"kmeans must be one of auto, {', '.join(RUNNER_NAMES)}, got {name!r}")
 
 
-def choose_engine(wanted: str, method: str, ipc: int, device: torch.device) -> EngineChoice:
+def choose_runner(wanted: str, method: str, ipc: int, device: torch.device) -> RunnerChoice:
     """Decide what runs the K-means of a method.
 
     Args:
-        wanted: "auto" or one of `ENGINE_NAMES`.
+        wanted: "auto" or one of `RUNNER_NAMES`.
         method: Name of the discovery method.
         ipc: Modes per class.
-        device: Where the networks run, and an engine of GPUs.
+        device: Where the networks run, and a runner of GPUs.
 
     Returns:
         What was named, if it can run; for "auto" the batched kernels on CUDA and scikit-learn elsewhere;
-        `NO_ENGINE` for a method without K-means.
+        `NO_RUNNER` for a method without K-means.
 
     Raises:
-        UserError: The engine does not fit the method, the number of modes or the machine.
+        UserError: The runner does not fit the method, the number of modes or the machine.
     """
-    if wanted not in ("auto", *ENGINE_NAMES):
-        raise UserError(f"kmeans must be one of auto, {', '.join(ENGINE_NAMES)}, got {wanted!r}")
+    if wanted not in ("auto", *RUNNER_NAMES):
+        raise UserError(f"kmeans must be one of auto, {', '.join(RUNNER_NAMES)}, got {wanted!r}")
     if method not in KMEANS_METHOD_NAMES:
         if wanted != "auto":
             raise UserError(
-                f"kmeans must be auto with discovery {method}, which has no choice of engine, got {wanted!r}"
+                f"kmeans must be auto with discovery {method}, which has no choice of runner, got {wanted!r}"
             )
-        return EngineChoice(NO_ENGINE, f"{method} has no choice of engine")
+        return RunnerChoice(NO_RUNNER, f"{method} has no choice of runner")
     if wanted == "auto":
-        return _best_engine(ipc, device)
+        return _best_runner(ipc, device)
     if wanted == "cuml":
         if device.type != "cuda":
             allowed = "auto, sklearn or triton"
@@ -209,17 +209,17 @@ def choose_engine(wanted: str, method: str, ipc: int, device: torch.device) -> E
             raise _without_cuml(f"no module named {missing[0]}")
     if wanted == "triton" and ipc > MOST_TRITON_CLUSTERS:
         raise UserError(f"ipc must be at most {MOST_TRITON_CLUSTERS} with kmeans triton, got {ipc}")
-    return EngineChoice(wanted, "asked for")
+    return RunnerChoice(wanted, "asked for")
 
 
-def _best_engine(ipc: int, device: torch.device) -> EngineChoice:
+def _best_runner(ipc: int, device: torch.device) -> RunnerChoice:
     if device.type != "cuda":
-        return EngineChoice("sklearn", "no CUDA device")
+        return RunnerChoice("sklearn", "no CUDA device")
     if find_spec("triton") is None:
-        return EngineChoice("sklearn", "Triton is not installed")
+        return RunnerChoice("sklearn", "Triton is not installed")
     if ipc > MOST_TRITON_CLUSTERS:
-        return EngineChoice("sklearn", f"the batched kernels make at most {MOST_TRITON_CLUSTERS} clusters")
-    return EngineChoice("triton", "all classes at once on CUDA")
+        return RunnerChoice("sklearn", f"the batched kernels make at most {MOST_TRITON_CLUSTERS} clusters")
+    return RunnerChoice("triton", "all classes at once on CUDA")
 
 
 def _without_cuml(reason: str) -> UserError:

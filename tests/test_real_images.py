@@ -13,13 +13,14 @@ import pytest
 import torch
 from PIL import Image
 
-from mgd3_fast.baselines import making, select_images
-from mgd3_fast.baselines.herding import HerdingDiscovery
 from mgd3_fast.config import DistillConfig
 from mgd3_fast.config.distill import REAL_METHODS
 from mgd3_fast.datasets import center_crop, open_dataset
-from mgd3_fast.distillation import DistilledDataset, distill
 from mgd3_fast.errors import Interrupted, UserError
+from mgd3_fast.modes.herding import HerdingDiscovery
+from mgd3_fast.run import real_images
+from mgd3_fast.run.distillation import DistilledDataset, distill
+from mgd3_fast.run.selection import select_images
 from mgd3_fast.writers.reader import read_classes
 
 
@@ -129,7 +130,7 @@ def test_bad_images_are_refused_or_never_chosen(pictures: Path, tmp_path: Path, 
 def test_folder_has_the_real_images_and_a_manifest(
     run: Callable[..., DistilledDataset], pictures: Path, monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:
-    monkeypatch.setattr(making, "_USUAL_RESOLUTION", 24)
+    monkeypatch.setattr(real_images, "_USUAL_RESOLUTION", 24)
     distilled = run(method)
     dataset = open_dataset(str(pictures))
     assert distilled.manifest is not None
@@ -181,7 +182,7 @@ def test_shards_and_resumption_give_the_same_folder(run: Callable[..., Distilled
 def test_interruption_keeps_finished_images(
     run: Callable[..., DistilledDataset], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    original, calls = making.select_images, []
+    original, calls = real_images.select_images, []
 
     def select(*given: Any, **options: Any) -> Any:
         calls.append(given)
@@ -189,7 +190,7 @@ def test_interruption_keeps_finished_images(
             raise KeyboardInterrupt
         return original(*given, **options)
 
-    monkeypatch.setattr(making, "select_images", select)
+    monkeypatch.setattr(real_images, "select_images", select)
     with pytest.raises(Interrupted, match="6 of 9 images are kept"):
         run("random")
     monkeypatch.undo()

@@ -12,11 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mgd3_fast.baselines.herding import HerdingDiscovery
 from mgd3_fast.config.distill import REAL_METHODS
 from mgd3_fast.datasets import BadImage, BadImageError, Dataset, image_batches
 from mgd3_fast.errors import UserError
-from mgd3_fast.modes import ModeDiscovery, discovery
+from mgd3_fast.modes import ModeDiscovery, method_named
+from mgd3_fast.modes.herding import HerdingDiscovery
 
 FEATURE_SIDE = 32
 _BATCH = 256
@@ -69,7 +69,7 @@ def select_images(
         return _draw(dataset, class_index, ipc, seed, on_bad_image, bad_images)
     if method not in REAL_METHODS:
         raise UserError(f"method must be one of {', '.join(REAL_METHODS)}, got {method!r}")
-    chooser: ModeDiscovery = HerdingDiscovery() if method == "herding" else discovery(method)
+    chooser: ModeDiscovery = HerdingDiscovery() if method == "herding" else method_named(method)
     batches = list(
         image_batches(dataset, class_index, FEATURE_SIDE, _BATCH, on_bad_image, bad_images=bad_images)
     )

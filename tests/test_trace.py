@@ -9,9 +9,9 @@ import pytest
 from PIL import Image
 
 from mgd3_fast.config import DistillConfig
-from mgd3_fast.distillation import distill
 from mgd3_fast.errors import UserError
-from mgd3_fast.tracing import GAP_PX, LINE_PX, TRACE
+from mgd3_fast.run.distillation import distill
+from mgd3_fast.run.trace import GAP_PX, LINE_PX, TRACE
 
 pytestmark = pytest.mark.usefixtures("cache")
 SIDE = 48

@@ -1,0 +1,144 @@
+"""The end of a run: modes, contact sheet, manifest and export, once the images of every shard are there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from mgd3_fast.config.convert import CONVERTED_FORMATS
+from mgd3_fast.errors import Interrupted
+from mgd3_fast.formats.converting import convert_run
+from mgd3_fast.run.run import ImageSource, Run
+from mgd3_fast.writers import (
+    CONTACT_SHEET,
+    MANIFEST,
+    RunFolder,
+    file_digest,
+    read_manifest,
+    write_contact_sheet,
+    write_manifest,
+)
+
+
+def finish(run: Run[ImageSource], modes: Any) -> tuple[dict[str, Any] | None, int]:
+    """Complete the run if every image of every shard is there; else leave it to the shard that finishes last.
+
+    Args:
+        run: The run, its folder opened by this shard.
+        modes: What this shard made its images from, or None; those of other classes are taken up.
+
+    Returns:
+        The manifest, or None, and how many images are still missing.
+    """
+    folder, missing = run.folder, 0
+    with folder.completing() as ours:
+        if ours:
+            digests, sessions = folder.finished()
+            there = (image for image in digests if (folder.out / folder.layout.file(image)).is_file())
+            missing = len(folder.layout) - sum(1 for _ in there)
+            if missing == 0:
+                _write(run, modes, digests, sessions)
+    if missing:
+        return None, missing
+    folder.clear()  # also where another shard was faster: what this one kept is of no more use
+    return read_manifest(folder.out), 0
+
+
+def export_images(run: Run[ImageSource]) -> Path | None:
+    """Convert a complete run, if its format is made of the folder of images.
+
+    Args:
+        run: The run.
+
+    Returns:
+        The folder of the converted images, or None.
+
+    Raises:
+        Interrupted: On Ctrl-C; the images are kept.
+    """
+    out, format = run.folder.out, run.source.config.format
+    if format not in CONVERTED_FORMATS:
+        return None
+    try:
+        with run.timings.measure("export"):
+            return convert_run(out, format, run.progress).folder
+    except KeyboardInterrupt:
+        raise Interrupted(
+            f"all {len(run.layout):,} images are kept in {out}; the same command goes on with the"
+            f" format {format}"
+        ) from None
+
+
+def _write(
+    run: Run[ImageSource], modes: Any, digests: dict[int, str], sessions: list[dict[str, Any]]
+) -> None:
+    """Write what lies beside the images; the manifest last."""
+    folder, source = run.folder, run.source
+    names = folder.layout.class_names
+    if modes is None or modes.class_names != names:
+        modes = source.find_modes(run, range(len(names)))
+    files = (*source.save_modes(run, modes), CONTACT_SHEET)
+    write_contact_sheet(folder.out / CONTACT_SHEET, sheet_rows(folder), folder.work / CONTACT_SHEET)
+    # Everything but the sessions follows from the settings: equal runs have equal manifests up to these.
+    content = {
+        "settings": source.settings(),
+        **source.sections(),
+        **_source_sections(source, sessions),
+        "files": {name: file_digest(folder.out / name) for name in files},
+        "sessions": [{name: of[name] for name in of if name != "skipped"} for of in sessions],
+        "images": [
+            _image_record(source, modes, image, digests[image]) for image in range(len(folder.layout))
+        ],
+    }
+    write_manifest(folder.out / MANIFEST, content, folder.work / MANIFEST)
+
+
+def sheet_rows(folder: RunFolder) -> list[tuple[str, list[Any]]]:
+    """Class names and image paths of a complete run, for its contact sheet."""
+    layout = folder.layout
+    return [
+        (name, [folder.out / layout.file(label * layout.ipc + mode) for mode in range(layout.ipc)])
+        for label, name in enumerate(layout.class_names)
+    ]
+
+
+def _source_sections(source: ImageSource, sessions: list[dict[str, Any]]) -> dict[str, Any]:
+    """The images that the run was made from; sessions tell which were left out."""
+    dataset = source.dataset
+    skipped = {one["image"]: one for session in sessions for one in session.get("skipped", [])}
+    return {
+        "dataset": {
+            "name": dataset.name,
+            "split": dataset.split,
+            "fingerprint": dataset.fingerprint,
+            "class_list_hash": dataset.class_list_hash,
+            "classes_in_list": len(dataset.all_class_names),
+            "notes": list(dataset.notes),
+            "skipped": [skipped[image] for image in sorted(skipped)],
+        },
+        "classes": [
+            {
+                "name": cls.name,
+                "label": cls.label,
+                "folder": source.layout.folder(index),
+                "source_images": len(cls),
+            }
+            for index, cls in enumerate(dataset.classes)
+        ],
+    }
+
+
+def _image_record(source: ImageSource, modes: Any, image: int, sha256: str) -> dict[str, Any]:
+    class_index, mode = source.layout.place(image)
+    cls, origin = source.dataset.classes[class_index], source.origin(modes, image)
+    return {
+        "file": source.layout.file(image),
+        "label": cls.label,
+        "class": cls.name,
+        "mode": mode,
+        "weight": origin["weight"],
+        "source_image": cls.images.name(origin["source_index"]),
+        "source_index": origin["source_index"],
+        "seed": origin["seed"],
+        "sha256": sha256,
+    }
