@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mgd3_engine import GuidanceTerm, GuidedSampler, ModeGuidance
@@ -17,6 +16,7 @@ from mgd3_fast.generators.placing import place_network
 from mgd3_fast.modes import check_ipc
 from mgd3_fast.sources import Sources, open_sources
 from mgd3_fast.stages import kmeans_engine_of
+from mgd3_fast.storage.cache import cache_dir_or_default
 from mgd3_fast.writers import Layout, layout_of
 
 if TYPE_CHECKING:
@@ -242,7 +242,7 @@ def make_sampler(
         terms=terms,
         start_strength=_start_strength(config),
         backend=config.backend,
-        cache_dir=None if config.cache_dir is None else Path(config.cache_dir),
+        cache_dir=cache_dir_or_default(config.cache_dir),
         batch_size=rows,
         device=sources.device,
         dtype=dtype,

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from mgd3_engine.autoencoder import AutoencoderKL, KLConfig, filled_network, first_stage
 from mgd3_engine.dit import DiT, DiTConfig
-from mgd3_engine.dit.weight_files import read_weights
+from mgd3_engine.files.weights import read_weights
 
 
 def randomised(network: nn.Module, *, seed: int = 0) -> Any:

@@ -14,10 +14,10 @@ from safetensors.torch import load, save_file
 from torch import Tensor
 
 from mgd3_engine.autoencoder import KL_F8, AutoencoderKL, first_stage, from_original
+from mgd3_engine.files.digest import weights_digest
 from mgd3_fast.errors import UserError
 from mgd3_fast.generators import KLAutoencoder
 from mgd3_fast.generators.batched_autoencoder import CHOICES
-from mgd3_fast.generators.digest import weights_digest
 from mgd3_fast.generators.vae_weights import load_vae
 
 

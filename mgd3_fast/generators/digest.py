@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from mgd3_engine.dit.digest import weights_digest
+from mgd3_engine.files.digest import weights_digest
 
 __all__ = ["weights_digest"]

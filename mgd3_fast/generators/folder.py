@@ -18,7 +18,7 @@ import torch
 from mgd3_engine import NoiseSchedule
 from mgd3_engine.autoencoder import AutoencoderKL
 from mgd3_engine.dit import DiT, DiTConfig, load_dit, save_dit
-from mgd3_engine.dit.weight_files import read_json, write_safetensors
+from mgd3_engine.files.weights import read_json, write_safetensors
 from mgd3_fast.config import SamplingDefaults
 from mgd3_fast.errors import UserError
 from mgd3_fast.generators.autoencoder import KLAutoencoder

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from mgd3_engine.dit.weight_files import read_sharded_weights, read_weights
+from mgd3_engine.files.weights import read_sharded_weights, read_weights
 from mgd3_fast.errors import UserError
 from mgd3_fast.generators.hub import DIFFUSERS_STEMS, weight_files
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mgd3_engine.dit.weight_files import read_json
+from mgd3_engine.files.weights import read_json
 from mgd3_fast.errors import UserError
 from mgd3_fast.generators.hub import DIFFUSERS_STEMS, fetch_files, fetch_model
 

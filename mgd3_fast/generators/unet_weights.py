@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mgd3_engine.dit.weight_files import read_json
+from mgd3_engine.files.weights import read_json
 from mgd3_fast.errors import UserError
 from mgd3_fast.generators.model_weights import complete_or_refused, read_model_weights
 

@@ -17,7 +17,7 @@ from mgd3_engine.autoencoder import (
     is_original,
     present_names,
 )
-from mgd3_engine.dit.weight_files import read_json, read_weights
+from mgd3_engine.files.weights import read_json, read_weights
 from mgd3_fast.errors import UserError
 from mgd3_fast.generators.model_weights import complete_or_refused, read_model_weights
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from mgd3_engine.autoencoder import VQConfig, VQModel, filled_network, first_stage, from_original
-from mgd3_engine.dit.weight_files import read_json, read_weights
+from mgd3_engine.files.weights import read_json, read_weights
 from mgd3_fast.errors import UserError
 from mgd3_fast.generators.model_weights import complete_or_refused, read_model_weights
 

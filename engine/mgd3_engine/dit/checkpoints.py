@@ -20,7 +20,7 @@ from mgd3_engine.dit.layouts import (
     is_diffusers,
 )
 from mgd3_engine.dit.model import DiT, position_embedding
-from mgd3_engine.dit.weight_files import read_json, read_sharded_weights, read_weights, write_safetensors
+from mgd3_engine.files.weights import read_json, read_sharded_weights, read_weights, write_safetensors
 
 _METADATA_KEY = "mgd3_dit_config"
 _DIFFUSERS_FILES = (

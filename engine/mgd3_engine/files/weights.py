@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mgd3_engine.renaming import renamed
+from mgd3_engine.files.renaming import renamed
 
 _WRAPPERS = ("ema", "model", "state_dict")
 _PARALLEL_PREFIXES = ("module.", "_orig_mod.")
