@@ -92,7 +92,7 @@ def diffusers_vq(path: Path) -> Any:
     from diffusers import VQModel
     from diffusers.loaders.single_file_utils import convert_ldm_vae_checkpoint
 
-    from mgd3_fast.generators.vq_weights import vq_config
+    from mgd3_fast.generators.autoencoder_weights import vq_config
 
     settings, weights = vq_config(path).settings(), first_stage(read_weights(path)[0])
     network = VQModel.from_config(settings)

@@ -1,82 +1,82 @@
-"""Reading tensors from checkpoint files without running code from them or copying them, and writing them."""
+"""The one reader of weight files, whatever they are of: tensors by name, mapped from the file, not copied."""
 
 from __future__ import annotations
 
-import argparse
-import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-import torch
 from torch import Tensor
 
+from mgd3_engine.files.json_file import read_json
+from mgd3_engine.files.pickled import read_pickled
 from mgd3_engine.files.renaming import renamed
 
-_WRAPPERS = ("ema", "model", "state_dict")
-_PARALLEL_PREFIXES = ("module.", "_orig_mod.")
-_LIGHTNING_KEYS = tuple(
-    f"{package}.callbacks.model_checkpoint.ModelCheckpoint"
-    for package in ("pytorch_lightning", "lightning.pytorch")
-)
+WRAPPERS = ("ema", "state_dict", "model", "net")
+"""What training scripts keep a state dict under; the first that is there counts, and averages go first."""
+PREFIXES = ("module.", "_orig_mod.")
+"""What DistributedDataParallel and torch.compile put before names."""
+DIFFUSERS_STEMS = ("diffusion_pytorch_model", "diffusion_pytorch_model")
+TRANSFORMERS_STEMS = ("model", "pytorch_model")
+"""How a library names the weights of a model's folder: in safetensors, and in PyTorch's own format."""
 
-
-class _ForeignKey:
-    """Takes the place of a class that PyTorch Lightning's training states before 1.5 have as a key."""
+_INDEX = ".index.json"
+_MOST_NESTED = 3
 
 
 def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Read the state dict of one file; its tensors are mapped from the file, not copied.
+    """Read a state dict.
 
     Args:
-        path: A `.safetensors` file, or a PyTorch checkpoint that holds a state dict, plain or wrapped as
-            "ema", "model" or "state_dict" (the first of these that is there counts). Prefixes that
-            DistributedDataParallel and torch.compile put before names are removed.
+        path: A `.safetensors` file; a `*.index.json` beside the parts of a large model; or a PyTorch
+            checkpoint under any other name (`.bin`, `.pt`, `.pth`, `.ckpt`), plain or under `WRAPPERS`, also
+            two or three inside one another. `PREFIXES` of names are removed.
 
     Returns:
-        The tensors by name and the file's metadata (empty for a PyTorch checkpoint).
+        The tensors by name and the metadata of a safetensors file (empty for others).
 
     Raises:
-        FileNotFoundError: There is no file at `path`.
-        ValueError: The file is damaged, or holds anything but tensors, plain Python values, an
-            `argparse.Namespace` and the class of PyTorch Lightning's checkpoint callback.
+        FileNotFoundError: There is no file at `path`, or a part is missing.
+        ValueError: The file is damaged, or holds anything but weights and what `read_pickled` knows.
     """
-    if not path.is_file():
-        raise FileNotFoundError(f"no checkpoint file at {path}")
-    if path.suffix == ".safetensors":
-        weights, metadata = _read_safetensors(path)
-    else:
-        weights, metadata = _state_dict(_read_pickle(path), path), {}
-    if not weights:
-        raise ValueError(f"checkpoint must hold at least one tensor, got none in {path}")
-    return {_without_prefix(name): tensor for name, tensor in weights.items()}, metadata
+    if path.name.endswith(_INDEX):
+        return _read_parts(path), {}
+    return _read_file(path)
 
 
-def read_sharded_weights(index_path: Path) -> dict[str, Tensor]:
-    """Read the shards that an index file names, as Hugging Face libraries write them.
+def read_model_weights(folder: Path, stems: tuple[str, str] = DIFFUSERS_STEMS) -> dict[str, Tensor]:
+    """Read the weights of a model's folder, safetensors where there are any.
 
     Args:
-        index_path: A `*.index.json` file, beside its shards.
+        folder: Of the model.
+        stems: How its library names the files.
 
     Returns:
-        The tensors of all shards by name.
+        The tensors by name.
 
     Raises:
-        FileNotFoundError: The index or one of its shards is missing.
-        ValueError: The index or a shard is damaged, or the index leads out of its folder.
+        FileNotFoundError: There are none.
+        ValueError: A file is damaged.
     """
-    index = read_json(index_path)
-    weight_map = index.get("weight_map")
-    if not isinstance(weight_map, dict) or not weight_map:
-        raise ValueError(f"{index_path} must have a weight_map of tensor names to files, got {weight_map!r}")
-    weights: dict[str, Tensor] = {}
-    for shard in sorted({str(name) for name in weight_map.values()}):
-        if Path(shard).name != shard:
-            raise ValueError(f"{index_path} must name files of its own folder, got {shard!r}")
-        weights.update(read_weights(index_path.parent / shard)[0])
-    if missing := sorted(set(weight_map) - set(weights)):
-        raise ValueError(f"shards of {index_path} must hold every tensor of the index, missing {missing[0]}")
-    return weights
+    candidates = [name for single, _, index in weight_files(stems) for name in (single, index)]
+    found = next((folder / name for name in candidates if (folder / name).is_file()), None)
+    if found is None:
+        raise FileNotFoundError(f"no weights in {folder}: looked for {', '.join(candidates)}")
+    return read_weights(found)[0]
+
+
+def weight_files(stems: tuple[str, str] = DIFFUSERS_STEMS) -> tuple[tuple[str, str, str], ...]:
+    """Name the files that can hold a model's weights, safetensors first.
+
+    Args:
+        stems: `DIFFUSERS_STEMS` or `TRANSFORMERS_STEMS`.
+
+    Returns:
+        For each format: the single file, the pattern of the parts of a large model, and their index.
+    """
+    return tuple(
+        (f"{stem}.{end}", f"{stem}-*-of-*.{end}", f"{stem}.{end}{_INDEX}")
+        for stem, end in zip(stems, ("safetensors", "bin"), strict=True)
+    )
 
 
 def write_safetensors(path: Path, weights: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
@@ -97,26 +97,30 @@ def write_safetensors(path: Path, weights: Mapping[str, Tensor], metadata: Mappi
         unfinished.chmod(permissions)
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON file that holds one object.
+def _read_file(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    if not path.is_file():
+        raise FileNotFoundError(f"no checkpoint file at {path}")
+    if path.suffix == ".safetensors":
+        weights, metadata = _read_safetensors(path)
+    else:
+        weights, metadata = _unwrapped(read_pickled(path), path), {}
+    if not weights:
+        raise ValueError(f"checkpoint must hold at least one tensor, got none in {path}")
+    return {_without_prefix(name): tensor for name, tensor in weights.items()}, metadata
 
-    Args:
-        path: The file.
 
-    Returns:
-        The object.
-
-    Raises:
-        FileNotFoundError: There is no file at `path`.
-        ValueError: The file is not a JSON object.
-    """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} must be JSON, got {error}") from None
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} must hold a JSON object, got a {type(content).__name__}")
-    return content
+def _read_parts(index_path: Path) -> dict[str, Tensor]:
+    weight_map = read_json(index_path).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise ValueError(f"{index_path} must have a weight_map of tensor names to files, got {weight_map!r}")
+    weights: dict[str, Tensor] = {}
+    for part in sorted({str(name) for name in weight_map.values()}):
+        if Path(part).name != part:
+            raise ValueError(f"{index_path} must name files of its own folder, got {part!r}")
+        weights.update(_read_file(index_path.parent / part)[0])
+    if missing := sorted(set(weight_map) - set(weights)):
+        raise ValueError(f"shards of {index_path} must hold every tensor of the index, missing {missing[0]}")
+    return weights
 
 
 def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -129,49 +133,27 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         raise ValueError(f"{path} must be a safetensors file, got a damaged one ({error})") from None
 
 
-def _read_pickle(path: Path) -> object:
-    # argparse.Namespace: DiT's own training script stores its command line beside the weights.
-    # The unpickler looks names up and imports nothing: Lightning's are given a class that does nothing.
-    foreign = [(_ForeignKey, name) for name in _LIGHTNING_KEYS]
-    with torch.serialization.safe_globals([argparse.Namespace, *foreign]):
-        try:
-            return _load(path)
-        except Exception as error:  # a damaged byte makes the unpickler raise almost anything
-            reason = " ".join(str(error).split())
-            if "Unsupported global" in reason or "Unsupported class" in reason:
-                culprit = reason.split("GLOBAL ")[-1].split(" was not")[0]
-                raise ValueError(
-                    f"{path} must hold only tensors and plain values, got the object {culprit}"
-                ) from None
-            raise ValueError(
-                f"{path} must be a PyTorch checkpoint, got a damaged or foreign file ({reason[:120]})"
-            ) from None
-
-
-def _load(path: Path) -> object:
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except RuntimeError as error:
-        if "mmap can only be used" not in str(error):
-            raise
-        # Files from before PyTorch 1.6 are no archives and cannot be mapped.
-        return torch.load(path, map_location="cpu", weights_only=True)
-
-
-def _state_dict(content: object, path: Path) -> dict[str, Tensor]:
+def _unwrapped(content: object, path: Path) -> dict[str, Tensor]:
+    for _ in range(_MOST_NESTED):
+        if not isinstance(content, dict) or _is_state_dict(content):
+            break
+        content = next((content[key] for key in WRAPPERS if isinstance(content.get(key), dict)), content)
     if isinstance(content, dict):
-        wrapped = next((content[key] for key in _WRAPPERS if isinstance(content.get(key), dict)), content)
-        if all(isinstance(name, str) and isinstance(value, Tensor) for name, value in wrapped.items()):
-            return dict(wrapped)
-        found = ", ".join(repr(key) for key in list(wrapped)[:5])
+        if _is_state_dict(content):
+            return dict(content)
+        found = ", ".join(repr(key) for key in list(content)[:5])
     else:
         found = f"a {type(content).__name__}"
     raise ValueError(
-        f"{path} must hold a state dict, plain or under {' or '.join(map(repr, _WRAPPERS))}, got {found}"
+        f"{path} must hold a state dict, plain or under {' or '.join(map(repr, WRAPPERS))}, got {found}"
     )
 
 
+def _is_state_dict(content: dict[object, object]) -> bool:
+    return all(isinstance(name, str) and isinstance(value, Tensor) for name, value in content.items())
+
+
 def _without_prefix(name: str) -> str:
-    while prefix := next((prefix for prefix in _PARALLEL_PREFIXES if name.startswith(prefix)), None):
+    while prefix := next((prefix for prefix in PREFIXES if name.startswith(prefix)), None):
         name = name.removeprefix(prefix)
     return name

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from mgd3_engine.export.identity import NetworkIdentity, installed_version
+from mgd3_engine.files.json_file import read_json
 from mgd3_engine.files.renaming import renamed
-from mgd3_engine.files.weights import read_json
 from mgd3_engine.tensorrt.flavour import Flavour
 
 _FORMAT = 1
