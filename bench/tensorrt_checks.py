@@ -9,7 +9,6 @@ Shape letters: R rows of the network's input, two for an image.
 
 from __future__ import annotations
 
-import os
 import tempfile
 import time
 from importlib.util import find_spec
@@ -48,19 +47,9 @@ def missing(setting: Setting) -> str:
 
 
 def skipped_without_tensorrt(check: Check) -> Check:
-    """Also give the checks a cache of their own, which lives as long as the process."""
-
     def checked(setting: Setting) -> dict[str, Any]:
-        if reason := missing(setting):
-            return {"skipped": reason}
-        before = os.environ.get("MGD3_CACHE")
-        os.environ["MGD3_CACHE"] = CACHE.name
-        try:
-            return check(setting)
-        finally:
-            os.environ.pop("MGD3_CACHE")
-            if before is not None:
-                os.environ["MGD3_CACHE"] = before
+        reason = missing(setting)
+        return {"skipped": reason} if reason else check(setting)
 
     return checked
 
@@ -72,7 +61,9 @@ def backend_of(setting: Setting) -> str:
 def make_denoiser(setting: Setting, network: DiT, rows: int) -> tuple[Any, float]:
     """The denoiser, and the seconds it took to export and build it."""
     started, dtype = time.perf_counter(), network.x_embedder.proj.weight.dtype
-    request = BackendRequest(denoiser=network, device=setting.device, dtype=dtype, rows=rows)
+    request = BackendRequest(
+        denoiser=network, device=setting.device, dtype=dtype, rows=rows, cache_dir=Path(CACHE.name)
+    )
     denoiser = create_backend(backend_of(setting), request)[1]
     return denoiser, round(time.perf_counter() - started, 1)
 
@@ -133,7 +124,8 @@ def check_sampling(setting: Setting) -> dict[str, Any]:
     images, steps = make_images(network, setting.size(40, 3)), setting.size(50, 4)
 
     def sampled(backend: str, graphs: str) -> Tensor:
-        sampler = make_sampler(network, setting.size(16, 8), backend=backend, graphs=graphs, steps=steps)
+        options = {"backend": backend, "graphs": graphs, "steps": steps, "cache_dir": Path(CACHE.name)}
+        sampler = make_sampler(network, setting.size(16, 8), **options)
         sampler.sample(*images)  # captures
         return sampler.sample(*images)
 

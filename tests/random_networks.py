@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from mgd3_engine.autoencoder import AutoencoderKL, KLConfig, filled_network, first_stage
 from mgd3_engine.dit import DiT, DiTConfig
-from mgd3_engine.dit.weight_files import read_weights
+from mgd3_engine.files.weights import read_weights
 
 
 def randomised(network: nn.Module, *, seed: int = 0) -> Any:
@@ -92,7 +92,7 @@ def diffusers_vq(path: Path) -> Any:
     from diffusers import VQModel
     from diffusers.loaders.single_file_utils import convert_ldm_vae_checkpoint
 
-    from mgd3_fast.generators.vq_weights import vq_config
+    from mgd3_fast.generators.autoencoder_weights import vq_config
 
     settings, weights = vq_config(path).settings(), first_stage(read_weights(path)[0])
     network = VQModel.from_config(settings)

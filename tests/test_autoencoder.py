@@ -14,11 +14,11 @@ from safetensors.torch import load, save_file
 from torch import Tensor
 
 from mgd3_engine.autoencoder import KL_F8, AutoencoderKL, first_stage, from_original
+from mgd3_engine.files.digest import weights_digest
 from mgd3_fast.errors import UserError
 from mgd3_fast.generators import KLAutoencoder
+from mgd3_fast.generators.autoencoder_weights import load_vae
 from mgd3_fast.generators.batched_autoencoder import CHOICES
-from mgd3_fast.generators.digest import weights_digest
-from mgd3_fast.generators.vae_weights import load_vae
 
 
 @pytest.fixture(scope="module")
@@ -340,7 +340,7 @@ def test_wrong_files_are_one_line(vae: Any, folder: Path) -> None:
 def test_folder_of_another_model(folder: Path) -> None:
     path = folder / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"_class_name": "VQModel"}))
-    with pytest.raises(UserError, match="must be of an AutoencoderKL, got 'VQModel'"):
+    with pytest.raises(UserError, match="must be of class AutoencoderKL, got 'VQModel'"):
         _ = KLAutoencoder(folder).downsample
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from mgd3_engine import GuidedSampler, ModeGuidance, NoiseSchedule, image_seeds
-from mgd3_engine.conditioning import HoistedNetwork, PlainNetwork, bind_network
+from mgd3_engine.sampling.conditioning import HoistedNetwork, PlainNetwork, bind_network
 
 STEPS, ROWS, M = 5, 8, 3
 # Largest difference over the root mean square of latents after 25 steps, float32. Measured: 0, bit for bit; a

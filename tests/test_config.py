@@ -10,8 +10,8 @@ import pytest
 
 import mgd3_fast
 from mgd3_engine import backend_names
-from mgd3_engine.coefficients import METHODS
-from mgd3_engine.guidance import FORMS
+from mgd3_engine.sampling.coefficients import METHODS
+from mgd3_engine.sampling.guidance import FORMS
 from mgd3_fast.config import DiscoverConfig, DistillConfig, EncodeConfig
 from mgd3_fast.config import discover as discover_config
 from mgd3_fast.config import distill as distill_config

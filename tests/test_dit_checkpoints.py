@@ -253,7 +253,7 @@ WRONG_FILES: dict[str, tuple[object, str]] = {
         {"model": {}, "extra": Foreign()},
         "must hold only tensors and plain values, got the object",
     ),
-    "a list": ([1, 2], "must hold a state dict, plain or under 'ema' or 'model' or 'state_dict', got a list"),
+    "a list": ([1, 2], "must hold a state dict, plain or under 'ema' or .*, got a list"),
     "no tensors": ({"epoch": 3}, "must hold a state dict, plain or under .*, got 'epoch'"),
     "empty": ({}, "must hold at least one tensor"),
     "other network": ({"conv1.weight": torch.zeros(4, 3, 3, 3)}, "weights must hold x_embedder.proj.weight"),

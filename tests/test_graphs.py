@@ -165,7 +165,7 @@ def test_auto_goes_on_without_graphs_and_says_why(caplog):
     sampler = make_sampler(Waiting())
     eager = make_sampler(copy.deepcopy(sampler._denoiser))
     recorder = record_phases(sampler)
-    with caplog.at_level(logging.WARNING, logger="mgd3_engine.sampler"):
+    with caplog.at_level(logging.WARNING, logger="mgd3_engine.sampling.sampler"):
         assert torch.equal(sampler.sample(*images), eager.sample(*images))
     assert len(caplog.messages) == 1
     assert caplog.messages[0].startswith("graphs auto is off from now on: operation not permitted")
@@ -207,7 +207,7 @@ def test_wrong_options_say_what_is_allowed(options, message):
 
 
 def test_auto_says_why_there_are_no_graphs(caplog):
-    with caplog.at_level(logging.INFO, logger="mgd3_engine.sampler"):
+    with caplog.at_level(logging.INFO, logger="mgd3_engine.sampling.sampler"):
         make_sampler(ConvNet(), backend="eager")
     assert caplog.messages == ["graphs auto is off: the device is cpu"]
 

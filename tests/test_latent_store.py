@@ -12,7 +12,8 @@ from encoders import array_dataset
 
 from mgd3_fast.datasets import ArrayImages, BadImage, ImageClass
 from mgd3_fast.errors import UserError
-from mgd3_fast.latents import LatentStore, default_cache_dir
+from mgd3_fast.latents import LatentStore
+from mgd3_fast.storage.cache import default_cache_dir
 from mgd3_fast.storage.tensor_files import DamagedFileError
 
 CLASS = array_dataset(3).classes[0]

@@ -22,7 +22,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from mgd3_engine import GuidedSampler, ModeGuidance, NoiseSchedule, image_seeds
-from mgd3_engine.dit.weight_files import read_weights
+from mgd3_engine.files.weights import read_weights
 from mgd3_fast.cli import main
 from mgd3_fast.datasets import imagenet_classes
 from mgd3_fast.errors import UserError

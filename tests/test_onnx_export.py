@@ -200,9 +200,8 @@ def test_cache_holds_a_graph_per_network(tmp_path: Path, monkeypatch: pytest.Mon
     assert graph_path(identify(networks[0]), tmp_path) not in paths
 
 
-def test_cache_is_the_default_one(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("MGD3_CACHE", str(tmp_path / "named"))
-    assert graph_path(identify(random_dit(CONFIG))).parent == tmp_path / "named" / "onnx"
+def test_graph_lies_in_the_callers_folder(tmp_path: Path) -> None:
+    assert graph_path(identify(random_dit(CONFIG)), tmp_path).parent == tmp_path / "onnx"
 
 
 def test_missing_package_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

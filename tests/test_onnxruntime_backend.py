@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -71,9 +72,9 @@ def test_strided_input(denoiser: Denoiser) -> None:
     )
 
 
-@pytest.mark.usefixtures("cache")
-def test_whole_run_equals_eager() -> None:
-    """The sampler gives no cache folder: the graph is found in the default one."""
+def test_whole_run_equals_eager(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The sampler gives no folder to keep files in: the graph is gone before the first step."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     modes = torch.randn(11, 4, 8, 8, generator=torch.Generator().manual_seed(0))
     images = (torch.arange(11) % 10, modes, image_seeds(0, [("a", k) for k in range(11)]))
 
@@ -89,6 +90,7 @@ def test_whole_run_equals_eager() -> None:
             backend=backend,
         )
         assert sampler.backend == backend
+        assert list(tmp_path.iterdir()) == []
         return sampler.sample(*images)
 
     eager = sampled("eager")

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from mgd3_engine import GuidedSampler, ModeGuidance, NoiseSchedule, image_seed, image_seeds
 from mgd3_engine.dit import DiT, DiTConfig
-from mgd3_engine.guidance import StepState
+from mgd3_engine.sampling.guidance import StepState
 from mgd3_kernels import philox_normal
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -180,7 +180,7 @@ def test_nothing_loads_before_it_is_used(paths: dict[str, Path], monkeypatch: py
     def refuse(*_: object) -> None:
         raise AssertionError("the network was built")
 
-    monkeypatch.setattr("mgd3_fast.generators.vq_autoencoder.load_vq", refuse)
+    monkeypatch.setattr("mgd3_fast.generators.vq_autoencoder.load_autoencoder", refuse)
     autoencoder = VQAutoencoder(paths["diffusers"]).to("cpu", torch.bfloat16)
     assert (autoencoder.latent_channels, len(autoencoder.digest)) == (3, 64)
     with pytest.raises(AssertionError, match="the network was built"):
@@ -202,7 +202,7 @@ def test_errors(paths: dict[str, Path], tmp_path: Path) -> None:
     config = json.loads((paths["diffusers"] / "config.json").read_text())
     shutil.copy(paths["diffusers"] / "diffusion_pytorch_model.safetensors", tmp_path)
     for change, message in (
-        ({"_class_name": "AutoencoderTiny"}, "must be of a VQModel, got 'AutoencoderTiny'"),
+        ({"_class_name": "AutoencoderTiny"}, "must be of class VQModel, got 'AutoencoderTiny'"),
         ({"norm_type": "spatial"}, "norm_type must be 'group', got 'spatial'"),
         ({"layers_per_block": 2}, "must be a complete VQModel, got: Error"),
     ):
@@ -214,11 +214,11 @@ def test_errors(paths: dict[str, Path], tmp_path: Path) -> None:
 def test_architecture_of_the_published_first_stage() -> None:
     from diffusers import VQModel
 
-    from mgd3_fast.generators.vq_weights import _config_of
+    from mgd3_fast.generators.autoencoder_weights import vq_config_of
 
     with torch.device("meta"):
         original = OriginalVQ(128, (1, 2, 4), 2, 3, 8192)
-        settings = _config_of(original.state_dict(), None).settings()
+        settings = vq_config_of(original.state_dict(), None).settings()
         network = VQModel.from_config(settings)
     assert settings["block_out_channels"] == [128, 256, 512]
     counts = {sum(one.numel() for one in module.parameters()) for module in (original, network)}

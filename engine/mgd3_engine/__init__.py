@@ -11,18 +11,20 @@
     )
     latents = sampler.sample(class_ids, modes, seeds)  # [N] int64, [N, C, H, W] float32, [N] uint64
 
-The engine knows nothing of data sets or files; `mgd3_engine.dit` holds the network of the paper.
+The engine knows nothing of data sets, of the command line or of where a product keeps its files;
+`mgd3_engine.dit` holds the network of the paper.
 """
 
 from __future__ import annotations
 
-from mgd3_engine.backends import Denoiser, backend_names
-from mgd3_engine.coefficients import step_table
-from mgd3_engine.guidance import GuidanceTerm, ModeGuidance, StepState
-from mgd3_engine.noise import NoiseSource
-from mgd3_engine.sampler import GuidedSampler, StepCallback
-from mgd3_engine.schedule import NoiseSchedule, RespacedSchedule
-from mgd3_engine.seeds import image_seed, image_seeds
+from mgd3_engine.backends import backend_names
+from mgd3_engine.denoiser import Denoiser
+from mgd3_engine.sampling.coefficients import step_table
+from mgd3_engine.sampling.guidance import GuidanceTerm, ModeGuidance, StepState
+from mgd3_engine.sampling.noise import NoiseSource
+from mgd3_engine.sampling.sampler import GuidedSampler, StepCallback
+from mgd3_engine.sampling.schedule import NoiseSchedule, RespacedSchedule
+from mgd3_engine.sampling.seeds import image_seed, image_seeds
 
 __all__ = [
     "Denoiser",

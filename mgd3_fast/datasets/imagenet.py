@@ -9,7 +9,6 @@ from functools import cache
 from importlib import resources
 from pathlib import Path
 
-from mgd3_engine.cache import cache_dir_or_default
 from mgd3_fast.datasets.dataset import Dataset
 from mgd3_fast.datasets.ilsvrc_tars import ILSVRC_TARS, find_ilsvrc_tar, open_ilsvrc_tar
 from mgd3_fast.datasets.images import ImageSource
@@ -17,6 +16,7 @@ from mgd3_fast.datasets.scanning import class_folders, listed, scan_classes
 from mgd3_fast.datasets.selector import select_classes
 from mgd3_fast.errors import UserError
 from mgd3_fast.progress import SILENT, Progress
+from mgd3_fast.storage.cache import cache_dir_or_default
 
 _LIST_FILES = {
     "imagenet1k": "imagenet1k.txt",

@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from mgd3_engine.cache import cache_dir_or_default
 from mgd3_fast.datasets.class_names import LabelIndex
 from mgd3_fast.datasets.dataset import Dataset
 from mgd3_fast.datasets.file_list import ScannedFile, sha256_of_lines
@@ -20,6 +19,7 @@ from mgd3_fast.datasets.tar_index import IndexedImage, TarIndex, TarIndexes, Tar
 from mgd3_fast.datasets.tars import Region, tar_members
 from mgd3_fast.datasets.webdataset_samples import is_label, samples
 from mgd3_fast.progress import Progress
+from mgd3_fast.storage.cache import cache_dir_or_default
 
 
 class TarShard(StreamShard):

@@ -20,7 +20,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mgd3_engine.cache import cache_dir_or_default
 from mgd3_fast.datasets.class_names import (
     LabelIndex,
     UnknownLabels,
@@ -32,6 +31,7 @@ from mgd3_fast.datasets.dataset import Dataset, ImageClass
 from mgd3_fast.datasets.file_list import FileList, pack_names, unpack_name
 from mgd3_fast.datasets.shards import Shard, ShardImages
 from mgd3_fast.datasets.streams import ImageStream, StreamShard
+from mgd3_fast.storage.cache import cache_dir_or_default
 from mgd3_fast.storage.tensor_files import open_if_whole, save_tensors
 
 _FORMAT = "mgd3-fast shard index 1"

@@ -21,6 +21,7 @@ from mgd3_fast.generators import Generator, TextGenerator, load_generator
 from mgd3_fast.generators.placing import place_network
 from mgd3_fast.generators.prompts import ClassPrompts
 from mgd3_fast.progress import SILENT, Progress
+from mgd3_fast.storage.cache import default_cache_dir
 from mgd3_fast.versions import installed_version
 
 REFERENCE = ("eager", "fp32")
@@ -173,6 +174,7 @@ class _Bench:
             cfg_channels=generator.cfg_channels,
             guidance=ModeGuidance(scale=defaults.mode_scale, t_stop=defaults.t_stop),
             backend=backend,
+            cache_dir=default_cache_dir(),
             batch_size=self.images,
             device=self.device,
             dtype=dtype_of(precision),

@@ -19,7 +19,7 @@ from mgd3_engine import GuidedSampler, ModeGuidance, NoiseSchedule, backend_name
 from mgd3_engine.dit import DiT, DiTConfig
 from mgd3_fast.devices import device_name, resolve_device
 from mgd3_fast.generators import load_generator
-from mgd3_fast.latents import default_cache_dir
+from mgd3_fast.storage.cache import default_cache_dir
 from mgd3_fast.versions import PACKAGES, installed_version
 from mgd3_kernels import philox_normal
 
@@ -90,6 +90,7 @@ def _try_backend(name: str, device: torch.device) -> str:
             null_class=2,
             guidance=ModeGuidance(t_stop=1),
             backend=backend,
+            cache_dir=default_cache_dir(),
             batch_size=8,
             device=where,
         )

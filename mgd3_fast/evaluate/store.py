@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
-from mgd3_engine.renaming import renamed
+from mgd3_engine.files.renaming import renamed
 from mgd3_fast.errors import UserError
 from mgd3_fast.storage.tensor_files import remove_leftovers, save_tensors
 

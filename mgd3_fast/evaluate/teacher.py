@@ -5,13 +5,13 @@ Shape letters: N classes of the dataset, M outputs of the file.
 
 from __future__ import annotations
 
-import pickle
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from mgd3_engine.files.weights import read_weights
 from mgd3_fast.datasets import Dataset, imagenet_classes
 from mgd3_fast.errors import UserError
 from mgd3_fast.evaluate.networks import build_network
@@ -19,16 +19,12 @@ from mgd3_fast.evaluate.networks import build_network
 if TYPE_CHECKING:
     from torch import nn
 
-_WRAPPERS = ("state_dict", "model", "net")
-_PREFIXES = ("module.", "_orig_mod.")
-
 
 def load_teacher(path: Path, network: str, dataset: Dataset, size: int) -> nn.Module:
     """Read a teacher's weights and keep the outputs of the dataset's classes, as RDED does.
 
     Args:
-        path: .safetensors, or a checkpoint of plain tensors in torch's format (torchvision's, RDED's);
-            tensors may lie under "state_dict" or "model" and their names begin with "module.".
+        path: A file that `mgd3_engine.files.weights.read_weights` knows, such as torchvision's and RDED's.
         network: The teacher's architecture.
         dataset: Classes in label order. A file of M = N outputs is taken to be of these classes, one of as
             many outputs as the full list, of that list; one of 1000, of ILSVRC-2012 in sorted order.
@@ -58,33 +54,10 @@ def load_teacher(path: Path, network: str, dataset: Dataset, size: int) -> nn.Mo
 def _read(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise UserError(f"teacher must be an existing file, got {path}")
-    content: Any
     try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            content = load_file(path)
-        else:
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    # What a damaged or foreign file raises depends on where it breaks.
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, pickle.UnpicklingError):
-        content = None
-    except Exception as error:
-        if type(error).__name__ != "SafetensorError":
-            raise
-        content = None
-    for wrapper in _WRAPPERS:
-        if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
-            content = content[wrapper]
-    if not isinstance(content, dict) or not content or not all(map(torch.is_tensor, content.values())):
-        raise UserError(f"teacher must be a file of plain tensors by name, got {path}")
-    return {_plain_name(name): tensor for name, tensor in content.items()}
-
-
-def _plain_name(name: str) -> str:
-    for prefix in _PREFIXES:
-        name = name.removeprefix(prefix)
-    return name
+        return read_weights(path)[0]
+    except (OSError, ValueError) as error:
+        raise UserError(f"teacher must be a file of plain tensors by name: {error}") from None
 
 
 def _last_layer(state: dict[str, Tensor], path: Path) -> str:

@@ -18,6 +18,7 @@ from mgd3_fast.errors import UserError
 from mgd3_fast.generators import load_generator
 from mgd3_fast.progress import SILENT
 from mgd3_fast.run.sampler import MOST_ROWS_CUDA, batch_rows
+from mgd3_fast.storage.cache import cache_dir_or_default
 
 if TYPE_CHECKING:
     from mgd3_engine.dit import DiT
@@ -114,7 +115,7 @@ def _graph(config: ExportConfig, dit: DiT, identity: NetworkIdentity) -> tuple[t
     """Return the files and whether they were there."""
     if config.out is not None:
         return export_onnx(dit, _checked_out(config), identity=identity), False
-    path = graph_path(identity, _cache_dir(config))
+    path = graph_path(identity, cache_dir_or_default(config.cache_dir))
     if not path.is_file():
         return export_onnx(dit, path, identity=identity), False
     return tuple(file for file in (path, data_file(path)) if file.exists()), True
@@ -129,7 +130,7 @@ def _engine(
     progress: Progress,
 ) -> tuple[tuple[Path, ...], bool]:
     """Return the files and whether they were there."""
-    capabilities, cache_dir = config.capabilities(), _cache_dir(config)
+    capabilities, cache_dir = config.capabilities(), cache_dir_or_default(config.cache_dir)
     if config.out is not None:
         path = _checked_out(config)
     else:
@@ -156,7 +157,3 @@ def _checked_out(config: ExportConfig) -> Path:
             f"out must be a file in a folder that can be written, got {out}: {error.strerror}"
         ) from None
     return out
-
-
-def _cache_dir(config: ExportConfig) -> Path | None:
-    return None if config.cache_dir is None else Path(config.cache_dir).expanduser()

@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from mgd3_engine.renaming import named
+from mgd3_engine.files.renaming import named
 from mgd3_fast.errors import UserError
 from mgd3_fast.formats.record import CARD, RECORD, read_record
 from mgd3_fast.writers import WORK, unwritable_error

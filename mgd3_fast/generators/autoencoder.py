@@ -12,9 +12,9 @@ from torch import Tensor
 
 from mgd3_engine.autoencoder import KL_F8, AutoencoderKL, KLConfig
 from mgd3_fast.errors import UserError
+from mgd3_fast.generators.autoencoder_weights import kl_config, load_vae, read_autoencoder
 from mgd3_fast.generators.batched_autoencoder import BatchedAutoencoder
 from mgd3_fast.generators.hub import fetch_model, is_hub_id, model_folder
-from mgd3_fast.generators.vae_weights import load_vae, read_vae, vae_config
 
 DEFAULT_VAE = "stabilityai/sd-vae-ft-mse"
 """The autoencoder that MGD3's authors sample DiT with."""
@@ -54,13 +54,13 @@ class KLAutoencoder(BatchedAutoencoder):
     @cached_property
     def _config(self) -> KLConfig:
         # The published ones are known, so that a generator can be described without fetching them.
-        return KL_F8 if self.source in HUB_LICENCES else vae_config(self._path)
+        return KL_F8 if self.source in HUB_LICENCES else kl_config(self._path)
 
     def _load(self) -> AutoencoderKL:
         return load_vae(self._path)
 
     def _weights(self) -> dict[str, Tensor]:
-        return read_vae(self._path)
+        return read_autoencoder(self._path)
 
     @property
     def _identity(self) -> str:

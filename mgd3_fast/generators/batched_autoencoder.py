@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from mgd3_fast.generators.digest import weights_digest
+from mgd3_engine.files.digest import weights_digest
 
 Self = TypeVar("Self", bound="BatchedAutoencoder")
 

@@ -11,12 +11,12 @@ import torch
 
 from mgd3_engine import NoiseSchedule
 from mgd3_engine.dit import DiT, DiTConfig, dit_config, load_dit
+from mgd3_engine.files.digest import weights_digest
 from mgd3_fast.config import SamplingDefaults
 from mgd3_fast.datasets.imagenet import imagenet_classes
 from mgd3_fast.errors import UserError
 from mgd3_fast.generators.autoencoder import DEFAULT_VAE, KLAutoencoder
 from mgd3_fast.generators.base import Autoencoder, Generator
-from mgd3_fast.generators.digest import weights_digest
 from mgd3_fast.generators.hub import fetch_model
 
 DIT_LICENCE = "CC-BY-NC-4.0"

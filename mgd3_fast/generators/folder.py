@@ -7,7 +7,6 @@ saves one. `generator.json` is written last: a folder that has it is complete.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -18,7 +17,9 @@ import torch
 from mgd3_engine import NoiseSchedule
 from mgd3_engine.autoencoder import AutoencoderKL
 from mgd3_engine.dit import DiT, DiTConfig, load_dit, save_dit
-from mgd3_engine.dit.weight_files import read_json, write_safetensors
+from mgd3_engine.files.json_file import read_json
+from mgd3_engine.files.renaming import renamed
+from mgd3_engine.files.weights import write_safetensors
 from mgd3_fast.config import SamplingDefaults
 from mgd3_fast.errors import UserError
 from mgd3_fast.generators.autoencoder import KLAutoencoder
@@ -188,9 +189,5 @@ def _save_vae(folder: Path, vae: AutoencoderKL, dtype: torch.dtype | None) -> No
 
 
 def _write_text(path: Path, text: str) -> None:
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
+    with renamed(path, shared=True) as unfinished:
         unfinished.write_text(text, encoding="utf-8")
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)

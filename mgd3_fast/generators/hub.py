@@ -6,26 +6,8 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from mgd3_engine.files.weights import DIFFUSERS_STEMS, weight_files
 from mgd3_fast.errors import UserError
-
-DIFFUSERS_STEMS = ("diffusion_pytorch_model", "diffusion_pytorch_model")
-TRANSFORMERS_STEMS = ("model", "pytorch_model")
-"""How a library names the weights of a model: in safetensors, and in PyTorch's own format."""
-
-
-def weight_files(stems: tuple[str, str] = DIFFUSERS_STEMS) -> tuple[tuple[str, str, str], ...]:
-    """Name the files that can hold a model's weights, safetensors first.
-
-    Args:
-        stems: `DIFFUSERS_STEMS` or `TRANSFORMERS_STEMS`.
-
-    Returns:
-        For each format: the single file, the pattern of the parts of a large model, and their index.
-    """
-    return tuple(
-        (f"{stem}.{end}", f"{stem}-*-of-*.{end}", f"{stem}.{end}.index.json")
-        for stem, end in zip(stems, ("safetensors", "bin"), strict=True)
-    )
 
 
 def is_hub_id(text: str) -> bool:

@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from mgd3_engine import NoiseSchedule
+from mgd3_engine.files.weights import read_model_weights
 from mgd3_fast.config import SamplingDefaults
 from mgd3_fast.datasets.imagenet import imagenet_classes
 from mgd3_fast.errors import UserError
@@ -23,8 +24,8 @@ from mgd3_fast.generators.ldm_weights import (
     original_settings,
     original_unet,
 )
-from mgd3_fast.generators.model_weights import complete_or_refused, read_model_weights
 from mgd3_fast.generators.pipeline_files import SCHEDULER, PipelineFiles
+from mgd3_fast.generators.refusing import complete_or_refused
 from mgd3_fast.generators.trained_schedule import trained_schedule
 from mgd3_fast.generators.unet_weights import filled_unet, load_unet, unet_settings
 from mgd3_fast.generators.vq_autoencoder import open_autoencoder

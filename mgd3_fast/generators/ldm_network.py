@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mgd3_engine.files.digest import weights_digest
 from mgd3_fast.generators.context_unet import ContextUNet
-from mgd3_fast.generators.digest import weights_digest
 from mgd3_fast.generators.unet_weights import filled_unet
 
 

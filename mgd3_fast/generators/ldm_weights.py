@@ -16,7 +16,7 @@ from typing import Any
 
 from torch import Tensor
 
-from mgd3_engine.dit.weight_files import read_weights
+from mgd3_engine.files.weights import read_weights
 from mgd3_fast.errors import UserError
 
 UNET = "model.diffusion_model."

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mgd3_engine.dit.weight_files import read_json
+from mgd3_engine.files.json_file import read_json
+from mgd3_engine.files.weights import DIFFUSERS_STEMS
 from mgd3_fast.errors import UserError
-from mgd3_fast.generators.hub import DIFFUSERS_STEMS, fetch_files, fetch_model
+from mgd3_fast.generators.hub import fetch_files, fetch_model
 
 MODEL_INDEX = "model_index.json"
 SCHEDULER = "scheduler/scheduler_config.json"

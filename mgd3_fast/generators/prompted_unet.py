@@ -14,12 +14,11 @@ import torch
 from torch import Tensor
 
 from mgd3_engine import NoiseSchedule
-from mgd3_engine.dit.weight_files import read_json
+from mgd3_engine.files.digest import weights_digest
+from mgd3_engine.files.json_file import read_json
+from mgd3_engine.files.weights import TRANSFORMERS_STEMS, read_model_weights
 from mgd3_fast.errors import UserError
 from mgd3_fast.generators.context_unet import ContextUNet
-from mgd3_fast.generators.digest import weights_digest
-from mgd3_fast.generators.hub import TRANSFORMERS_STEMS
-from mgd3_fast.generators.model_weights import read_model_weights
 from mgd3_fast.generators.pipeline_files import PipelineFiles
 from mgd3_fast.generators.prompts import ClassPrompts
 from mgd3_fast.generators.text_encoder import encode_prompts, encoder_weights

@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mgd3_engine.dit.weight_files import read_json
+from mgd3_engine.files.json_file import read_json
+from mgd3_engine.files.weights import TRANSFORMERS_STEMS, read_model_weights
 from mgd3_fast.errors import UserError
-from mgd3_fast.generators.hub import TRANSFORMERS_STEMS
-from mgd3_fast.generators.model_weights import complete_or_refused, read_model_weights
+from mgd3_fast.generators.refusing import complete_or_refused
 
 _CLASS = "CLIPTextModel"
 _PREFIX = "text_model."  # which transformers 5 has dropped

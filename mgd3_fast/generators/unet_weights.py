@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mgd3_engine.dit.weight_files import read_json
+from mgd3_engine.files.json_file import read_json
+from mgd3_engine.files.weights import read_model_weights
 from mgd3_fast.errors import UserError
-from mgd3_fast.generators.model_weights import complete_or_refused, read_model_weights
+from mgd3_fast.generators.refusing import complete_or_refused
 
 _CLASS = "UNet2DConditionModel"
 _FURTHER_INPUTS = ("addition_embed_type", "class_embed_type", "encoder_hid_dim_type", "time_cond_proj_dim")

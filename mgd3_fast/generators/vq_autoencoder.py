@@ -16,8 +16,15 @@ from torch import Tensor
 from mgd3_engine.autoencoder import VQConfig, VQModel
 from mgd3_fast.errors import UserError
 from mgd3_fast.generators.autoencoder import KLAutoencoder
+from mgd3_fast.generators.autoencoder_weights import (
+    PIPELINE_FOLDERS,
+    is_vq,
+    load_autoencoder,
+    read_autoencoder,
+    vq_config,
+    vq_folder,
+)
 from mgd3_fast.generators.batched_autoencoder import BatchedAutoencoder
-from mgd3_fast.generators.vq_weights import PIPELINE_FOLDERS, is_vq, load_vq, read_vq, vq_config, vq_folder
 
 _POSITIONS = 4096  # compared with the codebook at a time: 128 MiB at 8,192 codes
 
@@ -56,13 +63,14 @@ class VQAutoencoder(BatchedAutoencoder):
         return vq_config(self._path)
 
     def _load(self) -> VQModel:
-        network = load_vq(self._path, self._config)
+        network = load_autoencoder(self._path, self._config)
+        assert isinstance(network, VQModel)
         # Kept apart from the network, which may be rounded: which code is nearest is decided in float32.
         self._codebook = network.quantize.embedding.weight.detach()  # [V, C]
         return network
 
     def _weights(self) -> Mapping[str, Tensor]:
-        return read_vq(self._path)
+        return read_autoencoder(self._path)
 
     @property
     def _identity(self) -> str:

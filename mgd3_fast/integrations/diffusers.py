@@ -128,7 +128,7 @@ class ModeGuidedScheduler:
         return prediction
 
     def _moved_prediction(self, prediction: Tensor, gap: Tensor, abar: float) -> Tensor:
-        """Change a prediction so that x0 moves as the form says (`mgd3_engine.coefficients.step_table`).
+        """Change a prediction so that x0 moves as the form says (`mgd3_engine.step_table`).
 
         At fixed x_t, a move d of x0 moves eps by -sqrt(abar / (1 - abar)) d and v by -d / sqrt(1 - abar).
         """

@@ -1,6 +1,5 @@
 """Images become latents on disk, once: every later run over the same files finds them."""
 
-from mgd3_engine.cache import default_cache_dir
 from mgd3_fast.latents.class_latents import ClassLatents
 from mgd3_fast.latents.encoder import Encoder, latent_shape
 from mgd3_fast.latents.encoding import EncodeReport, Share, encode_dataset, encode_stream
@@ -15,7 +14,6 @@ __all__ = [
     "Encoder",
     "LatentStore",
     "Share",
-    "default_cache_dir",
     "encode_dataset",
     "encode_stream",
     "latent_shape",

@@ -14,7 +14,6 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from mgd3_engine.cache import cache_dir_or_default
 from mgd3_fast.config.encode import FLIPS
 from mgd3_fast.datasets import BadImage, ImageClass, Shard, rows_of
 from mgd3_fast.datasets.shards import ClassShard
@@ -22,6 +21,7 @@ from mgd3_fast.errors import UserError
 from mgd3_fast.latents.class_latents import ClassLatents, gather
 from mgd3_fast.latents.parts import FORMAT, BadRow, Layer, PartRows, part_path, read_layer, write_part
 from mgd3_fast.progress import Progress
+from mgd3_fast.storage.cache import cache_dir_or_default
 from mgd3_fast.storage.claims import Claim, claim, remove_unheld
 from mgd3_fast.storage.tensor_files import remove_leftovers
 

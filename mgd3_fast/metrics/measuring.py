@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mgd3_engine.renaming import renamed
+from mgd3_engine.files.renaming import renamed
 from mgd3_fast.config.metrics import MetricsConfig
 from mgd3_fast.metrics.frechet import Moments, frechet_distance
 from mgd3_fast.metrics.mode_recovery import class_recovery, open_run_modes

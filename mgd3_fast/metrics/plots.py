@@ -7,7 +7,7 @@ from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mgd3_engine.renaming import renamed
+from mgd3_engine.files.renaming import renamed
 from mgd3_fast.errors import UserError
 from mgd3_fast.metrics.measuring import FolderMeasures, Measured, Points
 from mgd3_fast.pictures.style import own_style

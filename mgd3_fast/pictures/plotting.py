@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from PIL import Image, ImageOps
 
-from mgd3_engine.renaming import renamed
+from mgd3_engine.files.renaming import renamed
 from mgd3_fast.config.discover import PROJECTIONS
 from mgd3_fast.datasets import Dataset, ImageClass, center_crop
 from mgd3_fast.errors import UserError

@@ -9,7 +9,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from mgd3_engine.renaming import renamed
+from mgd3_engine.files.renaming import renamed
 from mgd3_fast import __version__
 from mgd3_fast.config.metrics import MetricsConfig
 from mgd3_fast.config.report import ReportConfig

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mgd3_engine import GuidanceTerm, GuidedSampler, ModeGuidance
 from mgd3_fast.datasets import imagenet_classes
 from mgd3_fast.devices import dtype_of
 from mgd3_fast.generators.placing import place_network
+from mgd3_fast.storage.cache import cache_dir_or_default
 
 if TYPE_CHECKING:
     from mgd3_fast.config import DistillConfig
@@ -129,7 +129,7 @@ def make_sampler(
         terms=terms,
         start_strength=start_strength(config),
         backend=config.backend,
-        cache_dir=None if config.cache_dir is None else Path(config.cache_dir),
+        cache_dir=cache_dir_or_default(config.cache_dir),
         batch_size=rows,
         device=sources.device,
         dtype=dtype,

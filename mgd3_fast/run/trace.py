@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from mgd3_engine import ModeGuidance, StepState
-from mgd3_engine.renaming import renamed
+from mgd3_engine.files.renaming import renamed
 from mgd3_fast.devices import autoencoder_dtype
 from mgd3_fast.errors import UserError
 from mgd3_fast.modes import ModeSet

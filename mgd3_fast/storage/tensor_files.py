@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from mgd3_engine.renaming import named
+from mgd3_engine.files.renaming import named
 
 _DTYPES = {
     torch.float32: "F32",

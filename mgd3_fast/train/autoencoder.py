@@ -16,8 +16,8 @@ from mgd3_engine.autoencoder import AutoencoderKL
 from mgd3_fast.config.train import TrainConfig, identity
 from mgd3_fast.datasets import Dataset
 from mgd3_fast.errors import UserError
+from mgd3_fast.generators.autoencoder_weights import load_vae
 from mgd3_fast.generators.hub import fetch_model, model_folder
-from mgd3_fast.generators.vae_weights import load_vae
 from mgd3_fast.progress import Progress
 from mgd3_fast.storage.tensor_files import save_tensors
 from mgd3_fast.train.augment import augment

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from mgd3_engine.renaming import renamed
+from mgd3_engine.files.renaming import renamed
 from mgd3_fast.errors import UserError
 from mgd3_fast.storage.tensor_files import write_pickled
 

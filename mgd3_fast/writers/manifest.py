@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mgd3_engine.renaming import named
+from mgd3_engine.files.renaming import named
 from mgd3_fast.errors import UserError
 
 MANIFEST = "manifest.json"

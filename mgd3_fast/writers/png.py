@@ -14,7 +14,7 @@ from types import TracebackType
 import numpy as np
 from PIL import Image
 
-from mgd3_engine.renaming import named
+from mgd3_engine.files.renaming import named
 
 WORKERS = 4
 QUEUE_LENGTH = 64  # images waiting to be written; the sampler pauses when files are slower than it is

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from mgd3_engine.backends.denoiser import BackendRequest, Denoiser, HoistedDenoiser, PatchDenoiser
 from mgd3_engine.backends.registry import backend_names, create_backend
+from mgd3_engine.backends.request import BackendRequest
+from mgd3_engine.denoiser import Denoiser, HoistedDenoiser, PatchDenoiser
 
 __all__ = [
     "BackendRequest",

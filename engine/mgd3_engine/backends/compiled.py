@@ -13,7 +13,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from mgd3_engine.backends.denoiser import BackendRequest, Denoiser, HoistedDenoiser
+from mgd3_engine.backends.request import BackendRequest
+from mgd3_engine.denoiser import Denoiser, HoistedDenoiser
 
 
 class CompiledDenoiser:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from mgd3_engine.backends.denoiser import BackendRequest, Denoiser
+from mgd3_engine.backends.request import BackendRequest
+from mgd3_engine.denoiser import Denoiser
 
 
 def create(request: BackendRequest) -> Denoiser:

@@ -11,10 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mgd3_engine.backends.denoiser import BackendRequest, Denoiser
+from mgd3_engine.backends.request import BackendRequest
+from mgd3_engine.denoiser import Denoiser
 from mgd3_engine.dit import DiTConfig
 from mgd3_engine.export import cached_onnx, identify, require_dit
 from mgd3_engine.export.onnx_graph import INPUT_NAMES, OUTPUT_NAME
+from mgd3_engine.files.keeping import kept_in
 
 _CUDA_PROVIDER = "CUDAExecutionProvider"
 _ELEMENT_TYPES = {torch.float32: 1, torch.int64: 7, torch.float16: 10, torch.bfloat16: 16}  # ONNX's numbers
@@ -80,7 +82,7 @@ class OnnxRuntimeDenoiser:
 
 
 def create(request: BackendRequest) -> Denoiser:
-    """Export the network, unless the cache has its graph, and open it in ONNX Runtime.
+    """Export the network, unless its graph was kept, and open it in ONNX Runtime.
 
     Args:
         request: The network, a `mgd3_engine.dit.DiT`, and how it will be called.
@@ -95,8 +97,9 @@ def create(request: BackendRequest) -> Denoiser:
     runtime = _import_runtime()
     providers = _providers(runtime, request.device, request.dtype)
     identity = identify(dit)
-    graph = cached_onnx(dit, request.cache_dir, identity=identity)
-    return OnnxRuntimeDenoiser(_open(runtime, graph, providers), identity.config, request.device)
+    with kept_in(request.cache_dir) as folder:
+        session = _open(runtime, cached_onnx(dit, folder, identity=identity), providers)
+    return OnnxRuntimeDenoiser(session, identity.config, request.device)
 
 
 def _providers(runtime: Any, device: torch.device, dtype: torch.dtype) -> list[Any]:

@@ -9,7 +9,8 @@ import logging
 from importlib import import_module
 from typing import cast
 
-from mgd3_engine.backends.denoiser import BackendRequest, Denoiser
+from mgd3_engine.backends.request import BackendRequest
+from mgd3_engine.denoiser import Denoiser
 
 _log = logging.getLogger(__name__)
 

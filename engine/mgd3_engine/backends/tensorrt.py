@@ -1,4 +1,4 @@
-"""The network as a TensorRT engine, found in the cache or built for this GPU on first use."""
+"""The network as a TensorRT engine, found where it was kept or built for this GPU on first use."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ import logging
 
 import torch
 
-from mgd3_engine.backends.denoiser import BackendRequest, Denoiser
+from mgd3_engine.backends.request import BackendRequest
+from mgd3_engine.denoiser import Denoiser
 from mgd3_engine.export import identify, require_dit
+from mgd3_engine.files.keeping import kept_in
 from mgd3_engine.tensorrt.building import RowRange, capability_of
 from mgd3_engine.tensorrt.engine_cache import cached_engine, engine_folder, find_engine
 from mgd3_engine.tensorrt.engine_file import EngineTarget
@@ -18,7 +20,7 @@ _log = logging.getLogger(__name__)
 
 
 def create(request: BackendRequest) -> Denoiser:
-    """Load the network's engine; where the cache has none for this GPU and these rows, build it first.
+    """Load the network's engine; where none was kept for this GPU and these rows, build it first.
 
     Args:
         request: The network, a `mgd3_engine.dit.DiT`, and how it will be called.
@@ -33,8 +35,8 @@ def create(request: BackendRequest) -> Denoiser:
     device = request.device
     if device.type != "cuda":
         raise ValueError(
-            f"device must be cuda for backend tensorrt, got {device.type}; an engine for another machine is"
-            " built by mgd3-fast export --format tensorrt-rtx"
+            f"device must be cuda for backend tensorrt, got {device.type}; for another machine,"
+            " export an engine ahead of time"
         )
     dit = require_dit(request.denoiser, request.dtype, "backend tensorrt")
     device = torch.device("cuda", torch.cuda.current_device() if device.index is None else device.index)
@@ -50,11 +52,13 @@ def create(request: BackendRequest) -> Denoiser:
         capability=capability,
         gpu=torch.cuda.get_device_name(device),
     )
-    found = find_engine(target, engine_folder(request.cache_dir))
-    if found is None:
-        rows = RowRange(1, request.rows, request.rows)
-        _log.warning("building an engine, once for this network, GPU and batch size: %s rows", rows)
-        with torch.cuda.device(device):
-            found = cached_engine(dit, flavour, rows, cache_dir=request.cache_dir, identity=identity)
-    engine = LoadedEngine(flavour, found.read(target), device)
+    with kept_in(request.cache_dir) as folder:
+        found = find_engine(target, engine_folder(folder))
+        if found is None:
+            rows = RowRange(1, request.rows, request.rows)
+            _log.warning("building an engine, once for this network, GPU and batch size: %s rows", rows)
+            with torch.cuda.device(device):
+                found = cached_engine(dit, flavour, rows, cache_dir=folder, identity=identity)
+        serialised = found.read(target)
+    engine = LoadedEngine(flavour, serialised, device)
     return TensorRTDenoiser(engine, identity, device, CudaStreams(device))

@@ -12,7 +12,6 @@ from torch import Tensor
 
 from mgd3_engine.dit.config import DiTConfig
 from mgd3_engine.dit.layouts import (
-    Weights,
     diffusers_config,
     fold_gains,
     from_diffusers,
@@ -20,15 +19,11 @@ from mgd3_engine.dit.layouts import (
     is_diffusers,
 )
 from mgd3_engine.dit.model import DiT, position_embedding
-from mgd3_engine.dit.weight_files import read_json, read_sharded_weights, read_weights, write_safetensors
+from mgd3_engine.files.json_file import read_json
+from mgd3_engine.files.weights import read_model_weights, read_weights, weight_files, write_safetensors
 
 _METADATA_KEY = "mgd3_dit_config"
-_DIFFUSERS_FILES = (
-    "diffusion_pytorch_model.safetensors",
-    "diffusion_pytorch_model.safetensors.index.json",
-    "diffusion_pytorch_model.bin",
-    "diffusion_pytorch_model.bin.index.json",
-)
+_DIFFUSERS_FILES = {name for single, _, index in weight_files() for name in (single, index)}
 
 
 def load_dit(
@@ -68,7 +63,7 @@ def load_dit(
     folder = _diffusers_folder(path)
     try:
         if folder is not None:
-            weights = from_diffusers(_read_diffusers(_weights_file(folder) if path.is_dir() else path))
+            weights = from_diffusers(read_model_weights(folder) if path.is_dir() else read_weights(path)[0])
             config = config or diffusers_config(
                 read_json(folder / "config.json"), frequency_shift=frequency_shift
             )
@@ -110,17 +105,6 @@ def _diffusers_folder(path: Path) -> Path | None:
     if path.name in _DIFFUSERS_FILES and (path.parent / "config.json").is_file():
         return path.parent
     return None
-
-
-def _weights_file(folder: Path) -> Path:
-    for name in _DIFFUSERS_FILES:
-        if (folder / name).is_file():
-            return folder / name
-    raise FileNotFoundError(f"no weights in {folder}: looked for {', '.join(_DIFFUSERS_FILES)}")
-
-
-def _read_diffusers(path: Path) -> Weights:
-    return read_sharded_weights(path) if path.suffix == ".json" else read_weights(path)[0]
 
 
 def _stored_config(text: str) -> DiTConfig:

@@ -8,9 +8,9 @@ from importlib.metadata import PackageNotFoundError, version
 
 import torch
 
-from mgd3_engine.backends.denoiser import Denoiser
+from mgd3_engine.denoiser import Denoiser
 from mgd3_engine.dit import DiT, DiTConfig
-from mgd3_engine.dit.digest import weights_digest
+from mgd3_engine.files.digest import weights_digest
 
 PRECISIONS: dict[str, torch.dtype] = {
     "fp32": torch.float32,

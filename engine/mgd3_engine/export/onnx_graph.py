@@ -18,7 +18,6 @@ from typing import Any
 
 import torch
 
-from mgd3_engine.cache import cache_dir_or_default
 from mgd3_engine.dit import DiT
 from mgd3_engine.export.identity import NetworkIdentity, identify, installed_version
 
@@ -83,12 +82,12 @@ def export_onnx(
     return tuple(written)
 
 
-def cached_onnx(dit: DiT, cache_dir: Path | None = None, *, identity: NetworkIdentity | None = None) -> Path:
+def cached_onnx(dit: DiT, cache_dir: Path, *, identity: NetworkIdentity | None = None) -> Path:
     """Find a network's graph in the cache, exporting it the first time.
 
     Args:
         dit: The network.
-        cache_dir: Cache folder; `default_cache_dir()` by default.
+        cache_dir: Folder of what is kept for later runs.
         identity: Of the network, where it is known already.
 
     Returns:
@@ -105,21 +104,20 @@ def cached_onnx(dit: DiT, cache_dir: Path | None = None, *, identity: NetworkIde
     return path
 
 
-def graph_path(identity: NetworkIdentity, cache_dir: Path | None = None) -> Path:
+def graph_path(identity: NetworkIdentity, cache_dir: Path) -> Path:
     """Name a network's graph in the cache, whether it exists or not.
 
     The name covers the weights, the architecture, the number format and the versions of what writes graphs.
 
     Args:
         identity: Of the network.
-        cache_dir: Cache folder; `default_cache_dir()` by default.
+        cache_dir: Folder of what is kept for later runs.
 
     Returns:
         A file in `cache_dir/onnx`.
     """
     key = hashlib.sha256(json.dumps([_FORMAT, _metadata(identity), _writers()]).encode()).hexdigest()
-    folder = cache_dir_or_default(cache_dir) / "onnx"
-    return folder / f"{identity.precision}-{key[:24]}.onnx"
+    return cache_dir / "onnx" / f"{identity.precision}-{key[:24]}.onnx"
 
 
 def data_file(path: Path) -> Path:

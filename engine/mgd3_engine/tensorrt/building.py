@@ -11,6 +11,7 @@ import torch
 
 from mgd3_engine.dit import DiT
 from mgd3_engine.export import NetworkIdentity, cached_onnx, identify
+from mgd3_engine.files.keeping import kept_in
 from mgd3_engine.tensorrt.engine_file import EngineDescription, write_engine
 from mgd3_engine.tensorrt.flavour import Flavour
 
@@ -60,7 +61,7 @@ def export_engine(
         rows: What it will be called with.
         capabilities: With TensorRT-RTX, the compute capabilities of the GPUs it is for, such as "8.6";
             none is this machine's.
-        cache_dir: Keeps the graph; None is the default cache.
+        cache_dir: Keeps the graph; None does not.
         identity: Of the network, where it is known already.
 
     Returns:
@@ -72,9 +73,10 @@ def export_engine(
     """
     check_capabilities(flavour, capabilities)
     identity = identity or identify(dit)
-    graph = cached_onnx(dit, cache_dir, identity=identity)
     targets = tuple(capabilities) or (capability_of(torch.device("cuda")),)
-    engine = build_engine(flavour, graph, rows, targets if flavour.builds_ahead else ())
+    with kept_in(cache_dir) as folder:
+        graph = cached_onnx(dit, folder, identity=identity)
+        engine = build_engine(flavour, graph, rows, targets if flavour.builds_ahead else ())
     return write_engine(
         path,
         engine,

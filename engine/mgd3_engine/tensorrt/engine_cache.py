@@ -10,7 +10,6 @@ from pathlib import Path
 
 import torch
 
-from mgd3_engine.cache import cache_dir_or_default
 from mgd3_engine.dit import DiT
 from mgd3_engine.export import NetworkIdentity, identify
 from mgd3_engine.tensorrt.building import RowRange, capability_of, check_capabilities, export_engine
@@ -21,16 +20,16 @@ _log = logging.getLogger(__name__)
 SUFFIX = ".engine"
 
 
-def engine_folder(cache_dir: Path | None = None) -> Path:
+def engine_folder(cache_dir: Path) -> Path:
     """Name the folder that backend tensorrt looks for engines in, whoever built them.
 
     Args:
-        cache_dir: Cache folder; None is the default one.
+        cache_dir: Folder of what is kept for later runs.
 
     Returns:
         `cache_dir/engines`.
     """
-    return cache_dir_or_default(cache_dir) / "engines"
+    return cache_dir / "engines"
 
 
 def find_engine(target: EngineTarget, folder: Path) -> EngineFile | None:
@@ -70,8 +69,8 @@ def cached_engine(
     flavour: Flavour,
     rows: RowRange,
     *,
+    cache_dir: Path,
     capabilities: Sequence[str] = (),
-    cache_dir: Path | None = None,
     identity: NetworkIdentity | None = None,
 ) -> EngineFile:
     """Find the engine of exactly these settings in the cache, building it the first time.
@@ -81,7 +80,7 @@ def cached_engine(
         flavour: What builds it.
         rows: What it will be called with.
         capabilities: As `export_engine`.
-        cache_dir: Cache folder; None is the default one.
+        cache_dir: Folder of what is kept for later runs.
         identity: Of the network, where it is known already.
 
     Returns:
@@ -104,8 +103,8 @@ def engine_path(
     flavour: Flavour,
     rows: RowRange,
     *,
+    cache_dir: Path,
     capabilities: Sequence[str] = (),
-    cache_dir: Path | None = None,
 ) -> Path:
     """Name an engine in the cache by all that it is made of, whether it exists or not.
 
@@ -114,7 +113,7 @@ def engine_path(
         flavour: What builds it.
         rows: What it will be called with.
         capabilities: As `export_engine`.
-        cache_dir: Cache folder; None is the default one.
+        cache_dir: Folder of what is kept for later runs.
 
     Returns:
         A file in `engine_folder(cache_dir)`.

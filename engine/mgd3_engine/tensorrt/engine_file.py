@@ -12,9 +12,9 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from mgd3_engine.dit.weight_files import read_json
 from mgd3_engine.export.identity import NetworkIdentity, installed_version
-from mgd3_engine.renaming import renamed
+from mgd3_engine.files.json_file import read_json
+from mgd3_engine.files.renaming import renamed
 from mgd3_engine.tensorrt.flavour import Flavour
 
 _FORMAT = 1

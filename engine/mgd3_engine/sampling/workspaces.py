@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from mgd3_engine.batches import BatchBuffers, pad
-from mgd3_engine.conditioning import StepNetwork
-from mgd3_engine.graphs import PhaseGraphs
-from mgd3_engine.inputs import LatentShape, SampleInputs
+from mgd3_engine.sampling.batches import BatchBuffers, pad
+from mgd3_engine.sampling.conditioning import StepNetwork
+from mgd3_engine.sampling.graphs import PhaseGraphs
+from mgd3_engine.sampling.inputs import LatentShape, SampleInputs
 
 
 @dataclass

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from mgd3_engine.batches import BatchBuffers
+from mgd3_engine.sampling.batches import BatchBuffers
 from mgd3_kernels import philox_normal
 
 NoiseSource = Callable[[int, int], Tensor]

@@ -13,7 +13,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from mgd3_engine.backends import Denoiser, HoistedDenoiser, PatchDenoiser
+from mgd3_engine.denoiser import Denoiser, HoistedDenoiser, PatchDenoiser
 
 
 class StepNetwork(Protocol):

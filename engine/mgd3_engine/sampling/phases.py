@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from mgd3_engine.guidance import ModeGuidance
+from mgd3_engine.sampling.guidance import ModeGuidance
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What a network is to the sampler, and what a backend is asked for.
+"""What a network is to the sampler.
 
 Shape letters: R rows of a batch (2B with classifier-free guidance, else B), C channels, H W latent size, P
 patch size, M numbers that a row's timestep and class set in the network.
@@ -7,11 +7,8 @@ patch size, M numbers that a row's timestep and class set in the network.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol, runtime_checkable
 
-import torch
 from torch import Tensor
 
 Denoiser = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -42,22 +39,3 @@ class PatchDenoiser(HoistedDenoiser, Protocol):
     def denoise_patches(self, x: Tensor, modulation: Tensor) -> Tensor:
         """Compute `denoise`'s output as a view `[R, C or 2C, H/P, P, W/P, P]` of what the network wrote."""
         ...
-
-
-@dataclass(frozen=True, kw_only=True)
-class BackendRequest:
-    """A network and how it will be called.
-
-    Args:
-        denoiser: The network.
-        device: Where it runs.
-        dtype: Of its input x: float32, bfloat16 or float16.
-        rows: R, the most rows of a call; all calls have them unless the sampler has several batch shapes.
-        cache_dir: Keeps what a backend exports or builds; None is `mgd3_engine.cache.default_cache_dir()`.
-    """
-
-    denoiser: Denoiser
-    device: torch.device
-    dtype: torch.dtype
-    rows: int
-    cache_dir: Path | None = None

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mgd3_engine.batches import BatchBuffers
-from mgd3_engine.conditioning import StepNetwork
-from mgd3_engine.guidance import GuidanceTerm, StepState
-from mgd3_engine.schedule import RespacedSchedule
+from mgd3_engine.sampling.batches import BatchBuffers
+from mgd3_engine.sampling.conditioning import StepNetwork
+from mgd3_engine.sampling.guidance import GuidanceTerm, StepState
+from mgd3_engine.sampling.schedule import RespacedSchedule
 from mgd3_kernels import Coefficient
 from mgd3_kernels.guided_step import clean_latent
 

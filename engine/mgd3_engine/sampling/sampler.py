@@ -16,19 +16,20 @@ from threading import Lock
 import torch
 from torch import Tensor, nn
 
-from mgd3_engine.backends import BackendRequest, Denoiser, create_backend
-from mgd3_engine.batches import BatchBuffers, batch_shapes, plan_batches
-from mgd3_engine.checks import check_finite, check_options, check_output
-from mgd3_engine.coefficients import step_table
-from mgd3_engine.conditioning import bind_network
-from mgd3_engine.graphs import CaptureError, CudaRecorder, Recorder, why_not
-from mgd3_engine.guidance import GuidanceTerm, ModeGuidance
-from mgd3_engine.inputs import LatentShape, SampleInputs
-from mgd3_engine.noise import NoiseSource, draw_noise
-from mgd3_engine.phases import Phase, first_step, split_steps
-from mgd3_engine.schedule import NoiseSchedule
-from mgd3_engine.terms import TermEvaluator
-from mgd3_engine.workspaces import Workspace, Workspaces
+from mgd3_engine.backends import BackendRequest, create_backend
+from mgd3_engine.denoiser import Denoiser
+from mgd3_engine.sampling.batches import BatchBuffers, batch_shapes, plan_batches
+from mgd3_engine.sampling.checks import check_finite, check_options, check_output
+from mgd3_engine.sampling.coefficients import step_table
+from mgd3_engine.sampling.conditioning import bind_network
+from mgd3_engine.sampling.graphs import CaptureError, CudaRecorder, Recorder, why_not
+from mgd3_engine.sampling.guidance import GuidanceTerm, ModeGuidance
+from mgd3_engine.sampling.inputs import LatentShape, SampleInputs
+from mgd3_engine.sampling.noise import NoiseSource, draw_noise
+from mgd3_engine.sampling.phases import Phase, first_step, split_steps
+from mgd3_engine.sampling.schedule import NoiseSchedule
+from mgd3_engine.sampling.terms import TermEvaluator
+from mgd3_engine.sampling.workspaces import Workspace, Workspaces
 from mgd3_kernels import guided_step
 
 StepCallback = Callable[[int, Tensor, Tensor], None]
@@ -76,7 +77,7 @@ class GuidedSampler:
         dtype: dtype of the network's input: float32, bfloat16 or float16.
         graphs: "auto" captures where it can and logs why where it cannot, "on" raises instead, "off" never
             captures. The bytes of an image do not depend on it.
-        cache_dir: Where a backend keeps graphs and engines; None is $MGD3_CACHE or ~/.cache/mgd3-fast.
+        cache_dir: Folder where a backend keeps graphs and engines for later runs; None keeps none.
 
     Raises:
         ValueError: An option is out of range; the message names it, the rule and the value.

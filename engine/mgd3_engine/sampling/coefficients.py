@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mgd3_engine.guidance import ModeGuidance
-from mgd3_engine.schedule import Float64Array, RespacedSchedule
+from mgd3_engine.sampling.guidance import ModeGuidance
+from mgd3_engine.sampling.schedule import Float64Array, RespacedSchedule
 from mgd3_kernels import Coefficient
 
 METHODS = ("ddpm", "ddim")

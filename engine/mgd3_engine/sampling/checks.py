@@ -10,7 +10,7 @@ import math
 import torch
 from torch import Tensor
 
-from mgd3_engine.graphs import GRAPHS
+from mgd3_engine.sampling.graphs import GRAPHS
 
 
 def check_options(

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mgd3_engine.inputs import SampleInputs
+from mgd3_engine.sampling.inputs import SampleInputs
 
 # Matrix libraries treat the last rows of an odd count apart; in a multiple of 8 every place is alike.
 ROW_MULTIPLE = 8
