@@ -27,6 +27,7 @@ from mgd3_fast.evaluate import EvaluateConfig, evaluate, plan
 from mgd3_fast.evaluate.networks import build_network
 from mgd3_fast.evaluate.results import differences, pool_means, sum_up, summary
 from mgd3_fast.evaluate.teacher import load_teacher
+from mgd3_fast.fit import save_checkpoint
 from mgd3_fast.progress import Progress
 from mgd3_fast.writers import write_manifest
 from mgd3_fast.writers.reader import read_classes
@@ -290,8 +291,8 @@ def test_a_foreign_checkpoint_is_one_line(config: Callable[..., EvaluateConfig],
     evaluate(config(repeats=1))
     (record,) = (tmp_path / "out" / "trainings").glob("*.json")
     record.unlink()
-    torch.save({"step": 3}, record.with_suffix(".pt"))
-    with pytest.raises(UserError, match="must hold the state of this training"):
+    save_checkpoint(record.with_suffix(".pt"), {"step": 3})
+    with pytest.raises(UserError, match="holds the state of another training"):
         evaluate(config(repeats=1))
 
 

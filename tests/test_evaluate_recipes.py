@@ -15,7 +15,7 @@ from mgd3_fast.evaluate.networks import build_network
 from mgd3_fast.evaluate.objective import batch_loss, make_optimizer
 from mgd3_fast.evaluate.presets import CROSS_NETWORKS, default_networks, find_preset
 from mgd3_fast.evaluate.recipe import Recipe, make_recipe
-from mgd3_fast.evaluate.schedules import rate_share
+from mgd3_fast.fit import rate_share
 
 
 def recipe_of(

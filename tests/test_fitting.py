@@ -1,20 +1,19 @@
-"""The training loop: learning rate, average of the weights, exact resumption, and its checkpoints."""
+"""How `train` fits a network: AdamW, average of the weights, curve of losses, settings of both parts."""
 
 from __future__ import annotations
 
 import math
-import os
-import signal
 from dataclasses import replace
 
 import pytest
 import torch
 from torch import nn
 
-from mgd3_fast.errors import Interrupted, UserError
+from mgd3_fast.config.train import TrainConfig
+from mgd3_fast.errors import UserError
+from mgd3_fast.fit import load_checkpoint, step_generator
 from mgd3_fast.progress import SILENT
-from mgd3_fast.train.checkpoint import load_checkpoint, save_checkpoint
-from mgd3_fast.train.fitting import FitSettings, fit, learning_rate_factor, step_generator
+from mgd3_fast.train.fitting import FitSettings, fit_network, fit_settings
 
 SETTINGS = FitSettings(
     part="dit",
@@ -31,23 +30,6 @@ SETTINGS = FitSettings(
 )
 
 
-@pytest.mark.parametrize(
-    ("schedule", "step", "factor"),
-    [
-        ("constant", 0, 0.1),
-        ("constant", 9, 1.0),
-        ("constant", 500, 1.0),
-        ("cosine", 4, 0.5),
-        ("cosine", 10, 1.0),
-        ("cosine", 60, 0.5),
-        ("cosine", 110, 0.0),
-    ],
-)
-def test_learning_rate(schedule, step, factor):
-    settings = replace(SETTINGS, schedule=schedule, warmup=10, steps=110)
-    assert learning_rate_factor(step, settings) == pytest.approx(factor, abs=1e-12)
-
-
 def regression_loss(model: nn.Module, step: int) -> dict[str, torch.Tensor]:
     x = torch.randn(8, 4, generator=step_generator(0, step))
     return {"loss": (model(x) - x.sum(1, keepdim=True)).square().mean()}
@@ -58,9 +40,9 @@ def small_model() -> nn.Module:
     return nn.Linear(4, 1)
 
 
-def test_fit_learns_and_averages_the_weights(tmp_path):
+def test_it_learns_and_averages_the_weights(tmp_path):
     settings = replace(SETTINGS, steps=300, lr=0.05, weight_decay=0.0, checkpoint_every=1000)
-    averaged, log = fit(small_model(), regression_loss, settings, tmp_path / "c.pt", SILENT)
+    averaged, log = fit_network(small_model(), regression_loss, settings, tmp_path / "c.pt", SILENT)
     assert torch.allclose(averaged.weight, torch.ones(1, 4), atol=0.02)
     assert log.final_loss < 1e-2 < log.curve[0]["loss"]
     assert log.curve[-1]["step"] == 300
@@ -74,7 +56,7 @@ def test_average_is_the_exponential_one(tmp_path):
         return regression_loss(model, step)
 
     model = small_model()
-    averaged, _ = fit(model, recorded, SETTINGS, tmp_path / "c.pt", SILENT)
+    averaged, _ = fit_network(model, recorded, SETTINGS, tmp_path / "c.pt", SILENT)
     weights.append(model.weight.detach())
     expected = weights[1].clone()
     for weight in weights[2:]:
@@ -82,9 +64,11 @@ def test_average_is_the_exponential_one(tmp_path):
     assert torch.allclose(averaged.weight, expected, atol=1e-6)
 
 
-@pytest.mark.parametrize("killed_at", [1, 4, 5, 6, 11])
+@pytest.mark.parametrize("killed_at", [1, 4, 5, 6, 11, 307])
 def test_killed_and_resumed_is_bitwise_the_uninterrupted_run(tmp_path, killed_at):
-    whole, whole_log = fit(small_model(), regression_loss, SETTINGS, tmp_path / "whole.pt", SILENT)
+    # A curve of 200 points over 400 steps: checkpoints at odd steps lie inside a window.
+    settings = replace(SETTINGS, steps=400 if killed_at > 12 else 12)
+    whole, whole_log = fit_network(small_model(), regression_loss, settings, tmp_path / "whole.pt", SILENT)
 
     def killing(model, step):
         if step == killed_at:
@@ -92,35 +76,11 @@ def test_killed_and_resumed_is_bitwise_the_uninterrupted_run(tmp_path, killed_at
         return regression_loss(model, step)
 
     with pytest.raises(RuntimeError, match="killed"):
-        fit(small_model(), killing, SETTINGS, tmp_path / "c.pt", SILENT)
-    resumed, log = fit(small_model(), regression_loss, SETTINGS, tmp_path / "c.pt", SILENT)
+        fit_network(small_model(), killing, settings, tmp_path / "c.pt", SILENT)
+    resumed, log = fit_network(small_model(), regression_loss, settings, tmp_path / "c.pt", SILENT)
     assert torch.equal(resumed.weight, whole.weight)
     assert torch.equal(resumed.bias, whole.bias)
     assert log.curve == whole_log.curve
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
-def test_a_signal_finishes_the_step_and_keeps_it(tmp_path, number):
-    whole, _ = fit(small_model(), regression_loss, SETTINGS, tmp_path / "whole.pt", SILENT)
-
-    def interrupted(model, step):
-        if step == 6:
-            os.kill(os.getpid(), number)
-        return regression_loss(model, step)
-
-    def handler(number, frame):
-        raise KeyboardInterrupt
-
-    before = signal.signal(number, handler)
-    try:
-        with pytest.raises(Interrupted, match="stopped at step 7"):
-            fit(small_model(), interrupted, SETTINGS, tmp_path / "c.pt", SILENT)
-        assert signal.getsignal(number) is handler
-    finally:
-        signal.signal(number, before)
-    assert load_checkpoint(tmp_path / "c.pt")["step"] == 7
-    resumed, _ = fit(small_model(), regression_loss, SETTINGS, tmp_path / "c.pt", SILENT)
-    assert torch.equal(resumed.weight, whole.weight)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
@@ -130,37 +90,22 @@ def test_loss_that_is_not_finite_names_the_step_and_leaves_the_checkpoint(tmp_pa
         return {"loss": losses["loss"] * (value if step == 8 else 1.0)}
 
     with pytest.raises(UserError, match=f"loss must stay finite, got {value} at step 8 of dit"):
-        fit(small_model(), failing, SETTINGS, tmp_path / "c.pt", SILENT)
+        fit_network(small_model(), failing, SETTINGS, tmp_path / "c.pt", SILENT)
     assert load_checkpoint(tmp_path / "c.pt")["step"] == 5
 
 
-def test_a_failed_write_leaves_the_old_checkpoint_and_nothing_else(tmp_path, monkeypatch):
-    path = tmp_path / "c.pt"
-    save_checkpoint(path, {"step": 1})
-
-    def failing(state, file):
-        file.write(b"half")
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(torch, "save", failing)
-    with pytest.raises(OSError, match="No space"):
-        save_checkpoint(path, {"step": 2})
-    monkeypatch.undo()
-    assert load_checkpoint(path) == {"step": 1}
-    assert list(tmp_path.iterdir()) == [path]
-
-
-@pytest.mark.parametrize("content", [b"", b"not a checkpoint", None], ids=["empty", "foreign", "truncated"])
-def test_damaged_checkpoint_is_named(tmp_path, content):
-    path = tmp_path / "c.pt"
-    save_checkpoint(path, {"step": 1, "weights": torch.zeros(1000)})
-    path.write_bytes(path.read_bytes()[:-900] if content is None else content)
-    with pytest.raises(UserError, match=r"c\.pt must be a training checkpoint"):
-        load_checkpoint(path)
-
-
-def test_checkpoint_of_another_network_is_refused(tmp_path):
-    fit(small_model(), regression_loss, SETTINGS, tmp_path / "c.pt", SILENT)
-    other = nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 1))
-    with pytest.raises(UserError, match="training state of this network"):
-        fit(other, regression_loss, SETTINGS, tmp_path / "c.pt", SILENT)
+@pytest.mark.parametrize(
+    ("part", "given", "steps"),
+    [
+        ("dit", {"steps": 9}, 9),
+        ("dit", {"epochs": 2.5}, 25),
+        ("dit", {"epochs": 0.01}, 1),
+        ("vae", {"steps": 9}, 9),
+        ("vae", {"epochs": 2.5}, 50),
+        ("vae", {"epochs": 2.5, "vae_steps": 7}, 7),
+    ],
+)
+def test_steps_of_each_part(part, given, steps):
+    config = TrainConfig(dataset="d", out="o", batch_size=10, vae_batch_size=5, lr=0.2, vae_lr=0.3, **given)
+    settings = fit_settings(config, part, count=100, device=torch.device("cpu"), bf16=False)
+    assert (settings.steps, settings.lr) == (steps, 0.3 if part == "vae" else 0.2)

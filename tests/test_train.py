@@ -20,13 +20,13 @@ from mgd3_engine.dit import DiT, dit_config
 from mgd3_fast.config.train import AUGMENTATIONS
 from mgd3_fast.datasets import open_dataset
 from mgd3_fast.errors import UserError
+from mgd3_fast.fit import step_generator
 from mgd3_fast.generators import SamplingDefaults, load_generator
 from mgd3_fast.progress import Progress
 from mgd3_fast.train import TrainConfig, train
 from mgd3_fast.train.augment import augment
 from mgd3_fast.train.autoencoder import start_autoencoder
-from mgd3_fast.train.batches import EpochOrder, TrainingImages
-from mgd3_fast.train.fitting import step_generator
+from mgd3_fast.train.batches import TrainingImages
 from mgd3_fast.train.latents import ChangedCopies, TrainingLatents
 
 
@@ -107,16 +107,6 @@ class StoppingProgress(Progress):
                         raise RuntimeError("killed")
 
         yield Bar()
-
-
-def test_an_epoch_holds_every_item_once_and_steps_can_be_asked_in_any_order():
-    order = EpochOrder(10, 4, seed=3, purpose="dit")
-    steps = [order.indices(step).tolist() for step in range(5)]
-    items = [item for step in steps for item in step]
-    assert sorted(items[:10]) == sorted(items[10:]) == list(range(10))
-    assert items[:10] != items[10:]
-    again = EpochOrder(10, 4, seed=3, purpose="dit")
-    assert [again.indices(step).tolist() for step in (4, 2, 0)] == [steps[4], steps[2], steps[0]]
 
 
 @pytest.mark.parametrize("name", AUGMENTATIONS)

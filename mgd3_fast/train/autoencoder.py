@@ -16,13 +16,14 @@ from mgd3_engine.autoencoder import AutoencoderKL
 from mgd3_fast.config.train import TrainConfig, identity
 from mgd3_fast.datasets import Dataset
 from mgd3_fast.errors import UserError
+from mgd3_fast.fit import EpochOrder, step_generator
 from mgd3_fast.generators.autoencoder_weights import load_vae
 from mgd3_fast.generators.hub import fetch_model, model_folder
 from mgd3_fast.progress import Progress
 from mgd3_fast.storage.tensor_files import save_tensors
 from mgd3_fast.train.augment import augment
-from mgd3_fast.train.batches import EpochOrder, TrainingImages
-from mgd3_fast.train.fitting import FitSettings, fit, step_generator
+from mgd3_fast.train.batches import TrainingImages
+from mgd3_fast.train.fitting import fit_network, fit_settings
 from mgd3_fast.train.log import CHECKPOINTS, TrainingLog
 from mgd3_fast.train.vae import build_vae, latent_scale, vae_loss
 
@@ -64,16 +65,17 @@ def train_autoencoder(
     log.begin("vae", {**identity(config, "vae"), "images": dataset.fingerprint})
     folder = Path(config.out) / "vae"
     images = TrainingImages(dataset, resolution, config.on_bad_image)
-    settings = fit_settings(config, len(images), device, bf16)
+    settings = fit_settings(config, "vae", count=len(images), device=device, bf16=bf16)
     vae = (start if start is not None else _new_vae(config, resolution)).to(device)
-    order = EpochOrder(len(images), config.vae_batch_size, config.seed, "vae")
+    order = EpochOrder(len(images), config.vae_batch_size, config.seed, "vae", straddling=True)
 
     def step_loss(network: nn.Module, step: int) -> dict[str, Tensor]:
         generator = step_generator(config.seed, "vae", step)
         batch = augment(images.load(order.indices(step)), config.augment, generator).to(device)
         return vae_loss(network, batch, generator, kind=config.vae_loss, kl_weight=config.kl_weight)
 
-    averaged, fit_log = fit(vae, step_loss, settings, Path(config.out) / CHECKPOINTS / "vae.pt", progress)
+    checkpoint = Path(config.out) / CHECKPOINTS / "vae.pt"
+    averaged, fit_log = fit_network(vae, step_loss, settings, checkpoint, progress)
     dtype = STORED_DTYPES[config.stored_precision]
     # The scale is that of the weights as they are stored.
     averaged.load_state_dict({name: value.to(dtype) for name, value in averaged.state_dict().items()})
@@ -123,26 +125,6 @@ def start_autoencoder(source: str) -> AutoencoderKL:
     elif path.is_dir():
         path = model_folder(path, "vae")
     return load_vae(path).requires_grad_(True)
-
-
-def fit_settings(config: TrainConfig, count: int, device: torch.device, bf16: bool) -> FitSettings:
-    """Settings of the autoencoder's fit; `count` is the number of images of an epoch."""
-    steps = config.vae_steps
-    if steps is None and config.epochs is not None:
-        steps = max(1, round(config.epochs * count / config.vae_batch_size))
-    return FitSettings(
-        part="vae",
-        steps=steps or config.steps or 1,
-        lr=config.vae_lr,
-        weight_decay=config.weight_decay,
-        schedule=config.schedule,
-        warmup=config.warmup,
-        ema=config.vae_ema,
-        clip_grad=config.clip_grad,
-        bf16=bf16,
-        checkpoint_every=config.checkpoint_every,
-        device=device,
-    )
 
 
 def _new_vae(config: TrainConfig, resolution: int) -> AutoencoderKL:

@@ -1,4 +1,4 @@
-"""Which images a step sees, and the images themselves.
+"""The images that an autoencoder is trained on.
 
 Shape letters: B images, R resolution in pixels.
 """
@@ -17,44 +17,9 @@ from mgd3_fast.datasets.cropping import center_crop
 from mgd3_fast.datasets.dataset import Dataset
 from mgd3_fast.datasets.decoding import BadImageError
 from mgd3_fast.errors import UserError
-from mgd3_fast.train.fitting import step_generator
 
 _KEPT_BYTES = 512 * 2**20
 _READERS = 8
-
-
-class EpochOrder:
-    """Every item once per epoch, in an order that depends on (seed, purpose, epoch) alone.
-
-    Args:
-        count: Number of items.
-        batch_size: Items of a step; a step may straddle two epochs.
-        seed: Seed of the run.
-        purpose: Word that separates this order from others of the run.
-    """
-
-    def __init__(self, count: int, batch_size: int, seed: int, purpose: str) -> None:
-        self.count, self.batch_size, self.seed, self.purpose = count, batch_size, seed, purpose
-        self._epoch = -1
-        self._order = torch.empty(0, dtype=torch.int64)
-
-    def indices(self, step: int) -> Tensor:
-        """Items of one step.
-
-        Args:
-            step: From 0.
-
-        Returns:
-            int64 `[batch_size]`, in 0..count-1.
-        """
-        positions = range(step * self.batch_size, (step + 1) * self.batch_size)
-        return torch.stack([self._item(*divmod(position, self.count)) for position in positions])
-
-    def _item(self, epoch: int, place: int) -> Tensor:
-        if epoch != self._epoch:
-            generator = step_generator(self.seed, self.purpose, "order", epoch)
-            self._epoch, self._order = epoch, torch.randperm(self.count, generator=generator)
-        return self._order[place]
 
 
 class TrainingImages:

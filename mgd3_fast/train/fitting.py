@@ -1,16 +1,11 @@
-"""The loop that both networks are trained with: AdamW, averaged weights, checkpoints, exact resumption.
-
-Every random number of a step is a function of (seed, part, step), so that a run killed at any moment and
-started again ends with the same weights as one that was not.
-"""
+"""How both networks are trained: AdamW, weights averaged each step, a curve of losses."""
 
 from __future__ import annotations
 
-import hashlib
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +13,10 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from mgd3_fast.errors import Interrupted, UserError
+from mgd3_fast.config.train import TrainConfig
+from mgd3_fast.errors import UserError
+from mgd3_fast.fit import Fit, Stateful, descend, rate_share
 from mgd3_fast.progress import Progress
-from mgd3_fast.train.checkpoint import load_checkpoint, save_checkpoint
-from mgd3_fast.train.interrupt import postponed_interrupt
 
 StepLoss = Callable[[nn.Module, int], dict[str, Tensor]]
 
@@ -31,10 +26,10 @@ _NOTE_PERIOD_S = 30.0
 
 @dataclass(frozen=True, kw_only=True)
 class FitSettings:
-    """How one network is fitted.
+    """How one network is trained.
 
     Args:
-        part: "vae" or "dit"; names the bar and separates the random numbers.
+        part: "vae" or "dit"; names the bar.
         steps: Optimiser steps.
         lr: Highest learning rate.
         weight_decay: AdamW's decoupled decay.
@@ -60,17 +55,17 @@ class FitSettings:
     device: torch.device
 
 
-@dataclass
+@dataclass(frozen=True)
 class FitLog:
-    """What is kept of a fit: mean losses per window of steps, and the seconds spent.
+    """What is kept of a training.
 
     Args:
-        curve: One dict per window: "step", the last step of it (from 1), and the mean of each loss.
-        wall_s: Seconds of all sessions of the fit, without those lost to a kill.
+        curve: One dict per window of steps: "step", the last step of it (from 1), and the mean of each loss.
+        wall_s: Seconds of all sessions, without those lost to a kill.
     """
 
-    curve: list[dict[str, float]] = field(default_factory=list)
-    wall_s: float = 0.0
+    curve: list[dict[str, float]]
+    wall_s: float
 
     @property
     def final_loss(self) -> float:
@@ -78,39 +73,37 @@ class FitLog:
         return self.curve[-1]["loss"]
 
 
-def step_generator(seed: int, *purpose: int | str) -> torch.Generator:
-    """A CPU generator whose numbers depend on the arguments alone.
+def fit_settings(
+    config: TrainConfig, part: str, *, count: int, device: torch.device, bf16: bool
+) -> FitSettings:
+    """Settings of one part of a training.
 
     Args:
-        seed: Seed of the run.
-        purpose: What the numbers are for, such as ("dit", step).
-
-    Returns:
-        Generator seeded by the first 63 bits of a sha256 over the arguments.
+        config: What was asked for.
+        part: "vae" or "dit".
+        count: Images of an epoch.
+        device: Where the network is trained.
+        bf16: Use bfloat16 autocast.
     """
-    digest = hashlib.sha256("/".join(map(str, (seed, *purpose))).encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+    vae = part == "vae"
+    batch_size = config.vae_batch_size if vae else config.batch_size
+    of_epochs = None if config.epochs is None else max(1, round(config.epochs * count / batch_size))
+    return FitSettings(
+        part=part,
+        steps=(config.vae_steps if vae else None) or of_epochs or config.steps or 1,
+        lr=config.vae_lr if vae else config.lr,
+        weight_decay=config.weight_decay,
+        schedule=config.schedule,
+        warmup=config.warmup,
+        ema=config.vae_ema if vae else config.ema,
+        clip_grad=config.clip_grad,
+        bf16=bf16,
+        checkpoint_every=config.checkpoint_every,
+        device=device,
+    )
 
 
-def learning_rate_factor(step: int, settings: FitSettings) -> float:
-    """Share of the highest learning rate at a step.
-
-    Args:
-        step: Optimiser steps done.
-        settings: Schedule, warm-up and number of steps.
-
-    Returns:
-        Number from 0 to 1.
-    """
-    if step < settings.warmup:
-        return (step + 1) / settings.warmup
-    if settings.schedule == "constant":
-        return 1.0
-    share = (step - settings.warmup) / max(1, settings.steps - settings.warmup)
-    return 0.5 * (1.0 + math.cos(math.pi * min(1.0, share)))
-
-
-def fit(
+def fit_network(
     model: nn.Module, step_loss: StepLoss, settings: FitSettings, checkpoint: Path, progress: Progress
 ) -> tuple[nn.Module, FitLog]:
     """Train a network, going on from a checkpoint where there is one.
@@ -129,118 +122,76 @@ def fit(
         UserError: The loss is not finite (the last checkpoint stays), or the checkpoint is damaged.
         Interrupted: After Ctrl-C, when the running step is finished and saved.
     """
-    fitter = _Fitter(model, settings, checkpoint)
-    with (
-        progress.stage(
-            f"train {settings.part}", total=settings.steps, unit="step", initial=fitter.step
-        ) as bar,
-        postponed_interrupt() as interrupted,
-    ):
-        noted_s = time.monotonic()
-        while fitter.step < settings.steps:
-            fitter.advance(step_loss)
-            bar.advance()
-            if time.monotonic() - noted_s >= _NOTE_PERIOD_S and fitter.log.curve:
-                noted_s = time.monotonic()
-                progress.note(_loss_line(fitter))
-            if interrupted():
-                fitter.save()
-                raise Interrupted(
-                    f"training stopped at step {fitter.step}; the same command goes on from there"
-                )
-            if fitter.step % settings.checkpoint_every == 0 or fitter.step == settings.steps:
-                fitter.save()
-    averaged: nn.Module = fitter.averaged.module
-    return averaged.eval(), fitter.log
+    trained = [parameter for parameter in model.train().parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=settings.lr, weight_decay=settings.weight_decay)
+    averaged = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(settings.ema))  # type: ignore[no-untyped-call]
+    curve = _LossCurve(settings.steps)
+    parts: dict[str, Stateful] = {
+        "network": model,
+        "averaged": averaged,
+        "optimizer": optimizer,
+        "curve": curve,
+    }
+    fit = Fit(parts, settings.steps, checkpoint)
+    noted_s = time.monotonic()
 
+    def lr(step: int) -> float:
+        return settings.lr * rate_share(settings.schedule, step, settings.steps, warmup=settings.warmup)
 
-class _Fitter:
-    """Network, optimiser, averaged weights and log at one step."""
-
-    def __init__(self, model: nn.Module, settings: FitSettings, checkpoint: Path) -> None:
-        self.model, self.settings, self.checkpoint = model.train(), settings, checkpoint
-        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        self.optimizer = torch.optim.AdamW(trained, lr=settings.lr, weight_decay=settings.weight_decay)
-        self.scheduler = torch.optim.lr_scheduler.LambdaLR(
-            self.optimizer, lambda step: learning_rate_factor(step, settings)
-        )
-        self.averaged = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(settings.ema))  # type: ignore[no-untyped-call]
-        self.log = FitLog()
-        self.step = 0
-        self._window: dict[str, float] = {}
-        self._window_steps = 0
-        state = load_checkpoint(checkpoint)
-        if state is not None:
-            self._restore(state)
-        self._started_s = time.monotonic() - self.log.wall_s
-
-    def advance(self, step_loss: StepLoss) -> None:
-        """Do one optimiser step."""
-        settings = self.settings
+    def do_step(step: int) -> None:
+        nonlocal noted_s
         with torch.autocast(settings.device.type, torch.bfloat16, enabled=settings.bf16):
-            losses = step_loss(self.model, self.step)
-        values = {name: float(value.detach()) for name, value in losses.items()}
-        if not math.isfinite(values["loss"]):
-            raise UserError(
-                f"loss must stay finite, got {values['loss']} at step {self.step} of {settings.part}:"
-                " lower the learning rate or clip the gradient"
-            )
-        self.optimizer.zero_grad(set_to_none=True)
-        losses["loss"].backward()  # type: ignore[no-untyped-call]
-        if settings.clip_grad is not None:
-            torch.nn.utils.clip_grad_norm_(self.model.parameters(), settings.clip_grad)
-        self.optimizer.step()
-        self.scheduler.step()
-        self.averaged.update_parameters(self.model)
-        self.step += 1
-        self._record(values)
+            losses = step_loss(model, step)
+        values = _finite(losses, f"step {step} of {settings.part}")
+        descend(optimizer, losses["loss"], lr(step), clip_grad=settings.clip_grad)
+        averaged.update_parameters(model)
+        curve.add(step, values)
+        bar.advance()
+        if curve.points and time.monotonic() - noted_s >= _NOTE_PERIOD_S:
+            noted_s = time.monotonic()
+            progress.note(f"{settings.part} {curve.last()}, lr {lr(step + 1):.2g}")
 
-    def _record(self, values: dict[str, float]) -> None:
+    with progress.stage(f"train {settings.part}", total=settings.steps, unit="step", initial=fit.step) as bar:
+        fit.run(do_step, lambda: fit.step % settings.checkpoint_every == 0 or fit.step == fit.steps)
+    kept: nn.Module = averaged.module
+    return kept.eval(), FitLog(curve.points, fit.wall_s)
+
+
+def _finite(losses: dict[str, Tensor], where: str) -> dict[str, float]:
+    values = {name: float(value.detach()) for name, value in losses.items()}
+    if not math.isfinite(values["loss"]):
+        raise UserError(
+            f"loss must stay finite, got {values['loss']} at {where}:"
+            " lower the learning rate or clip the gradient"
+        )
+    return values
+
+
+class _LossCurve:
+    """Mean losses per window of steps; a window that a checkpoint falls into is part of it."""
+
+    def __init__(self, steps: int) -> None:
+        self._steps, self._window_steps = steps, max(1, steps // _CURVE_POINTS)
+        self.points: list[dict[str, float]] = []
+        self._sums: dict[str, float] = {}
+        self._summed = 0
+
+    def add(self, step: int, values: dict[str, float]) -> None:
         for name, value in values.items():
-            self._window[name] = self._window.get(name, 0.0) + value
-        self._window_steps += 1
-        if (
-            self._window_steps == max(1, self.settings.steps // _CURVE_POINTS)
-            or self.step == self.settings.steps
-        ):
-            means = {name: total / self._window_steps for name, total in self._window.items()}
-            self.log.curve.append({"step": self.step, **means})
-            self._window, self._window_steps = {}, 0
+            self._sums[name] = self._sums.get(name, 0.0) + value
+        self._summed += 1
+        if self._summed == self._window_steps or step + 1 == self._steps:
+            means = {name: total / self._summed for name, total in self._sums.items()}
+            self.points.append({"step": step + 1, **means})
+            self._sums, self._summed = {}, 0
 
-    def save(self) -> None:
-        """Write everything that `_restore` needs."""
-        self.log.wall_s = time.monotonic() - self._started_s
-        state: dict[str, Any] = {
-            "step": self.step,
-            "model": self.model.state_dict(),
-            "averaged": self.averaged.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "scheduler": self.scheduler.state_dict(),
-            "curve": self.log.curve,
-            "wall_s": self.log.wall_s,
-            "window": self._window,
-            "window_steps": self._window_steps,
-        }
-        save_checkpoint(self.checkpoint, state)
+    def last(self) -> str:
+        point = self.points[-1]
+        losses = ", ".join(f"{name} {value:.4g}" for name, value in point.items() if name != "step")
+        return f"step {point['step']:.0f}/{self._steps}: {losses}"
 
-    def _restore(self, state: dict[str, Any]) -> None:
-        try:
-            self.model.load_state_dict(state["model"])
-            self.averaged.load_state_dict(state["averaged"])
-            self.optimizer.load_state_dict(state["optimizer"])
-            self.scheduler.load_state_dict(state["scheduler"])
-            self.log = FitLog(state["curve"], state["wall_s"])
-            self._window, self._window_steps = state["window"], state["window_steps"]
-            self.step = state["step"]
-        except (KeyError, RuntimeError, ValueError) as error:
-            raise UserError(
-                f"{self.checkpoint} must hold a training state of this network, got another one"
-                f" ({str(error).splitlines()[0]}); remove it to start again"
-            ) from None
+    def state_dict(self) -> dict[str, Any]:
+        return {"points": self.points, "sums": self._sums, "summed": self._summed}
 
-
-def _loss_line(fitter: _Fitter) -> str:
-    last = fitter.log.curve[-1]
-    losses = ", ".join(f"{name} {value:.4g}" for name, value in last.items() if name != "step")
-    rate = fitter.scheduler.get_last_lr()[0]
-    return f"{fitter.settings.part} step {last['step']:.0f}/{fitter.settings.steps}: {losses}, lr {rate:.2g}"
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.points, self._sums, self._summed = state["points"], state["sums"], state["summed"]

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 from mgd3_fast.datasets import Dataset
+from mgd3_fast.fit import step_generator
 from mgd3_fast.generators import Autoencoder
 from mgd3_fast.latents import ClassLatents, LatentStore, encode_dataset, note_old_latents
 from mgd3_fast.progress import Progress
 from mgd3_fast.train.augment import augment
-from mgd3_fast.train.fitting import step_generator
 
 
 class ChangedCopies:

@@ -14,11 +14,11 @@ from mgd3_engine import NoiseSchedule
 from mgd3_engine.dit import PRESET_NAMES, DiT, DiTConfig, dit_config
 from mgd3_fast.config.train import CUSTOM_MODEL, TrainConfig
 from mgd3_fast.errors import UserError
+from mgd3_fast.fit import EpochOrder, step_generator
 from mgd3_fast.generators import Generator
 from mgd3_fast.progress import Progress
-from mgd3_fast.train.batches import EpochOrder
 from mgd3_fast.train.diffusion_loss import DiffusionLoss
-from mgd3_fast.train.fitting import FitLog, FitSettings, fit, step_generator
+from mgd3_fast.train.fitting import FitLog, fit_network, fit_settings
 from mgd3_fast.train.latents import TrainingLatents
 
 
@@ -57,7 +57,7 @@ def train_network(
             f"label_dropout must be 0 for a network without null class, got {config.label_dropout}"
         )
     loss = DiffusionLoss(schedule, device)
-    order = EpochOrder(len(latents), config.batch_size, config.seed, "dit")
+    order = EpochOrder(len(latents), config.batch_size, config.seed, "dit", straddling=True)
 
     def step_loss(model: nn.Module, step: int) -> dict[str, Tensor]:
         generator = step_generator(config.seed, "dit", step)
@@ -70,8 +70,8 @@ def train_network(
         noise = torch.randn(x0.shape, generator=generator)
         return loss(model, *(each.to(device) for each in (x0, class_ids, timestep, noise)))
 
-    settings = _settings(config, len(latents), device, bf16)
-    averaged, log = fit(network.to(device), step_loss, settings, checkpoint, progress)
+    settings = fit_settings(config, "dit", count=len(latents), device=device, bf16=bf16)
+    averaged, log = fit_network(network.to(device), step_loss, settings, checkpoint, progress)
     if not isinstance(averaged, DiT):
         raise TypeError(f"averaged network must be a DiT, got {type(averaged).__name__}")
     return averaged.cpu(), log
@@ -148,20 +148,3 @@ def copied_network(generator: Generator) -> DiT:
     network = DiT(loaded.config)
     network.load_state_dict(loaded.state_dict())
     return network
-
-
-def _settings(config: TrainConfig, count: int, device: torch.device, bf16: bool) -> FitSettings:
-    steps = config.steps or max(1, round((config.epochs or 0) * count / config.batch_size))
-    return FitSettings(
-        part="dit",
-        steps=steps,
-        lr=config.lr,
-        weight_decay=config.weight_decay,
-        schedule=config.schedule,
-        warmup=config.warmup,
-        ema=config.ema,
-        clip_grad=config.clip_grad,
-        bf16=bf16,
-        checkpoint_every=config.checkpoint_every,
-        device=device,
-    )

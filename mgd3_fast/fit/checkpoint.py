@@ -12,6 +12,8 @@ from mgd3_engine.files.renaming import renamed
 from mgd3_fast.errors import UserError
 from mgd3_fast.storage.tensor_files import write_pickled
 
+FORMAT = 2
+
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
     """Write tensors and plain values to a file, whole and flushed to disk or not at all.
@@ -22,7 +24,7 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with renamed(path) as unfinished:
-        write_pickled(unfinished, state)
+        write_pickled(unfinished, {"format": FORMAT, **state})
 
 
 def load_checkpoint(path: Path) -> dict[str, Any] | None:
@@ -35,7 +37,7 @@ def load_checkpoint(path: Path) -> dict[str, Any] | None:
         The state with its tensors on the CPU, or None when there is no such file.
 
     Raises:
-        UserError: The file is damaged or holds something else.
+        UserError: The file is damaged, holds something else, or is of an earlier version.
     """
     if not path.exists():
         return None
@@ -46,5 +48,10 @@ def load_checkpoint(path: Path) -> dict[str, Any] | None:
         except (RuntimeError, EOFError, OSError, ValueError, pickle.UnpicklingError):
             state = None
     if not isinstance(state, dict) or "step" not in state:
-        raise UserError(f"{path} must be a training checkpoint, got a damaged or foreign file; remove it")
+        raise UserError(f"{path} is damaged or no training checkpoint; remove it to start again")
+    if state.pop("format", None) != FORMAT:
+        raise UserError(
+            f"{path} was written by another version of mgd3-fast; finish that training with it, or remove the"
+            " file to start again"
+        )
     return state
