@@ -6,6 +6,7 @@ from mgd3_fast.config import SamplingDefaults
 from mgd3_fast.generators.autoencoder import DEFAULT_VAE, KLAutoencoder
 from mgd3_fast.generators.base import Autoencoder, Generator
 from mgd3_fast.generators.folder import ScheduleSettings, load_generator_folder, save_generator
+from mgd3_fast.generators.network import Network
 from mgd3_fast.generators.registry import GENERATOR_NAMES, load_generator
 from mgd3_fast.generators.text_generator import TextGenerator, for_run
 from mgd3_fast.generators.vq_autoencoder import VQAutoencoder
@@ -16,6 +17,7 @@ __all__ = [
     "Autoencoder",
     "Generator",
     "KLAutoencoder",
+    "Network",
     "SamplingDefaults",
     "ScheduleSettings",
     "TextGenerator",
