@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -116,7 +117,8 @@ def test_fp8_network_is_bfloat16_with_8_bit_blocks() -> None:
 
 
 def test_fp8_is_for_dits() -> None:
-    generator = replace(load_generator("demo-mnist5k"), load_denoiser=lambda device, dtype: lambda x, t, c: x)
+    network = SimpleNamespace(denoiser=lambda device, dtype: lambda x, t, c: x)
+    generator = replace(load_generator("demo-mnist5k"), network=network)
     with pytest.raises(UserError, match=r"precision must be .* for demo-mnist5k, got 'fp8'"):
         place_network(generator, CPU, "fp8")
 

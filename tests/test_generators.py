@@ -22,6 +22,7 @@ from mgd3_fast.errors import UserError
 from mgd3_fast.generators import (
     Generator,
     KLAutoencoder,
+    Network,
     SamplingDefaults,
     ScheduleSettings,
     load_generator,
@@ -409,7 +410,14 @@ class PromptConditionedUNet(torch.nn.Module):
 
 @pytest.fixture(scope="module")
 def make_text_generator() -> Callable[[Path], Generator]:
-    network = PromptConditionedUNet(prompts=3).eval().requires_grad_(False)
+    unet = PromptConditionedUNet(prompts=3).eval().requires_grad_(False)
+
+    class Held(Network):
+        def _place(self, device: torch.device, dtype: torch.dtype) -> torch.nn.Module:
+            return unet.to(device, dtype)
+
+        def digest(self) -> str:
+            return "0" * 64
 
     def make(vae_folder: Path) -> Generator:
         return Generator(
@@ -426,8 +434,7 @@ def make_text_generator() -> Callable[[Path], Generator]:
             class_names=("cat", "dog", "horse"),
             licence="MIT",
             autoencoder=KLAutoencoder(vae_folder),
-            load_denoiser=lambda device, dtype: network.to(device, dtype),
-            compute_digest=lambda: "0" * 64,
+            network=Held(),
         )
 
     return make

@@ -5,9 +5,11 @@ from __future__ import annotations
 from mgd3_fast.config import SamplingDefaults
 from mgd3_fast.generators.autoencoder import DEFAULT_VAE, KLAutoencoder
 from mgd3_fast.generators.base import Autoencoder, Generator
-from mgd3_fast.generators.folder import ScheduleSettings, load_generator_folder, save_generator
+from mgd3_fast.generators.folder import load_generator_folder, save_generator
+from mgd3_fast.generators.network import Network
 from mgd3_fast.generators.registry import GENERATOR_NAMES, load_generator
 from mgd3_fast.generators.text_generator import TextGenerator, for_run
+from mgd3_fast.generators.trained_schedule import ScheduleSettings
 from mgd3_fast.generators.vq_autoencoder import VQAutoencoder
 
 __all__ = [
@@ -16,6 +18,7 @@ __all__ = [
     "Autoencoder",
     "Generator",
     "KLAutoencoder",
+    "Network",
     "SamplingDefaults",
     "ScheduleSettings",
     "TextGenerator",

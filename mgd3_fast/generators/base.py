@@ -5,7 +5,7 @@ Shape letters: B images, R rows of the network's input, C channels, h w latent s
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Protocol, TypeVar
@@ -16,6 +16,7 @@ from torch import Tensor
 from mgd3_engine import Denoiser, NoiseSchedule
 from mgd3_fast.config import SamplingDefaults
 from mgd3_fast.generators.class_mapping import map_classes
+from mgd3_fast.generators.network import Network
 from mgd3_fast.generators.prompts import ClassPrompts
 
 Self = TypeVar("Self", bound="Autoencoder")
@@ -81,8 +82,7 @@ class Generator:
         class_names: Names of the classes in the order of their ids, where they are known.
         licence: Of the network's weights.
         autoencoder: Between images and latents.
-        load_denoiser: Called with device and dtype; loads the weights.
-        compute_digest: sha256 of the network's weights; loads them.
+        network: Its weights load on first use.
         prompts: What a text-conditioned network makes of the classes of a run; None for every other.
     """
 
@@ -100,8 +100,7 @@ class Generator:
     class_names: tuple[str, ...] | None = None
     licence: str
     autoencoder: Autoencoder
-    load_denoiser: Callable[[torch.device, torch.dtype], Denoiser]
-    compute_digest: Callable[[], str]
+    network: Network
     prompts: ClassPrompts | None = None
 
     @property
@@ -123,12 +122,12 @@ class Generator:
         Raises:
             UserError: The weights cannot be had or are damaged.
         """
-        return self.load_denoiser(torch.device(device), dtype)
+        return self.network.denoiser(torch.device(device), dtype)
 
     @cached_property
     def digest(self) -> str:
         """sha256 of the network's weights, whatever file layout they came in; loads them."""
-        return self.compute_digest()
+        return self.network.digest()
 
     def class_ids(self, class_names: Sequence[str]) -> list[int]:
         """Find the network's id of each class of a dataset.

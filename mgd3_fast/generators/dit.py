@@ -18,6 +18,7 @@ from mgd3_fast.errors import UserError
 from mgd3_fast.generators.autoencoder import DEFAULT_VAE, KLAutoencoder
 from mgd3_fast.generators.base import Autoencoder, Generator
 from mgd3_fast.generators.hub import fetch_model
+from mgd3_fast.generators.network import Network
 
 DIT_LICENCE = "CC-BY-NC-4.0"
 UNKNOWN_LICENCE = "not stated; DiT's published weights are CC-BY-NC-4.0"
@@ -45,8 +46,8 @@ DIT_PRESETS: dict[str, DiTPreset] = {
 }
 
 
-class DiTNetwork:
-    """A DiT that is loaded on first use and placed where it is asked for.
+class DiTNetwork(Network):
+    """A DiT.
 
     Args:
         load: Loads the float32 network on the CPU.
@@ -54,7 +55,6 @@ class DiTNetwork:
 
     def __init__(self, load: Callable[[], DiT]) -> None:
         self._load = load
-        self._placed: tuple[torch.device, torch.dtype, DiT] | None = None
 
     @cached_property
     def network(self) -> DiT:
@@ -67,15 +67,12 @@ class DiTNetwork:
         settings = f"DiT heads {config.num_heads} frequency shift {config.frequency_shift}"
         return weights_digest(self.network.state_dict(), settings)
 
-    def denoiser(self, device: torch.device, dtype: torch.dtype) -> DiT:
-        """Return the network on `device` in `dtype`; the last one asked for is kept."""
-        if self._placed is None or self._placed[:2] != (device, dtype):
-            weights = {name: tensor.to(device, dtype) for name, tensor in self.network.state_dict().items()}
-            with torch.device("meta"):
-                placed = DiT(self.network.config)
-            placed.load_state_dict(weights, assign=True)
-            self._placed = (device, dtype, placed.eval().requires_grad_(False))
-        return self._placed[2]
+    def _place(self, device: torch.device, dtype: torch.dtype) -> DiT:
+        weights = {name: tensor.to(device, dtype) for name, tensor in self.network.state_dict().items()}
+        with torch.device("meta"):
+            placed = DiT(self.network.config)
+        placed.load_state_dict(weights, assign=True)
+        return placed.eval().requires_grad_(False)
 
 
 def dit_generator(
@@ -131,8 +128,7 @@ def dit_generator(
         class_names=class_names,
         licence=licence,
         autoencoder=autoencoder,
-        load_denoiser=network.denoiser,
-        compute_digest=network.digest,
+        network=network,
     )
 
 

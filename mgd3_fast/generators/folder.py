@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 
-from mgd3_engine import NoiseSchedule
 from mgd3_engine.autoencoder import AutoencoderKL
 from mgd3_engine.dit import DiT, DiTConfig, load_dit, save_dit
 from mgd3_engine.files.json_file import read_json
@@ -25,41 +24,14 @@ from mgd3_fast.errors import UserError
 from mgd3_fast.generators.autoencoder import KLAutoencoder
 from mgd3_fast.generators.base import Generator
 from mgd3_fast.generators.dit import DIT_CFG_CHANNELS, DiTNetwork, dit_generator
+from mgd3_fast.generators.trained_schedule import ScheduleSettings
 
 FORMAT_VERSION = 1
 DESCRIPTION = "generator.json"
 NETWORK = "dit.safetensors"
 AUTOENCODER = "vae"
 
-_Settings = TypeVar("_Settings", DiTConfig, SamplingDefaults, "ScheduleSettings")
-
-
-@dataclass(frozen=True, kw_only=True)
-class ScheduleSettings:
-    """A noise schedule by name, as a file can hold it.
-
-    Args:
-        kind: "linear" or "scaled_linear".
-        timesteps: Timesteps of the training.
-        start: First beta.
-        end: Last beta.
-    """
-
-    kind: str = "linear"
-    timesteps: int = 1000
-    start: float = 1e-4
-    end: float = 2e-2
-
-    def build(self) -> NoiseSchedule:
-        """Compute the betas.
-
-        Raises:
-            ValueError: The kind is unknown or a beta out of range.
-        """
-        kinds = {"linear": NoiseSchedule.linear, "scaled_linear": NoiseSchedule.scaled_linear}
-        if self.kind not in kinds:
-            raise ValueError(f"schedule kind must be one of {', '.join(kinds)}, got {self.kind!r}")
-        return kinds[self.kind](self.timesteps, self.start, self.end)
+_Settings = TypeVar("_Settings", DiTConfig, SamplingDefaults, ScheduleSettings)
 
 
 def save_generator(

@@ -149,6 +149,5 @@ def _generator(
         class_names=wnids if len(wnids) == N else None,
         licence=_LICENCE,
         autoencoder=autoencoder,
-        load_denoiser=network.denoiser,
-        compute_digest=network.digest,
+        network=network,
     )

@@ -17,11 +17,12 @@ from torch import Tensor
 
 from mgd3_engine.files.digest import weights_digest
 from mgd3_fast.generators.context_unet import ContextUNet
+from mgd3_fast.generators.network import Network
 from mgd3_fast.generators.unet_weights import filled_unet
 
 
-class ClassUNet:
-    """A U-Net and its class embeddings (Rombach et al. 2022, section 3.3), loaded on first use.
+class ClassUNet(Network):
+    """A U-Net and its class embeddings (Rombach et al. 2022, section 3.3).
 
     Args:
         load: Loads diffusers' `UNet2DConditionModel` and the float `[N + 1, E]` table, the null class last.
@@ -29,7 +30,6 @@ class ClassUNet:
 
     def __init__(self, load: Callable[[], tuple[Any, Tensor]]) -> None:
         self._load = load
-        self._placed: tuple[torch.device, torch.dtype, ContextUNet] | None = None
 
     @cached_property
     def _loaded(self) -> tuple[Any, Tensor]:
@@ -41,15 +41,12 @@ class ClassUNet:
         weights = {**unet.state_dict(), "class_embedding_table": table}
         return weights_digest(weights, f"LDM {json.dumps(_uncommon_settings(unet.config), sort_keys=True)}")
 
-    def denoiser(self, device: torch.device, dtype: torch.dtype) -> ContextUNet:
-        """Return the network on `device` in `dtype`; the last one asked for is kept."""
-        if self._placed is None or self._placed[:2] != (device, dtype):
-            unet, table = self._loaded
-            weights = {name: tensor.to(device, dtype) for name, tensor in unet.state_dict().items()}
-            placed = filled_unet(unet.config, weights)
-            attend_to_one_token(placed)
-            self._placed = (device, dtype, ContextUNet(placed, table[:, None].to(device, dtype)))
-        return self._placed[2]
+    def _place(self, device: torch.device, dtype: torch.dtype) -> ContextUNet:
+        unet, table = self._loaded
+        weights = {name: tensor.to(device, dtype) for name, tensor in unet.state_dict().items()}
+        placed = filled_unet(unet.config, weights)
+        attend_to_one_token(placed)
+        return ContextUNet(placed, table[:, None].to(device, dtype))
 
 
 class OneTokenAttention:

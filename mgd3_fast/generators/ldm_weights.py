@@ -1,5 +1,7 @@
 """Latent diffusion's original layout: one file whose names and shapes tell the architecture.
 
+Diffusers' `from_single_file` takes such a file for Stable Diffusion 1.5 and asks the hub for its settings.
+
 `model.diffusion_model.` precedes the names of the U-Net, `first_stage_model.` those of the autoencoder, and
 `cond_stage_model.embedding.weight` is the table of class embeddings, the null class's last.
 

@@ -6,6 +6,7 @@ Shape letters: N classes, L tokens of a prompt, E numbers of a token.
 from __future__ import annotations
 
 import json
+from copy import copy
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -22,13 +23,14 @@ from mgd3_fast.generators.context_unet import ContextUNet
 from mgd3_fast.generators.pipeline_files import PipelineFiles
 from mgd3_fast.generators.prompts import ClassPrompts
 from mgd3_fast.generators.text_encoder import encode_prompts, encoder_weights
+from mgd3_fast.generators.text_generator import TextNetwork
 from mgd3_fast.generators.unet_weights import filled_unet, load_unet
 
 _OF_THE_WRITER = frozenset({"architectures", "transformers_version", "torch_dtype", "dtype"})
 
 
-class PromptedUNet:
-    """A U-Net that attends to prompts (Rombach et al. 2022, section 3.3), placed where it is asked for.
+class PromptedUNet(TextNetwork):
+    """A U-Net that attends to prompts (Rombach et al. 2022, section 3.3).
 
     Args:
         files: Of the pipeline.
@@ -39,23 +41,26 @@ class PromptedUNet:
     def __init__(self, files: PipelineFiles, schedule: NoiseSchedule, prediction: str) -> None:
         self._files = files
         self._trained = f"{prediction} {schedule.betas.tobytes().hex()}"
-        self._contexts: tuple[ClassPrompts, Tensor] | None = None
-        self._placed: tuple[ClassPrompts, torch.device, torch.dtype, ContextUNet] | None = None
+        self._prompts: ClassPrompts | None = None
+        self._contexts: Tensor | None = None
 
-    def denoiser(self, prompts: ClassPrompts, device: torch.device, dtype: torch.dtype) -> ContextUNet:
-        """Return the network of a run on `device` in `dtype`; the last one asked for is kept."""
-        if self._placed is None or self._placed[:3] != (prompts, device, dtype):
-            contexts = self._contexts_of(prompts, device)  # before the U-Net takes its memory
-            width = self._unet.config.cross_attention_dim
-            if contexts.shape[-1] != width:
-                raise UserError(
-                    f"text_encoder of {self._files.source} must give {width} numbers a token for its unet,"
-                    f" got {contexts.shape[-1]}"
-                )
-            weights = {name: tensor.to(device, dtype) for name, tensor in self._unet.state_dict().items()}
-            unet = ContextUNet(filled_unet(self._unet.config, weights), contexts.to(device, dtype))
-            self._placed = (prompts, device, dtype, unet)
-        return self._placed[3]
+    def for_prompts(self, prompts: ClassPrompts) -> PromptedUNet:
+        """Return the network of these prompts, which shares what is loaded already."""
+        prompted = copy(self)
+        prompted._prompts, prompted._contexts, prompted._placed = prompts, None, None
+        return prompted
+
+    def _place(self, device: torch.device, dtype: torch.dtype) -> ContextUNet:
+        if self._contexts is None:  # before the U-Net takes its memory
+            self._contexts = self._encoded(device)
+        width = self._unet.config.cross_attention_dim
+        if self._contexts.shape[-1] != width:
+            raise UserError(
+                f"text_encoder of {self._files.source} must give {width} numbers a token for its unet,"
+                f" got {self._contexts.shape[-1]}"
+            )
+        weights = {name: tensor.to(device, dtype) for name, tensor in self._unet.state_dict().items()}
+        return ContextUNet(filled_unet(self._unet.config, weights), self._contexts.to(device, dtype))
 
     def digest(self) -> str:
         """sha256 of what turns prompt, latent and timestep into a prediction, and of what that means."""
@@ -77,13 +82,11 @@ class PromptedUNet:
     def _encoder_folder(self) -> Path:
         return self._files.model("text_encoder", TRANSFORMERS_STEMS)
 
-    def _contexts_of(self, prompts: ClassPrompts, device: torch.device) -> Tensor:
+    def _encoded(self, device: torch.device) -> Tensor:
         """Return `[N + 1, L, E]`, the negative prompt's last; the text encoder is gone afterwards."""
-        if self._contexts is None or self._contexts[0] != prompts:
-            texts = (*prompts.texts, prompts.negative)
-            contexts = encode_prompts(self._encoder_folder, self._files.tokenizer(), texts, device)
-            self._contexts = (prompts, contexts)
-        return self._contexts[1]
+        assert self._prompts is not None  # `TextGenerator.denoiser` sees to it
+        texts = (*self._prompts.texts, self._prompts.negative)
+        return encode_prompts(self._encoder_folder, self._files.tokenizer(), texts, device)
 
 
 def _architecture(folder: Path) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 from mgd3_engine import NoiseSchedule
@@ -12,7 +11,7 @@ from mgd3_fast.errors import UserError
 from mgd3_fast.generators.autoencoder import KLAutoencoder
 from mgd3_fast.generators.pipeline_files import SCHEDULER, PipelineFiles
 from mgd3_fast.generators.prompted_unet import PromptedUNet
-from mgd3_fast.generators.text_generator import TextGenerator, without_classes
+from mgd3_fast.generators.text_generator import TextGenerator
 from mgd3_fast.generators.trained_schedule import trained_schedule
 from mgd3_fast.generators.unet_weights import unet_settings
 
@@ -105,7 +104,6 @@ def _text_generator(
         raise UserError(
             f"vae must have {latent_channels} latent channels for {name}, got {autoencoder.latent_channels}"
         )
-    network = PromptedUNet(files, schedule, prediction)
     return TextGenerator(
         name=name,
         source=files.source,
@@ -119,7 +117,5 @@ def _text_generator(
         defaults=DEFAULTS,
         licence=files.licence,
         autoencoder=autoencoder,
-        load_denoiser=partial(without_classes, name),
-        load_prompted=network.denoiser,
-        compute_digest=network.digest,
+        network=PromptedUNet(files, schedule, prediction),
     )

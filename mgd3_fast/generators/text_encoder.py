@@ -63,6 +63,7 @@ def _load_encoder(transformers: Any, folder: Path) -> Any:
     settings = read_json(folder / "config.json")
     if settings.get("model_type") != "clip_text_model":
         raise UserError(f"{folder} must be of a {_CLASS}, got a {settings.get('model_type')!r}")
+    # Transformers' `from_pretrained` makes up a tensor that the file lacks, and warns.
     with complete_or_refused(folder, _CLASS):
         config = transformers.CLIPTextConfig.from_dict(settings)
         with torch.device("meta"):

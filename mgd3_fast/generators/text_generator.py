@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from abc import abstractmethod
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
-from typing import NoReturn
 
 import torch
 
@@ -14,23 +12,41 @@ from mgd3_engine import Denoiser
 from mgd3_fast.datasets import Dataset
 from mgd3_fast.errors import UserError
 from mgd3_fast.generators.base import Generator
+from mgd3_fast.generators.network import Network
 from mgd3_fast.generators.prompts import ClassPrompts, class_prompts
+
+
+class TextNetwork(Network):
+    """A network that is conditioned on prompts."""
+
+    @abstractmethod
+    def for_prompts(self, prompts: ClassPrompts) -> TextNetwork:
+        """Return the network whose class ids are those of these prompts, the null class's last."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TextGenerator(Generator):
-    """A generator without classes of its own, until `for_prompts` gives it those of a run.
+    """A generator without classes of its own, until `for_prompts` gives it those of a run."""
 
-    Args:
-        load_prompted: Called with prompts, device and dtype; loads the weights.
-    """
-
-    load_prompted: Callable[[ClassPrompts, torch.device, torch.dtype], Denoiser]
+    network: TextNetwork
 
     @property
     def conditioning(self) -> str:
         """What it is conditioned on, for messages."""
         return "any classes, by prompt"
+
+    def denoiser(self, device: torch.device | str, dtype: torch.dtype) -> Denoiser:
+        """Load the network of the run's classes, see `Generator.denoiser`.
+
+        Raises:
+            UserError: As there, or `for_prompts` was not called.
+        """
+        if self.prompts is None:
+            raise UserError(
+                f"generator must have classes of its own here, got {self.name}, which is conditioned on text"
+                " and is for distill, encode, discover, metrics and report"
+            )
+        return super().denoiser(device, dtype)
 
     def for_prompts(self, prompts: ClassPrompts) -> TextGenerator:
         """Return the generator of these classes, the negative prompt being its null class."""
@@ -41,7 +57,7 @@ class TextGenerator(Generator):
             class_names=prompts.class_names,
             num_classes=N,
             null_class=N,
-            load_denoiser=partial(self.load_prompted, prompts),
+            network=self.network.for_prompts(prompts),
         )
 
 
@@ -81,15 +97,3 @@ def for_run(
                 f" {str(value)!r}"
             )
     return generator
-
-
-def without_classes(name: str, device: torch.device, dtype: torch.dtype) -> NoReturn:
-    """Stand for the network of a generator that `for_prompts` was not called on.
-
-    Raises:
-        UserError: Always.
-    """
-    raise UserError(
-        f"generator must have classes of its own here, got {name}, which is conditioned on text and is for"
-        " distill, encode, discover, metrics and report"
-    )

@@ -1,7 +1,8 @@
-"""What a diffusers scheduler's settings say about how a network was trained."""
+"""The noise schedule of a network's training, as our folders and diffusers' pipelines state it."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 from mgd3_engine import NoiseSchedule
@@ -9,6 +10,33 @@ from mgd3_fast.errors import UserError
 
 _PREDICTIONS = {"epsilon": "epsilon", "v_prediction": "v"}
 _BETAS = {"linear": NoiseSchedule.linear, "scaled_linear": NoiseSchedule.scaled_linear}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScheduleSettings:
+    """A noise schedule by name, as a file can hold it.
+
+    Args:
+        kind: "linear" or "scaled_linear".
+        timesteps: Timesteps of the training.
+        start: First beta.
+        end: Last beta.
+    """
+
+    kind: str = "linear"
+    timesteps: int = 1000
+    start: float = 1e-4
+    end: float = 2e-2
+
+    def build(self) -> NoiseSchedule:
+        """Compute the betas.
+
+        Raises:
+            ValueError: The kind is unknown or a beta out of range.
+        """
+        if self.kind not in _BETAS:
+            raise ValueError(f"schedule kind must be one of {', '.join(_BETAS)}, got {self.kind!r}")
+        return _BETAS[self.kind](self.timesteps, self.start, self.end)
 
 
 def trained_schedule(settings: dict[str, Any], place: str) -> tuple[NoiseSchedule, str]:

@@ -32,6 +32,7 @@ def load_unet(folder: Path) -> Any:
         UserError: The files are damaged, do not fit together, or the network wants more than a context.
     """
     settings = unet_settings(read_json(folder / "config.json"), str(folder))
+    # Diffusers' `from_pretrained` fills a tensor that the file lacks with whatever is in memory, and warns.
     with complete_or_refused(folder, _CLASS):
         return filled_unet(settings, read_model_weights(folder))
 
