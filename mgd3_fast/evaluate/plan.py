@@ -111,7 +111,7 @@ def make_plan(config: EvaluateConfig, progress: Progress) -> Plan:
     side = min(first.pixels.shape[2:])
     preset = find_preset(config.preset, dataset.name, side, dataset.name in IMAGENET_NAMES)
     networks = config.networks or default_networks(
-        preset, config.protocol, config.size or preset.size or side
+        preset, config.protocol, config.size or preset.hard.size or side
     )
     recipes = {
         (network, name): make_recipe(

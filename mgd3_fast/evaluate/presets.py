@@ -1,78 +1,185 @@
-"""Image sizes, networks and epochs that belong together.
+"""What the protocols do where no option says otherwise: a row each, and what the presets change of it.
 
 "imagenet" is what the papers do. "small" follows the same code bases' rules for 28 to 64 pixels. "mnist5k" is
-small enough that one training takes about 25 s of one CPU core at 10 images per class.
+small enough that one training takes about 25 s of one CPU core at 10 images per class. `docs/evaluation.md`
+names the sources.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
-# Images per class up to which a number of epochs holds (IDC's `ipc_epoch`).
-_CODE_EPOCHS = ((1, 3000), (10, 2000), (50, 1500), (200, 1000), (500, 500))
-_CODE_MOST_IMAGES = 300
-_SMALL_EPOCHS = 1000
-_MNIST5K_EPOCHS = ((1, 1000), (10, 300), (50, 100))
-_MNIST5K_MOST_IMAGES = 50
+# (most images per class, value): a value holds up to a number of images, None where nothing is said.
+ByIpc = tuple[tuple[float, int | None], ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Defaults:
+    """A row of the table. Fields that an option may replace have its name.
+
+    Args:
+        networks: Classifiers; "convnet" stands for the depth that suits the size.
+        size: Side of the images that the network sees; None: that of the distilled images.
+        keeps_size: Images that are cropped at random keep their own size until then.
+        test_resize: (a, b): a test image is the centre of one a / b as large.
+        augment: Kind of augmentation.
+        flip: Whether a mirrored image still shows its class.
+        crop_area: Smallest share of the area that a random crop takes; None: 1 / patches.
+        patches: Patches a side that "patches" shuffles.
+        mix: "cutmix", "mixup" or "none".
+        mix_probability: Share of the batches that are mixed.
+        temperatures: Of the soft labels, by mix.
+        optimizer: "sgd" or "adamw".
+        lr: Highest learning rate.
+        network_lrs: The same for some networks.
+        weight_decay: The optimiser's.
+        schedule: Of the learning rate.
+        batch_size: Images of a step; None: `ipc_batch_sizes`, twice as many for 100 and 1000 classes.
+        ipc_batch_sizes: Images of a step, by images per class.
+        epochs: Passes over the images.
+        fewer_at_100: Exactly 100 classes take two thirds of the epochs, floored to hundreds.
+        paper_epochs: What the MGD3 paper states instead, None where it says nothing.
+        tests: How often accuracy is measured; None: every tenth epoch of the last fifth.
+        ema: Decay of weights averaged once an epoch; None: none.
+        bn_updates: Updates of batch norm's statistics a step; None: one.
+    """
+
+    networks: tuple[str, ...]
+    size: int | None = None
+    keeps_size: bool = False
+    test_resize: tuple[int, int] = (1, 1)
+    augment: str
+    flip: bool = True
+    crop_area: float | None = 0.5
+    patches: int = 1
+    mix: str = "cutmix"
+    mix_probability: float = 1.0
+    temperatures: Mapping[str, float] = field(default_factory=dict)
+    optimizer: str = "sgd"
+    lr: float
+    network_lrs: Mapping[str, float] = field(default_factory=dict)
+    weight_decay: float = 5e-4
+    schedule: str
+    batch_size: int | None
+    ipc_batch_sizes: Mapping[int, int] = field(default_factory=dict)
+    epochs: ByIpc
+    fewer_at_100: bool = False
+    paper_epochs: ByIpc = ()
+    tests: int | None
+    ema: float | None = None
+    bn_updates: int | None = None
+
+
+# IDC's code, which MinMax and MGD3 use; epochs are its `ipc_epoch`, those of the paper its appendix I.
+_HARD = Defaults(
+    networks=("convnet", "resnetap10-in", "resnet18-in"),
+    augment="imagenet",
+    lr=0.01,
+    schedule="steps",
+    batch_size=64,
+    epochs=((1, 3000), (10, 2000), (50, 1500), (200, 1000), (500, 500), (math.inf, 300)),
+    fewer_at_100=True,
+    paper_epochs=((9, None), (10, 2000), (100, 1500)),
+    tests=100,
+)
+# What IDC's code takes for many classes.
+MANY_CLASSES = {"lr": 0.1, "weight_decay": 1e-4, "batch_size": 128}
+# RDED's validation.
+_SOFT = Defaults(
+    networks=("resnet18",),
+    keeps_size=True,
+    test_resize=(8, 7),
+    augment="patches",
+    crop_area=None,
+    patches=2,
+    temperatures={"cutmix": 20.0, "mixup": 4.0, "none": 20.0},
+    optimizer="adamw",
+    lr=1e-3,
+    network_lrs={"vgg11": 5e-4, "alexnet": 1e-4, "vit_b_16": 1e-4},
+    weight_decay=0.01,
+    schedule="half-cosine",
+    batch_size=None,
+    ipc_batch_sizes={1: 10, 10: 50, 50: 100},
+    epochs=((math.inf, 300),),
+    tests=None,
+    bn_updates=2,
+)
+# GLaD's evaluation of images on networks that did not see their making.
+_GLAD = Defaults(
+    networks=("alexnet-glad", "vgg11-glad", "resnet18-glad", "vit-glad"),
+    augment="siamese",
+    mix="none",
+    lr=1e-3,
+    network_lrs={"vgg11-glad": 1e-4, "vgg11": 1e-4},
+    schedule="warmup-cosine",
+    batch_size=256,
+    epochs=((math.inf, 1000),),
+    tests=1,
+    ema=0.995,
+)
+CROSS_NETWORKS = _GLAD.networks
 
 
 @dataclass(frozen=True, kw_only=True)
 class Preset:
-    """Image sizes, networks and epochs.
+    """Image sizes, networks and epochs that belong together.
 
     Args:
         name: "imagenet", "small" or "mnist5k".
-        size: Side of the images for hard and soft; None: that of the distilled images.
-        cross_size: The same for cross with GLaD's recipe.
-        hard_networks: Networks of hard; "convnet" stands for the depth that suits the size.
-        soft_networks: Students of soft.
-        teacher_network: Architecture of the teacher.
-        hard_augmentation: Augmentation of hard.
-        hard_mix_probability: Share of the batches that hard mixes.
-        hard_tests: How often hard measures accuracy.
-        soft_patches: Patches a side that soft shuffles.
-        soft_crop_area: Smallest share of the area that soft crops; None: 1 / patches.
-        flip: Whether a mirrored image still shows its class.
+        hard: Row of the hard protocol, and of cross with its recipe.
+        soft: Row of the soft protocol.
+        cross: Row of the cross protocol with GLaD's recipe.
     """
 
     name: str
-    size: int | None = None
-    cross_size: int | None = None
-    hard_networks: tuple[str, ...] = ("convnet", "resnetap10-in", "resnet18-in")
-    soft_networks: tuple[str, ...] = ("resnet18",)
-    teacher_network: str = "resnet18"
-    hard_augmentation: str = "imagenet"
-    hard_mix_probability: float = 1.0
-    hard_tests: int = 100
-    soft_patches: int = 2
-    soft_crop_area: float | None = None
-    flip: bool = True
+    hard: Defaults
+    soft: Defaults
+    cross: Defaults
+
+    @property
+    def teacher_network(self) -> str:
+        """Architecture of the soft protocol's teacher."""
+        return self.soft.networks[0]
 
 
-CROSS_NETWORKS = ("alexnet-glad", "vgg11-glad", "resnet18-glad", "vit-glad")
+_SMALL_HARD = replace(
+    _HARD,
+    augment="shift",
+    mix_probability=0.5,
+    epochs=((math.inf, 1000),),
+    fewer_at_100=False,
+    paper_epochs=(),
+    tests=1,
+)
+_MNIST5K_HARD = replace(
+    _SMALL_HARD,
+    networks=("convnet3w32-in",),
+    size=32,
+    flip=False,
+    epochs=((1, 1000), (10, 300), (50, 100), (math.inf, 50)),
+    tests=10,
+)
+_MNIST5K_SOFT = replace(_SOFT, networks=("convnet3w32-bn",), size=32, flip=False, crop_area=0.5, patches=1)
 _PRESETS = {
-    "imagenet": Preset(name="imagenet", size=224, cross_size=128),
+    "imagenet": Preset(
+        name="imagenet",
+        hard=replace(_HARD, size=224),
+        soft=replace(_SOFT, size=224),
+        cross=replace(_GLAD, size=128),
+    ),
     "small": Preset(
         name="small",
-        soft_networks=("resnet18_modified",),
-        teacher_network="resnet18_modified",
-        hard_augmentation="shift",
-        hard_mix_probability=0.5,
-        hard_tests=1,
+        hard=_SMALL_HARD,
+        soft=replace(_SOFT, networks=("resnet18_modified",)),
+        cross=_GLAD,
     ),
     "mnist5k": Preset(
         name="mnist5k",
-        size=32,
-        cross_size=32,
-        hard_networks=("convnet3w32-in",),
-        soft_networks=("convnet3w32-bn",),
-        teacher_network="convnet3w32-bn",
-        hard_augmentation="shift",
-        hard_mix_probability=0.5,
-        hard_tests=10,
-        soft_patches=1,
-        soft_crop_area=0.5,
-        flip=False,
+        hard=_MNIST5K_HARD,
+        soft=_MNIST5K_SOFT,
+        cross=replace(_GLAD, size=32, flip=False),
     ),
 }
 
@@ -107,54 +214,10 @@ def default_networks(preset: Preset, protocol: str, size: int) -> tuple[str, ...
     Returns:
         Names for `build_network`.
     """
-    if protocol == "cross":
-        return CROSS_NETWORKS
-    names = preset.hard_networks if protocol == "hard" else preset.soft_networks
+    names = {"hard": preset.hard, "soft": preset.soft, "cross": preset.cross}[protocol].networks
     return tuple(f"convnet{convnet_depth(size)}-in" if name == "convnet" else name for name in names)
 
 
 def convnet_depth(size: int) -> int:
     """Blocks of a ConvNet: 3 up to 32 pixels a side, 4 up to 64, 5 up to 128, 6 above."""
     return 3 + sum(size > largest for largest in (32, 64, 128))
-
-
-def code_epochs(preset: Preset, ipc: int, num_classes: int) -> int:
-    """Epochs of the hard protocol as the code has them.
-
-    Args:
-        preset: "imagenet" depends on `ipc`, and takes two thirds, floored to hundreds, for exactly 100
-            classes; "small" is 1000.
-        ipc: Images per class.
-        num_classes: Number of classes.
-
-    Returns:
-        Number of epochs.
-    """
-    if preset.name == "small":
-        return _SMALL_EPOCHS
-    if preset.name == "mnist5k":
-        return _rule(_MNIST5K_EPOCHS, ipc, _MNIST5K_MOST_IMAGES)
-    epochs = _rule(_CODE_EPOCHS, ipc, _CODE_MOST_IMAGES)
-    return epochs * 2 // 3 // 100 * 100 if num_classes == 100 else epochs
-
-
-def paper_epochs(preset: Preset, ipc: int, num_classes: int) -> int:
-    """Epochs as MGD3's appendix I states them: 2000 for 10, 1500 for 20, 50 and 100 images per class.
-
-    Where it says nothing, up to 10 and above 100 images or for small images, the code's rule holds.
-
-    Args:
-        preset: See `code_epochs`.
-        ipc: Images per class.
-        num_classes: Number of classes.
-
-    Returns:
-        Number of epochs.
-    """
-    if preset.name != "imagenet" or ipc < 10 or ipc > 100:
-        return code_epochs(preset, ipc, num_classes)
-    return 2000 if ipc == 10 else 1500
-
-
-def _rule(steps: tuple[tuple[int, int], ...], ipc: int, beyond: int) -> int:
-    return next((epochs for most, epochs in steps if ipc <= most), beyond)

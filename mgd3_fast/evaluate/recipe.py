@@ -1,26 +1,35 @@
-"""How one network is trained and tested: every number a protocol fixes, and every one it leaves open.
+"""How one network is trained and tested: a row of the protocols' table with the options that were given.
 
-The three protocols as their authors' code has them; `docs/evaluation.md` names the sources.
+`docs/evaluation.md` names the sources of the rules.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 from mgd3_fast.errors import UserError
-from mgd3_fast.evaluate.presets import Preset, code_epochs, paper_epochs
+from mgd3_fast.evaluate.presets import MANY_CLASSES, ByIpc, Defaults, Preset
 
 if TYPE_CHECKING:
     from mgd3_fast.config.evaluate import EvaluateConfig
 
-_SOFT_EPOCHS = 300
-_SOFT_BATCHES = {1: 10, 10: 50, 50: 100}
-_SOFT_LRS = {"vgg11": 5e-4, "alexnet": 1e-4, "vit_b_16": 1e-4}
-_SOFT_TEMPERATURES = {"cutmix": 20.0, "mixup": 4.0, "none": 20.0}
-_MIXUP_ALPHA = 0.8
+_OPTIONS = (
+    "size",
+    "augment",
+    "crop_area",
+    "patches",
+    "mix",
+    "mix_probability",
+    "lr",
+    "batch_size",
+    "tests",
+    "bn_updates",
+)
 _BN_MOMENTUM = 0.1
-_GLAD_EPOCHS = 1000
+_MIXUP_ALPHA = 0.8
+# RDED's validation looks at every tenth epoch after four fifths of them.
+_LATE_TEST_EVERY, _LATE_TEST_SHARE = 10, 0.8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +97,7 @@ def make_recipe(
 
     Args:
         config: What was asked for.
-        preset: Sizes and epochs.
+        preset: The rows of its protocols.
         network: Its name.
         ipc: Images per class.
         num_classes: Number of classes.
@@ -100,153 +109,85 @@ def make_recipe(
     Raises:
         UserError: The protocol says nothing for this case and the option is not given, or options do not fit.
     """
-    if config.protocol == "soft":
-        recipe = _soft(config, preset, network, ipc, num_classes, side)
-    elif config.protocol == "cross" and config.cross_recipe == "glad":
-        recipe = _glad(config, preset, network, side)
-    else:
-        recipe = _hard(config, preset, ipc, num_classes, side)
-    if recipe.augmentation in ("shift", "siamese", "none") and recipe.stored_size != recipe.size:
-        raise UserError(
-            f"stored_size must be {recipe.size}, the size, for augment {recipe.augmentation},"
-            f" got {recipe.stored_size}"
-        )
-    return recipe
-
-
-def _hard(config: EvaluateConfig, preset: Preset, ipc: int, num_classes: int, side: int) -> Recipe:
-    """MinMax's and MGD3's code, which is IDC's."""
-    size = config.size or preset.size or side
-    large = num_classes > 100 or (num_classes == 100 and config.large_rule == "idc")
-    augmentation = config.augment or preset.hard_augmentation
-    epochs = config.epochs
-    if epochs == "code":
-        epochs = code_epochs(preset, ipc, num_classes)
-    elif epochs == "paper":
-        epochs = paper_epochs(preset, ipc, num_classes)
-    assert isinstance(epochs, int)
-    mix, probability = _mix(config, "cutmix", preset.hard_mix_probability)
+    row = _row(config, preset, network, num_classes)
+    size = row.size or side
+    crops = row.augment in ("imagenet", "patches")
+    stored_size = config.stored_size or (None if crops and row.keeps_size else size)
+    if not crops and stored_size != size:
+        raise UserError(f"stored_size must be {size}, the size, for augment {row.augment}, got {stored_size}")
+    numerator, denominator = row.test_resize
+    epochs = (
+        config.epochs if isinstance(config.epochs, int) else _epochs(row, config.epochs, ipc, num_classes)
+    )
     return Recipe(
         size=size,
-        stored_size=config.stored_size or size,
-        test_resize=size,
-        augmentation=augmentation,
-        flip=_flip(config, preset),
-        crop_area=_crop_area(config, augmentation, 0.5),
-        patches=config.patches or 1,
-        mix=mix,
-        mix_alpha=_MIXUP_ALPHA if mix == "mixup" else 1.0,
-        mix_probability=probability,
-        temperature=None,
-        optimizer="sgd",
-        lr=config.lr or (0.1 if large else 0.01),
-        weight_decay=1e-4 if large else 5e-4,
-        schedule="steps",
-        batch_size=config.batch_size or (128 if large else 64),
+        stored_size=stored_size,
+        test_resize=size // denominator * numerator,
+        augmentation=row.augment,
+        flip=row.flip if config.flip is None else config.flip == "on",
+        crop_area=(row.crop_area or 1 / row.patches, 1.0) if crops else (1.0, 1.0),
+        patches=row.patches,
+        mix=row.mix,
+        mix_alpha=_MIXUP_ALPHA if row.mix == "mixup" else 1.0,
+        mix_probability=0.0 if row.mix == "none" else row.mix_probability,
+        temperature=config.temperature or row.temperatures.get(row.mix),
+        optimizer=row.optimizer,
+        lr=row.lr,
+        weight_decay=row.weight_decay,
+        schedule=row.schedule,
+        batch_size=_batch_size(row, ipc, num_classes),
         epochs=epochs,
-        test_every=max(1, epochs // (config.tests or preset.hard_tests)),
-        test_after=-1.0,
-        ema=None,
-        bn_momentum=_BN_MOMENTUM,
+        test_every=_LATE_TEST_EVERY if row.tests is None else max(1, epochs // row.tests),
+        test_after=_LATE_TEST_SHARE * epochs if row.tests is None else -1.0,
+        ema=row.ema,
+        bn_momentum=_bn_momentum(row.bn_updates),
         score="best",
     )
 
 
-def _soft(
-    config: EvaluateConfig, preset: Preset, network: str, ipc: int, num_classes: int, side: int
-) -> Recipe:
-    """RDED's validation."""
-    size = config.size or preset.size or side
-    augmentation = config.augment or "patches"
-    patches = config.patches or preset.soft_patches
-    epochs = config.epochs if isinstance(config.epochs, int) else _SOFT_EPOCHS
-    mix, probability = _mix(config, "cutmix", 1.0)
-    native = augmentation in ("patches", "imagenet")
-    updates = config.bn_updates or 2
-    return Recipe(
-        size=size,
-        stored_size=config.stored_size or (None if native else size),
-        test_resize=size // 7 * 8,
-        augmentation=augmentation,
-        flip=_flip(config, preset),
-        crop_area=_crop_area(config, augmentation, preset.soft_crop_area or 1 / patches),
-        patches=patches,
-        mix=mix,
-        mix_alpha=_MIXUP_ALPHA if mix == "mixup" else 1.0,
-        mix_probability=probability,
-        temperature=config.temperature or _SOFT_TEMPERATURES[mix],
-        optimizer="adamw",
-        lr=config.lr or _SOFT_LRS.get(network, 1e-3),
-        weight_decay=0.01,
-        schedule="half-cosine",
-        batch_size=_soft_batch(config, ipc, num_classes),
-        epochs=epochs,
-        test_every=10 if config.tests is None else max(1, epochs // config.tests),
-        test_after=0.8 * epochs if config.tests is None else -1.0,
-        ema=None,
-        # Two updates with the same batch, m <- 0.9 m + 0.1 b, are one of momentum 1 - 0.9^2.
-        bn_momentum=1 - (1 - _BN_MOMENTUM) ** updates,
-        score="best",
-    )
+def _row(config: EvaluateConfig, preset: Preset, network: str, num_classes: int) -> Defaults:
+    """The protocol's row for this network and number of classes, with the options that were given."""
+    name = "hard" if config.protocol == "cross" and config.cross_recipe == "hard" else config.protocol
+    row: Defaults = {"hard": preset.hard, "soft": preset.soft, "cross": preset.cross}[name]
+    changes: dict[str, Any] = {"lr": row.network_lrs.get(network, row.lr)}
+    least = 100 if config.large_rule == "idc" else 101
+    if name == "hard" and num_classes >= least:
+        changes |= MANY_CLASSES
+    given = {option: getattr(config, option) for option in _OPTIONS}
+    return replace(row, **changes | {option: value for option, value in given.items() if value is not None})
 
 
-def _glad(config: EvaluateConfig, preset: Preset, network: str, side: int) -> Recipe:
-    """GLaD's evaluation of images on networks that did not see their making."""
-    size = config.size or preset.cross_size or side
-    epochs = config.epochs if isinstance(config.epochs, int) else _GLAD_EPOCHS
-    augmentation = config.augment or "siamese"
-    mix, probability = _mix(config, "none", 1.0)
-    return Recipe(
-        size=size,
-        stored_size=config.stored_size or size,
-        test_resize=size,
-        augmentation=augmentation,
-        flip=_flip(config, preset),
-        crop_area=_crop_area(config, augmentation, 0.5),
-        patches=config.patches or 1,
-        mix=mix,
-        mix_alpha=_MIXUP_ALPHA if mix == "mixup" else 1.0,
-        mix_probability=probability,
-        temperature=None,
-        optimizer="sgd",
-        lr=config.lr or (1e-4 if network.startswith("vgg11") else 1e-3),
-        weight_decay=5e-4,
-        schedule="warmup-cosine",
-        batch_size=config.batch_size or 256,
-        epochs=epochs,
-        test_every=max(1, epochs // (config.tests or 1)),
-        test_after=-1.0,
-        ema=0.995,
-        bn_momentum=_BN_MOMENTUM,
-        score="best",
-    )
+def _epochs(row: Defaults, asked: int | str, ipc: int, num_classes: int) -> int:
+    """A number that was asked for, or what the authors' code does, or what the MGD3 paper states."""
+    if isinstance(asked, int):
+        return asked
+    stated = _at(row.paper_epochs, ipc) if asked == "paper" else None
+    if stated is not None:
+        return stated
+    epochs = _at(row.epochs, ipc)
+    assert epochs is not None
+    return epochs * 2 // 3 // 100 * 100 if row.fewer_at_100 and num_classes == 100 else epochs
 
 
-def _soft_batch(config: EvaluateConfig, ipc: int, num_classes: int) -> int:
-    if config.batch_size is not None:
-        return min(config.batch_size, ipc * num_classes)
-    if ipc not in _SOFT_BATCHES:
-        known = ", ".join(map(str, _SOFT_BATCHES))
+def _at(values: ByIpc, ipc: int) -> int | None:
+    return next((value for most, value in values if ipc <= most), None)
+
+
+def _batch_size(row: Defaults, ipc: int, num_classes: int) -> int:
+    if not row.ipc_batch_sizes:
+        assert row.batch_size is not None
+        return row.batch_size
+    if row.batch_size is not None:
+        return min(row.batch_size, ipc * num_classes)
+    if ipc not in row.ipc_batch_sizes:
+        known = ", ".join(map(str, row.ipc_batch_sizes))
         raise UserError(
             f"batch_size must be given for soft at {ipc} images per class: RDED has one for {known}"
         )
     doubled = 2 if num_classes in (100, 1000) else 1
-    return min(_SOFT_BATCHES[ipc] * doubled, ipc * num_classes)
+    return min(row.ipc_batch_sizes[ipc] * doubled, ipc * num_classes)
 
 
-def _mix(config: EvaluateConfig, kind: str, probability: float) -> tuple[str, float]:
-    """How and how often batches are mixed."""
-    kind = config.mix or kind
-    if config.mix_probability is not None:
-        probability = config.mix_probability
-    return kind, 0.0 if kind == "none" else probability
-
-
-def _flip(config: EvaluateConfig, preset: Preset) -> bool:
-    return preset.flip if config.flip is None else config.flip == "on"
-
-
-def _crop_area(config: EvaluateConfig, augmentation: str, smallest: float) -> tuple[float, float]:
-    if augmentation not in ("imagenet", "patches"):
-        return (1.0, 1.0)
-    return (config.crop_area or smallest, 1.0)
+def _bn_momentum(updates: int | None) -> float:
+    """Two updates with the same batch, m <- 0.9 m + 0.1 b, are one of momentum 1 - 0.9^2."""
+    return _BN_MOMENTUM if updates is None else 1 - (1 - _BN_MOMENTUM) ** updates
