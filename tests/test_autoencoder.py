@@ -323,6 +323,10 @@ def test_wrong_files_are_one_line(vae: Any, folder: Path) -> None:
         },
         "must be a complete AutoencoderKL, got: .*Unexpected key": whole | {"lora.up": torch.zeros(1)},
         "must be a complete AutoencoderKL, got: .*size mismatch": whole | {"quant_conv.bias": torch.zeros(3)},
+        "must be a complete AutoencoderKL, got: quant_conv.bias must be finite": {
+            **whole,
+            "quant_conv.bias": torch.full_like(whole["quant_conv.bias"], float("nan")),
+        },
         "must be a complete AutoencoderKL": {"blocks.0.attn.qkv.weight": torch.zeros(3)},
         "must be a": {"encoder.down.0.block.0.conv1.weight": torch.zeros(3)},
     }

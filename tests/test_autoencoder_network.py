@@ -138,6 +138,11 @@ REFUSED: dict[str, tuple[type[KLConfig | VQConfig], dict[str, Any], str]] = {
     "lookup": (VQConfig, {"lookup_from_codebook": True}, "lookup_from_codebook must be False, got True"),
     "unknown": (KLConfig, {"temporal": 4}, "temporal is no setting of an AutoencoderKL here, got 4"),
     "groups": (KLConfig, {"block_out_channels": [48]}, "block_out_channels must be multiples of"),
+    "no group": (KLConfig, {"norm_num_groups": 0}, "norm_num_groups must be at least 1, got 0"),
+    "no list": (KLConfig, {"down_block_types": None}, "down_block_types must be a list of blocks, got None"),
+    "no scale": (KLConfig, {"scaling_factor": 0.0}, "scaling_factor must be a finite number other than 0"),
+    "NaN scale": (VQConfig, {"scaling_factor": float("nan")}, "scaling_factor must be a finite number"),
+    "shift": (KLConfig, {"shift_factor": float("inf")}, "shift_factor must be a finite number, got inf"),
     "text": (KLConfig, {"layers_per_block": "2"}, "layers_per_block must be a whole number, got '2'"),
     "bool": (KLConfig, {"use_quant_conv": 1}, "use_quant_conv must be true or false, got 1"),
 }

@@ -335,6 +335,11 @@ def test_class_ids_by_position(demo: Path) -> None:
     [
         ({"format": 99}, "format of .* must be 1, got 99"),
         ({"class_names": ["a"]}, "class_names of .* must be 10 names, got 1"),
+        ({"class_names": "0123456789"}, "class_names of .* must be 10 names, got '0123456789'"),
+        ({"cfg_channels": 2.5}, "cfg_channels of .* must be a whole number or null, got 2.5"),
+        ({"defaults": {"steps": "5"}}, "steps in defaults of .* must be a whole number, got '5'"),
+        ({"defaults": {"steps": 0}}, "defaults of .* is not valid: steps must be at least 1, got 0"),
+        ({"schedule": {"start": None}}, "start in schedule of .* must be a number, got None"),
         ({"dit": {"width": 3}}, "dit of .* must be an object with class_dropout_prob, .* got {'width': 3}"),
         ({"dit": {"input_size": 8}}, "dit of .* is not valid: .*patch_size"),
         ({"defaults": None}, "defaults of .* must be an object with cfg_scale, .* got None"),

@@ -15,6 +15,9 @@ class SamplingDefaults:
         cfg_scale: Classifier-free guidance; 1 is off.
         mode_scale: Strength of mode guidance; 0 is off.
         t_stop: Guide while the step index is above this.
+
+    Raises:
+        ValueError: `steps` is below 1.
     """
 
     sampler: str = "ddpm"
@@ -22,3 +25,7 @@ class SamplingDefaults:
     cfg_scale: float = 4.0
     mode_scale: float = 0.1
     t_stop: int = 25
+
+    def __post_init__(self) -> None:
+        if self.steps < 1:
+            raise ValueError(f"steps must be at least 1, got {self.steps}")

@@ -31,6 +31,12 @@ DESCRIPTION = "generator.json"
 NETWORK = "dit.safetensors"
 AUTOENCODER = "vae"
 
+_KINDS: dict[str, tuple[type, str]] = {
+    "int": (int, "a whole number"),
+    "float": (float, "a number"),
+    "bool": (bool, "true or false"),
+    "str": (str, "text"),
+}
 _Settings = TypeVar("_Settings", DiTConfig, SamplingDefaults, ScheduleSettings)
 
 
@@ -124,8 +130,12 @@ def load_generator_folder(folder: str | Path, vae: str | None = None) -> Generat
     own_vae = str(description.get("vae", AUTOENCODER))
     source = vae or (str(folder / own_vae) if (folder / own_vae).exists() else own_vae)
     names = description.get("class_names")
-    if names is not None and len(names) != config.num_classes:
-        raise UserError(f"class_names of {path} must be {config.num_classes} names, got {len(names)}")
+    if names is not None and (not isinstance(names, list) or len(names) != config.num_classes):
+        got = len(names) if isinstance(names, list) else repr(names)
+        raise UserError(f"class_names of {path} must be {config.num_classes} names, got {got}")
+    cfg_channels = description.get("cfg_channels", DIT_CFG_CHANNELS)
+    if cfg_channels is not None and type(cfg_channels) is not int:
+        raise UserError(f"cfg_channels of {path} must be a whole number or null, got {cfg_channels!r}")
     return dit_generator(
         DiTNetwork(lambda: load_dit(folder / NETWORK, config)),
         config,
@@ -136,7 +146,7 @@ def load_generator_folder(folder: str | Path, vae: str | None = None) -> Generat
         class_names=None if names is None else tuple(str(name) for name in names),
         defaults=_settings(SamplingDefaults, description, "defaults", path),
         schedule=_settings(ScheduleSettings, description, "schedule", path).build(),
-        cfg_channels=description.get("cfg_channels", DIT_CFG_CHANNELS),
+        cfg_channels=cfg_channels,
     )
 
 
@@ -147,6 +157,11 @@ def _settings(cls: type[_Settings], description: Mapping[str, Any], key: str, pa
         raise UserError(
             f"{key} of {path} must be an object with {', '.join(sorted(allowed))}, got {stored!r}"
         )
+    for field in fields(cls):
+        value = stored.get(field.name)
+        kind, wanted = _KINDS[str(field.type)]
+        if field.name in stored and type(value) is not kind and not (kind is float and type(value) is int):
+            raise UserError(f"{field.name} in {key} of {path} must be {wanted}, got {value!r}")
     try:
         return cls(**stored)
     except (TypeError, ValueError) as error:

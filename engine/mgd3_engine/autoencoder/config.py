@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, ClassVar, TypeVar
@@ -53,6 +54,12 @@ class AutoencoderConfig:
     force_upcast: bool = True
 
     def __post_init__(self) -> None:
+        if self.norm_num_groups < 1:
+            raise ValueError(f"norm_num_groups must be at least 1, got {self.norm_num_groups}")
+        if not math.isfinite(self.scaling_factor) or self.scaling_factor == 0:
+            raise ValueError(
+                f"scaling_factor must be a finite number other than 0, got {self.scaling_factor}"
+            )
         widths = self.block_out_channels
         if not widths or any(width < 1 or width % self.norm_num_groups for width in widths):
             raise ValueError(
@@ -124,6 +131,11 @@ class KLConfig(AutoencoderConfig):
     use_quant_conv: bool = True
     use_post_quant_conv: bool = True
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not math.isfinite(self.shift_factor or 0.0):
+            raise ValueError(f"shift_factor must be a finite number, got {self.shift_factor}")
+
 
 @dataclass(frozen=True, kw_only=True)
 class VQConfig(AutoencoderConfig):
@@ -154,6 +166,8 @@ KL_F8 = KLConfig(
 
 
 def _check_blocks(name: str, blocks: Any) -> None:
+    if not isinstance(blocks, (list, tuple)):
+        raise ValueError(f"{name} must be a list of blocks, got {blocks!r}")
     others = [block for block in blocks if block != _BLOCKS[name]]
     if others:
         raise ValueError(f"{name} must be {_BLOCKS[name]} alone, got {others[0]}")

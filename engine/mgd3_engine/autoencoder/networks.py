@@ -145,8 +145,13 @@ def filled_network(config: AutoencoderConfig, weights: Mapping[str, Tensor]) -> 
 
     Raises:
         RuntimeError: A tensor is missing, unknown or of another shape.
+        ValueError: A tensor holds NaN or infinity, of which a decoder would make black pixels.
     """
     with torch.device("meta"):
         network = VQModel(config) if isinstance(config, VQConfig) else AutoencoderKL(config)  # type: ignore[arg-type]
     network.load_state_dict(weights, assign=True)
+    for name, tensor in weights.items():
+        # Their extremes are NaN where there is any: 0.12 s for KL-f8 on a core, where isfinite takes 1.2.
+        if not torch.stack(tensor.aminmax()).isfinite().all():
+            raise ValueError(f"{name} must be finite, got NaN or infinity")
     return network.eval().requires_grad_(False)
