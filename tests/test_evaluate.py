@@ -23,7 +23,7 @@ from safetensors.torch import load_file, save_file
 from mgd3_fast.cli import main
 from mgd3_fast.datasets import open_dataset
 from mgd3_fast.errors import Interrupted, UserError
-from mgd3_fast.evaluate import EvaluateConfig, evaluate, plan
+from mgd3_fast.evaluate import EvaluateConfig, evaluate, plan, training
 from mgd3_fast.evaluate.networks import build_network
 from mgd3_fast.evaluate.results import differences, pool_means, sum_up, summary
 from mgd3_fast.evaluate.teacher import load_teacher
@@ -259,6 +259,29 @@ def test_a_stopped_evaluation_goes_on_to_the_same_result(
     assert going_on.skipped == after  # epochs done before say nothing of the rate
     assert curves(tmp_path / "stopped") == curves(tmp_path / "whole")
     assert not list((tmp_path / "stopped" / "trainings").glob("*.pt"))
+
+
+def test_a_killed_training_goes_on_inside_its_epoch(
+    config: Callable[..., EvaluateConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three steps an epoch; killed in the fifth step, after a checkpoint of the fourth."""
+    changes = {"protocol": "cross", "networks": ("convnet2w8-bn",), "repeats": 1, "epochs": 3}
+    evaluate(config(out=tmp_path / "whole", **changes))
+    monkeypatch.setattr(training, "_CHECKPOINT_PERIOD_S", 0.0)
+    steps, augment = [], training.augment_batch
+
+    def killed(*given: Any) -> torch.Tensor:
+        steps.append(None)
+        if len(steps) == 5:
+            raise RuntimeError("killed")
+        return augment(*given)
+
+    monkeypatch.setattr(training, "augment_batch", killed)
+    with pytest.raises(RuntimeError, match="killed"):
+        evaluate(config(out=tmp_path / "killed", **changes))
+    evaluate(config(out=tmp_path / "killed", **changes))
+    assert len(steps) == 5 + 5  # 9 steps, of which 4 were kept
+    assert curves(tmp_path / "killed") == curves(tmp_path / "whole")
 
 
 def test_finished_trainings_are_not_done_again(

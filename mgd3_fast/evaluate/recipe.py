@@ -116,9 +116,7 @@ def make_recipe(
     if not crops and stored_size != size:
         raise UserError(f"stored_size must be {size}, the size, for augment {row.augment}, got {stored_size}")
     numerator, denominator = row.test_resize
-    epochs = (
-        config.epochs if isinstance(config.epochs, int) else _epochs(row, config.epochs, ipc, num_classes)
-    )
+    epochs = _epochs(row, config.epochs, ipc, num_classes)
     return Recipe(
         size=size,
         stored_size=stored_size,

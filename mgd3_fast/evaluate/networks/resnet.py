@@ -135,7 +135,6 @@ class ResNet(nn.Module):
         maps = self.maxpool(self.relu(self.bn1(self.conv1(images))))
         for number in range(1, len(_WIDTHS) + 1):
             maps = self.get_submodule(f"layer{number}")(maps)
-        # A mean instead of adaptive pooling, whose gradient on a GPU is not the same twice.
         logits: Tensor = self.fc(maps.mean((2, 3)))  # [B, C, h, w] -> [B, N]
         return logits
 
