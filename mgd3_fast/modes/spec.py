@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from mgd3_fast.modes.kmeans_runners import NO_RUNNER, RUNNER_NAMES, RunnerChoice, choose_runner
+from mgd3_fast.modes.kmeans_runners import NO_RUNNER, RUNNER_NAMES, choose_runner
 from mgd3_fast.modes.method import KMEANS_METHOD_NAMES
 from mgd3_fast.modes.mode_set import runner_of_file
 
@@ -56,15 +56,9 @@ def choose_discovery(config: DiscoverConfig, device: torch.device, given: Path |
     Raises:
         UserError: The runner does not fit the method, the number of modes or the machine.
     """
-    runner = choose_runner(config.kmeans, config.discovery, config.ipc, device)
+    method, ipc, seed = config.discovery, config.ipc, config.seed
+    runner, reason = choose_runner(config.kmeans, method, ipc, device)
     made_by = runner_of_file(given) if given else None
-    if config.kmeans == "auto" and runner.name != NO_RUNNER and made_by in RUNNER_NAMES:
-        runner = RunnerChoice(made_by, "the modes that are given are its")
-    return Discovery(
-        method=config.discovery,
-        ipc=config.ipc,
-        seed=config.seed,
-        runner=runner.name,
-        reason=runner.reason,
-        device=device,
-    )
+    if config.kmeans == "auto" and runner != NO_RUNNER and made_by in RUNNER_NAMES:
+        runner, reason = made_by, "the modes that are given are its"
+    return Discovery(method=method, ipc=ipc, seed=seed, runner=runner, reason=reason, device=device)

@@ -21,9 +21,8 @@ from mgd3_fast.modes import (
 from mgd3_fast.pictures import MOST_CLASSES, check_drawable, plot_modes
 from mgd3_fast.progress import SILENT
 from mgd3_fast.run.encoding import encode_latents
-from mgd3_fast.run.run import Run, left_out
+from mgd3_fast.run.run import Run, Timings, left_out
 from mgd3_fast.run.sources import Sources, open_sources
-from mgd3_fast.run.timings import Timings
 from mgd3_fast.writers import MODES, Layout, RunFolder, check_ours, check_writable
 
 if TYPE_CHECKING:
@@ -149,11 +148,6 @@ class ModeSource:
         return dataset.subset(labels) if labels else None
 
 
-def discovery_of(config: DiscoverConfig, sources: Sources) -> Discovery:
-    """Decide how the modes of a run are found; see `choose_discovery`."""
-    return choose_discovery(config, sources.device, given_modes(config))
-
-
 def given_modes(config: DiscoverConfig) -> Path | None:
     """Find the file of modes that a run takes up: the named one, or the one in its output folder if any."""
     named, in_folder = getattr(config, "modes", None), Path(config.out) / MODES
@@ -181,7 +175,8 @@ def discover(
     sources = sources or open_sources(config, progress)
     dataset = sources.dataset
     check_ipc(dataset.counts, config.ipc)
-    source = ModeSource(config=config, sources=sources, discovery=discovery_of(config, sources))
+    discovery = choose_discovery(config, sources.device, given_modes(config))
+    source = ModeSource(config=config, sources=sources, discovery=discovery)
     layout = Layout(dataset.class_names, tuple(cls.label for cls in dataset.classes), config.ipc)
     run = Run(source, RunFolder(Path(config.out), {}, layout, 1, 1), progress, Timings())
     check_ours(run.folder.out)

@@ -13,8 +13,8 @@ from mgd3_fast.run.finishing import export_images, finish
 from mgd3_fast.run.generated import open_generated
 from mgd3_fast.run.real_images import open_real_images
 from mgd3_fast.run.resuming import Left, saying_what_is_kept, what_is_left
-from mgd3_fast.run.run import ImageSource, Run, new_session
-from mgd3_fast.run.timings import Timings
+from mgd3_fast.run.run import ImageSource, Run, Timings
+from mgd3_fast.run.trace import write_trace
 from mgd3_fast.writers import RunFolder, check_writable
 
 
@@ -39,10 +39,12 @@ def distill(config: DistillConfig, progress: Progress = SILENT) -> DistilledData
     """
     run = prepare(config, progress)
     left = what_is_left(run)
-    manifest, missing = (left.manifest, 0) if left.whole else do_what_is_left(run, left)
+    manifest, missing = (left.manifest, 0) if left.whole else _do_what_is_left(run, left)
     export = None
     if manifest is not None:
-        run.source.illustrate(run)
+        if config.trace is not None:
+            with run.timings.measure("trace"):
+                write_trace(run)
         export = export_images(run)
     return DistilledDataset(
         run.folder.out, manifest, len(left.images), missing, run.timings.rounded(), export
@@ -69,16 +71,8 @@ def prepare(config: DistillConfig, progress: Progress) -> Run[ImageSource]:
     return Run(source, folder, progress, timings)
 
 
-def do_what_is_left(run: Run[ImageSource], left: Left) -> tuple[dict[str, Any] | None, int]:
-    """Make the images that are left, and complete the run if no other shard has some to make.
-
-    Args:
-        run: The run.
-        left: What an earlier call has left to do.
-
-    Returns:
-        The manifest of the complete run or None, and how many images are still missing.
-    """
+def _do_what_is_left(run: Run[ImageSource], left: Left) -> tuple[dict[str, Any] | None, int]:
+    """Make the images that are left; return the manifest of the complete run, or how many are missing."""
     source, folder, classes = run.source, run.folder, run.layout.classes_of(left.images)
     with saying_what_is_kept(run):
         check_writable(folder.out)
@@ -88,7 +82,7 @@ def do_what_is_left(run: Run[ImageSource], left: Left) -> tuple[dict[str, Any] |
                 folder.reopen(left.manifest, left.digests)
             if not classes:
                 return finish(run, None)
-            session = {**new_session(source.config.shard, source.device), "skipped": skipped}
+            session = {**run.session(source.config.shard, source.device), "skipped": skipped}
             folder.record_session(session)
             modes = source.find_modes(run, classes)
             skipped = skipped + source.make_images(run, left.images, modes)

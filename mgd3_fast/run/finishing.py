@@ -12,7 +12,6 @@ from mgd3_fast.run.run import ImageSource, Run
 from mgd3_fast.writers import (
     CONTACT_SHEET,
     MANIFEST,
-    RunFolder,
     file_digest,
     read_manifest,
     write_contact_sheet,
@@ -73,12 +72,14 @@ def _write(
     run: Run[ImageSource], modes: Any, digests: dict[int, str], sessions: list[dict[str, Any]]
 ) -> None:
     """Write what lies beside the images; the manifest last."""
-    folder, source = run.folder, run.source
-    names = folder.layout.class_names
+    folder, source, layout = run.folder, run.source, run.layout
+    names = layout.class_names
     if modes is None or modes.class_names != names:
         modes = source.find_modes(run, range(len(names)))
     files = (*source.save_modes(run, modes), CONTACT_SHEET)
-    write_contact_sheet(folder.out / CONTACT_SHEET, sheet_rows(folder), folder.work / CONTACT_SHEET)
+    paths = [folder.out / layout.file(image) for image in range(len(layout))]
+    rows = [(name, paths[row * layout.ipc : (row + 1) * layout.ipc]) for row, name in enumerate(names)]
+    write_contact_sheet(folder.out / CONTACT_SHEET, rows, folder.work / CONTACT_SHEET)
     # Everything but the sessions follows from the settings: equal runs have equal manifests up to these.
     content = {
         "settings": source.settings(),
@@ -86,25 +87,14 @@ def _write(
         **_source_sections(source, sessions),
         "files": {name: file_digest(folder.out / name) for name in files},
         "sessions": [{name: of[name] for name in of if name != "skipped"} for of in sessions],
-        "images": [
-            _image_record(source, modes, image, digests[image]) for image in range(len(folder.layout))
-        ],
+        "images": [_image_record(source, modes, image, digests[image]) for image in range(len(layout))],
     }
     write_manifest(folder.out / MANIFEST, content, folder.work / MANIFEST)
 
 
-def sheet_rows(folder: RunFolder) -> list[tuple[str, list[Any]]]:
-    """Class names and image paths of a complete run, for its contact sheet."""
-    layout = folder.layout
-    return [
-        (name, [folder.out / layout.file(label * layout.ipc + mode) for mode in range(layout.ipc)])
-        for label, name in enumerate(layout.class_names)
-    ]
-
-
 def _source_sections(source: ImageSource, sessions: list[dict[str, Any]]) -> dict[str, Any]:
     """The images that the run was made from; sessions tell which were left out."""
-    dataset = source.dataset
+    dataset, folder = source.dataset, source.layout.folder
     skipped = {one["image"]: one for session in sessions for one in session.get("skipped", [])}
     return {
         "dataset": {
@@ -117,12 +107,7 @@ def _source_sections(source: ImageSource, sessions: list[dict[str, Any]]) -> dic
             "skipped": [skipped[image] for image in sorted(skipped)],
         },
         "classes": [
-            {
-                "name": cls.name,
-                "label": cls.label,
-                "folder": source.layout.folder(index),
-                "source_images": len(cls),
-            }
+            {"name": cls.name, "label": cls.label, "folder": folder(index), "source_images": len(cls)}
             for index, cls in enumerate(dataset.classes)
         ],
     }

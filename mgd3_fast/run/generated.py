@@ -18,12 +18,13 @@ from mgd3_engine import GuidedSampler, ModeGuidance, image_seed, image_seeds
 from mgd3_fast.config import DistillConfig
 from mgd3_fast.devices import autoencoder_dtype, device_name
 from mgd3_fast.generators import SamplingDefaults, for_run
+from mgd3_fast.modes import choose_discovery
 from mgd3_fast.run.decoding import DecodeQueue
-from mgd3_fast.run.discovery import ModeSource, discovery_of
+from mgd3_fast.run.discovery import ModeSource, given_modes
 from mgd3_fast.run.run import Run, dataset_settings, layout_for
 from mgd3_fast.run.sampler import class_ids, make_sampler, mode_guidance, start_strength
 from mgd3_fast.run.sources import Sources, open_sources
-from mgd3_fast.run.trace import TraceRequest, requested_trace, write_trace
+from mgd3_fast.run.trace import requested_trace
 from mgd3_fast.writers import MODES, Layout, PngWriter
 
 if TYPE_CHECKING:
@@ -41,7 +42,6 @@ class GeneratedImages(ModeSource):
         class_ids: The generator's class id of each class of the run.
         guidance: Mode guidance, or None where it is off.
         sampler: Makes latents, in batches of `sampler.batch_shape` rows.
-        trace: Images whose way is to be drawn, or None.
     """
 
     config: DistillConfig
@@ -50,7 +50,6 @@ class GeneratedImages(ModeSource):
     class_ids: tuple[int, ...]
     guidance: ModeGuidance | None
     sampler: GuidedSampler
-    trace: TraceRequest | None
     kept: str = "finished latents and modes"
 
     @property
@@ -189,12 +188,6 @@ class GeneratedImages(ModeSource):
         """Count the steps on which mode guidance acts: those with index above `t_stop`."""
         return self.sampling.steps - 1 - self.guidance.t_stop if self.guidance else 0
 
-    def illustrate(self, run: Run[Any]) -> None:
-        """Draw the way to the images that `trace` names."""
-        if self.trace is not None:
-            with run.timings.measure("trace"):
-                write_trace(run, self.trace)
-
     def describe(self) -> str:
         """Say in two lines what is about to be done."""
         sampling = self.sampling
@@ -235,14 +228,14 @@ def open_generated(config: DistillConfig, progress: Progress) -> GeneratedImages
     source = GeneratedImages(
         config=config,
         sources=sources,
-        discovery=discovery_of(config, sources),
+        discovery=choose_discovery(config, sources.device, given_modes(config)),
         sampling=sampling,
         layout=layout,
         class_ids=class_ids(sources, progress),
         guidance=guidance,
         sampler=sampler,
-        trace=requested_trace(config, layout, sampling),
     )
+    requested_trace(config, layout, sampling)  # a wrong one is found before any work
     progress.note(source.describe())
     return source
 

@@ -29,16 +29,8 @@ _USUAL_RESOLUTION = 256
 
 
 @dataclass(frozen=True)
-class Choices:
-    """The chosen images of every class, each chosen when it is first asked for.
-
-    Args:
-        config: Method, images per class, seed and what to do about bad images.
-        dataset: The classes.
-        folder: Keeps the choice of each class for later calls and other shards.
-        bad_images: Receives images that were left out.
-        found: Receives the choice of each class.
-    """
+class _Choices:
+    """The chosen images of every class, chosen or taken up when they are first asked for."""
 
     config: DistillConfig
     dataset: Dataset
@@ -52,17 +44,7 @@ class Choices:
         return self.dataset.class_names
 
     def of(self, class_index: int) -> Selection:
-        """Take up the choice of a class, or make it.
-
-        Args:
-            class_index: Place of the class in the run.
-
-        Returns:
-            Its chosen images.
-
-        Raises:
-            UserError: Too few images are good, or one is bad and must not be.
-        """
+        """Chosen images of the class at a place in the run."""
         if class_index not in self.found:
             self.found[class_index] = self._kept_or_made(class_index)
         return self.found[class_index]
@@ -122,11 +104,11 @@ class RealImages:
         """Do nothing: images are compared by their pixels."""
         return []
 
-    def find_modes(self, run: Run[Any], classes: Sequence[int]) -> Choices:
+    def find_modes(self, run: Run[Any], classes: Sequence[int]) -> _Choices:
         """Prepare to choose."""
-        return Choices(self.config, self.dataset, run.folder)
+        return _Choices(self.config, self.dataset, run.folder)
 
-    def make_images(self, run: Run[Any], images: Sequence[int], modes: Choices) -> list[dict[str, str]]:
+    def make_images(self, run: Run[Any], images: Sequence[int], modes: _Choices) -> list[dict[str, str]]:
         """Choose the images of each class, and write those that are to be written.
 
         Args:
@@ -156,11 +138,11 @@ class RealImages:
                 writer.close()
         return left_out(modes.bad_images)
 
-    def save_modes(self, run: Run[Any], modes: Choices) -> tuple[str, ...]:
+    def save_modes(self, run: Run[Any], modes: _Choices) -> tuple[str, ...]:
         """Write nothing: the manifest names the chosen images."""
         return ()
 
-    def origin(self, modes: Choices, image: int) -> dict[str, Any]:
+    def origin(self, modes: _Choices, image: int) -> dict[str, Any]:
         """Tell which real image an image is."""
         class_index, place = self.layout.place(image)
         chosen = modes.of(class_index)
@@ -173,9 +155,6 @@ class RealImages:
     def sections(self) -> dict[str, Any]:
         """Say that there is no guidance and no generator."""
         return {"guidance": None, "generator": {"name": None, "resolution": self.resolution}}
-
-    def illustrate(self, run: Run[Any]) -> None:
-        """Draw nothing: the images come about in one step."""
 
 
 def open_real_images(config: DistillConfig, progress: Progress) -> RealImages:

@@ -51,7 +51,7 @@ def what_is_left(run: Run[ImageSource]) -> Left:
     if manifest is None:
         done = folder.intact(folder.finished()[0], block, run.progress)
     else:
-        done, damaged = finished_digests(folder, manifest, run.progress)
+        done, damaged = _compared(folder, manifest, run.progress)
         if not damaged:
             folder.clear()
             return Left([], manifest, True, done)
@@ -59,19 +59,10 @@ def what_is_left(run: Run[ImageSource]) -> Left:
     return Left([image for image in block if image not in done], manifest, False, done)
 
 
-def finished_digests(
+def _compared(
     folder: RunFolder, manifest: dict[str, Any], progress: Progress
 ) -> tuple[dict[int, str], list[str]]:
-    """Compare a finished run's files with its manifest; damaged files beside the images are removed.
-
-    Args:
-        folder: The output folder.
-        manifest: Its manifest.
-        progress: Receives a bar when there are many images.
-
-    Returns:
-        sha256 of the images that are intact, by image number, and the files that are missing or damaged.
-    """
+    """sha256 of the intact images of a finished run by number; files missing or damaged, others removed."""
     recorded = {image: record["sha256"] for image, record in enumerate(manifest["images"])}
     intact = folder.intact(recorded, range(len(folder.layout)), progress)
     damaged = [folder.layout.file(image) for image in recorded if image not in intact]

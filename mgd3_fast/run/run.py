@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
@@ -17,9 +19,34 @@ if TYPE_CHECKING:
     from mgd3_fast.config import DistillConfig
     from mgd3_fast.datasets import BadImage, Dataset
     from mgd3_fast.progress import Progress
-    from mgd3_fast.run.timings import Timings
 
 S = TypeVar("S", covariant=True)
+
+
+class Timings:
+    """Adds up seconds of wall time by stage name."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._started = time.perf_counter()
+
+    @contextmanager
+    def measure(self, stage: str) -> Iterator[None]:
+        """Add the time of a `with` block to a stage, also when the block raises."""
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.add(stage, time.perf_counter() - started)
+
+    def add(self, stage: str, seconds: float) -> None:
+        """Add seconds to a stage."""
+        self.seconds[stage] = self.seconds.get(stage, 0.0) + seconds
+
+    def rounded(self) -> dict[str, float]:
+        """Return seconds by stage, to the millisecond, and the total since the start."""
+        stages = {stage: round(seconds, 3) for stage, seconds in self.seconds.items()}
+        return {**stages, "total": round(time.perf_counter() - self._started, 3)}
 
 
 @dataclass(frozen=True)
@@ -43,6 +70,18 @@ class Run(Generic[S]):
         """The image list."""
         return self.folder.layout
 
+    def session(self, shard: str, device: str) -> dict[str, Any]:
+        """Record what this process runs on, for journal and manifest; its times come when it is done."""
+        return {
+            "id": uuid.uuid4().hex[:12],
+            "started": datetime.now(timezone.utc).isoformat(timespec="milliseconds"),
+            "shard": shard,
+            "device": device,
+            "versions": versions(),
+            "images": None,
+            "timings_s": None,
+        }
+
 
 class ImageSource(Protocol):
     """Where the images of a run come from.
@@ -54,62 +93,46 @@ class ImageSource(Protocol):
     @property
     def config(self) -> DistillConfig:
         """What was asked for."""
-        ...
 
     @property
     def layout(self) -> Layout:
         """The image list."""
-        ...
 
     @property
     def kept(self) -> str:
         """What an interrupted run keeps besides images."""
-        ...
 
     @property
     def dataset(self) -> Dataset:
         """The classes of the run."""
-        ...
 
     @property
     def device(self) -> str:
         """Name of the device that makes the images."""
-        ...
 
     def settings(self) -> dict[str, Any]:
         """Name what decides the images; runs into one output folder must agree on all of it."""
-        ...
 
     def encode(self, run: Run[Any], classes: Sequence[int]) -> list[dict[str, str]]:
         """Bring what the modes of some classes need into the cache, and return which images are left out.
 
         The output folder is not touched: a bad image is found before anything is written there.
         """
-        ...
 
     def find_modes(self, run: Run[Any], classes: Sequence[int]) -> Any:
         """Load, take up or find what stands for some classes, of which it has the `class_names`."""
-        ...
 
     def make_images(self, run: Run[Any], images: Sequence[int], modes: Any) -> list[dict[str, str]]:
         """Make and write some images, and return which source images were left out."""
-        ...
 
     def save_modes(self, run: Run[Any], modes: Any) -> tuple[str, ...]:
         """Write the modes of a complete run into its folder, and name the files."""
-        ...
 
     def origin(self, modes: Any, image: int) -> dict[str, Any]:
         """Tell what an image was made from: `weight`, `source_index` and `seed` of its manifest record."""
-        ...
 
     def sections(self) -> dict[str, Any]:
         """Describe guidance and generator for the manifest."""
-        ...
-
-    def illustrate(self, run: Run[Any]) -> None:
-        """Draw what was asked for beside the images of a complete run."""
-        ...
 
 
 def layout_for(config: DistillConfig, dataset: Dataset) -> Layout:
@@ -150,27 +173,6 @@ def dataset_settings(config: DistillConfig, dataset: Dataset) -> dict[str, Any]:
         "ipc": config.ipc,
         "seed": config.seed,
         "format": layout_of(config.format),
-    }
-
-
-def new_session(shard: str, device: str) -> dict[str, Any]:
-    """Record what this process runs on; its times are added when it is done.
-
-    Args:
-        shard: I/N.
-        device: Where, with its name.
-
-    Returns:
-        A record for the journal and the manifest.
-    """
-    return {
-        "id": uuid.uuid4().hex[:12],
-        "started": datetime.now(timezone.utc).isoformat(timespec="milliseconds"),
-        "shard": shard,
-        "device": device,
-        "versions": versions(),
-        "images": None,
-        "timings_s": None,
     }
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from PIL import Image, ImageDraw, ImageFont
@@ -52,21 +52,10 @@ class CleanLatents:
         return torch.zeros_like(state.x_t)
 
 
-@dataclass(frozen=True)
-class TraceRequest:
-    """What is to be traced.
-
-    Args:
-        images: Image numbers of the run.
-        stops: Each t_stop, 0..S, ascending; S is no guidance.
-    """
-
-    images: tuple[int, ...]
-    stops: tuple[int, ...]
-
-
-def requested_trace(config: DistillConfig, layout: Layout, sampling: SamplingDefaults) -> TraceRequest | None:
-    """Find out what a run is asked to trace, before anything is made.
+def requested_trace(
+    config: DistillConfig, layout: Layout, sampling: SamplingDefaults
+) -> tuple[list[int], list[int]]:
+    """Find out what a run is asked to trace.
 
     Args:
         config: Images and values of t_stop, as they were written.
@@ -74,7 +63,7 @@ def requested_trace(config: DistillConfig, layout: Layout, sampling: SamplingDef
         sampling: Steps and t_stop of the run.
 
     Returns:
-        Images and values of t_stop; None for no trace.
+        Image numbers of the run, none for no trace; and each t_stop, 0..S, ascending, where S is no guidance.
 
     Raises:
         UserError: A class is not in the run or has fewer images, or a t_stop is out of range.
@@ -85,37 +74,37 @@ def requested_trace(config: DistillConfig, layout: Layout, sampling: SamplingDef
             raise UserError(f"trace must name classes of the run, such as {names[0]}, got {name!r}")
         if mode >= ipc:
             raise UserError(f"trace must name images 0 to {ipc - 1} of a class, got {name}/{mode}")
-    stops = config.stops_traced(sampling.steps, sampling.t_stop)
-    images = tuple(names.index(name) * ipc + mode for name, mode in wanted)
-    return TraceRequest(images, tuple(stops)) if images else None
+    images = [names.index(name) * ipc + mode for name, mode in wanted]
+    return images, config.stops_traced(sampling.steps, sampling.t_stop)
 
 
-def write_trace(run: Run[GeneratedImages], request: TraceRequest) -> Path:
+def write_trace(run: Run[Any]) -> Path:
     """Sample the images for every t_stop and draw what was predicted on the way (MGD3, figure 11).
 
     With the run's own t_stop the last picture of a row is the image of the run, up to the rounding of another
     batch size and backend.
 
     Args:
-        run: The run, complete.
-        request: What to trace.
+        run: A complete run whose images are generated.
 
     Returns:
         `OUT/trace.png`: a row per image and t_stop, a column per step; a line stands where guidance stops.
     """
-    source, S = run.source, run.source.sampling.steps
+    source: GeneratedImages = run.source
+    S = source.sampling.steps
+    images, stops = requested_trace(source.config, source.layout, source.sampling)
     modes = ModeSet.load(run.folder.out / MODES)
     columns = min(MOST_COLUMNS, S)
     steps = [round((S - 1) * (1 - k / max(1, columns - 1))) for k in range(columns)]
     rows: list[Tensor] = []  # per t_stop: uint8 [steps, N, H, W, 3]
-    with run.progress.stage("trace", total=len(request.stops), unit="t_stop") as bar:
-        for stop in request.stops:
-            by_step = _clean_latents(source, modes, request.images, stop)
+    with run.progress.stage("trace", total=len(stops), unit="t_stop") as bar:
+        for stop in stops:
+            by_step = _clean_latents(source, modes, images, stop)
             rows.append(_decoded(source, torch.stack([by_step[step] for step in steps])))
             bar.advance()
-    places = [run.layout.place(image) for image in request.images]
+    places = [run.layout.place(image) for image in images]
     titles = [f"class {run.layout.class_names[c]}, image {mode}" for c, mode in places]
-    sheet = _draw(torch.stack(rows), titles, request.stops, steps)
+    sheet = _draw(torch.stack(rows), titles, stops, steps)
     target = run.folder.out / TRACE
     with renamed(target) as unfinished:
         sheet.save(unfinished, format="PNG")
