@@ -22,9 +22,10 @@ from mgd3_fast.datasets import imagenet_classes
 from mgd3_fast.errors import Interrupted, UserError
 from mgd3_fast.generators.autoencoder import KLAutoencoder
 from mgd3_fast.modes import ModeSet
+from mgd3_fast.progress import SILENT
 from mgd3_fast.run import discovery, distillation, encoding, finishing, generated
 from mgd3_fast.run.discovery import discover
-from mgd3_fast.run.distillation import DistilledDataset, distill
+from mgd3_fast.run.distillation import DistilledDataset, distill, prepare
 from mgd3_fast.run.encoding import encode
 from mgd3_fast.run.generated import GeneratedImages
 from mgd3_fast.run.sampler import batch_rows
@@ -214,6 +215,32 @@ def test_killed_anywhere_it_ends_the_same(
     run(tmp_path / "out")
     assert contents(tmp_path / "out") == contents(whole)
     assert not (tmp_path / "out" / WORK).exists()
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"method": "kmeans-closest", "generator": "auto"}], ids=["mgd3", "real"]
+)
+def test_every_unit_can_be_done_twice(
+    run: Callable[..., DistilledDataset],
+    tiny_generator: Path,
+    pictures: Path,
+    tmp_path: Path,
+    options: dict[str, Any],
+) -> None:
+    settings: dict[str, Any] = {"dataset": str(pictures), "generator": str(tiny_generator), "ipc": 2}
+    prepared = prepare(DistillConfig(out=tmp_path / "units", **settings | options), SILENT)
+    source, layout = prepared.source, prepared.layout
+    with prepared.folder.open():
+        for unit in (0, 1, 2, 1):
+            source.encode(prepared, [unit])
+        for image in (5, 0, 1, 2, 3, 4, 3):
+            modes = source.find_modes(prepared, layout.classes_of([image]))
+            source.make_images(prepared, [image], modes)
+        manifest, missing = distillation.finish(prepared, modes)
+    assert manifest is not None
+    assert missing == 0
+    run(tmp_path / "whole", ipc=2, **{"batch_size": "auto", **options})
+    assert contents(tmp_path / "units") == contents(tmp_path / "whole")
 
 
 def test_resuming_makes_only_what_is_missing(run: Callable[..., DistilledDataset], tmp_path: Path) -> None:

@@ -20,12 +20,14 @@ from encoders import PoolingEncoder, array_dataset
 from sklearn.cluster import KMeans
 from torch import Tensor
 
+from mgd3_fast.config import DiscoverConfig
 from mgd3_fast.datasets import Dataset
 from mgd3_fast.errors import UserError
 from mgd3_fast.latents import LatentStore, encode_dataset
 from mgd3_fast.modes import (
     Discovery,
     ModeSet,
+    choose_discovery,
     choose_runner,
     discover_modes,
     kmeans_runner,
@@ -35,6 +37,7 @@ from mgd3_fast.modes import (
 from mgd3_fast.modes.class_chunks import Chunk, read_chunks, split_into_chunks
 from mgd3_fast.modes.discovering import classes_without_modes
 from mgd3_fast.modes.kmeans_runners import MOST_TRITON_CLUSTERS, NO_RUNNER
+from mgd3_fast.storage.tensor_files import save_tensors
 from mgd3_kernels import batched_kmeans
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda:0")
@@ -154,6 +157,26 @@ class TestChoice:
 
     def test_cuml_where_it_is_installed(self, cuml: list[RecordingKMeans]) -> None:
         assert choose_runner("cuml", "kmeans", 300, CUDA).name == "cuml"
+
+    @pytest.mark.parametrize(
+        ("options", "runner"),
+        [
+            ({}, "cuml"),
+            ({"kmeans": "sklearn"}, "sklearn"),
+            ({"discovery": "gmm"}, NO_RUNNER),
+        ],
+    )
+    def test_auto_is_what_made_the_given_modes(
+        self, tmp_path: Path, options: dict[str, str], runner: str
+    ) -> None:
+        given = tmp_path / "modes.safetensors"
+        save_tensors(given, {"modes": torch.zeros(1)}, {"kmeans": "cuml"})
+        config = DiscoverConfig(dataset="mnist5k", ipc=3, seed=7, out=tmp_path, **options)
+        found = choose_discovery(config, CPU, given)
+        assert (found.runner, found.kmeans) == (runner, runner)
+        assert (found.method, found.ipc, found.seed) == (config.discovery, 3, 7)
+        other = choose_discovery(config, CPU, tmp_path / "missing").runner
+        assert other == ("sklearn" if runner == "cuml" else runner)
 
     def test_runner_by_name(self, monkeypatch: pytest.MonkeyPatch) -> None:
         with pytest.raises(UserError, match="kmeans must be one of auto, sklearn, cuml, triton, got 'faiss'"):

@@ -98,7 +98,7 @@ class ModeSource:
         if lacking is not None:
             with run.timings.measure("encode"):
                 encode_latents(self.sources, lacking, self.config.on_bad_image, run.progress)
-            run.progress.note(f"discover: {wanted.method}, K-means engine {wanted.runner} ({wanted.reason})")
+            run.progress.note(f"discover: {wanted.method}, K-means runner {wanted.runner} ({wanted.reason})")
         with run.timings.measure("discover"):
             return discover_modes(
                 dataset,
