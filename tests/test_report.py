@@ -232,6 +232,21 @@ def test_mistakes_are_one_line(finished, config, pictures, tmp_path, capsys):
     assert not (tmp_path / "report.html").exists()
 
 
+@pytest.mark.parametrize(
+    "edited",
+    [{"settings": {}}, {"guidance": 5}, {"sessions": [{}]}, {"sessions": [{"timings_s": 5}]}],
+    ids=["settings", "guidance", "session", "timings"],
+)
+def test_an_edited_manifest_is_one_line(finished, config, tmp_path, edited):
+    run = tmp_path / "edited"
+    shutil.copytree(finished, run)
+    path = run / "manifest.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **edited}))
+    with pytest.raises(UserError, match="manifest must be whole, got a damaged one in") as caught:
+        write_report(config(folder=run, map="off"))
+    assert "\n" not in str(caught.value)
+
+
 def test_large_pictures_become_small_ones():
     wide = Image.fromarray(np.random.default_rng(0).integers(0, 256, (300, 600, 3), dtype=np.uint8))
     assert decoded(data_url(wide)).size == (112, 56)

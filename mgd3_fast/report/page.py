@@ -68,6 +68,8 @@ def write_report(config: ReportConfig, progress: Progress = SILENT) -> Path:
     Raises:
         UserError: The folder holds no finished run, an image is missing, or what was named does not fit.
     """
+    import jinja2
+
     folder = Path(config.folder)
     run = read_run(folder, "folder")
     target = folder / REPORT if config.out is None else Path(config.out)
@@ -86,7 +88,10 @@ def write_report(config: ReportConfig, progress: Progress = SILENT) -> Path:
             bar.advance()
     for note in notes:
         progress.note(note)
-    page = _render(run, classes, measured, evaluations, notes)
+    try:
+        page = _render(run, classes, measured, evaluations, notes)
+    except (jinja2.UndefinedError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"manifest must be whole, got a damaged one in {folder}: {error}") from error
     target.parent.mkdir(parents=True, exist_ok=True)
     with renamed(target) as unfinished:
         unfinished.write_text(page, encoding="utf-8")

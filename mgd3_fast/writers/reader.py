@@ -156,6 +156,12 @@ def _of_manifest(path: Path, manifest: dict[str, Any]) -> LabelledFolder:
     names = _full_list(described, manifest["classes"])
     images = [_recorded(path, record) for record in manifest["images"]]
     images.sort(key=lambda image: (image.label, image.index))
+    listed, held = {one["name"] for one in manifest["classes"]}, {image.class_name for image in images}
+    if listed != held:
+        raise UserError(
+            f"classes must be those of the images, got {min(listed ^ held)!r} on one side only"
+            f" in the manifest of {path}"
+        )
     for image in (images[0], images[-1]):
         if not 0 <= image.label < len(names):
             raise UserError(
