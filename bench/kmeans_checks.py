@@ -292,7 +292,7 @@ def check_kmeans_tiles(setting: Setting) -> dict[str, Any]:
 
     tiles = {"assign": ASSIGN_TILES, "one_start_center": TRIAL_TILES, "update": UPDATE_TILES}
     in_use = {
-        "assign": launches.assign_tile(50),
+        "assign": launches.assign_tile(50, 4096),
         "one_start_center": start.TRIAL_TILE,
         "update": launches.UPDATE_TILE,
     }
@@ -305,7 +305,7 @@ def check_kmeans_tiles(setting: Setting) -> dict[str, Any]:
         for tile in options:
             in_use[name].update(tile)
             if name == "assign":
-                launches.assign_tile = lambda _, tile=tile: tile | {"enable_fp_fusion": True}
+                launches.assign_tile = lambda *_, tile=tile: tile | {"enable_fp_fusion": True}
             label = " ".join(f"{key} {size}" for key, size in tile.items())
             figures[name][label] = time_tile(name)
         in_use[name].update(kept)

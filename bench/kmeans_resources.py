@@ -32,7 +32,7 @@ FLOATS = (
 )
 
 
-def kernels_of(clusters: int) -> dict[str, tuple[Any, dict[str, Any]]]:
+def kernels_of(clusters: int, D: int) -> dict[str, tuple[Any, dict[str, Any]]]:
     """Every kernel of a call with so many clusters, and the constants and options it is launched with."""
     trials = trial_uniforms(clusters, 0).shape[1]
     T = triton.next_power_of_2(trials)
@@ -42,7 +42,7 @@ def kernels_of(clusters: int) -> dict[str, tuple[Any, dict[str, Any]]]:
         "center": (start._center_kernel, start.CENTER_TILE),
         "trial": (start._trial_kernel, start.TRIAL_TILE | {"T": T}),
         "choose": (start._choose_kernel, start.CHOOSE_TILE | {"T": T, "TRIALS": trials}),
-        "assign": (lloyd.assign_kernel, launches.assign_tile(clusters)),
+        "assign": (lloyd.assign_kernel, launches.assign_tile(clusters, D)),
         "count": (members.count_kernel, one_hot),
         "distance-where-empty": (
             lloyd.distance_kernel,
@@ -72,13 +72,15 @@ def main() -> None:
     parser.add_argument("--clusters", type=int, default=50)
     parser.add_argument("--dtype", choices=("fp32", "fp16"), default="fp32", help="of the features")
     parser.add_argument("--odd", action="store_true", help="D is no multiple of 16")
-    parser.add_argument("--kernels", nargs="+", choices=kernels_of(1), default=list(kernels_of(1)))
+    parser.add_argument(
+        "--kernels", nargs="+", choices=kernels_of(1, 4096), default=list(kernels_of(1, 4096))
+    )
     parser.add_argument("--assign-cc", type=int, nargs="+", default=[], help="only the assignment for these")
     parser.add_argument("--json", action="store_true", help="print one JSON object per line")
     args = parser.parse_args()
     pairs = [(name, capability) for capability in args.cc for name in args.kernels]
     for name, capability in [*pairs, *(("assign", capability) for capability in args.assign_cc)]:
-        kernel, arguments = kernels_of(args.clusters)[name]
+        kernel, arguments = kernels_of(args.clusters, 4097 if args.odd else 4096)[name]
         compiled = compile_kernel(kernel, arguments, capability, args.dtype, not args.odd)
         found = {"variant": name, "clusters": args.clusters, "dtype": args.dtype, **arguments}
         found |= resources_of(compiled, capability)

@@ -18,7 +18,8 @@ from mgd3_engine.backends import BackendRequest, create_backend
 from mgd3_engine.dit import DiT, DiTConfig, dit_config, float8, float8_linears, model
 from mgd3_engine.dit.float8 import Float8Linear, missing_float8
 from mgd3_engine.dit.layers import TokenLinear
-from mgd3_fast import DistillConfig, distill, sources
+from mgd3_fast import DistillConfig, distill
+from mgd3_fast.run import sources
 from mgd3_kernels import quantise_rows
 from mgd3_kernels.quantise import FLOAT8, LARGEST
 

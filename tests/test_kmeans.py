@@ -131,7 +131,7 @@ def set_tiles(monkeypatch: pytest.MonkeyPatch, N: int, K: int, D: int) -> None:
                 monkeypatch.setitem(tile, name, size)
     assign_tile, members_tile = lloyd.assign_tile, lloyd.members_tile
     sizes = {"BLOCK_N": N, "BLOCK_K": K, "BLOCK_D": D}
-    monkeypatch.setattr(lloyd, "assign_tile", lambda clusters: assign_tile(clusters) | sizes)
+    monkeypatch.setattr(lloyd, "assign_tile", lambda clusters, D: assign_tile(clusters, D) | sizes)
     monkeypatch.setattr(lloyd, "members_tile", lambda width: members_tile(width) | {"BLOCK_N": N})
 
 
