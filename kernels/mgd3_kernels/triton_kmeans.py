@@ -42,8 +42,8 @@ def assign_tile(num_clusters: int, D: int) -> dict[str, int]:
     """Tile of the assignment: rows, clusters and features; more clusters are walked through in turn."""
     width = min(64, max(16, int(triton.next_power_of_2(num_clusters))))
     # 200 classes, K = 50, on an H200: 2.03 ms with 64 rows and 4 warps, 2.46 with 128 and 8. 128 rows and 4
-    # warps take 2.07, but spill 184 to 320 bytes on 8.0, 8.6 and 12.0; so do 64 rows, 192 bytes, where D is no
-    # multiple of 16. Fewer clusters were not timed.
+    # warps take 2.07, but spill 184 to 320 bytes on 8.0, 8.6 and 12.0; 64 rows 192, where D is no multiple of
+    # 16. Fewer clusters were not timed.
     rows, warps, stages = (64, 4, 4) if width == 64 and D % 16 == 0 else (128, 4 if width == 16 else 8, 3)
     return {
         "BLOCK_N": rows,
