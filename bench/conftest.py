@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import shlex
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-sys.path.append(str(Path(__file__).parent.parent / "tests"))
-
 
 def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: dict[str, Any]) -> None:
-    from machine import describe_machine
-    from measuring import SIZE
+    from bench.machine import describe_machine
+    from bench.measuring import SIZE
 
     words = [str(word) for word in config.invocation_params.args if "--benchmark-json" not in str(word)]
     command = shlex.join([f"BENCH_SIZE={SIZE}", "pytest", *words])

@@ -7,8 +7,7 @@ import platform
 from pathlib import Path
 from typing import Any
 
-from gpu_checks import describe_machine as describe_gpu_machine
-
+from bench.gpu.checks import describe_machine as describe_gpu_machine
 from mgd3_fast.versions import installed_version
 
 PACKAGES = ("torch", "triton", "diffusers", "onnxruntime", "tensorrt-rtx", "scikit-learn")

@@ -1,11 +1,11 @@
 """Run the benchmarks at full size, or take a finished run, and keep their figures in bench/results/.
 
-    python bench/record.py                              # all of bench/
-    python bench/record.py bench/bench_sampler.py       # some
-    python bench/record.py --from run.json              # what pytest --benchmark-json=run.json wrote
+    python -m bench.record                              # all of bench/
+    python -m bench.record bench/speed/bench_sampler.py       # some
+    python -m bench.record --from run.json              # what pytest --benchmark-json=run.json wrote
 
 A result is a JSON file of flat records, one per figure and line, each with its device, versions, commit and
-command. `bench/table.py` makes the README's table of them.
+command. `bench/speed/table.py` makes the README's table of them.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Write a generator folder with random weights, to rehearse runs whose pictures do not matter.
 
-python bench/tiny_generator.py OUT --classes 1000
+python -m bench.tiny_generator OUT --classes 1000
 """
 
 from __future__ import annotations

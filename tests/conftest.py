@@ -13,7 +13,8 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # before torch is imported, and for the
 
 import pytest
 import torch
-from pictures import photo
+
+from tests.fakes.pictures import photo
 
 if not torch.cuda.is_available():
     # Triton's own functions can be interpreted only if they could be when Triton was first imported.
@@ -21,15 +22,12 @@ if not torch.cuda.is_available():
         patch.setenv("TRITON_INTERPRET", "1")
         import triton.language  # noqa: F401
 
-# The made-up generator and trees of the benchmarks serve the tests too.
-sys.path.append(str(Path(__file__).parent.parent / "bench"))
-
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--record-golden",
         action="store_true",
-        help="write tests/golden/ anew from what test_golden.py finds, instead of comparing with it",
+        help="write tests/golden/records/ anew from what test_golden.py finds, instead of comparing with it",
     )
 
 
@@ -63,7 +61,7 @@ def without_triton(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="session")
 def tiny_generator(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A generator folder with random weights: 16 px, 3 classes whose names it does not know, 4 steps."""
-    from tiny_generator import make_tiny_generator
+    from bench.tiny_generator import make_tiny_generator
 
     folder = tmp_path_factory.mktemp("generators") / "tiny"
     make_tiny_generator(folder, 3)

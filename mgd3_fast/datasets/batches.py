@@ -1,8 +1,8 @@
 """Decode, crop and batch images on worker threads; only a few batches are in memory at any time.
 
 Threads, not processes: Pillow releases the interpreter's lock while it decodes and resizes, so threads are
-as fast (`bench/bench_encode.py` measures both), and they need no shared memory, no forking beside CUDA, and
-no start-up per class.
+as fast (`bench/speed/bench_encode.py` measures both), and they need no shared memory, no forking beside
+CUDA, and no start-up per class.
 
 Shape letters: B images, R pixels a side.
 """
