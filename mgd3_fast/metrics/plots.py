@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mgd3_engine.files.renaming import renamed
-from mgd3_fast.errors import UserError
+from mgd3_fast.errors import UserError, printable
 from mgd3_fast.metrics.measuring import FolderMeasures, Measured, Points
 from mgd3_fast.pictures.style import own_style
 
@@ -60,7 +60,7 @@ def _maps(measured: Measured, chosen: Sequence[int]) -> Figure:
         _scatter(axes, drawn.real, s=6, color="0.75", linewidths=0, label="real")
         for place, (folder, points) in enumerate(zip(measured.folders, drawn.synthetic, strict=True)):
             look = _look(place) | {"edgecolor": "white", "linewidths": 0.6}
-            _scatter(axes, points, s=28, label=folder.name, **look)
+            _scatter(axes, points, s=28, label=printable(folder.name), **look)
         axes.set(title=drawn.class_name, xticks=[], yticks=[], aspect="equal", adjustable="datalim")
     _legend(figure, panels[0])
     return figure
@@ -73,7 +73,7 @@ def _classes(folders: Sequence[FolderMeasures]) -> Figure:
         axes.scatter(
             [one["diversity"] for one in scores],
             [one["representativeness"] for one in scores],
-            label=folder.name,
+            label=printable(folder.name),
             alpha=0.85,
             **_look(place),
         )
@@ -88,9 +88,13 @@ def _images(measured: Measured, chosen: Sequence[int]) -> Figure:
         for place, folder in enumerate(measured.folders):
             one = folder.classes[name]
             axes.scatter(
-                one.image_diversity, one.image_representativeness, s=18, label=folder.name, **_look(place)
+                one.image_diversity,
+                one.image_representativeness,
+                s=18,
+                label=printable(folder.name),
+                **_look(place),
             )
-        axes.set_title(name)
+        axes.set_title(printable(name))
     figure.supxlabel("diversity")
     figure.supylabel("representativeness")
     _legend(figure, panels[0])
@@ -102,7 +106,7 @@ def _folders(folders: Sequence[FolderMeasures]) -> Figure:
     for place, folder in enumerate(folders):
         point = folder.mean["diversity"], folder.mean["representativeness"]
         axes.scatter(*point, s=60, **_look(place))
-        axes.annotate(folder.name, point, xytext=(7, 4), textcoords="offset points")
+        axes.annotate(printable(folder.name), point, xytext=(7, 4), textcoords="offset points")
     axes.margins(0.25)
     return figure
 
