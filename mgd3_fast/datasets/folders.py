@@ -70,7 +70,8 @@ def open_image_folder(
     names = sorted(by_name)
     labels = list(range(len(names))) if classes is None else select_classes(classes, names)
     found, notes = scan_classes(root, names, labels, progress, by_name)
-    return Dataset(name, found, tuple(names), split, str(root), [*order_notes(names), *notes])
+    notes = [*order_notes(names), *_dangling_notes(root), *notes]
+    return Dataset(name, found, tuple(names), split, str(root), notes)
 
 
 def class_folders(root: Path) -> list[str]:
@@ -153,6 +154,19 @@ def left_out_notes(left_out: Mapping[str, int]) -> list[str]:
     kinds = sorted(left_out.items(), key=lambda kind: (-kind[1], kind[0]))
     files = "1 file was" if count == 1 else f"{count:,} files were"
     return [f"{files} left out: {listed(f'{times:,} {suffix}' for suffix, times in kinds)}"]
+
+
+def _dangling_notes(root: Path) -> list[str]:
+    """A note where class folders may be missing."""
+    dangling = sorted(path.name for path in root.iterdir() if path.is_symlink() and not path.exists())
+    if not dangling:
+        return []
+    links = (
+        "1 link that leads nowhere is no class"
+        if len(dangling) == 1
+        else (f"{len(dangling):,} links that lead nowhere are no classes")
+    )
+    return [f"{links}: {listed(dangling)}"]
 
 
 def _image_files(folder: str, prefix: str, left_out: Counter[str]) -> Iterator[ScannedFile]:

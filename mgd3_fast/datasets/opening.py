@@ -16,6 +16,7 @@ from mgd3_fast.datasets.shard_index import index_path, read_index, stream_shards
 from mgd3_fast.datasets.streams import ImageStream
 from mgd3_fast.errors import UserError
 from mgd3_fast.progress import SILENT, Progress
+from mgd3_fast.storage.cache import expanded
 
 DATASET_NAMES = (*IMAGENET_NAMES, "mnist5k")
 
@@ -83,7 +84,7 @@ def open_source(
         UserError: As `open_dataset`.
     """
     if spec in IMAGENET_NAMES:
-        folder = None if data_dir is None else Path(data_dir).expanduser()
+        folder = None if data_dir is None else expanded(data_dir)
         return open_imagenet(spec, folder, classes, split, progress, cache_dir)
     if data_dir is not None:
         raise UserError(f"data_dir must be left out unless dataset is an ImageNet name, got dataset {spec!r}")
@@ -110,7 +111,7 @@ def _known(
 
 
 def _open_folder(spec: str, classes: str | None, split: str, progress: Progress) -> Dataset:
-    path = Path(spec).expanduser()
+    path = expanded(spec)
     if path.is_dir():
         return open_image_folder(path, classes, split, progress)
     if path.exists():

@@ -61,7 +61,9 @@ def _maps(measured: Measured, chosen: Sequence[int]) -> Figure:
         for place, (folder, points) in enumerate(zip(measured.folders, drawn.synthetic, strict=True)):
             look = _look(place) | {"edgecolor": "white", "linewidths": 0.6}
             _scatter(axes, points, s=28, label=printable(folder.name), **look)
-        axes.set(title=drawn.class_name, xticks=[], yticks=[], aspect="equal", adjustable="datalim")
+        axes.set(
+            title=printable(drawn.class_name), xticks=[], yticks=[], aspect="equal", adjustable="datalim"
+        )
     _legend(figure, panels[0])
     return figure
 

@@ -144,6 +144,15 @@ class TestTrainTar:
     def test_the_tar_itself_may_be_named(self, downloaded: Path, tmp_path: Path) -> None:
         assert len(opened(downloaded / "ILSVRC2012_img_train.tar", tmp_path)) == 30
 
+    def test_other_files_are_counted_now_and_when_the_index_is_read(self, tmp_path: Path) -> None:
+        files = {"1.JPEG": train_image(WNIDS[0], 1), "2.tif": b"", "3.gif": b"", ".DS_Store": b""}
+        tar = {f"{wnid}.tar": tar_bytes(files) for wnid in WNIDS}
+        (tmp_path / "ILSVRC2012_img_train.tar").write_bytes(tar_bytes(tar))
+        for _ in range(2):
+            dataset = opened(tmp_path, tmp_path)
+            assert dataset.counts == dict.fromkeys(WNIDS, 2)
+            assert "10 files were left out: 10 .gif" in dataset.notes
+
     def test_headers_are_read_once(
         self, downloaded: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
