@@ -103,7 +103,7 @@ def main() -> int:
         print(wanted, end="")
     elif wanted != page:
         print(
-            "last_results: GPU_CHECKS.md differs from bench/results; run bench/gpu/last_results.py --write",
+            "GPU_CHECKS.md differs from bench/results; run python -m bench.gpu.last_results --write",
             file=sys.stderr,
         )
         return 1
