@@ -77,7 +77,7 @@ def filled(page: str, sittings: Sequence[Sitting]) -> str:
         sittings: Oldest first.
 
     Returns:
-        The page; rows whose name stands in parentheses are not from `gpu_checks.py` and stay as they are.
+        The page; rows whose name stands in parentheses are not from `checks.py` and stay as they are.
     """
     lines = page.split("\n")
     heading = next(place for place, line in enumerate(lines) if line.startswith("| check |"))

@@ -1,4 +1,4 @@
-"""The sampler against its best rival on a GPU; `gpu_checks.py` runs this and writes what it returns.
+"""The sampler against its best rival on a GPU; `checks.py` runs this and writes what it returns.
 
 Needs diffusers beside torch, and is skipped without. Whether both give equal latents is `bench_sampler.py`'s
 part, where they have the same weights.
