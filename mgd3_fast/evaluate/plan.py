@@ -167,10 +167,10 @@ def _check_network(network: str, num_classes: int, size: int) -> None:
 
 def _notes(name: str, folder: LabelledFolder, dataset: Dataset) -> list[str]:
     """What makes figures of a folder less than they seem."""
+    notes = [f"{name}: {note}" for note in folder.notes]
     if not folder.manifest:
-        return []
+        return notes
     source = folder.manifest["dataset"]
-    notes = []
     if source["class_list_hash"] != dataset.class_list_hash:
         notes.append(f"{name} was distilled from {source['name']}, whose class list is another one")
     if dataset.split not in ("test", "val") and source["split"] == "train":
