@@ -4,12 +4,23 @@ from __future__ import annotations
 
 import io
 import os
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from mgd3_fast.cli.mistakes import one_line
+from mgd3_fast.datasets import describe, open_dataset
+from mgd3_fast.datasets.class_names import read_names
+from mgd3_fast.datasets.selector import select_classes
+from mgd3_fast.datasets.shard_index import ShardColumns, build_index
 from mgd3_fast.errors import LONGEST_LINE, UserError, listed, printable, shortened
+from mgd3_fast.generators.prompts import class_prompts, read_prompts
 from mgd3_fast.progress import Progress
+from mgd3_fast.writers.reader import read_classes, read_labelled
+from tests.fakes.encoders import array_dataset
+from tests.fakes.tars import tar_bytes
 
 
 @pytest.mark.parametrize(
@@ -54,3 +65,67 @@ def test_bytes_that_are_not_utf8_are_written_as_numbers() -> None:
     name = os.fsdecode(b"b\xe9te \xc3\xa9")
     assert printable(name) == "b\\xe9te é"
     assert str(UserError(f"class {name}")) == "class b\\xe9te é"
+
+
+MANY = [f"{'x' * 90}{number}" for number in range(1000)]
+
+
+def folders(root: Path) -> Path:
+    """A thousand class folders, each with a file of a kind of its own."""
+    for name in MANY:
+        (root / name).mkdir(parents=True)
+        (root / name / f"a.{name}").write_bytes(b"")
+    return root
+
+
+def one_sample(root: Path) -> Path:
+    (root / "t.tar").write_bytes(tar_bytes({f"a.{name}": b"" for name in MANY}))
+    return root
+
+
+def index_of(labels: list[str], names: list[str]) -> object:
+    columns = ShardColumns.of(labels, MANY[: len(labels)], [1] * len(labels))
+    index = build_index([columns], tuple(names), "wds:x")
+    stream = SimpleNamespace(name="x", location="wds:x", class_names=tuple(names), shards=["x"])
+    return index.dataset(stream, [], None)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "mistake",
+    [
+        lambda root: open_dataset(str(folders(root))),
+        lambda root: open_dataset(f"wds:{one_sample(root)}/t.tar"),
+        lambda root: open_dataset("imagenet1k", data_dir=folders(root / "train" / "n01440764").parents[1]),
+        lambda root: index_of(["0"], MANY),
+        lambda root: select_classes(range(1000, 2000), MANY),
+        lambda root: read_labelled(folders(root), "imagenet1k", "src", Progress(quiet=True)),
+        lambda root: read_classes(folders(root), array_dataset(*[1] * 1000), "folder"),
+        lambda root: read_names(listing(root, [*MANY, *MANY])),
+        lambda root: read_prompts(listing(root, ["a\tb"]), MANY, MANY),
+    ],
+    ids=["folders", "samples", "wnids", "classes", "labels", "run", "list", "names", "prompts"],
+)
+def test_no_list_of_a_thousand_makes_a_long_message(
+    tmp_path: Path, mistake: Callable[[Path], object]
+) -> None:
+    with pytest.raises(UserError) as told:
+        mistake(tmp_path)
+    whole = ValueError.__str__(told.value)
+    assert len(whole) <= LONGEST_LINE, "the middle of the message would be left out"
+    assert "\n" not in whole
+
+
+def listing(root: Path, lines: list[str]) -> Path:
+    (root / "names.txt").write_text("\n".join(lines))
+    return root / "names.txt"
+
+
+def test_no_list_of_a_thousand_makes_a_long_note(tmp_path: Path) -> None:
+    for name in folders(tmp_path).iterdir():
+        (name / "0.png").symlink_to("/no/such/file")
+        (tmp_path / f"link-{name.name}").symlink_to("/no/such/folder")
+    dataset = open_dataset(str(tmp_path))
+    assert [note[:5] for note in dataset.notes] == ["class", "1,000", "1,000"]
+    assert all(len(line) <= LONGEST_LINE for line in describe(dataset).splitlines())
+    prompts = class_prompts(dataset, template="a photo {} " + "y" * 100)
+    assert all(len(line) <= LONGEST_LINE for line in prompts.describe().splitlines())

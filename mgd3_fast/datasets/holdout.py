@@ -17,12 +17,7 @@ MOST_PER_CLASS = 100
 
 
 class ChosenImages:
-    """Some images of a class, under their names in the whole class.
-
-    Args:
-        images: The class.
-        positions: Which of them, in the order they are to have.
-    """
+    """Images of a class at some positions, under their names in the whole class."""
 
     def __init__(self, images: ImageSource, positions: Sequence[int]) -> None:
         self._images, self._positions = images, tuple(positions)

@@ -42,7 +42,7 @@ class HubStream:
     Args:
         spec: The specification, for messages.
         name: What manifests call it.
-        rows: The split: `datasets.IterableDataset`.
+        rows: The split: `datasets.IterableDataset`, undecoded.
         files: URLs of its files.
         split: Its name.
         columns: Image and label.

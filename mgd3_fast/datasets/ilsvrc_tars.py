@@ -27,13 +27,7 @@ _SYNSET_LABELS = "imagenet_2012_validation_synset_labels.txt"
 
 
 class TarImages(ListedImages):
-    """Images of one class that lie in a tar file, read from where they are.
-
-    Args:
-        files: Names, sizes and times of change, in the order the class keeps.
-        tar: The tar file.
-        offsets: int64 [n], where each image starts in it.
-    """
+    """Images of one class that lie in a tar file from their offsets on, int64 [n]; read from there."""
 
     def __init__(self, files: FileList, tar: Path, offsets: NDArray[np.int64]) -> None:
         super().__init__(files)

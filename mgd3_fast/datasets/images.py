@@ -130,11 +130,7 @@ def sha256_of_lines(*lines: str) -> str:
 
 
 class ListedImages:
-    """The half of an `ImageSource` that a list of its files knows.
-
-    Args:
-        files: Names, sizes and times of change, in the order the class keeps.
-    """
+    """The half of an `ImageSource` that a list of its files knows, in the order the class keeps."""
 
     in_memory = False
 
@@ -162,12 +158,7 @@ class ListedImages:
 
 
 class FileImages(ListedImages):
-    """Image files of one folder, named by their paths relative to it.
-
-    Args:
-        folder: The class folder.
-        files: Its images, in the order the class keeps.
-    """
+    """Image files of one folder, named by their paths relative to it, in the order the class keeps."""
 
     def __init__(self, folder: Path, files: Iterable[ScannedFile]) -> None:
         super().__init__(FileList.of(files))

@@ -23,17 +23,7 @@ from mgd3_fast.storage.cache import cache_dir_or_default
 
 
 class TarShard(StreamShard):
-    """A local tar, whose images are read from where they are.
-
-    Args:
-        shards: The shards that it is one of.
-        number: Its place among them.
-        labels: Finds the classes of labels.
-        count: Its images.
-        path: The file.
-        names: The class list as the tars write it.
-        indexes: Tell where its images are.
-    """
+    """A local tar, whose images are read from where the indexes say; `names` is the list as tars write it."""
 
     is_listed = True
 

@@ -76,9 +76,7 @@ def open_source(
     progress: Progress = SILENT,
     cache_dir: Path | str | None = None,
 ) -> Dataset | ImageStream:
-    """Open a dataset as `open_dataset` does, or hand out a stream that was never read.
-
-    `classes` are not applied to such a stream; `encode_stream` turns it into a dataset.
+    """Open a dataset as `open_dataset` does, or hand out a stream that was never read, with all its classes.
 
     Raises:
         UserError: As `open_dataset`.

@@ -85,7 +85,7 @@ class TarIndexes:
     """Finds the images of tar files, in this run or in an earlier one.
 
     Args:
-        folder: Where indexes are kept; one file for each tar.
+        folder: Keeps a file for each tar.
         kind: Names the scan: another one gives another index of the same file.
         scan: Reads a tar's headers, and counts what it leaves out.
     """
