@@ -6,9 +6,10 @@ import os
 import stat
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
+from mgd3_fast.datasets.batches import run_ahead
 from mgd3_fast.datasets.dataset import Dataset, ImageClass
 from mgd3_fast.datasets.images import FileImages, ScannedFile
 from mgd3_fast.datasets.selector import matched, order_notes, select_classes
@@ -111,12 +112,10 @@ def scan_classes(
         progress = SILENT
     classes: list[ImageClass] = []
     left_out: Counter[str] = Counter()
-    paths = [root / folders[names[label]] for label in labels]
-    with (
-        ThreadPoolExecutor(_SCAN_THREADS) as pool,
-        progress.stage("scan", total=len(labels), unit="class") as bar,
-    ):
-        for label, (images, others) in zip(labels, pool.map(scan_folder, paths), strict=True):
+    jobs = (partial(scan_folder, root / folders[names[label]]) for label in labels)
+    with progress.stage("scan", total=len(labels), unit="class") as bar:
+        scanned = run_ahead(jobs, _SCAN_THREADS, 2 * _SCAN_THREADS)
+        for label, (images, others) in zip(labels, scanned, strict=True):
             classes.append(ImageClass(names[label], label, images))
             left_out += others
             bar.advance()
