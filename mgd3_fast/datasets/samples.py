@@ -43,7 +43,7 @@ def samples(members: Iterator[Member], where: str) -> Iterator[Sample]:
         by_extension: dict[str, Member] = {}
         for member in group:
             extension = _key_and_extension(member.name)[1]
-            if extension in by_extension:
+            if extension in by_extension and is_read(member.name):
                 raise UserError(
                     f"samples must hold each kind of file once, got two {extension} of {key} in {where}"
                 )
