@@ -7,7 +7,6 @@ from mgd3_fast.datasets.batches import (
     load_image,
     no_good_image_error,
     run_ahead,
-    stream_images,
 )
 from mgd3_fast.datasets.cropping import center_crop
 from mgd3_fast.datasets.dataset import Dataset, ImageClass, describe
@@ -46,6 +45,5 @@ __all__ = [
     "rows_of",
     "run_ahead",
     "shards_of",
-    "stream_images",
     "unread_error",
 ]

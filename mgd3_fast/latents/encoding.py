@@ -119,7 +119,7 @@ def encode_dataset(
         batch_size: Images per batch, rounded up to a multiple of 8; by default what the device takes well.
         device: Where to encode.
         on_bad_image: "error" or "skip".
-        num_workers: Decoding threads; see `stream_images`.
+        num_workers: Decoding threads; see `image_batches`.
         progress: Where the bar and notes go.
         check: Compare stored latents with their checksums, which reads them; damaged ones are made anew.
         share: The shards of this process; classes that are not stored in whole are then left out of the

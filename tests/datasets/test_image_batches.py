@@ -20,7 +20,6 @@ from mgd3_fast.datasets import (
     image_batches,
     open_dataset,
     run_ahead,
-    stream_images,
 )
 from mgd3_fast.errors import UserError
 from tests.fakes.pictures import encoded, photo
@@ -104,23 +103,17 @@ def test_vanished_file_is_an_input_error_not_a_bad_image(damaged: Dataset) -> No
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_stream_crosses_class_borders(workers: int) -> None:
-    dataset = array_dataset(3, 1, 5)
-    stream = stream_images(dataset, [0, 2], 8, num_workers=workers, lookahead=4)
-    assert [image[:2] for image in stream] == [*((0, i) for i in range(3)), *((2, i) for i in range(5))]
-
-
-@pytest.mark.parametrize("workers", [0, 2])
-def test_stream_reads_no_further_than_its_lookahead(workers: int) -> None:
+def test_no_more_is_read_than_what_waits_decoded(monkeypatch: pytest.MonkeyPatch, workers: int) -> None:
+    monkeypatch.setattr("mgd3_fast.datasets.batches._LOOKAHEAD", 4)
     dataset = array_dataset(50)
     read: list[int] = []
     images = dataset.classes[0].images
     plain_load = images.load
     images.load = lambda position: (read.append(position), plain_load(position))[1]  # type: ignore[method-assign]
-    stream = stream_images(dataset, [0], 8, num_workers=workers, lookahead=4)
-    for _ in range(10):
-        next(stream)
-    stream.close()  # type: ignore[attr-defined]
+    batches = image_batches(dataset, 0, 8, 2, num_workers=workers)
+    for _ in range(5):
+        next(batches)
+    batches.close()  # type: ignore[attr-defined]
     assert 10 <= len(read) <= 14
 
 
