@@ -111,14 +111,12 @@ def image_batches(
 
 def bad_image_error(where: str, reason: str) -> UserError:
     """What a bad image is under `on_bad_image="error"`."""
-    return UserError(
-        f"images must be readable, got {where}: {reason} (on_bad_image=skip leaves such images out)"
-    )
+    return UserError(f"{where} cannot be read: {reason} (on_bad_image=skip leaves such images out)")
 
 
 def no_good_image_error(class_name: str, count: int) -> UserError:
     """What a class is whose images are all bad."""
-    return UserError(f"class {class_name} must have at least one good image, all {count} are bad")
+    return UserError(f"none of the {count} images of class {class_name} can be read")
 
 
 def load_image(

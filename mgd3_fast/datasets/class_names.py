@@ -91,8 +91,8 @@ class LabelIndex:
         if label.isdecimal() and int(label) < len(self._plain):
             return int(label)
         raise UserError(
-            f"labels must be indices from 0 to {len(self._plain) - 1} or class names, got {label!r} for"
-            f" {where}"
+            f"label {label!r} of {where} is no class: labels are indices from 0 to {len(self._plain) - 1} or"
+            " names of the class list"
         )
 
     def named(self, label: str, where: str) -> tuple[str, int | None]:

@@ -42,13 +42,9 @@ class ChosenImages:
         """Read one image as RGB."""
         return self._images.load(self._positions[position])
 
-    def content_key(self) -> str:
+    def key(self, *, times: bool) -> str:
         """Hex sha256 of the whole class's key and the choice."""
-        return sha256_of_lines(self._images.content_key(), str(self._positions))
-
-    def cache_key(self) -> str:
-        """The same with times of change."""
-        return sha256_of_lines(self._images.cache_key(), str(self._positions))
+        return sha256_of_lines(self._images.key(times=times), str(self._positions))
 
 
 def fit_part(dataset: Dataset) -> Dataset:

@@ -95,10 +95,7 @@ class HubStream:
     def _label(self, fields: Mapping[str, Any], name: str) -> str:
         label = fields[self._columns.label]
         if label is None or label == -1:
-            raise UserError(
-                f"column {self._columns.label} of {self.location} must have a label in each row, "
-                f"got {label} in {name}"
-            )
+            raise UserError(f"{self.location} has no label in column {self._columns.label} of row {name}")
         return str(label)
 
 

@@ -123,7 +123,8 @@ def _scan_class_tars(tar: TarRange, left_out: Counter[str]) -> Iterator[IndexedI
     for member in tar.members(wanted=lambda name: False):
         path = Path(member.name)
         if path.suffix == ".tar":
-            yield IndexedImage(ScannedFile(path.name, *member[2:4]), member.offset, path.stem)
+            file = ScannedFile(path.name, member.size, member.mtime_ns)
+            yield IndexedImage(file, member.offset, path.stem)
 
 
 def _scan_images(tar: TarRange, left_out: Counter[str]) -> list[IndexedImage]:
@@ -131,7 +132,7 @@ def _scan_images(tar: TarRange, left_out: Counter[str]) -> list[IndexedImage]:
     for member in tar.members(wanted=lambda name: False):
         name = Path(member.name).name
         if is_image(name):
-            found.append(IndexedImage(ScannedFile(name, *member[2:4]), member.offset, ""))
+            found.append(IndexedImage(ScannedFile(name, member.size, member.mtime_ns), member.offset))
         elif not name.startswith("."):
             left_out[suffix_of(name)] += 1
     return sorted(found)

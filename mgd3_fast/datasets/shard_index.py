@@ -138,8 +138,7 @@ class ShardIndex:
         empty = [cls.name for cls in dataset.classes if not len(cls)]
         if empty:
             raise UserError(
-                f"classes of {source.location} must have images, none in {listed(empty)} "
-                "(--classes leaves classes out)"
+                f"{source.location} has no images of {listed(empty)} (--classes leaves classes out)"
             )
         return dataset
 

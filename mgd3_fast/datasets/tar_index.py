@@ -49,11 +49,11 @@ class TarRange(NamedTuple):
 
 
 class IndexedImage(NamedTuple):
-    """What a scan finds of an image; `label` is its class as the tar writes it, or empty."""
+    """What a scan finds of an image: file, where it starts, and its class where the tar writes it."""
 
     file: ScannedFile
     offset: int
-    label: str
+    label: str = ""
 
 
 @dataclass(frozen=True)

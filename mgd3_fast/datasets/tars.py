@@ -81,7 +81,7 @@ def tar_members(
                     yield Member(found.name, found.offset_data, found.size, mtime_ns, content)
             raise ReadError(f"broken off after {stop:,} bytes")
     except (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError) as error:
-        raise UserError(f"{where} must be a whole tar file: {error}") from None
+        raise UserError(f"{where} is not a whole tar file: {error}") from None
 
 
 class _StrictInfo(tarfile.TarInfo):

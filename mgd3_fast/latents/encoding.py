@@ -236,8 +236,8 @@ def _check_room(store: LatentStore, images: int, shape: tuple[int, int, int], pr
     free = shutil.disk_usage(store.folder).free
     if needed + _MARGIN_BYTES > free:
         raise UserError(
-            f"cache_dir must have room for {_size(needed)} of latents and {_size(_MARGIN_BYTES)}"
-            f" to spare, got {_size(free)} free in {store.folder}"
+            f"{_size(needed)} of latents and {_size(_MARGIN_BYTES)} to spare do not fit into the"
+            f" {_size(free)} free in {store.folder}: give a larger cache_dir"
         )
 
 

@@ -207,7 +207,7 @@ def test_links_that_lead_nowhere_are_skipped_and_counted_or_named(
         assert f"skipped bee/1.png: {reason}" in told.err.splitlines()
         assert ", 1 skipped, in" in told.out
         assert main(words) == 2
-        assert f"error: images must be readable, got {link}: {reason} (" in capsys.readouterr().err
+        assert f"error: {link} cannot be read: {reason} (" in capsys.readouterr().err
     link.unlink()
     assert run(tmp_path / "set")["skipped"] == 0
 
