@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 from typing import NamedTuple
 
-from mgd3_fast.datasets.folders import IMAGE_SUFFIXES
+from mgd3_fast.datasets.folders import IMAGE_SUFFIXES, suffix_of
 from mgd3_fast.datasets.tars import Member
 from mgd3_fast.errors import UserError, listed
 
@@ -23,7 +24,7 @@ class Sample(NamedTuple):
     label: str
 
 
-def samples(members: Iterator[Member], where: str) -> Iterator[Sample]:
+def samples(members: Iterator[Member], where: str, left_out: Counter[str] | None = None) -> Iterator[Sample]:
     """Group neighbours of one key, as the library does: the name up to the first dot of its last part.
 
     What a member is its last suffix tells: `a/b.c.JPG` is an image of the sample `a/b`.
@@ -31,6 +32,7 @@ def samples(members: Iterator[Member], where: str) -> Iterator[Sample]:
     Args:
         members: Files of a shard; labels with their contents.
         where: The shard, for messages.
+        left_out: Receives, by suffix, the number of files that are neither the image nor a label.
 
     Yields:
         Samples in the shard's order; files whose names start with `__` or a dot belong to none.
@@ -51,6 +53,9 @@ def samples(members: Iterator[Member], where: str) -> Iterator[Sample]:
         if image is None:
             kinds = " ".join(_IMAGE_KINDS)
             raise UserError(f"{sample} holds no image ({kinds}), only {listed(by_extension)}")
+        if left_out is not None:
+            others = (member.name for member in by_extension.values() if member is not image)
+            left_out.update(suffix_of(name) for name in others if not is_label(name))
         yield Sample(image, _label(by_extension, sample))
 
 

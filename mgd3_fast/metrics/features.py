@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mgd3_fast.errors import UserError
+from mgd3_fast.errors import UserError, listed
 from mgd3_fast.latents.encoder import Encoder
 
 _IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -82,9 +82,7 @@ class OnnxSpace:
             raise UserError(f"features must be an ONNX network, got {path}: {reason}") from None
         inputs = [one.name for one in self._session.get_inputs()]
         if len(inputs) != 1:
-            raise UserError(
-                f"features must be an ONNX network of one input, got {', '.join(inputs)} in {path}"
-            )
+            raise UserError(f"features must be an ONNX network of one input, got {listed(inputs)} in {path}")
         self._path, self._input_range = path, input_range
 
     def features(self, images: Tensor) -> NDArray[np.float32]:

@@ -145,6 +145,14 @@ class TestLocalShards:
         (streamed,) = rows_of(stream_of(f"wds:pipe:cat {tmp_path}/t.tar", tmp_path))
         assert [row.name for row in streamed] == [f"t.tar/{name}" for name in names]
 
+    def test_other_files_are_counted_now_and_when_the_index_is_read(self, tmp_path: Path) -> None:
+        picture = encoded(photo(0), "PNG")
+        sample = {"a.png": picture, "a.seg.png": picture, "a.cls": b"0", "a.txt": b"", "a.meta.json": b"{}"}
+        (tmp_path / "t.tar").write_bytes(tar_bytes({**sample, "b.png": picture, "b.cls": b"0", "b.txt": b""}))
+        for _ in range(2):
+            notes = opened(f"wds:{tmp_path}/t.tar", tmp_path).notes
+            assert notes == ["3 files were left out: 2 .txt, 1 .png"]
+
     def test_accents_of_labels_may_be_spelled_otherwise(self, tmp_path: Path) -> None:
         write_shards(tmp_path, [[normalize("NFD", "café"), "7"]])
         (tmp_path / "classes.txt").write_text("\n".join([normalize("NFC", "café"), *"abcdefg"]))
