@@ -157,15 +157,14 @@ def left_out_notes(left_out: Mapping[str, int]) -> list[str]:
 
 def _dangling_notes(root: Path) -> list[str]:
     """A note where class folders may be missing."""
-    dangling = sorted(path.name for path in root.iterdir() if path.is_symlink() and not path.exists())
+    with os.scandir(root) as entries:
+        links = [Path(entry) for entry in entries if entry.is_symlink() and not entry.name.startswith(".")]
+    dangling = sorted(link.name for link in links if not link.exists())
     if not dangling:
         return []
-    links = (
-        "1 link that leads nowhere is no class"
-        if len(dangling) == 1
-        else (f"{len(dangling):,} links that lead nowhere are no classes")
-    )
-    return [f"{links}: {listed(dangling)}"]
+    several = f"{len(dangling):,} links that lead nowhere are no classes"
+    what = "1 link that leads nowhere is no class" if len(dangling) == 1 else several
+    return [f"{what}: {listed(dangling)}"]
 
 
 def _image_files(folder: str, prefix: str, left_out: Counter[str]) -> Iterator[ScannedFile]:
