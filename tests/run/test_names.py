@@ -119,6 +119,11 @@ def test_evaluation_takes_val_spelled_otherwise(
     assert rows[0]["best"] == rows[1]["best"]
 
 
+def test_evaluation_takes_a_dataset_spelled_otherwise(made: Path, place: Path, tmp_path: Path) -> None:
+    words = ("--dataset", place / "data" / "val", "--eval-split", "val", "--networks", "convnet2w8-in")
+    run("evaluate", made, *words, "--epochs", "1", "--repeats", "1", *CPU, "--out", tmp_path)
+
+
 def test_the_report_shows_bytes_as_numbers(made: Path, place: Path, tmp_path: Path) -> None:
     run("report", made, "--dataset", place / "data", "--out", tmp_path / "page.html", "--quiet")
     page = (tmp_path / "page.html").read_text("utf-8")
