@@ -25,7 +25,6 @@ from mgd3_fast.pictures.embedding import joint_map
 from mgd3_fast.progress import SILENT, Progress
 from mgd3_fast.versions import versions
 from mgd3_fast.writers.labelled import distinct_names
-from mgd3_fast.writers.reader import read_classes
 
 RESULT = "metrics.json"
 SCORES = (
@@ -135,10 +134,7 @@ def measure(
         UserError: A folder does not fit the dataset, or something named does not exist.
     """
     comparison = open_comparison(config, progress)
-    folders = [
-        read_classes(path, comparison.dataset, "each of folders", config.ipc) for path in config.folders
-    ]
-    digest = comparison.settings.get("autoencoder_digest")
+    folders, digest = comparison.folders, comparison.settings.get("autoencoder_digest")
     run_modes = [open_run_modes(folder, digest) for folder in folders]
     classes: list[dict[str, ClassMeasures]] = [{} for _ in folders]
     parts: list[list[NDArray[np.float32]]] = [[] for _ in folders]
@@ -154,8 +150,11 @@ def measure(
                 total.add(real)
             images = [folder.by_class[name] for folder in folders]
             made = [comparison.of_images(some) for some in images]  # each [m, D]
-            drawn = _map_class(name, real, made, config)
-            maps += [drawn] if drawn else []
+            drawn = None
+            if config.tsne == "on" and len(real) > 1:
+                placed, others = joint_map(real, made, config.seed)
+                drawn = ClassMap(name, placed, tuple(others))
+                maps.append(drawn)
             for index, rows in enumerate(made):
                 parts[index].append(rows)
                 measures = _class_measures(real, rows, drawn, index, config)
@@ -169,15 +168,6 @@ def measure(
         for name, folder, found, rows in zip(distinct_names(folders), folders, classes, parts, strict=True)
     )
     return Measured(measured, tuple(maps), _settings(comparison, config, len(places)))
-
-
-def _map_class(
-    name: str, real: NDArray[np.float32], made: Sequence[NDArray[np.float32]], config: MetricsConfig
-) -> ClassMap | None:
-    if config.tsne == "off" or len(real) < 2:
-        return None
-    placed, parts = joint_map(real, made, config.seed)
-    return ClassMap(name, placed, tuple(parts))
 
 
 def _class_measures(
