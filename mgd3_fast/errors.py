@@ -1,11 +1,48 @@
-"""The two ways a run ends early that are nobody's bug: a mistake the user can mend, and an interruption."""
+"""The two ways a run ends early that are nobody's bug, and messages that stay short whatever they list."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
+LONGEST_LINE = 400
+_MOST_LISTED, _LONGEST_NAME, _LONGEST_LIST = 5, 60, 120
+
 
 class UserError(ValueError):
-    """A mistake the user can mend; the message names what is wrong and what is allowed, in one line."""
+    """A mistake the user can mend; the message names what is wrong and what is allowed, in one line.
+
+    Args:
+        message: The line; of one longer than 400 characters the middle is left out.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(shortened(message))
 
 
 class Interrupted(KeyboardInterrupt):
     """Ctrl-C or SIGTERM; the message says in one line what is kept."""
+
+
+def listed(names: Iterable[object]) -> str:
+    """Say a list of any length in at most 140 characters: "ant, bee, cow, dog, eel and 995 more"."""
+    words = [shortened(str(name), _LONGEST_NAME) for name in names]
+    shown = words[:1]
+    for word in words[1:_MOST_LISTED]:
+        if len(", ".join([*shown, word])) > _LONGEST_LIST:
+            break
+        shown.append(word)
+    more = f" and {len(words) - len(shown):,} more" if len(words) > len(shown) else ""
+    return ", ".join(shown) + more
+
+
+def shortened(text: str, most: int = LONGEST_LINE) -> str:
+    """Leave out the middle of a long line: what is wrong is at its beginning, what to do at its end."""
+    if len(text) <= most:
+        return text
+    end = (most - 5) // 3
+    return f"{text[: most - 5 - end]} ... {text[-end:]}"
+
+
+def printable(name: str) -> str:
+    r"""A name for pages, tables and pictures: a byte of it that is not UTF-8 is written \xe9."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")

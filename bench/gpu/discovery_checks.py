@@ -43,6 +43,7 @@ def _discover_in_chunks(setting: Setting, folder: Path) -> dict[str, Any]:
     from mgd3_fast.datasets import ArrayImages, Dataset, ImageClass
     from mgd3_fast.latents import LatentStore
     from mgd3_fast.modes import Discovery, discover_modes, kmeans_runner, method_named
+    from tests.fakes.encoders import put_latents
 
     side, ipc = setting.size(32, 1), setting.size(50, 2)
     sizes = [setting.size(n, n // 200) for n in (732, 1300, 981)] * setting.size(20, 1)
@@ -56,7 +57,7 @@ def _discover_in_chunks(setting: Setting, folder: Path) -> dict[str, Any]:
     shape = (4, side, side)
     for cls in classes:
         latents = class_latents(len(cls), 4 * side * side, cls.label, setting.device)
-        store.put(cls, latents.reshape(-1, *shape), torch.arange(len(cls)))
+        put_latents(store, cls, latents.reshape(-1, *shape), torch.arange(len(cls)))
 
     def discover(chunk_bytes: int | None = None) -> tuple[Tensor, float]:
         started = time.perf_counter()

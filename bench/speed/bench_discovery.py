@@ -30,6 +30,7 @@ from mgd3_fast.datasets import ArrayImages, Dataset, ImageClass, open_dataset, s
 from mgd3_fast.generators import load_generator
 from mgd3_fast.latents import LatentStore
 from mgd3_fast.modes import METHOD_NAMES, Discovery, discover_modes, kmeans_runner, method_named
+from tests.fakes.encoders import put_latents
 
 # Classes of ImageNet have 732 to 1,300 images.
 RAGGED_SIZES = (732, 1300, 981)
@@ -180,7 +181,7 @@ def stored(tmp_path_factory: pytest.TempPathFactory) -> tuple[Dataset, LatentSto
     store.prepare()
     for cls in classes:
         latents = class_latents(len(cls), cls.label).reshape(-1, *SHAPE)
-        store.put(cls, latents, torch.arange(len(cls)))
+        put_latents(store, cls, latents, torch.arange(len(cls)))
     return dataset, store
 
 

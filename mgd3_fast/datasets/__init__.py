@@ -5,18 +5,17 @@ from mgd3_fast.datasets.batches import (
     ImageBatch,
     LoadedImage,
     bad_image_error,
-    batch_images,
     image_batches,
     load_image,
+    no_good_image_error,
     run_ahead,
     stream_images,
 )
 from mgd3_fast.datasets.cropping import center_crop
 from mgd3_fast.datasets.dataset import Dataset, ImageClass, describe
 from mgd3_fast.datasets.decoding import BadImageError, decode_image
-from mgd3_fast.datasets.file_list import FileList, ScannedFile
 from mgd3_fast.datasets.imagenet import IMAGENET_NAMES, imagenet_class_titles, imagenet_classes
-from mgd3_fast.datasets.images import ArrayImages, FileImages, ImageSource
+from mgd3_fast.datasets.images import ArrayImages, FileImages, FileList, ImageSource, ScannedFile
 from mgd3_fast.datasets.opening import DATASET_NAMES, open_dataset, open_source, unread_error
 from mgd3_fast.datasets.shards import Row, Shard, ShardImages, rows_of, shards_of
 from mgd3_fast.datasets.streams import ImageStream, StreamedImage
@@ -41,7 +40,6 @@ __all__ = [
     "ShardImages",
     "StreamedImage",
     "bad_image_error",
-    "batch_images",
     "center_crop",
     "decode_image",
     "describe",
@@ -49,6 +47,7 @@ __all__ = [
     "imagenet_class_titles",
     "imagenet_classes",
     "load_image",
+    "no_good_image_error",
     "open_dataset",
     "open_source",
     "rows_of",

@@ -32,6 +32,7 @@ from mgd3_fast.datasets.decoding import BadImageError
 from mgd3_fast.errors import UserError
 
 _MOST_WORKERS = 16
+_LOOKAHEAD = 64
 Result = TypeVar("Result")
 
 
@@ -75,7 +76,7 @@ def image_batches(
     num_workers: int | None = None,
     bad_images: list[BadImage] | None = None,
 ) -> Iterator[ImageBatch]:
-    """Stream the images of one class, centre-cropped.
+    """Stream the good images of one class, centre-cropped, in their order.
 
     Args:
         dataset: Where the images are.
@@ -86,14 +87,20 @@ def image_batches(
         num_workers: Decoding threads; by default one per processor, at most 16, none for images in memory.
         bad_images: Receives what was skipped.
 
-    Yields:
-        Batches in image order.
-
     Raises:
         UserError: A bad image with `on_bad_image="error"`, or no good image in the class.
     """
-    loaded = stream_images(dataset, [class_index], resolution, on_bad_image, num_workers=num_workers)
-    yield from batch_images(loaded, batch_size, bad_images)
+    bad: list[BadImage] = [] if bad_images is None else bad_images
+    good = _good_images(
+        stream_images(dataset, [class_index], resolution, on_bad_image, num_workers=num_workers), bad
+    )
+    any_good = False
+    while batch := list(islice(good, batch_size)):
+        any_good = True
+        indices = torch.tensor([index for index, _ in batch], dtype=torch.int64)
+        yield ImageBatch(indices, torch.from_numpy(np.stack([pixels for _, pixels in batch])))  # [B, 3, R, R]
+    if not any_good:
+        raise no_good_image_error(dataset.classes[class_index].name, len(dataset.classes[class_index]))
 
 
 def stream_images(
@@ -103,9 +110,9 @@ def stream_images(
     on_bad_image: str = "error",
     *,
     num_workers: int | None = None,
-    lookahead: int = 64,
+    lookahead: int = _LOOKAHEAD,
 ) -> Iterator[LoadedImage]:
-    """Stream the images of several classes, decoding ahead across class borders.
+    """Stream the images of several classes, bad ones included, decoding ahead across class borders.
 
     Args:
         dataset: Where the images are.
@@ -114,9 +121,6 @@ def stream_images(
         on_bad_image: "error" or "skip".
         num_workers: Decoding threads; by default one per processor, at most 16, none for images in memory.
         lookahead: Most images that wait decoded.
-
-    Yields:
-        Every image, bad ones included, in class and image order.
 
     Raises:
         UserError: A bad image with `on_bad_image="error"`; unknown rule.
@@ -144,34 +148,9 @@ def bad_image_error(where: str, reason: str) -> UserError:
     )
 
 
-def batch_images(
-    loaded: Iterable[LoadedImage], batch_size: int, bad_images: list[BadImage] | None = None
-) -> Iterator[ImageBatch]:
-    """Stack the good images of one class.
-
-    Args:
-        loaded: Images of one class.
-        batch_size: Most images of a batch.
-        bad_images: Receives the bad ones.
-
-    Yields:
-        Batches in image order.
-
-    Raises:
-        UserError: All images are bad.
-    """
-    bad: list[BadImage] = [] if bad_images is None else bad_images
-    first_bad = len(bad)
-    good = _good_images(loaded, bad)
-    any_good = False
-    while batch := list(islice(good, batch_size)):
-        any_good = True
-        indices = torch.tensor([index for index, _ in batch], dtype=torch.int64)
-        yield ImageBatch(indices, torch.from_numpy(np.stack([pixels for _, pixels in batch])))  # [B, 3, R, R]
-    if not any_good:
-        skipped = bad[first_bad:]
-        name = skipped[0].class_name if skipped else "?"
-        raise UserError(f"class {name} must have at least one good image, all {len(skipped)} are bad")
+def no_good_image_error(class_name: str, count: int) -> UserError:
+    """What a class is whose images are all bad."""
+    return UserError(f"class {class_name} must have at least one good image, all {count} are bad")
 
 
 def _good_images(
@@ -185,53 +164,40 @@ def _good_images(
 
 
 def load_image(
-    class_name: str,
-    class_index: int,
-    image_index: int,
-    image_name: str,
-    resolution: int,
-    load: Callable[[], Image],
-) -> LoadedImage:
-    """Load and crop one image; a damaged one comes back as the reason why.
+    class_name: str, image_index: int, image_name: str, resolution: int, load: Callable[[], Image]
+) -> NDArray[np.uint8] | BadImage:
+    """Load and crop one image to uint8 [3, R, R]; a damaged one comes back as the reason why.
 
     Args:
         class_name: Name of its class.
-        class_index: Place of the class.
-        image_index: Place in the class.
+        image_index: Place in the class, or in the shard.
         image_name: Name inside the class.
-        resolution: Pixels a side.
+        resolution: R, pixels a side.
         load: Gives the RGB image at full size.
-
-    Returns:
-        uint8 [3, R, R], or a `BadImage`.
     """
     try:
         cropped = center_crop(load(), resolution)
     except BadImageError as error:
-        return LoadedImage(
-            class_index, image_index, BadImage(class_name, image_index, image_name, str(error))
-        )
-    return LoadedImage(class_index, image_index, np.asarray(cropped).transpose(2, 0, 1))  # [3, R, R]
+        return BadImage(class_name, image_index, image_name, str(error))
+    pixels: NDArray[np.uint8] = np.asarray(cropped).transpose(2, 0, 1)
+    return pixels
 
 
 def _load(dataset: Dataset, class_index: int, image_index: int, resolution: int) -> LoadedImage:
     cls = dataset.classes[class_index]
-    load = partial(cls.images.load, image_index)
-    return load_image(cls.name, class_index, image_index, cls.images.name(image_index), resolution, load)
+    name, load = cls.images.name(image_index), partial(cls.images.load, image_index)
+    return LoadedImage(class_index, image_index, load_image(cls.name, image_index, name, resolution, load))
 
 
 def run_ahead(
     jobs: Iterator[Callable[[], Result]], num_workers: int | None, lookahead: int
 ) -> Generator[Result]:
-    """Run jobs on threads, a bounded number of them ahead of whoever takes the results.
+    """Run jobs on threads, a bounded number of them ahead of whoever takes the results; in their order.
 
     Args:
         jobs: Taken, and closed in the end, on a thread of its own, so that reading and working overlap.
         num_workers: Threads; by default one per processor, at most 16; 0 runs each job when it is asked for.
         lookahead: Most jobs that are taken before their results are asked for.
-
-    Yields:
-        Results in the order of the jobs.
 
     Raises:
         BaseException: What taking or running a job raised, after the results before it.

@@ -18,13 +18,7 @@ def built_in_list(name: str) -> tuple[str, ...] | None:
 
 
 def class_list(dataset: str) -> tuple[str, tuple[str, ...]]:
-    """Find the class list of a dataset.
-
-    Args:
-        dataset: What `--dataset` takes: a name, or the path of a folder with one folder of images per class.
-
-    Returns:
-        The dataset's name, and its class names; the place of each is its label.
+    """Name and class names, in label order, of what `--dataset` takes.
 
     Raises:
         UserError: Nothing that `--dataset` takes.

@@ -7,17 +7,16 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from mgd3_fast.datasets.dataset import Dataset
 from mgd3_fast.datasets.imagenet import imagenet_class_titles, imagenet_classes
-from mgd3_fast.datasets.scanning import listed
-from mgd3_fast.errors import UserError
+from mgd3_fast.datasets.selector import matched
+from mgd3_fast.errors import UserError, listed
 
 # Beyond it a label is an error of the data (a hash, a time), not the index of a class.
 _LARGEST_INDEX = 1_000_000
 
 
 def plain_names(names: Sequence[str]) -> tuple[str, ...]:
-    """Make class names that can be names of folders.
+    """Make class names that can be names of folders, no two alike.
 
     ImageNet's English titles, all 1,000 in their order, become wnids. In other names slashes, backslashes
     and control characters become underscores, leading dots go, and names that are then empty or not
@@ -25,9 +24,6 @@ def plain_names(names: Sequence[str]) -> tuple[str, ...]:
 
     Args:
         names: Names in label order.
-
-    Returns:
-        As many names, no two alike.
     """
     if tuple(names) == imagenet_class_titles():
         return imagenet_classes("imagenet1k")
@@ -51,6 +47,9 @@ def names_of_labels(labels: Iterable[str]) -> tuple[str, ...]:
 
     Returns:
         "0" up to the largest label where all are indices, otherwise the labels themselves, sorted.
+
+    Raises:
+        UserError: An index is above 1,000,000.
     """
     found = set(labels)
     if all(label.isdecimal() for label in found):
@@ -62,55 +61,48 @@ def names_of_labels(labels: Iterable[str]) -> tuple[str, ...]:
 
 
 class LabelIndex:
-    """Finds the index of a label as a source writes it: a number counts in the class list, or it is a name.
+    """Finds the class of a label as a source writes it: a number counts in the class list, or it is a name.
 
     Args:
-        names: Class names in label order, as the source writes them.
+        names: Class names in label order, as the source writes them; None while nobody knows them.
         implied: Whether the names were made from labels (`names_of_labels`), so that each label is a name.
     """
 
-    def __init__(self, names: Sequence[str], *, implied: bool = False) -> None:
-        self.count = len(names)
-        self._plain = plain_names(names)
-        self._places = {name: index for index, name in enumerate(names) if implied or not name.isdecimal()}
-
-    def find(self, label: str) -> int:
-        """The index of a label, -1 where it has none."""
-        index = self._places.get(label, int(label) if label.isdecimal() else -1)
-        return index if index < self.count else -1
+    def __init__(self, names: Sequence[str] | None, *, implied: bool = False) -> None:
+        self._names = names
+        self._plain = plain_names(names or ())
+        self._places = {
+            name: index for index, name in enumerate(names or ()) if implied or not name.isdecimal()
+        }
 
     def of(self, label: str, where: str) -> int:
-        """The index of a label.
+        """Place of a label's class in the names.
 
         Args:
             label: As the source writes it.
             where: The image, for messages.
 
-        Returns:
-            Its place in the names.
-
         Raises:
             UserError: Out of range, or not a name.
         """
-        index = self.find(label)
-        if index >= 0:
-            return index
+        if label in self._places:
+            return self._places[label]
+        if label.isdecimal() and int(label) < len(self._plain):
+            return int(label)
+        spelled = matched([label], self._places)
+        if spelled:
+            return self._places[spelled[label]]
         raise UserError(
-            f"labels must be indices from 0 to {self.count - 1} or class names, got {label!r} for {where}"
+            f"labels must be indices from 0 to {len(self._plain) - 1} or class names, got {label!r} for"
+            f" {where}"
         )
 
     def named(self, label: str, where: str) -> tuple[str, int | None]:
-        """Name and index of a label's class; see `of`."""
+        """Name and place of a label's class, see `of`; without a list its name to be, and None."""
+        if self._names is None:
+            return str(int(label)) if label.isdecimal() else _plain(label), None
         index = self.of(label, where)
         return self._plain[index], index
-
-
-class UnknownLabels:
-    """Stands for a `LabelIndex` while nobody knows which classes there are."""
-
-    def named(self, label: str, where: str) -> tuple[str, int | None]:
-        """The name that a label's class will have, and None for its index."""
-        return str(int(label)) if label.isdecimal() else _plain(label), None
 
 
 def read_names(path: Path) -> tuple[str, ...]:
@@ -128,19 +120,5 @@ def read_names(path: Path) -> tuple[str, ...]:
     names = tuple(line.strip() for line in lines if line.strip())
     repeated = [name for name, times in Counter(names).items() if times > 1]
     if not names or repeated:
-        raise UserError(f"{path} must name each class once, got {listed(repeated) if repeated else 'none'}")
+        raise UserError(f"{path} must name each class once, got {listed(repeated) or 'none'}")
     return names
-
-
-def check_classes(dataset: Dataset) -> None:
-    """Refuse opened classes without images.
-
-    Raises:
-        UserError: Naming them.
-    """
-    empty = [cls.name for cls in dataset.classes if not len(cls)]
-    if empty:
-        raise UserError(
-            f"classes of {dataset.root} must have images, none in {listed(empty)} "
-            "(--classes leaves classes out)"
-        )

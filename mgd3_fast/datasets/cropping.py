@@ -15,11 +15,8 @@ def center_crop(image: Image.Image, size: int) -> Image.Image:
     the right and bottom. Images smaller than `size` are enlarged.
 
     Args:
-        image: Any size and mode; orientation in EXIF is ignored, as the authors do.
+        image: Any size and mode, which stays; orientation in EXIF is ignored, as the authors do.
         size: Pixels a side, at least 1.
-
-    Returns:
-        Image of size x size in the same mode.
 
     Raises:
         ValueError: `size` is below 1.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -10,8 +9,9 @@ from typing import TYPE_CHECKING
 
 from PIL import Image
 
-from mgd3_fast.datasets.images import ImageSource
+from mgd3_fast.datasets.images import ImageSource, sha256_of_lines
 from mgd3_fast.datasets.selector import select_classes
+from mgd3_fast.errors import LONGEST_LINE
 
 if TYPE_CHECKING:
     from mgd3_fast.datasets.streams import ImageStream
@@ -39,12 +39,12 @@ class ImageClass:
     @cached_property
     def fingerprint(self) -> str:
         """Hex sha256 of class name, image names and sizes: the same for every copy of the files."""
-        return _sha256(f"{self.name}\n{self.images.content_key()}")
+        return sha256_of_lines(self.name, self.images.content_key())
 
     @cached_property
     def cache_key(self) -> str:
         """Hex sha256 that also covers times of change; knows nothing of label, subset or path."""
-        return _sha256(f"{self.name}\n{self.images.cache_key()}")
+        return sha256_of_lines(self.name, self.images.cache_key())
 
 
 @dataclass(frozen=True)
@@ -85,22 +85,19 @@ class Dataset:
     @cached_property
     def fingerprint(self) -> str:
         """Hex sha256 over labels, names and fingerprints of the opened classes; machine independent."""
-        return _sha256("\n".join(f"{cls.label} {cls.name} {cls.fingerprint}" for cls in self.classes))
+        return sha256_of_lines(*(f"{cls.label} {cls.name} {cls.fingerprint}" for cls in self.classes))
 
     @cached_property
     def class_list_hash(self) -> str:
-        """Hex sha256 of the names of the full class list joined by newlines: fixes what labels mean."""
+        """See `list_hash`; of the full class list: fixes what labels mean."""
         return list_hash(self.all_class_names)
 
     def load(self, class_index: int, image_index: int) -> Image.Image:
-        """Read one image.
+        """Read one image at full size, as RGB.
 
         Args:
             class_index: Position in `classes` (not the label).
             image_index: Position in that class.
-
-        Returns:
-            RGB image at full size.
 
         Raises:
             BadImageError: The image is damaged.
@@ -114,9 +111,6 @@ class Dataset:
         Args:
             classes: A selector as of `--classes` ("0-9,n01440764"), or labels.
 
-        Returns:
-            The chosen classes, in label order.
-
         Raises:
             UserError: A class is unknown, or not among the opened ones.
         """
@@ -125,36 +119,26 @@ class Dataset:
 
 
 def describe(dataset: Dataset) -> str:
-    """Say in a few lines what was found.
+    """Say in a few lines what was found: name, split, place, totals, images per class, and warnings.
 
-    Args:
-        dataset: An opened dataset.
-
-    Returns:
-        Name, split, place and totals; images per class (summarised above 20 classes); warnings.
+    Images per class are summarised above 20 classes, and where their names are too long for one line.
     """
     counts = dataset.counts
     place = f" in {dataset.root}" if dataset.root else ""
     opened = f"{len(counts)} of {len(dataset.all_class_names)} classes"
     if len(counts) == len(dataset.all_class_names):
         opened = "1 class" if len(counts) == 1 else f"{len(counts)} classes"
-    lines = [f"{dataset.name} ({dataset.split}): {opened}, {len(dataset):,} images{place}"]
-    if len(counts) <= _MAX_LISTED_CLASSES:
-        lines.append("images per class: " + ", ".join(f"{name} {count}" for name, count in counts.items()))
-    else:
+    per_class = "images per class: " + ", ".join(f"{name} {count}" for name, count in counts.items())
+    if len(counts) > _MAX_LISTED_CLASSES or len(per_class) > LONGEST_LINE:
         ordered = sorted(counts, key=counts.__getitem__)
         least, middle, most = ordered[0], ordered[len(ordered) // 2], ordered[-1]
-        lines.append(
+        per_class = (
             f"images per class: {counts[least]} ({least}) to {counts[most]} ({most}), median {counts[middle]}"
         )
-    lines += [f"warning: {note}" for note in dataset.notes]
-    return "\n".join(lines)
+    heading = f"{dataset.name} ({dataset.split}): {opened}, {len(dataset):,} images{place}"
+    return "\n".join([heading, per_class, *(f"warning: {note}" for note in dataset.notes)])
 
 
 def list_hash(names: Iterable[str]) -> str:
     """Hex sha256 of class names joined by newlines, as manifests record it."""
-    return _sha256("\n".join(names))
-
-
-def _sha256(text: str) -> str:
-    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
+    return sha256_of_lines(*names)

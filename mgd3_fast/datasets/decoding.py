@@ -24,16 +24,10 @@ class BadImageError(ValueError):
 
 
 def decode_image(content: bytes) -> Image.Image:
-    """Decode a whole image file.
+    """Decode a whole image file to RGB, 8 bits a channel; of an animation the first frame.
 
     Alpha is dropped and palettes are resolved as Pillow's `convert("RGB")` does (so did the authors);
     16-bit grey is scaled by 1/257, where `convert` would clip it to white. EXIF orientation is ignored.
-
-    Args:
-        content: The file's bytes.
-
-    Returns:
-        RGB image, 8 bits a channel; the first frame of an animation.
 
     Raises:
         BadImageError: Empty, unknown, truncated, corrupt or too large.

@@ -9,7 +9,7 @@ from dataclasses import replace
 from PIL import Image
 
 from mgd3_fast.datasets.dataset import Dataset, ImageClass
-from mgd3_fast.datasets.images import ImageSource
+from mgd3_fast.datasets.images import ImageSource, sha256_of_lines
 from mgd3_fast.errors import UserError
 
 SHARE = 0.2
@@ -17,7 +17,7 @@ MOST_PER_CLASS = 100
 
 
 class ChosenImages:
-    """Some images of a class.
+    """Some images of a class, under their names in the whole class.
 
     Args:
         images: The class.
@@ -32,41 +32,35 @@ class ChosenImages:
         return len(self._positions)
 
     def name(self, position: int) -> str:
-        """Name of an image inside the whole class."""
+        """See `ImageSource`, as for the others."""
         return self._images.name(self._positions[position])
 
     def size(self, position: int) -> int:
-        """Bytes of an image's file, 0 where there is none."""
+        """Bytes of an image's file."""
         return self._images.size(self._positions[position])
 
     def location(self, position: int) -> str:
-        """Where an image lies, for messages."""
+        """Where an image lies."""
         return self._images.location(self._positions[position])
 
     def load(self, position: int) -> Image.Image:
-        """Read one image as RGB; see `ImageSource.load`."""
+        """Read one image as RGB."""
         return self._images.load(self._positions[position])
 
     def content_key(self) -> str:
         """Hex sha256 of the whole class's key and the choice."""
-        return self._chosen_of(self._images.content_key())
+        return sha256_of_lines(self._images.content_key(), str(self._positions))
 
     def cache_key(self) -> str:
         """The same with times of change."""
-        return self._chosen_of(self._images.cache_key())
-
-    def _chosen_of(self, key: str) -> str:
-        return hashlib.sha256(f"{key}\n{self._positions}".encode()).hexdigest()
+        return sha256_of_lines(self._images.cache_key(), str(self._positions))
 
 
 def fit_part(dataset: Dataset) -> Dataset:
-    """The training images that are not held out.
+    """The training images that are not held out, as split "fit".
 
     Args:
         dataset: A train split.
-
-    Returns:
-        The same classes and labels, split "fit".
 
     Raises:
         UserError: A class has fewer than 2 images, or images can only be read from front to back.
@@ -94,8 +88,8 @@ def held_out_part(dataset: Dataset) -> Dataset:
 def _part(dataset: Dataset, split: str, *, held_out: bool) -> Dataset:
     if dataset.stream is not None:
         raise UserError(
-            f"dataset must be a name or a folder to hold images out of it, got {dataset.name}, which is read"
-            " from front to back"
+            f"images can only be held out of a name or a folder, not of {dataset.name}, which is read from"
+            " front to back"
         )
     classes = []
     for cls in dataset.classes:
@@ -109,8 +103,6 @@ def _held_out(cls: ImageClass) -> set[int]:
     if len(cls) < 2:
         raise UserError(f"class {cls.name} must have at least 2 images to hold one out, got {len(cls)}")
     count = min(max(1, round(SHARE * len(cls))), MOST_PER_CLASS)
-    digests = (
-        (hashlib.sha256(f"{cls.name}/{cls.images.name(place)}".encode()).digest(), place)
-        for place in range(len(cls))
-    )
-    return {place for _, place in sorted(digests)[:count]}
+    names = (f"{cls.name}/{cls.images.name(place)}" for place in range(len(cls)))
+    digests = [hashlib.sha256(name.encode("utf-8", "surrogateescape")).digest() for name in names]
+    return set(sorted(range(len(cls)), key=digests.__getitem__)[:count])

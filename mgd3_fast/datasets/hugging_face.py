@@ -10,9 +10,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mgd3_fast.datasets.spec import split_options
-from mgd3_fast.datasets.streams import StreamedImage
-from mgd3_fast.errors import UserError
+from mgd3_fast.datasets.images import sha256_of_lines
+from mgd3_fast.datasets.streams import StreamedImage, split_options
+from mgd3_fast.errors import UserError, listed
 
 _SOURCE = re.compile(r"(?P<path>[^:@]+)(:(?P<config>[^:@]+))?(@(?P<revision>[^:@]+))?")
 _OPTIONS = ("split", "image", "label")
@@ -37,7 +37,7 @@ class _Columns(NamedTuple):
 
 
 class HubStream:
-    """One split of a dataset as a stream of images.
+    """One split of a dataset as an `ImageStream`; its shards are called by their numbers, five digits.
 
     Args:
         spec: The specification, for messages.
@@ -60,13 +60,9 @@ class HubStream:
         num_images: int | None,
     ) -> None:
         self.name, self.location = name, spec
+        self.shards: Sequence[str] = [f"{number:05d}" for number in range(rows.num_shards)]
         self.class_names, self.num_images = columns.class_names, num_images
         self._rows, self._files, self._split, self._columns = rows, files, split, columns
-
-    @property
-    def shards(self) -> Sequence[str]:
-        """Numbers of the shards, five digits."""
-        return [f"{number:05d}" for number in range(self._rows.num_shards)]
 
     @cached_property
     def identity(self) -> str:
@@ -77,22 +73,11 @@ class HubStream:
 
     def shard_key(self, shard: int) -> str:
         """Of the whole split and the number: which file holds which shard is the library's affair."""
-        return hashlib.sha256(f"{self.identity}\n{shard}".encode()).hexdigest()
+        return sha256_of_lines(self.identity, str(shard))
 
     def read(self, shard: int, start: int = 0) -> Iterator[StreamedImage]:
-        """Images of one shard, from a row on.
-
-        Args:
-            shard: Its number.
-            start: First row.
-
-        Yields:
-            Images in the shard's order.
-
-        Raises:
-            UserError: The connection broke off, or a row has no label.
-        """
-        rows = self._rows.shard(num_shards=self._rows.num_shards, index=shard)
+        """See `ImageStream.read`."""
+        rows = self._rows.shard(num_shards=len(self.shards), index=shard)
         row = start
         try:
             for fields in rows.skip(start) if start else rows:
@@ -105,8 +90,7 @@ class HubStream:
         except UserError:
             raise
         except Exception as error:  # the libraries below raise errors of a dozen families
-            reason = " ".join(str(error).split()) or type(error).__name__
-            raise UserError(f"{self.location} broke off: {reason}; run again to go on") from error
+            raise UserError(f"{self.location} broke off: {_reason(error)}; run again to go on") from error
 
     def _label(self, fields: Mapping[str, Any], name: str) -> str:
         label = fields[self._columns.label]
@@ -126,9 +110,6 @@ def open_hub_stream(spec: str, split: str) -> HubStream:
             folder, or one parquet file, of this machine.
         split: "train", "val" or "test"; `#split=` names another one.
 
-    Returns:
-        The stream.
-
     Raises:
         UserError: Not of this form, no such dataset, configuration, split or column.
     """
@@ -140,7 +121,7 @@ def open_hub_stream(spec: str, split: str) -> HubStream:
     available = list(_lookup(spec, lambda: builder.as_streaming_dataset()))
     chosen = options.get("split") or _split_among(available, split)
     if chosen is None or chosen not in available:
-        raise UserError(f"split must be one of {', '.join(available)} for {spec}, got {chosen or split!r}")
+        raise UserError(f"split must be one of {listed(available)} for {spec}, got {chosen or split!r}")
     rows = _lookup(spec, lambda: builder.as_streaming_dataset(split=chosen))
     columns = _columns(rows.features, options, spec)
     files = [str(file) for file in (builder.config.data_files or {}).get(chosen, ())]
@@ -179,8 +160,11 @@ def _lookup(spec: str, look_up: Callable[[], Any]) -> Any:
     try:
         return look_up()
     except (OSError, ValueError, RuntimeError) as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise UserError(f"dataset {spec} cannot be opened: {reason}") from None
+        raise UserError(f"dataset {spec} cannot be opened: {_reason(error)}") from None
+
+
+def _reason(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def _split_among(available: Sequence[str], split: str) -> str | None:
@@ -222,9 +206,7 @@ def _column(types: Mapping[str, Any], role: str, given: str | None, feature: typ
 
 
 def _typed(types: Mapping[str, Any]) -> str:
-    return ", ".join(
-        f"{name} ({getattr(kind, 'dtype', type(kind).__name__)})" for name, kind in types.items()
-    )
+    return listed(f"{name} ({getattr(kind, 'dtype', type(kind).__name__)})" for name, kind in types.items())
 
 
 def _undecoded(rows: Any, columns: _Columns) -> Any:

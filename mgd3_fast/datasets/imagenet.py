@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import os
 from bisect import bisect_left
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cache
 from importlib import resources
 from pathlib import Path
 
 from mgd3_fast.datasets.dataset import Dataset
+from mgd3_fast.datasets.folders import class_folders, scan_classes
 from mgd3_fast.datasets.ilsvrc_tars import ILSVRC_TARS, find_ilsvrc_tar, open_ilsvrc_tar
 from mgd3_fast.datasets.images import ImageSource
-from mgd3_fast.datasets.scanning import class_folders, listed, scan_classes
 from mgd3_fast.datasets.selector import select_classes
-from mgd3_fast.errors import UserError
+from mgd3_fast.errors import UserError, listed
 from mgd3_fast.progress import SILENT, Progress
 from mgd3_fast.storage.cache import cache_dir_or_default
 
@@ -49,13 +49,10 @@ _VAL_FILE_PREFIX = "ILSVRC2012_val_"
 
 @cache
 def imagenet_classes(name: str) -> tuple[str, ...]:
-    """The wnids of a class list; a class's label is its place here, which is not always sorted order.
+    """The wnids of a class list in label order, which is not always sorted order.
 
     Args:
         name: One of `IMAGENET_NAMES`.
-
-    Returns:
-        Wnids in label order.
 
     Raises:
         UserError: No such list.
@@ -109,38 +106,31 @@ def open_imagenet(
                 f"data_dir must name an ILSVRC-2012 tree for {name}: give --data-dir or set IMAGENET_DIR"
             )
         data_dir = Path(os.environ["IMAGENET_DIR"])
-    root = _class_root(data_dir, split)
+    wnids = set(imagenet_classes("imagenet1k"))
+    folders = [root for root in _candidate_roots(data_dir, split) if root.is_dir()]
+    root = next((root for root in folders if not wnids.isdisjoint(class_folders(root))), None)
     if root is not None:
-        found = scan_classes(root, names, labels, progress)
+        found, notes = scan_classes(root, names, labels, progress)
     else:
         root = find_ilsvrc_tar(data_dir, split)
         if root is None:
-            raise _nothing_found(data_dir, split)
+            raise _nothing_found(data_dir, split, folders)
         indexes = cache_dir_or_default(cache_dir) / "indexes"
-        found = open_ilsvrc_tar(root, names, labels, split, indexes, progress)
+        found, notes = open_ilsvrc_tar(root, names, labels, split, indexes, progress)
     dataset = Dataset(name, found, names, split, str(root))
-    dataset.notes.extend(count_notes(dataset))
+    dataset.notes.extend([*count_notes(dataset), *notes])
     return dataset
 
 
-def _class_root(data_dir: Path, split: str) -> Path | None:
-    """The folder of wnid folders, or None."""
-    wnids = set(imagenet_classes("imagenet1k"))
-    for root in _candidate_roots(data_dir, split):
-        if root.is_dir() and not wnids.isdisjoint(class_folders(root)):
-            return root
-    return None
-
-
-def _nothing_found(data_dir: Path, split: str) -> UserError:
+def _nothing_found(data_dir: Path, split: str, folders: Sequence[Path]) -> UserError:
     if not data_dir.is_dir():
         return UserError(f"data_dir must be an existing folder, got {data_dir}")
-    for root in _candidate_roots(data_dir, split):
-        if root.is_dir() and root != data_dir:
+    for root in folders:
+        if root != data_dir:
             return UserError(f"{root} must hold one folder per wnid (n01440764, ...), got none")
-    folders = " or ".join(f"{folder}/" for folder in _SPLIT_FOLDERS[split])
+    names = " or ".join(f"{folder}/" for folder in _SPLIT_FOLDERS[split])
     return UserError(
-        f"data_dir must hold {folders} with wnid folders (n01440764, ...), or be it, or hold "
+        f"data_dir must hold {names} with wnid folders (n01440764, ...), or be it, or hold "
         f"{ILSVRC_TARS[split]}, got {data_dir}"
     )
 
@@ -162,14 +152,7 @@ def _candidate_roots(data_dir: Path, split: str) -> Iterator[Path]:
 
 
 def count_notes(dataset: Dataset) -> list[str]:
-    """Compare image counts and file names with what ILSVRC-2012 holds.
-
-    Args:
-        dataset: An opened ImageNet class list.
-
-    Returns:
-        One-line warnings, none for an untouched ILSVRC-2012 tree.
-    """
+    """Warn where image counts or file names of an ImageNet class list are not those of ILSVRC-2012."""
     counts, split, total = dataset.counts, dataset.split, len(dataset)
     whole = len(counts) == len(dataset.all_class_names)
     foreign = _images_of_other_split(dataset)

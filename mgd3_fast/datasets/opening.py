@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from mgd3_fast.datasets.dataset import Dataset, ImageClass
-from mgd3_fast.datasets.folder import open_image_folder
+from mgd3_fast.datasets.folders import open_image_folder
 from mgd3_fast.datasets.imagenet import IMAGENET_NAMES, open_imagenet
 from mgd3_fast.datasets.images import ArrayImages
 from mgd3_fast.datasets.shard_index import index_path, read_index, stream_shards
@@ -18,7 +18,6 @@ from mgd3_fast.errors import UserError
 from mgd3_fast.progress import SILENT, Progress
 
 DATASET_NAMES = (*IMAGENET_NAMES, "mnist5k")
-STREAM_KINDS = ("hf:", "wds:")
 
 
 def open_dataset(
@@ -78,16 +77,7 @@ def open_source(
 ) -> Dataset | ImageStream:
     """Open a dataset as `open_dataset` does, or hand out a stream that was never read.
 
-    Args:
-        spec: As of `open_dataset`, and so the others.
-        data_dir: For ImageNet names.
-        classes: Not applied to a stream that was never read.
-        split: "train", "val" or "test".
-        progress: Where the bar goes.
-        cache_dir: Where indexes are kept.
-
-    Returns:
-        A dataset, or a stream that `encode_stream` turns into one.
+    `classes` are not applied to such a stream; `encode_stream` turns it into a dataset.
 
     Raises:
         UserError: As `open_dataset`.
@@ -99,27 +89,24 @@ def open_source(
         raise UserError(f"data_dir must be left out unless dataset is an ImageNet name, got dataset {spec!r}")
     if spec == "mnist5k":
         return _open_mnist5k(classes, split)
-    if spec.startswith(STREAM_KINDS):
-        return _open_stream(spec, classes, split, progress, cache_dir)
-    return _open_folder(spec, classes, split, progress)
-
-
-def _open_stream(
-    spec: str, classes: str | None, split: str, progress: Progress, cache_dir: Path | str | None
-) -> Dataset | ImageStream:
-    opened: Dataset | ImageStream
     if spec.startswith("wds:"):
         from mgd3_fast.datasets.webdataset import open_webdataset
 
         opened = open_webdataset(spec, classes, split, cache_dir, progress)
-    else:
+        return opened if isinstance(opened, Dataset) else _known(opened, classes, split, cache_dir)
+    if spec.startswith("hf:"):
         from mgd3_fast.datasets.hugging_face import open_hub_stream
 
-        opened = open_hub_stream(spec, split)
-    if isinstance(opened, Dataset):
-        return opened
-    index = read_index(index_path(opened, cache_dir))
-    return opened if index is None else index.dataset(opened, stream_shards(opened, index), classes, split)
+        return _known(open_hub_stream(spec, split), classes, split, cache_dir)
+    return _open_folder(spec, classes, split, progress)
+
+
+def _known(
+    stream: ImageStream, classes: str | None, split: str, cache_dir: Path | str | None
+) -> Dataset | ImageStream:
+    """A stream as a dataset, where it was read before."""
+    index = read_index(index_path(stream, cache_dir))
+    return stream if index is None else index.dataset(stream, stream_shards(stream, index), classes, split)
 
 
 def _open_folder(spec: str, classes: str | None, split: str, progress: Progress) -> Dataset:

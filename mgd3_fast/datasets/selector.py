@@ -1,23 +1,25 @@
-"""Which classes to open: names, indices and ranges, as in "0-9,n01440764"."""
+"""Names of classes: which of them to open, which names are the same, and whether their order may surprise."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from difflib import get_close_matches
+from unicodedata import normalize
 
-from mgd3_fast.errors import UserError
+from mgd3_fast.errors import UserError, listed
 
 _RANGE = re.compile(r"(\d+)-(\d+)")
+_NUMBER = re.compile(r"(\d+)")
 
 
 def select_classes(
     classes: str | Iterable[int], names: Sequence[str], opened: Iterable[int] | None = None
 ) -> list[int]:
-    """Turn a selector into labels.
+    """Turn a selector such as "0-9,n01440764" into labels.
 
-    A part that equals a class name means that class, also when the name is a number or holds commas; any
-    other number is an index, and `a-b` is a range of indices with both ends in it.
+    A part that is a class name means that class, also when the name is a number or holds commas; any other
+    number is an index, and `a-b` is a range of indices with both ends in it.
 
     Args:
         classes: Comma-separated parts, or the labels themselves.
@@ -33,33 +35,84 @@ def select_classes(
     allowed = set(range(len(names)) if opened is None else opened)
     if isinstance(classes, str):
         by_name = {name: label for label, name in enumerate(names)}
-        chosen = {label for part in _parts(classes, by_name) for label in _labels_of(part, names, by_name)}
+
+        def named(part: str) -> int | None:
+            return by_name.get(part, by_name.get(matched([part], names).get(part, part)))
+
+        chosen = {label for part in _parts(classes, named, names) for label in _labels_of(part, named, names)}
     else:
         chosen = set(classes)
     if not chosen:
         raise UserError(f"classes must choose at least one class, got {classes!r}")
     outside = sorted(chosen - allowed)
     if outside:
-        shown = ", ".join(str(label) for label in outside[:5])
-        raise UserError(f"classes must be among the {len(allowed)} opened ones, got {shown}")
+        raise UserError(f"classes must be among the {len(allowed)} opened ones, got {listed(outside)}")
     return sorted(chosen)
 
 
-def _parts(text: str, by_name: Mapping[str, int]) -> Iterator[str]:
+def matched(names: Iterable[str], known: Iterable[str]) -> dict[str, str]:
+    """Find which known name each name is: the very same, or else the only one with the same NFC form.
+
+    File systems spell accents as one character or as two (Unicode's forms NFC and NFD).
+
+    Args:
+        names: Some names.
+        known: Names that they may be.
+
+    Returns:
+        Known names by name; without names that are none of them, or that could be several.
+    """
+    unknown = dict.fromkeys(names)
+    others = dict.fromkeys(known)
+    found = {name: name for name in unknown if name in others}
+    forms = _by_form(name for name in others if name not in found)
+    for form, alike in _by_form(name for name in unknown if name not in found).items():
+        if len(alike) == len(forms.get(form, ())) == 1:
+            found[alike[0]] = forms[form][0]
+    return found
+
+
+def order_notes(names: Sequence[str]) -> list[str]:
+    """A note where names with numbers in them, sorted as words, are not in the order of these numbers."""
+    by_number = sorted(names, key=_by_number)
+    place = next((place for place, name in enumerate(names) if name != by_number[place]), None)
+    if place is None:
+        return []
+    return [
+        f"classes are sorted as words, not as numbers ({listed(names)}): label {place} is {names[place]!r},"
+        f" not {by_number[place]!r}"
+    ]
+
+
+def _by_number(name: str) -> list[tuple[int, int, str]]:
+    """What sorts names as words with their numbers as numbers."""
+    parts = _NUMBER.split(name)
+    return [(place % 2, int(part) if place % 2 else 0, part) for place, part in enumerate(parts)]
+
+
+def _by_form(names: Iterable[str]) -> dict[str, list[str]]:
+    forms: dict[str, list[str]] = {}
+    for name in names:
+        forms.setdefault(normalize("NFC", name), []).append(name)
+    return forms
+
+
+def _parts(text: str, named: Callable[[str], int | None], names: Sequence[str]) -> Iterator[str]:
     """Split at commas, except at those of class names ("tench, Tinca tinca")."""
     words = text.split(",")
-    longest = 1 + max(name.count(",") for name in by_name)
+    longest = 1 + max(name.count(",") for name in names)
     while words:
         joined = [",".join(words[:count]).strip() for count in range(min(longest, len(words)), 0, -1)]
-        part = next((one for one in joined if one in by_name), joined[-1])
+        part = next((one for one in joined if named(one) is not None), joined[-1])
         del words[: 1 + part.count(",")]
         if part:
             yield part
 
 
-def _labels_of(part: str, names: Sequence[str], by_name: Mapping[str, int]) -> Iterable[int]:
-    if part in by_name:
-        return [by_name[part]]
+def _labels_of(part: str, named: Callable[[str], int | None], names: Sequence[str]) -> Iterable[int]:
+    label = named(part)
+    if label is not None:
+        return [label]
     span = _RANGE.fullmatch(part)
     if span or part.isdecimal():
         first, last = (int(span[1]), int(span[2])) if span else (int(part), int(part))

@@ -9,30 +9,25 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from mgd3_fast.datasets.class_names import (
-    LabelIndex,
-    UnknownLabels,
-    check_classes,
-    names_of_labels,
-    plain_names,
-)
+from mgd3_fast.datasets.class_names import LabelIndex, names_of_labels, plain_names
 from mgd3_fast.datasets.dataset import Dataset, ImageClass
-from mgd3_fast.datasets.file_list import FileList, pack_names, unpack_name
+from mgd3_fast.datasets.images import FileList, pack_names, unpack_name
+from mgd3_fast.datasets.selector import order_notes
 from mgd3_fast.datasets.shards import Shard, ShardImages
 from mgd3_fast.datasets.streams import ImageStream, StreamShard
+from mgd3_fast.errors import UserError, listed
 from mgd3_fast.storage.cache import cache_dir_or_default
-from mgd3_fast.storage.tensor_files import open_if_whole, save_tensors
+from mgd3_fast.storage.tensor_files import open_if_whole, save_arrays
 
 _FORMAT = "mgd3-fast shard index 1"
 
@@ -41,7 +36,7 @@ class ShardColumns(NamedTuple):
     """What is known of the rows of a shard, in their order.
 
     Args:
-        label_names: Distinct labels, as the source writes them.
+        label_names: Distinct labels, as the source writes them, in the order of their first rows.
         labels: int64 [r], place of each row's label in `label_names`.
         names: uint8 [L], names end to end.
         ends: int64 [r], where each name ends.
@@ -69,6 +64,19 @@ class ShardColumns(NamedTuple):
             digest.update(np.ascontiguousarray(column).data)
         return digest.hexdigest()
 
+    def classes(self, labels: LabelIndex, where: str) -> NDArray[np.int64]:
+        """Place in the class list of each row, int64 [r].
+
+        Raises:
+            UserError: A label is out of range; it names the dataset, which is `where`, and the image.
+        """
+        _, first_rows = np.unique(self.labels, return_index=True)
+        table = [
+            labels.of(name, f"{where}: {unpack_name(self.names, self.ends, row)}")
+            for name, row in zip(self.label_names, first_rows, strict=True)
+        ]
+        return np.array(table, dtype=np.int64)[self.labels]
+
 
 @dataclass(frozen=True)
 class ShardIndex:
@@ -91,9 +99,10 @@ class ShardIndex:
     digests: tuple[str, ...]
 
     @cached_property
-    def class_names(self) -> tuple[str, ...]:
-        """The class list, fit for names of folders."""
-        return plain_names(self.names)
+    def shard_counts(self) -> list[int]:
+        """Images of each shard."""
+        counts: list[int] = np.bincount(self.shards, minlength=len(self.digests)).tolist()
+        return counts
 
     def dataset(
         self,
@@ -116,16 +125,22 @@ class ShardIndex:
         Raises:
             UserError: An opened class has no image.
         """
+        names = plain_names(self.names)
         found = []
-        stops = np.cumsum(self.counts).tolist()
-        for label, (start, stop) in enumerate(pairwise([0, *stops])):
-            part = slice(start, stop)
-            images = ShardImages(self.files.part(start, stop), shards, self.shards[part], self.rows[part])
-            found.append(ImageClass(self.class_names[label], label, images))
+        for label, (start, stop) in enumerate(pairwise([0, *np.cumsum(self.counts).tolist()])):
+            files, part = self.files.part(start, stop), slice(start, stop)
+            images = ShardImages(files, shards, self.shards[part], self.rows[part])
+            found.append(ImageClass(names[label], label, images))
+        notes = [] if source.class_names else order_notes(names)
         stream = source if is_stream else None
-        dataset = Dataset(source.name, tuple(found), self.class_names, split, source.location, stream=stream)
+        dataset = Dataset(source.name, tuple(found), names, split, source.location, notes, stream)
         dataset = dataset if classes is None else dataset.subset(classes)
-        check_classes(dataset)
+        empty = [cls.name for cls in dataset.classes if not len(cls)]
+        if empty:
+            raise UserError(
+                f"classes of {source.location} must have images, none in {listed(empty)} "
+                "(--classes leaves classes out)"
+            )
         return dataset
 
 
@@ -137,9 +152,6 @@ def build_index(columns: Sequence[ShardColumns], names: tuple[str, ...] | None, 
         names: The class list as the source writes it; what the labels imply by default.
         where: The dataset, for messages.
 
-    Returns:
-        The index.
-
     Raises:
         UserError: A label is out of range.
     """
@@ -147,7 +159,7 @@ def build_index(columns: Sequence[ShardColumns], names: tuple[str, ...] | None, 
     if names is None:
         names = names_of_labels(name for of_shard in columns for name in of_shard.label_names)
     labels = LabelIndex(names, implied=implied)
-    classes = _joined(_classes_of(one, labels, where) for one in columns)
+    classes = _joined(one.classes(labels, where) for one in columns)
     lengths = [len(one.sizes) for one in columns]
     order = np.argsort(classes, kind="stable")
     files = FileList(*_ordered_names(columns, order), _joined(one.sizes for one in columns)[order], order * 0)
@@ -162,27 +174,13 @@ def build_index(columns: Sequence[ShardColumns], names: tuple[str, ...] | None, 
     )
 
 
-def known_index(path: Path, build: Callable[[], ShardIndex]) -> ShardIndex:
-    """Read an index, or build and keep it."""
-    index = read_index(path)
-    if index is None:
-        index = build()
-        write_index(path, index)
-    return index
-
-
 def stream_shards(stream: ImageStream, index: ShardIndex | None = None) -> list[Shard]:
     """The shards of a stream; where it was read before, with what is known of them."""
-    names = stream.class_names
-    labels = UnknownLabels() if names is None else LabelIndex(names)
-    numbers = range(len(stream.shards))
+    labels = LabelIndex(stream.class_names)
     if index is None:
-        return [StreamShard(stream, number, labels) for number in numbers]
-    counts = np.bincount(index.shards, minlength=len(numbers)).tolist()
-    return [
-        StreamShard(stream, number, labels, count=counts[number], digest=index.digests[number])
-        for number in numbers
-    ]
+        return [StreamShard(stream, number, labels) for number in range(len(stream.shards))]
+    known = zip(index.shard_counts, index.digests, strict=True)
+    return [StreamShard(stream, number, labels, *of_shard) for number, of_shard in enumerate(known)]
 
 
 def index_path(stream: ImageStream, cache_dir: Path | str | None) -> Path:
@@ -208,7 +206,7 @@ def write_index(path: Path, index: ShardIndex) -> None:
     Raises:
         OSError: The folder cannot be written.
     """
-    arrays = {
+    arrays: dict[str, NDArray[Any]] = {
         "counts": index.counts,
         "ends": index.files.ends,
         "sizes": index.files.sizes,
@@ -216,20 +214,9 @@ def write_index(path: Path, index: ShardIndex) -> None:
         "rows": index.rows,
         "names": index.files.names,
     }
-    tensors = {name: torch.from_numpy(np.array(array)) for name, array in arrays.items()}
     lists = {"names": json.dumps(index.names), "digests": json.dumps(index.digests)}
     path.parent.mkdir(parents=True, exist_ok=True)
-    save_tensors(path, tensors, {"format": _FORMAT, **lists})
-
-
-def _classes_of(columns: ShardColumns, labels: LabelIndex, where: str) -> NDArray[np.int64]:
-    table = np.array([labels.find(name) for name in columns.label_names], dtype=np.int64)
-    classes: NDArray[np.int64] = table[columns.labels]
-    if (classes < 0).any():
-        row = int(np.argmin(classes))
-        name = unpack_name(columns.names, columns.ends, row)
-        labels.of(columns.label_names[columns.labels[row]], f"{where}: {name}")
-    return classes
+    save_arrays(path, arrays, {"format": _FORMAT, **lists})
 
 
 def _ordered_names(

@@ -15,8 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from mgd3_fast.datasets.dataset import Dataset, ImageClass
-from mgd3_fast.datasets.file_list import FileList
-from mgd3_fast.datasets.images import ListedImages
+from mgd3_fast.datasets.images import FileList, ListedImages
 
 
 class Row(NamedTuple):
@@ -80,11 +79,7 @@ class Shard(ABC):
 
 
 class ClassShard(Shard):
-    """A class as a shard of its own: all its rows have one label.
-
-    Args:
-        cls: The class.
-    """
+    """A class as a shard of its own: all its rows have one label."""
 
     def __init__(self, cls: ImageClass) -> None:
         self._cls = cls
@@ -137,6 +132,11 @@ class ShardImages(ListedImages):
         """Read one image as RGB; see `Shard.load`."""
         shard: Shard = self.shards[self.shard_of[position]]
         return shard.load(int(self.rows[position]), self.name(position))
+
+
+def has_mixed_shards(dataset: Dataset) -> bool:
+    """Whether the images of a dataset lie in shards of mixed classes."""
+    return bool(dataset.classes) and isinstance(dataset.classes[0].images, ShardImages)
 
 
 def shards_of(dataset: Dataset) -> Sequence[Shard]:

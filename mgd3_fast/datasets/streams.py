@@ -9,7 +9,7 @@ from typing import NamedTuple, Protocol
 
 from PIL import Image
 
-from mgd3_fast.datasets.class_names import LabelIndex, UnknownLabels
+from mgd3_fast.datasets.class_names import LabelIndex
 from mgd3_fast.datasets.decoding import decode_image
 from mgd3_fast.datasets.shards import Row, Shard
 from mgd3_fast.errors import UserError
@@ -32,36 +32,25 @@ class StreamedImage(NamedTuple):
 
 
 class ImageStream(Protocol):
-    """A dataset in shards, each of which is read from front to back."""
+    """A dataset in shards, each of which is read from front to back.
 
-    @property
-    def name(self) -> str:
-        """What the dataset is called in manifests."""
-        ...
+    Attributes:
+        name: What the dataset is called in manifests.
+        location: Where it is, for messages.
+        shards: Names of the shards.
+        class_names: Names in label order, or None where only the labels of the images tell.
+        num_images: Number of its images, where somebody has counted them.
+    """
 
-    @property
-    def location(self) -> str:
-        """Where it is, for messages."""
-        ...
+    name: str
+    location: str
+    shards: Sequence[str]
+    class_names: tuple[str, ...] | None
+    num_images: int | None
 
     @property
     def identity(self) -> str:
         """Hex sha256 of all that decides what is read: files, their sizes and versions, columns."""
-        ...
-
-    @property
-    def class_names(self) -> tuple[str, ...] | None:
-        """Names in label order, or None where only the labels of the images tell."""
-        ...
-
-    @property
-    def shards(self) -> Sequence[str]:
-        """Names of the shards."""
-        ...
-
-    @property
-    def num_images(self) -> int | None:
-        """Number of its images, where somebody has counted them."""
         ...
 
     def shard_key(self, shard: int) -> str:
@@ -69,7 +58,11 @@ class ImageStream(Protocol):
         ...
 
     def read(self, shard: int, start: int = 0) -> Iterator[StreamedImage]:
-        """Images of one shard, from a row on."""
+        """Images of one shard in its order, from a row on.
+
+        Raises:
+            UserError: It cannot be opened or read to its end, or lacks a label.
+        """
         ...
 
 
@@ -90,8 +83,7 @@ class StreamShard(Shard):
         self,
         stream: ImageStream,
         number: int,
-        labels: LabelIndex | UnknownLabels,
-        *,
+        labels: LabelIndex,
         count: int | None = None,
         digest: str | None = None,
     ) -> None:
@@ -111,10 +103,9 @@ class StreamShard(Shard):
             UserError: The stream broke off, or a label is none of its classes.
         """
         for image in self._stream.read(self._number, start):
-            class_name, class_label = self._labels.named(image.label, self.location(image.row, image.name))
+            named = self._labels.named(image.label, self.location(image.row, image.name))
             load = partial(decode_image, image.content)
-            size = len(image.content)
-            yield Row(image.row, image.name, image.label, class_name, class_label, size, load)
+            yield Row(image.row, image.name, image.label, *named, len(image.content), load)
 
     def location(self, number: int, name: str) -> str:
         """The dataset and the image in it."""
@@ -127,7 +118,29 @@ class StreamShard(Shard):
             BadImageError: It is damaged.
             UserError: The stream has changed since it was read.
         """
-        found = next(iter(islice(self._stream.read(self._number, number), 1)), None)
+        found = next(islice(self._stream.read(self._number, number), 1), None)
         if found is None or found.name != name:
-            raise UserError(f"{self._stream.location} must be as it was when it was encoded, got changed")
+            raise UserError(f"{self._stream.location} has changed since it was encoded: encode it again")
         return decode_image(found.content)
+
+
+def split_options(spec: str, allowed: Sequence[str]) -> tuple[str, dict[str, str]]:
+    """Split `KIND:SOURCE[#KEY=VALUE,...]` into source and options; the last `#` starts the options.
+
+    Raises:
+        UserError: Nothing is named, or an option is unknown, twice there or without a value.
+    """
+    kind, _, rest = spec.partition(":")
+    source, mark, tail = rest.rpartition("#") if "#" in rest else (rest, "", "")
+    if not source:
+        raise UserError(f"dataset must name something after {kind}:, got {spec!r}")
+    options: dict[str, str] = {}
+    for part in tail.split(",") if mark else ():
+        key, _, value = part.partition("=")
+        if key not in allowed or not value or key in options:
+            raise UserError(
+                f"dataset options must be {', '.join(f'{one}=...' for one in allowed)}, each once, "
+                f"got {part!r} in {spec!r}"
+            )
+        options[key] = value
+    return source, options

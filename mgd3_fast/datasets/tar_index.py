@@ -5,25 +5,22 @@ Shape letters: n images, L bytes of all names.
 
 from __future__ import annotations
 
-import hashlib
+import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from PIL import Image
 
-from mgd3_fast.datasets.decoding import BadImageError, decode_image
-from mgd3_fast.datasets.file_list import FileList, ScannedFile, pack_names, unpack_name
-from mgd3_fast.datasets.images import ListedImages
-from mgd3_fast.datasets.tars import Region
+from mgd3_fast.datasets.images import FileList, ScannedFile, pack_names, sha256_of_lines, unpack_name
+from mgd3_fast.datasets.tars import Member, tar_members
 from mgd3_fast.progress import Bar
-from mgd3_fast.storage.tensor_files import open_if_whole, save_tensors
+from mgd3_fast.storage.tensor_files import open_if_whole, save_arrays
 
 # Headers lie apart: reading them waits for the disk.
 _SCAN_THREADS = 8
@@ -43,6 +40,12 @@ class TarRange(NamedTuple):
         found = path.stat()
         return cls(path, 0, found.st_size, found.st_mtime_ns)
 
+    def members(self, wanted: Callable[[str], bool]) -> Iterator[Member]:
+        """Its files; see `tar_members`."""
+        with self.path.open("rb", buffering=0) as file:
+            file.seek(self.start)
+            yield from tar_members(file, str(self.path), wanted, stop=self.start + self.size)
+
 
 class IndexedImage(NamedTuple):
     """What a scan finds of an image; `label` is its class as the tar writes it, or empty."""
@@ -61,21 +64,14 @@ class TarIndex:
         offsets: int64 [n], where each image starts in the file.
         labels: uint8 [L], labels end to end.
         label_ends: int64 [n].
+        left_out: Files that are no images, by suffix.
     """
 
     files: FileList
     offsets: NDArray[np.int64]
     labels: NDArray[np.uint8]
     label_ends: NDArray[np.int64]
-
-    @classmethod
-    def of(cls, images: Iterable[IndexedImage]) -> TarIndex:
-        """Pack what a scan found, in its order."""
-        listed = list(images)
-        offsets = np.array([image.offset for image in listed], dtype=np.int64)
-        return cls(
-            FileList.of(image.file for image in listed), offsets, *pack_names(image.label for image in listed)
-        )
+    left_out: Mapping[str, int] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.offsets)
@@ -85,19 +81,18 @@ class TarIndex:
         return unpack_name(self.labels, self.label_ends, position)
 
 
-Scan = Callable[[Region, TarRange], Iterable[IndexedImage]]
-
-
 class TarIndexes:
     """Finds the images of tar files, in this run or in an earlier one.
 
     Args:
         folder: Where indexes are kept; one file for each tar.
         kind: Names the scan: another one gives another index of the same file.
-        scan: Reads a tar's headers.
+        scan: Reads a tar's headers, and counts what it leaves out.
     """
 
-    def __init__(self, folder: Path, kind: str, scan: Scan) -> None:
+    def __init__(
+        self, folder: Path, kind: str, scan: Callable[[TarRange, Counter[str]], Iterable[IndexedImage]]
+    ) -> None:
         self._folder, self._kind, self._scan = folder, kind, scan
 
     def of(self, ranges: Sequence[TarRange], bar: Bar) -> Iterator[TarIndex]:
@@ -116,55 +111,17 @@ class TarIndexes:
 
     def one(self, tar: TarRange) -> TarIndex:
         """The index of one tar; see `of`."""
-        path = self._path(tar)
-        kept = _read(path)
-        if kept is not None:
-            return kept
-        with Region(tar.path, tar.start, tar.size) as region:
-            index = TarIndex.of(self._scan(region, tar))
-        _write(path, index)
-        return index
-
-    def _path(self, tar: TarRange) -> Path:
         identity = [self._kind, os.path.abspath(tar.path), *map(str, tar[1:])]  # noqa: PTH100
-        digest = hashlib.sha256("\n".join(identity).encode("utf-8", "surrogateescape"))
-        return self._folder / f"{digest.hexdigest()[:32]}.safetensors"
-
-
-class TarImages(ListedImages):
-    """Images of one class that lie in a tar file, read from where they are.
-
-    Args:
-        files: Names, sizes and times of change, in the order the class keeps.
-        tar: The tar file.
-        offsets: int64 [n], where each image starts in it.
-    """
-
-    def __init__(self, files: FileList, tar: Path, offsets: NDArray[np.int64]) -> None:
-        super().__init__(files)
-        self._tar, self._offsets = tar, offsets
-
-    def location(self, position: int) -> str:
-        """The tar and the image in it."""
-        return f"{self._tar}:{self.name(position)}"
-
-    def load(self, position: int) -> Image.Image:
-        """Read one image as RGB; see `load_from_tar`."""
-        return load_from_tar(self._tar, int(self._offsets[position]), self.size(position))
-
-
-def load_from_tar(tar: Path, offset: int, size: int) -> Image.Image:
-    """Read an image out of the middle of a file as RGB.
-
-    Raises:
-        BadImageError: It is empty, corrupt or too large, or the file ends in it.
-        OSError: The file cannot be read.
-    """
-    with tar.open("rb", buffering=0) as file:
-        content = os.pread(file.fileno(), size, offset)
-    if len(content) < size:
-        raise BadImageError("the tar file ends in it")
-    return decode_image(content)
+        path = self._folder / f"{sha256_of_lines(*identity)[:32]}.safetensors"
+        index = _read(path)
+        if index is None:
+            left_out: Counter[str] = Counter()
+            images = list(self._scan(tar, left_out))
+            files = FileList.of(image.file for image in images)
+            offsets = np.array([image.offset for image in images], dtype=np.int64)
+            index = TarIndex(files, offsets, *pack_names(image.label for image in images), left_out)
+            _write(path, index)
+        return index
 
 
 def _read(path: Path) -> TarIndex | None:
@@ -173,12 +130,13 @@ def _read(path: Path) -> TarIndex | None:
         return None
     arrays = {name: tensor.numpy() for name, tensor in file.tensors.items()}
     files = FileList(arrays["names"], arrays["ends"], arrays["sizes"], arrays["mtimes_ns"])
-    return TarIndex(files, arrays["offsets"], arrays["labels"], arrays["label_ends"])
+    left_out = json.loads(file.metadata.get("left_out", "{}"))
+    return TarIndex(files, arrays["offsets"], arrays["labels"], arrays["label_ends"], left_out)
 
 
 def _write(path: Path, index: TarIndex) -> None:
     files = index.files
-    arrays = {
+    arrays: dict[str, NDArray[Any]] = {
         "ends": files.ends,
         "sizes": files.sizes,
         "mtimes_ns": files.mtimes_ns,
@@ -187,10 +145,12 @@ def _write(path: Path, index: TarIndex) -> None:
         "names": files.names,
         "labels": index.labels,
     }
-    tensors = {name: torch.from_numpy(np.array(array)) for name, array in arrays.items()}
+    metadata = {"format": "mgd3-fast tar index 1"}
+    if index.left_out:
+        metadata["left_out"] = json.dumps(index.left_out)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        save_tensors(path, tensors, {"format": "mgd3-fast tar index 1"})
+        save_arrays(path, arrays, metadata)
     except OSError:
         # An index spares the next run a scan, no more: a cache that cannot be written must not stop this one.
         return

@@ -12,10 +12,16 @@ from pathlib import Path
 from tarfile import EOFHeaderError, HeaderError, ReadError  # type: ignore[attr-defined]
 from typing import IO, TYPE_CHECKING, Literal, NamedTuple, cast
 
+from PIL import Image
+
+from mgd3_fast.datasets.decoding import BadImageError, decode_image
 from mgd3_fast.errors import UserError
 
 if TYPE_CHECKING:
     from typing_extensions import Self
+
+_ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
+_MAGICS = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x5d\x00\x00\x80", _ZSTD_MAGIC)
 
 
 class Member(NamedTuple):
@@ -23,7 +29,7 @@ class Member(NamedTuple):
 
     Args:
         name: Path inside the tar.
-        offset: Where its bytes start in the tar.
+        offset: Where its bytes start in the file that holds the tar.
         size: Bytes.
         mtime_ns: Time of change that the tar records.
         content: Its bytes where they were asked for.
@@ -37,35 +43,44 @@ class Member(NamedTuple):
 
 
 def tar_members(
-    file: IO[bytes] | Region, where: str, wanted: Callable[[str], bool], *, seekable: bool = True
+    file: IO[bytes], where: str, wanted: Callable[[str], bool], stop: int | None = None
 ) -> Iterator[Member]:
     """Go through the files of a tar; folders and links are passed over.
 
     Args:
-        file: The tar, from its first byte; compressed ones only where `seekable` is False.
+        file: Stands at the tar's first byte. Without `stop` it may be a pipe, and compressed by gzip, bzip2,
+            xz or zstd.
         where: The tar's name, for messages.
         wanted: Whether the contents of a member of this name are to be read.
-        seekable: False for a pipe or a download.
+        stop: Where a plain tar in a file that can be sought ends; more may follow.
 
     Yields:
         Its files in the tar's order.
 
     Raises:
-        UserError: Not a tar, or broken off.
+        UserError: Not a tar, or broken off; or zstd without the package that reads it.
     """
-    mode: Literal["r:", "r|*"] = "r:" if seekable else "r|*"
+    mode: Literal["r:", "r|*"] = "r|*" if stop is None else "r:"
     try:
-        with tarfile.open(fileobj=cast("IO[bytes]", file), mode=mode, tarinfo=_StrictInfo) as tar:
-            while (found := tar.next()) is not None:
+        if stop is None:
+            file = _without_zstd(file, where)
+        elif file.tell() >= stop:
+            raise ReadError("it is empty")
+        with tarfile.open(fileobj=file, mode=mode, tarinfo=_StrictInfo) as tar:
+            while stop is None or tar.offset < stop:
+                found = tar.next()
+                if found is None:
+                    return
                 # A TarFile keeps all members it has seen; a shard of a stream may have millions.
                 tar.members = []  # type: ignore[attr-defined]
-                if not found.isreg():
-                    continue
-                content = None
-                if wanted(found.name):
-                    content = cast("IO[bytes]", tar.extractfile(found)).read()
-                mtime_ns = round(found.mtime) * 10**9
-                yield Member(found.name, found.offset_data, found.size, mtime_ns, content)
+                if stop is not None and found.offset_data + found.size > stop:
+                    break
+                if found.isreg():
+                    read = cast("IO[bytes]", tar.extractfile(found)).read if wanted(found.name) else None
+                    mtime_ns = round(found.mtime) * 10**9
+                    content = read() if read else None
+                    yield Member(found.name, found.offset_data, found.size, mtime_ns, content)
+            raise ReadError(f"broken off after {stop:,} bytes")
     except (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError) as error:
         raise UserError(f"{where} must be a whole tar file: {error}") from None
 
@@ -83,46 +98,52 @@ class _StrictInfo(tarfile.TarInfo):
             raise ReadError(f"broken off or damaged after {tarfile.offset:,} bytes ({error})") from None
 
 
-class Region(io.RawIOBase):
-    """A range of a file as a file of its own: a tar inside a tar.
+def is_compressed(path: Path) -> bool:
+    """Whether a file is compressed, by its first bytes, so that it can only be read from front to back."""
+    with path.open("rb") as file:
+        return file.read(8).startswith(_MAGICS)
 
-    Args:
-        path: The file.
-        start: First byte.
-        size: Bytes.
+
+def load_from_tar(tar: Path, offset: int, size: int) -> Image.Image:
+    """Read an image out of the middle of a file as RGB.
+
+    Raises:
+        BadImageError: It is empty, corrupt or too large, or the file ends in it.
+        OSError: The file cannot be read.
     """
+    with tar.open("rb", buffering=0) as file:
+        content = os.pread(file.fileno(), size, offset)
+    if len(content) < size:
+        raise BadImageError("the tar file ends in it")
+    return decode_image(content)
 
-    def __init__(self, path: Path, start: int, size: int) -> None:
-        self._file = path.open("rb", buffering=0)
-        self._start, self._size, self._position = start, size, 0
+
+class _Pushed(io.RawIOBase):
+    """A file whose first bytes were read, with these bytes before it again."""
+
+    def __init__(self, head: bytes, file: IO[bytes]) -> None:
+        self._head, self._file = head, file
 
     def readable(self) -> bool:
-        """True."""
         return True
 
-    def seekable(self) -> bool:
-        """True."""
-        return True
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+        content = self._head or self._file.read(len(buffer))
+        count = min(len(content), len(buffer))
+        buffer[:count], self._head = content[:count], self._head[count:]
+        return count
 
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        """Move within the range."""
-        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._size}[whence]
-        self._position = max(0, base + offset)
-        return self._position
 
-    def tell(self) -> int:
-        """Position within the range."""
-        return self._position
-
-    def read(self, size: int = -1) -> bytes:
-        """Read up to `size` bytes, to the end of the range by default."""
-        left = max(0, self._size - self._position)
-        count = left if size < 0 else min(size, left)
-        content = os.pread(self._file.fileno(), count, self._start + self._position)
-        self._position += len(content)
-        return content
-
-    def close(self) -> None:
-        """Close the file."""
-        self._file.close()
-        super().close()
+def _without_zstd(file: IO[bytes], where: str) -> IO[bytes]:
+    """The bytes of a file that may be compressed by zstd, which `tarfile` knows from Python 3.14 on."""
+    head = file.read(len(_ZSTD_MAGIC))
+    whole = io.BufferedReader(_Pushed(head, file))
+    if head != _ZSTD_MAGIC:
+        return whole
+    try:
+        import pyarrow
+    except ImportError:
+        raise UserError(
+            f"{where} is compressed by zstd, which the package pyarrow reads: pip install 'mgd3-fast[data]'"
+        ) from None
+    return cast("IO[bytes]", pyarrow.CompressedInputStream(pyarrow.PythonFile(whole), "zstd"))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import cached_property
 from glob import glob
 from pathlib import Path
@@ -12,22 +11,19 @@ from typing import IO
 
 from mgd3_fast.datasets.class_names import read_names
 from mgd3_fast.datasets.dataset import Dataset
-from mgd3_fast.datasets.file_list import sha256_of_lines
+from mgd3_fast.datasets.images import sha256_of_lines
 from mgd3_fast.datasets.local_shards import open_local_shards
-from mgd3_fast.datasets.spec import split_options
-from mgd3_fast.datasets.streams import StreamedImage
-from mgd3_fast.datasets.tars import tar_members
-from mgd3_fast.datasets.webdataset_samples import is_read, samples
+from mgd3_fast.datasets.samples import is_read, samples
+from mgd3_fast.datasets.streams import StreamedImage, split_options
+from mgd3_fast.datasets.tars import is_compressed, tar_members
 from mgd3_fast.errors import UserError
 from mgd3_fast.progress import Progress
 
 _COMPANIONS = ("classnames.txt", "classes.txt")
-_GZIP_MAGIC = b"\x1f\x8b"
 
 
-@dataclass(frozen=True)
 class Shards:
-    """The shards that a `wds:` specification names.
+    """The shards that a `wds:` specification names; an `ImageStream`.
 
     Args:
         spec: The specification.
@@ -35,39 +31,22 @@ class Shards:
         class_names: Names in label order, or None where only labels tell.
     """
 
-    spec: str
-    urls: tuple[str, ...]
-    class_names: tuple[str, ...] | None
-
-    @property
-    def name(self) -> str:
-        """What the dataset is called: the specification without folders and options."""
-        return "wds:" + _base_name(split_options(self.spec, ("classes",))[0])
-
-    @property
-    def location(self) -> str:
-        """The specification."""
-        return self.spec
-
-    @property
-    def shards(self) -> Sequence[str]:
-        """Names of the shards."""
-        return [_base_name(url) for url in self.urls]
-
-    @property
-    def num_images(self) -> None:
-        """None: shards do not tell."""
-        return None
+    def __init__(self, spec: str, urls: Sequence[str], class_names: tuple[str, ...] | None) -> None:
+        self.name = "wds:" + _base_name(split_options(spec, ("classes",))[0])
+        self.location, self.class_names = spec, class_names
+        self.shards: Sequence[str] = [_base_name(url) for url in urls]
+        self.num_images: int | None = None  # shards do not tell
+        self._urls = urls
 
     @cached_property
     def identity(self) -> str:
         """Hex sha256 of the class names, of names, sizes and times of change of files, and of other URLs."""
-        return sha256_of_lines([*(self.class_names or ()), *self._versions])
+        return sha256_of_lines(*(self.class_names or ()), *self._versions)
 
     @cached_property
     def _versions(self) -> list[str]:
         versions = []
-        for url in self.urls:
+        for url in self._urls:
             if _is_path(url):
                 found = Path(url).stat()
                 versions.append(f"{_base_name(url)} {found.st_size} {found.st_mtime_ns}")
@@ -80,30 +59,14 @@ class Shards:
         version = self._versions[shard]
         # Files of one name, size and time in several folders need not be the same file.
         earlier = self._versions[:shard].count(version)
-        return sha256_of_lines([*(self.class_names or ()), version, str(earlier)])
-
-    @property
-    def are_plain_files(self) -> bool:
-        """Whether all are local and not compressed, so that an image can be read from the middle."""
-        return all(_is_path(url) and not _is_compressed(Path(url)) for url in self.urls)
+        return sha256_of_lines(*(self.class_names or ()), version, str(earlier))
 
     def read(self, shard: int, start: int = 0) -> Iterator[StreamedImage]:
-        """Images of one shard, from a row on.
-
-        Args:
-            shard: Its place in `urls`.
-            start: First row.
-
-        Yields:
-            Images in the shard's order.
-
-        Raises:
-            UserError: It cannot be opened or read to its end, or a sample lacks image or label.
-        """
-        url = self.urls[shard]
+        """See `ImageStream.read`."""
+        url = self._urls[shard]
         try:
             with _opened(url) as file:
-                members = tar_members(file, url, wanted=is_read, seekable=False)
+                members = tar_members(file, url, wanted=is_read)
                 for row, sample in enumerate(samples(members, url)):
                     if row >= start:
                         name = f"{_base_name(url)}/{sample.image.name}"
@@ -136,9 +99,10 @@ def open_webdataset(
     pattern, options = split_options(spec, ("classes",))
     urls = _expand(pattern)
     shards = Shards(spec, urls, _class_names(urls, options.get("classes")))
-    if not shards.are_plain_files:
+    paths = [Path(url) for url in urls if _is_path(url)]
+    if len(paths) < len(urls) or any(map(is_compressed, paths)):
         return shards
-    return open_local_shards(shards, [Path(url) for url in urls], classes, cache_dir, progress)
+    return open_local_shards(shards, paths, classes, cache_dir, progress)
 
 
 def _expand(pattern: str) -> tuple[str, ...]:
@@ -164,21 +128,12 @@ def _expand(pattern: str) -> tuple[str, ...]:
 def _class_names(urls: Sequence[str], given: str | None) -> tuple[str, ...] | None:
     if given is not None:
         return read_names(Path(given).expanduser())
-    if _is_path(urls[0]):
-        for companion in _COMPANIONS:
-            path = Path(urls[0]).parent / companion
-            if path.is_file():
-                return read_names(path)
-    return None
+    beside = [Path(urls[0]).parent / companion for companion in _COMPANIONS] if _is_path(urls[0]) else []
+    return next((read_names(path) for path in beside if path.is_file()), None)
 
 
 def _is_path(url: str) -> bool:
     return url.startswith("file:") or not (url.startswith("pipe:") or "://" in url)
-
-
-def _is_compressed(path: Path) -> bool:
-    with path.open("rb") as file:
-        return file.read(len(_GZIP_MAGIC)) == _GZIP_MAGIC
 
 
 def _base_name(url: str) -> str:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mgd3_fast.datasets import BadImage
-from mgd3_fast.latents.parts import Layer, Part
+from mgd3_fast.latents.parts import Part, Reading
 
 
 class Piece(NamedTuple):
@@ -71,7 +71,9 @@ class ClassLatents:
         place = position - (self._stops[number - 1] if number else 0)
         piece = self.pieces[number]
         if piece.is_whole:
-            return self._mapped(number)[place]
+            if number not in self._maps:
+                self._maps[number] = piece.part.map()
+            return self._maps[number][place]
         latent = torch.empty(1, *self.item, dtype=self.dtype)
         piece.part.read(piece.places[place : place + 1], latent)
         return latent[0]
@@ -84,25 +86,20 @@ class ClassLatents:
     def _maps(self) -> dict[int, Tensor]:
         return {}
 
-    def _mapped(self, number: int) -> Tensor:
-        if number not in self._maps:
-            self._maps[number] = self.pieces[number].part.map()
-        return self._maps[number]
 
-
-def gather(class_name: str, layers: Iterable[tuple[int, NDArray[np.int64], Layer]]) -> ClassLatents:
+def gather(class_name: str, readings: Iterable[tuple[int, NDArray[np.int64], Reading]]) -> ClassLatents:
     """Find the latents of a class in what is stored of its shards.
 
     Args:
         class_name: Its name, for bad images.
-        layers: Of each shard, one at least: position in the class of the first image, rows of the images in
-            the shard, and a complete reading of it.
+        readings: Of each shard, one at least: position in the class of the first image, rows of the images
+            in the shard, and a complete reading of it.
     """
     pieces: list[Piece] = []
     index = [np.empty(0, dtype=np.int64)]
     bad: list[BadImage] = []
-    for first, rows, layer in layers:
-        for part in layer.parts:
+    for first, rows, reading in readings:
+        for part in reading.parts:
             start, stop = np.searchsorted(rows, [part.first_row, part.next_row])
             places, of_rows = _places(part.rows, rows[start:stop])
             if len(places):

@@ -6,6 +6,8 @@ shard.
 
 from __future__ import annotations
 
+import math
+import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,19 +15,30 @@ from itertools import islice
 
 import torch
 
-from mgd3_fast.datasets import BadImage, Dataset, ImageStream, Shard, ShardImages, rows_of, shards_of
+from mgd3_fast.datasets import (
+    BadImage,
+    Dataset,
+    ImageStream,
+    Shard,
+    no_good_image_error,
+    rows_of,
+    shards_of,
+)
 from mgd3_fast.datasets.class_names import plain_names
 from mgd3_fast.datasets.selector import select_classes
 from mgd3_fast.datasets.shard_index import build_index, index_path, stream_shards, write_index
+from mgd3_fast.datasets.shards import has_mixed_shards
 from mgd3_fast.errors import UserError
-from mgd3_fast.latents.disk_room import check_room
 from mgd3_fast.latents.encoder import Encoder, latent_shape
-from mgd3_fast.latents.job import Encoded, EncodeJob, make_job
+from mgd3_fast.latents.flipping import rows_per_image
 from mgd3_fast.latents.parts import read_columns
-from mgd3_fast.latents.shard_encoder import ShardEncoder, Work
-from mgd3_fast.latents.shard_work import Left, Wanted, work_left
+from mgd3_fast.latents.shard_encoder import Encoded, EncodeJob, ShardEncoder, Work, make_job
+from mgd3_fast.latents.shard_work import Wanted, work_left
 from mgd3_fast.latents.store import LatentStore
 from mgd3_fast.progress import SILENT, Progress
+
+# Left free on the disk beyond the latents themselves.
+_MARGIN_BYTES = 64 * 2**20
 
 
 @dataclass(frozen=True)
@@ -112,9 +125,6 @@ def encode_dataset(
         share: The shards of this process; classes that are not stored in whole are then left out of the
             report.
 
-    Returns:
-        What was done.
-
     Raises:
         UserError: A bad image with `on_bad_image="error"`, no room on the disk, a resolution that the
             autoencoder cannot take, latents that are not finite, or a stream is not as it was.
@@ -122,18 +132,19 @@ def encode_dataset(
     started = time.monotonic()
     if resolution not in (None, store.resolution):
         raise UserError(f"resolution must be the latent store's {store.resolution}, got {resolution}")
-    latent_shape(autoencoder, store.resolution)
+    shape = latent_shape(autoencoder, store.resolution)
     store.prepare()
-    if share is not None and dataset.classes and not _has_mixed_shards(dataset):
+    mixed = has_mixed_shards(dataset)
+    if share is not None and dataset.classes and not mixed:
         dataset, share = share.of_classes(dataset), None
     shards = shards_of(dataset)
-    labels = frozenset(cls.label for cls in dataset.classes) if _has_mixed_shards(dataset) else None
+    labels = frozenset(cls.label for cls in dataset.classes) if mixed else None
     if dataset.stream is not None and dataset.stream.class_names is None:
         labels = None  # the rows of such a stream do not tell which class is which
     wanted = Wanted(share.of_shards(shards) if share else shards, labels, len(dataset.all_class_names))
-    left = work_left(wanted, store, on_bad_image, progress, check=check)
+    work, stored = work_left(wanted, store, on_bad_image, progress, check=check)
     encoded = Encoded()
-    if left.work:
+    if work:
         job = make_job(
             autoencoder,
             store,
@@ -143,10 +154,10 @@ def encode_dataset(
             num_workers=num_workers,
             progress=progress,
         )
-        check_room(store, _images_left(dataset, left.work), job.encoder.shape, progress)
-        encoded = _encode(left, job, sum(shard.count or 0 for shard in wanted.shards))
+        _check_room(store, _images_left(dataset, work, mixed), shape, progress)
+        encoded = _encode(work, job, sum(shard.count or 0 for shard in wanted.shards), stored)
         if dataset.stream is not None:
-            _check_unchanged(dataset.stream, left.work, store)
+            _check_unchanged(dataset.stream, work, store)
     return _report(dataset, store, encoded, time.monotonic() - started, share)
 
 
@@ -178,21 +189,19 @@ def encode_stream(
     started = time.monotonic()
     store, progress = job.store, job.progress
     store.prepare()
-    names = stream.class_names
-    labels = None
+    names, labels = stream.class_names, None
     if names is not None:
-        labels = frozenset(
-            range(len(names)) if classes is None else select_classes(classes, plain_names(names))
-        )
+        chosen = range(len(names)) if classes is None else select_classes(classes, plain_names(names))
+        labels = frozenset(chosen)
     shards = stream_shards(stream)
     wanted = Wanted(share.of_shards(shards) if share else shards, labels, len(names or ()))
     progress.note(f"encode: {stream.location} is read in {len(shards):,} shards")
     if stream.num_images is not None and classes is None:
-        check_room(store, stream.num_images, job.encoder.shape, progress)
-    left = work_left(wanted, store, job.on_bad_image, progress, check=True)
-    encoded = _encode(left, job, stream.num_images)
+        _check_room(store, stream.num_images, job.encoder.shape, progress)
+    work, stored = work_left(wanted, store, job.on_bad_image, progress, check=True)
+    encoded = _encode(work, job, stream.num_images, stored)
     encoded.seconds = time.monotonic() - started
-    columns = [read_columns(layer.parts) for shard in shards for layer in islice(store.layers(shard), 1)]
+    columns = [read_columns(found.parts) for shard in shards for found in islice(store.readings(shard), 1)]
     if len(columns) < len(shards):
         progress.note(f"{len(columns):,} of {len(shards):,} shards are encoded: the rest is left to others")
         return None, encoded
@@ -201,34 +210,55 @@ def encode_stream(
     return index.dataset(stream, stream_shards(stream, index), classes, split), encoded
 
 
-def _has_mixed_shards(dataset: Dataset) -> bool:
-    return any(isinstance(cls.images, ShardImages) for cls in dataset.classes)
-
-
-def _encode(left: Left, job: EncodeJob, total: int | None) -> Encoded:
-    with job.bar(total=total, initial=left.stored) as bar:
+def _encode(work: Sequence[Work], job: EncodeJob, total: int | None, stored: int) -> Encoded:
+    # The first batch waits for the decoders and for libraries to load.
+    with job.progress.stage(
+        "encode", total=total, unit="img", initial=stored, batch=job.rows, first_apart=True
+    ) as bar:
         encoder = ShardEncoder(job, bar)
-        encoder.run(left.work)
+        encoder.run(work)
     job.store.forget()
     return encoder.encoded
 
 
-def _images_left(dataset: Dataset, work: Sequence[Work]) -> int:
+def _images_left(dataset: Dataset, work: Sequence[Work], mixed: bool) -> int:
     """Images to encode, at most."""
-    if not _has_mixed_shards(dataset):
+    if not mixed:
         return sum((one.shard.count or 0) - one.stored for one in work)
     left = {id(one.shard) for one in work}
     return sum(len(rows) for cls in dataset.classes for shard, _, rows in rows_of(cls) if id(shard) in left)
 
 
+def _check_room(store: LatentStore, images: int, shape: tuple[int, int, int], progress: Progress) -> None:
+    """Say how large the latents of some images will be, and refuse a disk without room for them."""
+    needed = images * rows_per_image(store.flip) * math.prod(shape) * store.storage_dtype.itemsize
+    progress.note(f"encode: {images:,} images, {_size(needed)} of latents into {store.folder}")
+    free = shutil.disk_usage(store.folder).free
+    if needed + _MARGIN_BYTES > free:
+        raise UserError(
+            f"cache_dir must have room for {_size(needed)} of latents and {_size(_MARGIN_BYTES)}"
+            f" to spare, got {_size(free)} free in {store.folder}"
+        )
+
+
+def _size(count: int) -> str:
+    """A number of bytes for people."""
+    amount, unit = float(count), "B"
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if amount < 1000 or unit == "TB":
+            break
+        amount /= 1000
+    return f"{amount:.3g} {unit}"
+
+
 def _check_unchanged(stream: ImageStream, work: Sequence[Work], store: LatentStore) -> None:
     """A second reading must have given what the first one gave."""
-    layers = [(one.shard.digest, store.layer(one.shard, one.labels)) for one in work]
-    if any(layer.is_complete and read_columns(layer.parts).digest() != digest for digest, layer in layers):
+    found = [(one.shard.digest, store.reading(one.shard, one.labels)) for one in work]
+    if any(one.is_complete and read_columns(one.parts).digest() != digest for digest, one in found):
         index_path(stream, store.root).unlink(missing_ok=True)
         raise UserError(
-            f"{stream.location} must be as it was when it was first read, got other images: "
-            "run again to take them as they are now"
+            f"{stream.location} gave other images than when it was first read: run again to take them as"
+            " they are now"
         )
 
 
@@ -243,10 +273,11 @@ def _report(
             continue
         if found is None:
             raise UserError(
-                f"latents of class {cls.name} must stay during a run, got deleted in {store.folder}"
+                f"the latents of class {cls.name} in {store.folder} were deleted while the others were made:"
+                " run again"
             )
         if not len(found):
-            raise UserError(f"class {cls.name} must have at least one good image, all {len(cls)} are bad")
+            raise no_good_image_error(cls.name, len(cls))
         counts[cls.name] = len(found)
         bad.extend(found.bad_images)
     reused = max(0, len(dataset) - encoded.images)

@@ -19,9 +19,6 @@ def is_mirrored(class_name: str, image_name: str) -> bool:
     Args:
         class_name: Wnid or folder name.
         image_name: Name of the image inside its class.
-
-    Returns:
-        True for half of all images.
     """
     text = f"{class_name}\n{image_name}".encode("utf-8", "surrogateescape")
     return bool(hashlib.sha256(text).digest()[-1] & 1)
@@ -35,16 +32,13 @@ def rows_per_image(flip: str) -> int:
 def flipped(
     pixels: NDArray[np.uint8], flip: str, class_name: str, image_name: str
 ) -> list[NDArray[np.uint8]]:
-    """Mirror an image, or add its mirror image.
+    """Mirror an image, uint8 [3, R, R], or add its mirror image.
 
     Args:
-        pixels: uint8 [3, R, R].
+        pixels: The image.
         flip: "none"; "random", a coin for each image; "both", the image followed by its mirror image.
         class_name: Name of its class.
         image_name: Its name.
-
-    Returns:
-        One or two images.
     """
     if flip == "none" or (flip == "random" and not is_mirrored(class_name, image_name)):
         return [pixels]

@@ -26,6 +26,7 @@ from mgd3_fast.datasets.shard_index import ShardColumns
 from mgd3_fast.storage.tensor_files import DamagedFileError, check_contents, open_tensors, save_tensors
 
 FORMAT = "mgd3-fast latents 2"
+REMEDY = "`mgd3-fast encode` makes it anew"
 
 
 class BadRow(NamedTuple):
@@ -38,17 +39,18 @@ class BadRow(NamedTuple):
 
 
 @dataclass
-class PartRows:
-    """What is gathered of the rows of a part.
+class NewPart:
+    """What is gathered for a part.
 
     Args:
-        first_row: The first of them in the shard.
+        first_row: Its first row in the shard.
         labels: Of each row, as the source writes it.
         names: Of each row.
         sizes: Of each row, bytes of the image file.
         latent_rows: Row of each latent in the shard.
+        latents: Of whole batches, [B, C, h, w] each, in the store's number format.
         bad: Rows that are left out.
-        is_last: Whether the shard ends with them.
+        is_last: Whether the shard ends with it.
     """
 
     first_row: int = 0
@@ -56,6 +58,7 @@ class PartRows:
     names: list[str] = field(default_factory=list)
     sizes: list[int] = field(default_factory=list)
     latent_rows: list[int] = field(default_factory=list)
+    latents: list[Tensor] = field(default_factory=list)
     bad: list[BadRow] = field(default_factory=list)
     is_last: bool = False
 
@@ -67,7 +70,7 @@ class PartRows:
 
     @property
     def next_row(self) -> int:
-        """The row after them."""
+        """The row after its last one."""
         return self.first_row + len(self.labels)
 
 
@@ -78,7 +81,7 @@ class Part:
     Args:
         path: Its file.
         first_row: Its first row in the shard.
-        num_rows: r.
+        next_row: The row after its last one.
         last: Whether the shard ends with it.
         labels: Places of the classes that were encoded; None for all.
         rows: int64 [m], row of each latent in the shard; ascending.
@@ -89,18 +92,13 @@ class Part:
 
     path: Path
     first_row: int
-    num_rows: int
+    next_row: int
     last: bool
     labels: frozenset[int] | None
     rows: NDArray[np.int64]
     bad: tuple[BadRow, ...]
     shape: tuple[int, ...]
     dtype: torch.dtype
-
-    @property
-    def next_row(self) -> int:
-        """The row after its last one."""
-        return self.first_row + self.num_rows
 
     def map(self) -> Tensor:
         """All latents [m, C, h, w], memory-mapped."""
@@ -129,13 +127,13 @@ class Part:
                 while run:
                     count = file.readinto(run)
                     if not count:
-                        raise DamagedFileError(f"{self.path} is damaged: it was cut off")
+                        raise DamagedFileError(f"{self.path} is damaged: it was cut off; {REMEDY}")
                     run = run[count:]
 
 
 @dataclass(frozen=True)
-class Layer:
-    """One reading of a shard: of all its images, or of those of some classes.
+class Reading:
+    """What is stored of a shard, read for all its images or for those of some classes.
 
     Args:
         folder: Where its parts lie.
@@ -147,7 +145,7 @@ class Layer:
     folder: Path
     stem: str
     parts: tuple[Part, ...]
-    damage: DamagedFileError | None = None
+    damage: str | None = None
 
     @property
     def next_row(self) -> int:
@@ -176,20 +174,13 @@ def part_path(folder: Path, stem: str, first_row: int) -> Path:
 
 
 def write_part(
-    path: Path,
-    rows: PartRows,
-    latents: Tensor,
-    *,
-    key: str,
-    labels: frozenset[int] | None,
-    about: Mapping[str, str],
-) -> None:
-    """Store a part.
+    path: Path, part: NewPart, *, key: str, labels: frozenset[int] | None, about: Mapping[str, str]
+) -> int:
+    """Store a part, and tell the bytes of its latents.
 
     Args:
         path: See `part_path`.
-        rows: Its rows.
-        latents: [m, C, h, w], in the store's number format.
+        part: Its rows and latents; without latents where no image of it was chosen.
         key: Of the shard and the store's settings.
         labels: Places of the classes that were encoded; None for all.
         about: Further metadata, for people.
@@ -197,24 +188,26 @@ def write_part(
     Raises:
         OSError: The disk is full or cannot be written.
     """
-    columns = ShardColumns.of(rows.labels, rows.names, rows.sizes)
+    columns = ShardColumns.of(part.labels, part.names, part.sizes)
     arrays = {name: column for name, column in columns._asdict().items() if name != "label_names"}
-    arrays["rows"] = np.array(rows.latent_rows, dtype=np.int64)
+    arrays["rows"] = np.array(part.latent_rows, dtype=np.int64)
     tensors = {name: torch.from_numpy(np.array(array)) for name, array in arrays.items()}
+    latents = torch.cat(part.latents)  # [m, C, h, w]
     metadata = {
         "format": FORMAT,
         "key": key,
-        "first_row": str(rows.first_row),
-        "last": json.dumps(rows.is_last),
+        "first_row": str(part.first_row),
+        "last": json.dumps(part.is_last),
         "classes": json.dumps(None if labels is None else sorted(labels)),
         "label_names": json.dumps(columns.label_names),
-        "bad": json.dumps(rows.bad),
+        "bad": json.dumps(part.bad),
         **about,
     }
     save_tensors(path, {**tensors, "latents": latents}, metadata)
+    return latents.nbytes
 
 
-def read_layer(folder: Path, stem: str, key: str, *, check: bool = False) -> Layer:
+def read_parts(folder: Path, stem: str, key: str, *, check: bool = False) -> Reading:
     """Parts of a shard from its start up to the last, or to the first that is missing or damaged.
 
     Args:
@@ -225,14 +218,14 @@ def read_layer(folder: Path, stem: str, key: str, *, check: bool = False) -> Lay
     """
     parts: list[Part] = []
     while not parts or not parts[-1].last:
+        path = part_path(folder, stem, parts[-1].next_row if parts else 0)
         try:
-            part = _read(part_path(folder, stem, parts[-1].next_row if parts else 0), key, check)
-        except DamagedFileError as error:
-            return Layer(folder, stem, tuple(parts), error)
-        if part is None:
+            parts.append(_read(path, key, check))
+        except FileNotFoundError:
             break
-        parts.append(part)
-    return Layer(folder, stem, tuple(parts))
+        except DamagedFileError as error:
+            return Reading(folder, stem, tuple(parts), str(error))
+    return Reading(folder, stem, tuple(parts))
 
 
 def read_columns(parts: Sequence[Part]) -> ShardColumns:
@@ -254,21 +247,18 @@ def read_columns(parts: Sequence[Part]) -> ShardColumns:
     return ShardColumns(tuple(label_names), np.concatenate(labels), names, np.concatenate(ends), sizes)
 
 
-def _read(path: Path, key: str, check: bool) -> Part | None:
-    try:
-        file = open_tensors(path)
-    except FileNotFoundError:
-        return None
+def _read(path: Path, key: str, check: bool) -> Part:
+    file = open_tensors(path)
     if file.metadata.get("key") != key:
         raise DamagedFileError(f"{path} is damaged: it is not the latents that its name says")
     if check:
         check_contents(path, file)
-    classes = json.loads(file.metadata["classes"])
+    classes, first_row = json.loads(file.metadata["classes"]), int(file.metadata["first_row"])
     latents = file.tensors["latents"]
     return Part(
         path=path,
-        first_row=int(file.metadata["first_row"]),
-        num_rows=len(file.tensors["labels"]),
+        first_row=first_row,
+        next_row=first_row + len(file.tensors["labels"]),
         last=json.loads(file.metadata["last"]),
         labels=None if classes is None else frozenset(classes),
         rows=file.tensors["rows"].numpy().copy(),

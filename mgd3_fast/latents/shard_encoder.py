@@ -1,6 +1,6 @@
 """Shards to parts: read, decoded, mirrored, encoded, stored; all of it side by side.
 
-Shape letters: B images of a batch, m latents of a part, C channels, h w latent size, R pixels a side.
+Shape letters: B images of a batch, R pixels a side.
 """
 
 from __future__ import annotations
@@ -18,19 +18,87 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mgd3_fast.datasets import BadImage, LoadedImage, Row, Shard, bad_image_error, load_image, run_ahead
-from mgd3_fast.datasets.scanning import listed
-from mgd3_fast.latents.batch_encoder import whole_eights
+from mgd3_fast.config.encode import ON_BAD_IMAGE
+from mgd3_fast.datasets import BadImage, Row, Shard, bad_image_error, load_image, run_ahead
+from mgd3_fast.errors import UserError, listed
+from mgd3_fast.latents.encoder import BatchEncoder, Encoder, batch_rows, latent_shape, whole_eights
 from mgd3_fast.latents.flipping import flipped, rows_per_image
-from mgd3_fast.latents.job import WAIT_S, Encoded, EncodeJob
-from mgd3_fast.latents.parts import BadRow, PartRows
-from mgd3_fast.progress import Bar
+from mgd3_fast.latents.parts import BadRow, NewPart
+from mgd3_fast.latents.store import LatentStore
+from mgd3_fast.progress import SILENT, Bar, Progress
 from mgd3_fast.storage.claims import Claim
 
 # A part ends with this many latents (32 MiB of float32 for 4x32x32; a class of ImageNet is one part), or rows
 # where few of them are chosen.
 _PART_LATENTS = 2048
 _PART_ROWS = 65536
+# How often to look whether another process has finished what it claimed.
+_WAIT_S = 0.5
+
+
+@dataclass(frozen=True)
+class EncodeJob:
+    """An encoder on its device, the store it fills, and the rules.
+
+    Args:
+        encoder: Encodes batches.
+        store: Receives latents.
+        rows: Most rows of a batch, a multiple of 8.
+        on_bad_image: "error" or "skip".
+        num_workers: Decoding threads, None for one per processor.
+        progress: Where bars and notes go.
+    """
+
+    encoder: BatchEncoder
+    store: LatentStore
+    rows: int
+    on_bad_image: str
+    num_workers: int | None
+    progress: Progress
+
+
+def make_job(
+    autoencoder: Encoder,
+    store: LatentStore,
+    *,
+    batch_size: int | None = None,
+    device: torch.device | str = "cpu",
+    on_bad_image: str = "error",
+    num_workers: int | None = None,
+    progress: Progress = SILENT,
+) -> EncodeJob:
+    """Move an autoencoder to its device and decide the batches.
+
+    Args:
+        autoencoder: Encodes.
+        store: Receives latents; sets resolution and number format.
+        batch_size: Images per batch, rounded up to a multiple of 8; None for what the device takes well.
+        device: Where to encode.
+        on_bad_image: "error" or "skip".
+        num_workers: Decoding threads, None for one per processor.
+        progress: Where bars and notes go.
+
+    Raises:
+        UserError: A resolution that the autoencoder cannot take, a batch size below 1, or no such rule for
+            bad images.
+    """
+    if on_bad_image not in ON_BAD_IMAGE:
+        raise UserError(f"on_bad_image must be one of {', '.join(ON_BAD_IMAGE)}, got {on_bad_image!r}")
+    device = torch.device(device)
+    shape = latent_shape(autoencoder, store.resolution)
+    rows = batch_rows(batch_size, store.resolution, device)
+    autoencoder.to(device, store.dtype)
+    encoder = BatchEncoder(autoencoder, shape, device)
+    return EncodeJob(encoder, store, rows, on_bad_image, num_workers, progress)
+
+
+@dataclass
+class Encoded:
+    """What one process has encoded."""
+
+    images: int = 0
+    bytes_written: int = 0
+    seconds: float = 0.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,7 +122,7 @@ class _Item(NamedTuple):
     work: Work
     number: int
     row: Row | None
-    image: LoadedImage | None
+    image: NDArray[np.uint8] | BadImage | None
 
 
 class ShardEncoder:
@@ -67,7 +135,7 @@ class ShardEncoder:
 
     def __init__(self, job: EncodeJob, bar: Bar) -> None:
         self.encoded = Encoded()
-        self._job, self._bar = job, bar
+        self._job, self._store, self._bar = job, job.store, bar
         self._claims: dict[Work, Claim] = {}
 
     def run(self, work: Sequence[Work]) -> None:
@@ -79,10 +147,10 @@ class ShardEncoder:
         """
         taken = self._sweep(work)
         if taken:
-            names = listed([one.shard.name for one in taken])
+            names = listed(one.shard.name for one in taken)
             self._job.progress.note(f"waiting for shards that other processes are encoding: {names}")
         while taken:
-            time.sleep(WAIT_S)
+            time.sleep(_WAIT_S)
             # One at a time: nobody waits while they hold a claim.
             taken = [one for one in taken if self._sweep([one])]
 
@@ -94,8 +162,8 @@ class ShardEncoder:
             workers = 0
         try:
             with closing(run_ahead(self._loads(work, held_by_others), workers, 2 * self._job.rows)) as items:
-                for work_of_one, of_shard in groupby(items, key=lambda item: item.work):
-                    self._encode_shard(work_of_one, of_shard)
+                for of_one, of_shard in groupby(items, key=lambda item: item.work):
+                    self._encode_shard(of_one, of_shard)
         finally:
             for claim in self._claims.values():
                 claim.release()
@@ -105,13 +173,13 @@ class ShardEncoder:
     def _loads(self, work: Sequence[Work], held_by_others: list[Work]) -> Iterator[Callable[[], _Item]]:
         """Claim shards as they are reached, and read their rows; decoding is left to whoever calls."""
         for one in work:
-            claim = self._job.store.claim(one.shard)
+            claim = self._store.claim(one.shard)
             if claim is None:
                 held_by_others.append(one)
                 continue
-            layer = self._job.store.layer(one.shard, one.labels)
-            number = layer.next_row
-            if layer.is_complete:
+            reading = self._store.reading(one.shard, one.labels)
+            number = reading.next_row
+            if reading.is_complete:
                 claim.release()
             else:
                 self._claims[one] = claim
@@ -124,76 +192,63 @@ class ShardEncoder:
         """Decode one image; runs on a worker thread."""
         image = None
         if work.labels is None or row.class_label in work.labels:
-            image = load_image(row.class_name, 0, row.number, row.name, self._job.store.resolution, row.load)
+            image = load_image(row.class_name, row.number, row.name, self._store.resolution, row.load)
         return _Item(work, row.number, row, image)
 
     def _encode_shard(self, work: Work, items: Iterator[_Item]) -> None:
         """Store a shard from its first missing row on, part after part."""
-        rows = self._job.rows
-        if work.shard.is_listed and work.shard.count is not None:
-            rows = min(rows, whole_eights(work.shard.count * rows_per_image(self._job.store.flip)))
+        rows, shard = self._job.rows, work.shard
+        if shard.is_listed and shard.count is not None:
+            rows = min(rows, whole_eights(shard.count * rows_per_image(self._store.flip)))
         claim, seen, is_last = self._claims.get(work), work.stored, False
         if claim is None:
             # Another process has stored it meanwhile.
             self._bar.advance(next(items).number - seen)
             return
+        empty = torch.empty(0, *self._job.encoder.shape, dtype=self._store.storage_dtype)
         while not is_last:
-            part = _UnfinishedPart(work, self._job)
-            for encoded in self._job.encoder.run(part.batches(items, rows), rows, work.shard.title):
-                part.latents.append(encoded.to(self._job.store.storage_dtype))
-                self._bar.advance(part.rows.next_row - seen)
-                seen = part.rows.next_row
-            self._bar.advance(part.rows.next_row - seen)
-            seen = part.rows.next_row
-            latents = torch.cat(part.latents)  # [m, C, h, w]
-            self._job.store.put_part(work.shard, work.labels, part.rows, latents)
-            self.encoded.images += part.images
-            self.encoded.bytes_written += latents.nbytes
-            is_last = part.rows.is_last
+            part = NewPart(latents=[empty])
+            for encoded in self._job.encoder.run(self._batches(part, work, items, rows), rows, shard.title):
+                part.latents.append(encoded.to(self._store.storage_dtype))
+                self._bar.advance(part.next_row - seen)
+                seen = part.next_row
+            self._bar.advance(part.next_row - seen)
+            seen = part.next_row
+            self.encoded.bytes_written += self._store.put(shard, work.labels, part)
+            is_last = part.is_last
         self._claims.pop(work).release()
 
-
-class _UnfinishedPart:
-    """Gathers the rows and latents of a part."""
-
-    def __init__(self, work: Work, job: EncodeJob) -> None:
-        self.rows = PartRows()
-        self.latents = [torch.empty(0, *job.encoder.shape, dtype=job.store.storage_dtype)]
-        self.images = 0
-        self._work, self._job = work, job
-
-    def batches(self, items: Iterator[_Item], most: int) -> Iterator[Tensor]:
+    def _batches(self, part: NewPart, work: Work, items: Iterator[_Item], most: int) -> Iterator[Tensor]:
         """The images to encode, uint8 [B, 3, R, R], until the part is full or the shard ends."""
-        rows, shard = self.rows, self._work.shard
         pixels: list[NDArray[np.uint8]] = []
         for item in items:
-            if not rows.labels:
-                rows.first_row = item.number
+            if not part.labels:
+                part.first_row = item.number
             if item.row is None:
-                rows.is_last = True
+                part.is_last = True
                 break
-            rows.add(item.row)
-            pixels += self._usable(item.row, item.image)
+            part.add(item.row)
+            if item.image is not None:
+                self.encoded.images += 1
+                pixels += self._usable(part, work.shard, item.row, item.image)
             if len(pixels) == most:
-                yield torch.from_numpy(np.stack(pixels))  # [B, 3, R, R]
+                yield torch.from_numpy(np.stack(pixels))
                 pixels = []
-            if not pixels and (len(rows.latent_rows) >= _PART_LATENTS or len(rows.labels) >= _PART_ROWS):
-                rows.is_last = shard.is_listed and rows.next_row == shard.count
+            if not pixels and (len(part.latent_rows) >= _PART_LATENTS or len(part.labels) >= _PART_ROWS):
+                part.is_last = work.shard.is_listed and part.next_row == work.shard.count
                 break
         if pixels:
             yield torch.from_numpy(np.stack(pixels))
 
-    def _usable(self, row: Row, image: LoadedImage | None) -> list[NDArray[np.uint8]]:
+    def _usable(
+        self, part: NewPart, shard: Shard, row: Row, image: NDArray[np.uint8] | BadImage
+    ) -> list[NDArray[np.uint8]]:
         """What is to be encoded of a row: nothing, its image, or that and its mirror image."""
-        if image is None:
-            return []
-        self.images += 1
-        if isinstance(image.pixels, BadImage):
-            reason = image.pixels.reason
+        if isinstance(image, BadImage):
             if self._job.on_bad_image == "error":
-                raise bad_image_error(self._work.shard.location(row.number, row.name), reason)
-            self.rows.bad.append(BadRow(row.number, row.class_label, row.name, reason))
+                raise bad_image_error(shard.location(row.number, row.name), image.reason)
+            part.bad.append(BadRow(row.number, row.class_label, row.name, image.reason))
             return []
-        usable = flipped(image.pixels, self._job.store.flip, row.class_name, row.name)
-        self.rows.latent_rows += [row.number] * len(usable)
+        usable = flipped(image, self._store.flip, row.class_name, row.name)
+        part.latent_rows += [row.number] * len(usable)
         return usable

@@ -5,11 +5,10 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import NamedTuple
+from dataclasses import dataclass, field
 
 from mgd3_fast.datasets import Shard, bad_image_error
-from mgd3_fast.latents.parts import Layer, read_columns
+from mgd3_fast.latents.parts import Reading, read_columns
 from mgd3_fast.latents.shard_encoder import Work
 from mgd3_fast.latents.store import LatentStore
 from mgd3_fast.progress import Progress
@@ -30,26 +29,23 @@ class Wanted:
     """
 
     shards: Sequence[Shard]
-    labels: frozenset[int] | None = None
-    num_classes: int = 0
+    labels: frozenset[int] | None
+    num_classes: int
 
 
-@dataclass(frozen=True)
-class Left:
-    """What is left to do.
+@dataclass
+class _Look:
+    """What is there of a shard: readings of all of it, what is left to do, and its rows that are stored."""
 
-    Args:
-        work: What is to be encoded, in the shards' order.
-        stored: Rows of all shards that need not be read.
-    """
-
-    work: list[Work]
-    stored: int
+    readings: list[Reading] = field(default_factory=list)
+    work: Work | None = None
+    stored: int = 0
+    notes: list[str] = field(default_factory=list)
 
 
 def work_left(
     wanted: Wanted, store: LatentStore, on_bad_image: str, progress: Progress, *, check: bool
-) -> Left:
+) -> tuple[list[Work], int]:
     """Find out what is not stored yet.
 
     Args:
@@ -58,6 +54,9 @@ def work_left(
         on_bad_image: Under "error", images that were left out of what is stored are told.
         progress: Told of damaged files, which are deleted.
         check: Compare what is stored with its checksums, which reads it.
+
+    Returns:
+        What is to be encoded, in the shards' order; and how many rows of all shards need not be read.
 
     Raises:
         UserError: A bad image.
@@ -69,58 +68,53 @@ def work_left(
             for note in look.notes:
                 progress.note(f"warning: {note}; encoding {shard.title} again")
             if on_bad_image == "error":
-                _refuse_bad(shard, look.layers, wanted.labels)
-            if look.lacks:
-                work.append(Work(shard, look.labels, look.layers[-1].next_row))
-            stored += look.layers[-1].next_row
-    return Left(work, stored)
-
-
-class _Look(NamedTuple):
-    """What is there of a shard: readings of it, the last of which is to be finished where it `lacks` rows."""
-
-    layers: list[Layer]
-    lacks: bool
-    labels: frozenset[int] | None
-    notes: list[str]
+                _refuse_bad(shard, look.readings, wanted.labels)
+            if look.work is not None:
+                work.append(look.work)
+            stored += look.stored
+    return work, stored
 
 
 def _look(wanted: Wanted, shard: Shard, store: LatentStore, check: bool) -> _Look:
-    layers, notes = [], []
-    for layer in store.layers(shard, check=check):
-        if _has_changed(layer, shard):
-            for part in layer.parts:
+    look, labels = _Look(), wanted.labels
+    for reading in store.readings(shard, check=check):
+        if _has_changed(reading, shard):
+            for part in reading.parts:
                 part.path.unlink(missing_ok=True)
-            notes.append(f"{shard.title} has changed since it was encoded")
-        else:
-            layers.append(layer)
-    labels = wanted.labels
-    if labels is not None:
-        labels = labels.difference(*(layer.labels or labels for layer in layers))
-    if layers and (not labels if labels is not None else any(layer.labels is None for layer in layers)):
-        return _Look(layers, False, None, notes)
+            look.notes.append(f"{shard.title} has changed since it was encoded")
+            continue
+        look.readings.append(reading)
+        look.stored = reading.next_row
+        if reading.labels is None:
+            return look
+        if labels is not None:
+            labels -= reading.labels
+            if not labels:
+                return look
     if labels is not None and len(labels) == wanted.num_classes:
         labels = None
-    layer = store.layer(shard, labels, check=check)
-    if layer.damage is not None:
-        notes.append(str(layer.damage))
+    begun = store.reading(shard, labels, check=check)
+    if begun.damage is not None:
+        look.notes.append(begun.damage)
         # Gone at once: a claim is given up by whoever finds the shard stored.
-        layer.next_path.unlink(missing_ok=True)
-    return _Look([*layers, layer], True, labels, notes)
+        begun.next_path.unlink(missing_ok=True)
+    look.readings.append(begun)
+    look.work, look.stored = Work(shard, labels, begun.next_row), begun.next_row
+    return look
 
 
-def _has_changed(layer: Layer, shard: Shard) -> bool:
+def _has_changed(reading: Reading, shard: Shard) -> bool:
     """Whether a stream gave other rows than it did when it was read first."""
     if shard.digest is None:
         return False
     try:
-        return read_columns(layer.parts).digest() != shard.digest
+        return read_columns(reading.parts).digest() != shard.digest
     except (DamagedFileError, FileNotFoundError):
         return True
 
 
-def _refuse_bad(shard: Shard, layers: Sequence[Layer], labels: frozenset[int] | None) -> None:
+def _refuse_bad(shard: Shard, readings: Sequence[Reading], labels: frozenset[int] | None) -> None:
     """What was stored under "skip" must not hide a bad image."""
-    for bad in (bad for layer in layers for part in layer.parts for bad in part.bad):
+    for bad in (bad for reading in readings for part in reading.parts for bad in part.bad):
         if labels is None or bad.class_label is None or bad.class_label in labels:
             raise bad_image_error(shard.location(bad.row, bad.name), bad.reason)

@@ -5,7 +5,6 @@ Shape letters: n images, C channels, h w latent size.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 from collections.abc import Iterator
@@ -15,15 +14,16 @@ import torch
 from torch import Tensor
 
 from mgd3_fast.config.encode import FLIPS
-from mgd3_fast.datasets import BadImage, ImageClass, Shard, rows_of
+from mgd3_fast.datasets import ImageClass, Shard, rows_of
+from mgd3_fast.datasets.images import sha256_of_lines
 from mgd3_fast.datasets.shards import ClassShard
 from mgd3_fast.errors import UserError
 from mgd3_fast.latents.class_latents import ClassLatents, gather
-from mgd3_fast.latents.parts import FORMAT, BadRow, Layer, PartRows, part_path, read_layer, write_part
+from mgd3_fast.latents.parts import FORMAT, REMEDY, NewPart, Reading, part_path, read_parts, write_part
 from mgd3_fast.progress import Progress
 from mgd3_fast.storage.cache import cache_dir_or_default
 from mgd3_fast.storage.claims import Claim, claim, remove_unheld
-from mgd3_fast.storage.tensor_files import remove_leftovers
+from mgd3_fast.storage.tensor_files import DamagedFileError, remove_leftovers
 
 # Part of the keys of modes: not that of files, because latents are the same numbers as ever.
 _CONTENT_FORMAT = "mgd3-fast latents 1"
@@ -71,23 +71,21 @@ class LatentStore:
         self.dtype = dtype
         self.storage_dtype = storage_dtype
         self.flip = flip
-        self._settings = "\n".join(
-            [autoencoder_digest, str(resolution), str(dtype), str(storage_dtype), flip]
-        )
+        self._settings = (autoencoder_digest, str(resolution), str(dtype), str(storage_dtype), flip)
         formats = f"{str(dtype).removeprefix('torch.')}-{_STORAGE_DTYPES[storage_dtype]}"
         mirrored = "" if flip == "none" else f"-flip-{flip}"
         folder = f"{_plain(autoencoder_digest[:16])}-{resolution}px-{formats}{mirrored}"
         self.root = cache_dir_or_default(root)
         self.folder = self.root / _FOLDER / folder
-        self._kept_layers: dict[str, list[Layer]] = {}
+        self._kept: dict[str, list[Reading]] = {}
 
     def key(self, shard: Shard) -> str:
         """Hex sha256 of everything the latents of a shard depend on."""
-        return _sha256(f"{FORMAT}\n{self._settings}\n{shard.key}")
+        return sha256_of_lines(FORMAT, *self._settings, shard.key)
 
     def content_key(self, cls: ImageClass) -> str:
         """Hex sha256 of what decides the latents, without times of change: equal for copies of the files."""
-        return _sha256(f"{_CONTENT_FORMAT}\n{self._settings}\n{cls.fingerprint}")
+        return sha256_of_lines(_CONTENT_FORMAT, *self._settings, cls.fingerprint)
 
     def stem(self, shard: Shard) -> str:
         """What the names of a shard's files start with."""
@@ -103,107 +101,72 @@ class LatentStore:
         Raises:
             UserError: The folder cannot be made or written.
         """
+        why: str | None = "not writable"
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             for folder in (self.folder, *self.folder.glob("subset-*")):
                 remove_leftovers(folder)
             remove_unheld(self.folder)
+            if os.access(self.folder, os.W_OK | os.X_OK):
+                self.forget()
+                return
         except OSError as error:
-            raise UserError(
-                f"cache_dir must be a writable folder, got {self.folder}: {error.strerror}"
-            ) from None
-        if not os.access(self.folder, os.W_OK | os.X_OK):
-            raise UserError(f"cache_dir must be a writable folder, got {self.folder}: not writable")
-        self.forget()
+            why = error.strerror
+        raise UserError(f"cache_dir must be a writable folder, got {self.folder}: {why}")
 
     def claim(self, shard: Shard) -> Claim | None:
         """Take a shard to encode, unless another process has it; see `claims`."""
         return claim(self.folder / f".{self.stem(shard)}.lock")
 
-    def layer(self, shard: Shard, labels: frozenset[int] | None, *, check: bool = False) -> Layer:
-        """What is stored of one reading of a shard; it may be incomplete.
+    def reading(self, shard: Shard, labels: frozenset[int] | None, *, check: bool = False) -> Reading:
+        """What is stored of a shard, read for some classes or, with None, for all; it may be incomplete.
 
         Args:
             shard: The shard.
-            labels: The classes that are encoded in it; None for all.
+            labels: The classes.
             check: Also compare contents with their checksums, which reads them.
         """
-        return self._layer(shard, self.layer_folder(labels), check)
+        return self._read(shard, self._folder_for(labels), check)
 
-    def layers(self, shard: Shard, *, check: bool = False) -> Iterator[Layer]:
-        """The readings of a shard that are complete: that of all classes, or those of some."""
-        whole = self._layer(shard, self.folder, check)
+    def readings(self, shard: Shard, *, check: bool = False) -> Iterator[Reading]:
+        """What is stored of a whole shard: for all its classes at once, or else for some and for others."""
+        whole = self._read(shard, self.folder, check)
         if whole.is_complete:
             yield whole
             return
         for folder in sorted(self.folder.glob("subset-*")):
-            layer = self._layer(shard, folder, check)
-            if layer.is_complete:
-                yield layer
-
-    def layer_folder(self, labels: frozenset[int] | None) -> Path:
-        """Where readings of some classes lie; the store's own folder for all classes."""
-        if labels is None:
-            return self.folder
-        return self.folder / f"subset-{_sha256(str(sorted(labels)))[:16]}"
+            found = self._read(shard, folder, check)
+            if found.is_complete:
+                yield found
 
     def forget(self) -> None:
         """Look again at what is there."""
-        self._kept_layers.clear()
+        self._kept.clear()
 
     def open(self, cls: ImageClass, *, check: bool = False) -> ClassLatents | None:
-        """Find the latents of a class.
+        """Find the latents of a class; None while some are missing.
 
         Args:
             cls: The class.
             check: Also compare contents with their checksums, which reads them.
 
-        Returns:
-            The latents with their image positions, or None while some are missing.
-
         Raises:
             DamagedFileError: A file is truncated, corrupt or not what its name says.
         """
-        layers = []
+        readings = []
         for shard, first, rows in rows_of(cls):
-            layer = self._layer_of_class(shard, cls.label, check)
-            if layer is None:
+            found = self._reading_of_class(shard, cls.label, check)
+            if found is None:
                 return None
-            layers.append((first, rows, layer))
-        return gather(cls.name, layers) if layers else None
+            readings.append((first, rows, found))
+        return gather(cls.name, readings) if readings else None
 
     def get(self, cls: ImageClass) -> Tensor | None:
         """Latents [n, C, h, w] of a class, or None when there are none; see `open`."""
         found = self.open(cls)
         return None if found is None else found.latents
 
-    def put(
-        self, cls: ImageClass, latents: Tensor, index: Tensor, bad_images: tuple[BadImage, ...] = ()
-    ) -> None:
-        """Keep the latents of a class that is a shard of its own.
-
-        Args:
-            cls: The class.
-            latents: [n, C, h, w], on any device.
-            index: int64 [n], positions of the images in the class.
-            bad_images: Images that were skipped.
-
-        Raises:
-            ValueError: Shapes do not agree.
-            OSError: The disk is full or cannot be written.
-        """
-        if latents.ndim != 4 or index.shape != latents.shape[:1]:
-            raise ValueError(
-                "latents must be [n, C, h, w] with n positions, "
-                f"got {list(latents.shape)} and {list(index.shape)}"
-            )
-        bad = [BadRow(bad.image_index, None, bad.image_name, bad.reason) for bad in bad_images]
-        rows = PartRows(latent_rows=index.tolist(), bad=bad, is_last=True)
-        for row in ClassShard(cls).rows():
-            rows.add(row)
-        self.put_part(ClassShard(cls), None, rows, latents.detach().to("cpu", self.storage_dtype))
-
-    def put_part(self, shard: Shard, labels: frozenset[int] | None, rows: PartRows, latents: Tensor) -> None:
+    def put(self, shard: Shard, labels: frozenset[int] | None, part: NewPart) -> int:
         """Keep the next part of a shard; see `write_part`."""
         about = {
             "shard": shard.name,
@@ -212,24 +175,29 @@ class LatentStore:
             "dtype": str(self.dtype),
             "flip": self.flip,
         }
-        path = part_path(self.layer_folder(labels), self.stem(shard), rows.first_row)
+        path = part_path(self._folder_for(labels), self.stem(shard), part.first_row)
         path.parent.mkdir(exist_ok=True)
-        write_part(path, rows, latents, key=self.key(shard), labels=labels, about=about)
+        return write_part(path, part, key=self.key(shard), labels=labels, about=about)
 
-    def _layer(self, shard: Shard, folder: Path, check: bool) -> Layer:
-        return read_layer(folder, self.stem(shard), self.key(shard), check=check)
+    def _read(self, shard: Shard, folder: Path, check: bool) -> Reading:
+        return read_parts(folder, self.stem(shard), self.key(shard), check=check)
 
-    def _layer_of_class(self, shard: Shard, label: int, check: bool) -> Layer | None:
+    def _folder_for(self, labels: frozenset[int] | None) -> Path:
+        if labels is None:
+            return self.folder
+        return self.folder / f"subset-{sha256_of_lines(str(sorted(labels)))[:16]}"
+
+    def _reading_of_class(self, shard: Shard, label: int, check: bool) -> Reading | None:
         """The reading of a shard that has a class; of shards of mixed classes it is looked up once."""
         if isinstance(shard, ClassShard):
-            layer = self._layer(shard, self.folder, check)
-            if layer.damage is not None:
-                raise layer.damage
-            return layer if layer.is_complete else None
-        if check or shard.key not in self._kept_layers:
-            self._kept_layers[shard.key] = list(self.layers(shard, check=check))
-        layers = self._kept_layers[shard.key]
-        return next((layer for layer in layers if layer.labels is None or label in layer.labels), None)
+            found = self._read(shard, self.folder, check)
+            if found.damage is not None:
+                raise DamagedFileError(f"{found.damage}; {REMEDY}")
+            return found if found.is_complete else None
+        if check or shard.key not in self._kept:
+            self._kept[shard.key] = list(self.readings(shard, check=check))
+        kept = self._kept[shard.key]
+        return next((one for one in kept if one.labels is None or label in one.labels), None)
 
 
 def note_old_latents(store: LatentStore, progress: Progress) -> None:
@@ -240,10 +208,6 @@ def note_old_latents(store: LatentStore, progress: Progress) -> None:
             f"{old} holds latents as an earlier version stored them, which are not used any more:"
             " delete the folder to free its room"
         )
-
-
-def _sha256(text: str) -> str:
-    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
 
 
 def _plain(name: str) -> str:

@@ -3,15 +3,35 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from pathlib import Path
+
+from mgd3_fast.errors import UserError
 
 
 def default_cache_dir() -> Path:
-    """$MGD3_CACHE, or ~/.cache/mgd3-fast."""
+    """$MGD3_CACHE, or ~/.cache/mgd3-fast; without a home, mgd3-fast-USERID in the temporary folder."""
     named = os.environ.get("MGD3_CACHE")
-    return Path(named).expanduser() if named else Path.home() / ".cache" / "mgd3-fast"
+    if named:
+        return expanded(named)
+    try:
+        return Path.home() / ".cache" / "mgd3-fast"
+    except RuntimeError:
+        return Path(tempfile.gettempdir()) / f"mgd3-fast-{os.getuid()}"
 
 
 def cache_dir_or_default(cache_dir: Path | str | None) -> Path:
     """The folder that was named, or `default_cache_dir()`."""
-    return default_cache_dir() if cache_dir is None else Path(cache_dir).expanduser()
+    return default_cache_dir() if cache_dir is None else expanded(cache_dir)
+
+
+def expanded(path: Path | str) -> Path:
+    """A path without `~`.
+
+    Raises:
+        UserError: It starts with the home folder of a user who has none.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise UserError(f"{path} starts with a home folder that is not known: write the whole path") from None

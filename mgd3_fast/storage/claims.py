@@ -31,13 +31,10 @@ class Claim:
 
 
 def claim(path: Path) -> Claim | None:
-    """Take a piece of work unless another process, or another part of this one, has it.
+    """Take a piece of work; None while another process, or another part of this one, has it.
 
     Args:
         path: Lock file; made if missing, deleted on release.
-
-    Returns:
-        The claim, or None while somebody else holds it.
     """
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)

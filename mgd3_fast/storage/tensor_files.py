@@ -18,10 +18,13 @@ from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from mgd3_engine.files.renaming import named
+from mgd3_fast.errors import printable
 
 _DTYPES = {
     torch.float32: "F32",
@@ -76,12 +79,13 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[st
         _being_written.discard(temporary)
 
 
-def write_pickled(path: Path, content: Any) -> None:
-    """Write torch's own format, and flush it to disk.
+def save_arrays(path: Path, arrays: Mapping[str, NDArray[Any]], metadata: Mapping[str, str]) -> None:
+    """Write arrays, int64 or uint8, as `save_tensors` does."""
+    save_tensors(path, {name: torch.from_numpy(np.array(one)) for name, one in arrays.items()}, metadata)
 
-    Args:
-        path: Target, not renamed into place.
-        content: Tensors and plain values, which `torch.load(weights_only=True)` reads.
+
+def write_pickled(path: Path, content: Any) -> None:
+    """Write tensors and plain values in torch's own format, not renamed into place, and flush them to disk.
 
     Raises:
         OSError: The file cannot be written or the disk is full.
@@ -100,12 +104,6 @@ def write_pickled(path: Path, content: Any) -> None:
 
 def open_tensors(path: Path) -> TensorFile:
     """Map a file written by `save_tensors`; header and size are checked, contents are not.
-
-    Args:
-        path: The file.
-
-    Returns:
-        Its tensors and metadata.
 
     Raises:
         FileNotFoundError: No such file.
@@ -127,9 +125,6 @@ def open_if_whole(path: Path, *, check: bool = True) -> TensorFile | None:
     Args:
         path: The file.
         check: Also compare contents with their checksum, which reads them.
-
-    Returns:
-        Its tensors and metadata, or None where there is no file or a damaged one.
     """
     try:
         file = open_tensors(path)
@@ -141,11 +136,7 @@ def open_if_whole(path: Path, *, check: bool = True) -> TensorFile | None:
 
 
 def check_contents(path: Path, file: TensorFile) -> None:
-    """Compare a file's tensors with their checksum; reads all of them.
-
-    Args:
-        path: Where the file lies, for the message.
-        file: The opened file.
+    """Compare the tensors of a file at a path with their checksum; reads all of them.
 
     Raises:
         DamagedFileError: The checksum is missing or differs.
@@ -155,21 +146,15 @@ def check_contents(path: Path, file: TensorFile) -> None:
 
 
 def remove_leftovers(folder: Path) -> int:
-    """Delete temporary files that no running process is writing.
+    """Delete temporary files that no running process is writing, and count them; subfolders are left alone.
 
     A temporary file names its process and machine. One of a dead process of this machine goes at once;
     one of another machine, whose processes cannot be asked, after a day.
-
-    Args:
-        folder: Searched without its subfolders.
-
-    Returns:
-        Number of files deleted.
     """
     removed = 0
     for path in folder.glob(".*.tmp"):
-        named = _TEMPORARY.fullmatch(path.name)
-        if named and path not in _being_written and _is_abandoned(path, int(named[1]), named[2]):
+        writer = _TEMPORARY.fullmatch(path.name)
+        if writer and path not in _being_written and _is_abandoned(path, int(writer[1]), writer[2]):
             path.unlink(missing_ok=True)
             removed += 1
     return removed
@@ -197,7 +182,9 @@ def _is_running(process: int) -> bool:
 
 
 def _header(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:
-    entries: dict[str, object] = {"__metadata__": dict(sorted(metadata.items()))}
+    # Names of files may hold bytes that are no Unicode, which readers of this format refuse.
+    texts = {name: printable(text) for name, text in sorted(metadata.items())}
+    entries: dict[str, object] = {"__metadata__": texts}
     end = 0
     for name, tensor in tensors.items():
         start, end = end, end + tensor.numel() * tensor.element_size()

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from mgd3_fast.datasets import Dataset, imagenet_classes
-from mgd3_fast.datasets.scanning import class_folders, listed
-from mgd3_fast.errors import UserError
+from mgd3_fast.datasets.folders import class_folders
+from mgd3_fast.errors import UserError, listed
 from mgd3_fast.progress import Progress
 
 

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 from mgd3_fast.datasets import Dataset, run_ahead
 from mgd3_fast.datasets.class_list import built_in_list, class_list
 from mgd3_fast.datasets.dataset import list_hash
-from mgd3_fast.datasets.scanning import scan_folder
+from mgd3_fast.datasets.folders import scan_folder
 from mgd3_fast.errors import UserError
 from mgd3_fast.progress import Progress
 from mgd3_fast.writers.class_folders import every_class, some_classes
@@ -220,7 +220,7 @@ def _scanned(
     key: Callable[[str], Any] | None = None,
 ) -> Iterator[LabelledImage]:
     """The images in the folder of a class, by name."""
-    files = scan_folder(path / folder)
+    files, _ = scan_folder(path / folder)
     if not len(files):
         raise UserError(f"{path} must hold images of every class, got none of {class_name}")
     for index, name in enumerate(sorted(map(files.name, range(len(files))), key=key)):

@@ -106,7 +106,7 @@ class TestImageFolder:
             pytest.param(lambda root: None, "must hold one folder per class, got none", id="no-folders"),
             pytest.param(
                 lambda root: [(root / name).mkdir() for name in "abcdefg"],
-                r"empty: a, b, c, d, e, ... \(7 in all\)",
+                r"empty: a, b, c, d, e and 2 more$",
                 id="empty-classes",
             ),
             pytest.param(

@@ -13,7 +13,7 @@ from scipy.io import savemat
 
 from mgd3_fast.datasets import Dataset, ScannedFile, decode_image, imagenet_classes, open_dataset
 from mgd3_fast.datasets.tar_index import IndexedImage, TarIndexes, TarRange
-from mgd3_fast.datasets.tars import Region, tar_members
+from mgd3_fast.datasets.tars import tar_members
 from mgd3_fast.errors import UserError
 from mgd3_fast.progress import SILENT
 from tests.fakes.pictures import encoded, photo
@@ -68,7 +68,9 @@ def pixels(dataset: Dataset) -> list[np.ndarray]:
 class TestMembers:
     def test_files_are_listed_with_their_places_and_what_was_asked_for(self) -> None:
         content = tar_bytes({"a/1.cls": b"7", "a/1.jpg": b"picture", "long" * 60: b"x"}, TIME)
-        members = list(tar_members(io.BytesIO(content), "t.tar", lambda name: name.endswith(".cls")))
+        members = list(
+            tar_members(io.BytesIO(content), "t.tar", lambda name: name.endswith(".cls"), len(content))
+        )
         assert [member.name for member in members] == ["a/1.cls", "a/1.jpg", "long" * 60]
         assert [member.content for member in members] == [b"7", None, None]
         assert content[members[1].offset : members[1].offset + members[1].size] == b"picture"
@@ -84,26 +86,35 @@ class TestMembers:
         buffer.seek(0)
         assert list(tar_members(buffer, "t.tar", lambda name: True)) == []
 
-    @pytest.mark.parametrize("seekable", [True, False])
-    @pytest.mark.parametrize("cut", ["header", "content", "before-a-header", "end"])
-    def test_cut_off_tar_is_told(self, cut: str, seekable: bool) -> None:
+    @pytest.mark.parametrize("in_a_file", [True, False])
+    @pytest.mark.parametrize("cut", ["nothing", "header", "content", "before-a-header", "end"])
+    def test_cut_off_tar_is_told(self, cut: str, in_a_file: bool) -> None:
         content = tar_bytes({"a": b"x" * 600, "b": b"y" * 600})
         kept = {"header": 512 * 3 + 100, "content": 512 * 2, "before-a-header": 512 * 3, "end": 512 * 6}
+        kept["nothing"] = 0
+        stop = kept[cut] if in_a_file else None
         with pytest.raises(UserError, match=r"^t\.tar must be a whole tar file"):
-            list(tar_members(io.BytesIO(content[: kept[cut]]), "t.tar", lambda name: True, seekable=seekable))
+            list(tar_members(io.BytesIO(content[: kept[cut]]), "t.tar", lambda name: True, stop))
+
+    @pytest.mark.parametrize("cut", ["nothing", "header", "content", "before-a-header", "end"])
+    def test_cut_off_inner_tar_is_told_though_more_follows(self, cut: str) -> None:
+        inner = tar_bytes({"a": b"x" * 600, "b": b"y" * 600})
+        kept = {"header": 512 * 3 + 100, "content": 512 * 2, "before-a-header": 512 * 3, "end": 512 * 6}
+        stop = kept.get(cut, 0)
+        file = io.BytesIO(inner[:stop] + tar_bytes({"next": b"z"}))
+        with pytest.raises(UserError, match=r"^t\.tar must be a whole tar file"):
+            list(tar_members(file, "t.tar", lambda name: True, stop))
 
     def test_another_file_is_told(self) -> None:
         with pytest.raises(UserError, match="must be a whole tar file"):
             list(tar_members(io.BytesIO(b"no tar" * 200), "t.tar", lambda name: True))
 
-    def test_region_ends_where_the_inner_file_ends(self, tmp_path: Path) -> None:
-        (tmp_path / "file").write_bytes(b"0123456789")
-        with Region(tmp_path / "file", 2, 5) as region:
-            assert region.read(3) == b"234"
-            assert region.read() == b"56"
-            assert region.read(1) == b""
-            assert region.seek(-2, os.SEEK_END) == 3
-            assert region.read() == b"56"
+    def test_a_tar_inside_a_file_ends_where_it_ends(self) -> None:
+        first, second = tar_bytes({"a": b"1"}), tar_bytes({"b": b"22"})
+        file = io.BytesIO(b"12345" + first + second)
+        file.seek(5)
+        (member,) = tar_members(file, "t.tar", lambda name: True, 5 + len(first))
+        assert (member.name, member.content, member.offset) == ("a", b"1", 5 + 512)
 
 
 class TestTrainTar:
@@ -141,7 +152,7 @@ class TestTrainTar:
         def refuse(*arguments: object) -> None:
             raise AssertionError("the tar was read again")
 
-        monkeypatch.setattr("mgd3_fast.datasets.tar_index.Region", refuse)
+        monkeypatch.setattr("mgd3_fast.datasets.tar_index.tar_members", refuse)
         again = opened(downloaded, tmp_path)
         assert again.fingerprint == first.fingerprint
         np.testing.assert_array_equal(pixels(again)[4], pixels(first)[4])
@@ -248,7 +259,7 @@ def test_each_kind_of_scan_keeps_its_own_index(downloaded: Path, tmp_path: Path)
     def found(kind: str) -> list[str]:
         image = IndexedImage(ScannedFile(kind, 1, 1), 0, "")
         with SILENT.stage("index", total=1, unit="tar") as bar:
-            (index,) = TarIndexes(tmp_path, kind, lambda region, tar: [image]).of([tar], bar)
+            (index,) = TarIndexes(tmp_path, kind, lambda tar, left_out: [image]).of([tar], bar)
         return [index.files.name(position) for position in range(len(index))]
 
     assert (found("images"), found("samples"), found("images")) == (["images"], ["samples"], ["images"])

@@ -6,7 +6,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mgd3_fast.datasets import ArrayImages, Dataset, ImageClass
+from mgd3_fast.datasets import ArrayImages, BadImage, Dataset, ImageClass
+from mgd3_fast.datasets.shards import ClassShard
+from mgd3_fast.latents import LatentStore
+from mgd3_fast.latents.parts import BadRow, NewPart
 
 
 class PoolingEncoder:
@@ -40,3 +43,15 @@ def array_dataset(*counts: int, side: int = 8) -> Dataset:
         pixels = np.random.default_rng(label).integers(0, 256, (count, side, side), dtype=np.uint8)
         classes.append(ImageClass(str(label), label, ArrayImages(pixels)))
     return Dataset("arrays", tuple(classes), tuple(cls.name for cls in classes))
+
+
+def put_latents(
+    store: LatentStore, cls: ImageClass, latents: Tensor, index: Tensor, bad_images: tuple[BadImage, ...] = ()
+) -> None:
+    """Store latents [n, C, h, w] of the images at some positions of a class folder."""
+    bad = [BadRow(bad.image_index, None, bad.image_name, bad.reason) for bad in bad_images]
+    kept = [latents.detach().to("cpu", store.storage_dtype)]
+    part = NewPart(latent_rows=index.tolist(), latents=kept, bad=bad, is_last=True)
+    for row in ClassShard(cls).rows():
+        part.add(row)
+    store.put(ClassShard(cls), None, part)

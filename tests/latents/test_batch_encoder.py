@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from mgd3_fast.errors import UserError
-from mgd3_fast.latents.batch_encoder import BatchEncoder
+from mgd3_fast.latents.encoder import BatchEncoder
 from tests.fakes.encoders import PoolingEncoder
 
 SHAPE = (4, 2, 2)

@@ -14,7 +14,7 @@ from mgd3_fast.errors import UserError
 from mgd3_fast.latents import LatentStore
 from mgd3_fast.storage.cache import default_cache_dir
 from mgd3_fast.storage.tensor_files import DamagedFileError
-from tests.fakes.encoders import array_dataset
+from tests.fakes.encoders import array_dataset, put_latents
 
 CLASS = array_dataset(3).classes[0]
 LATENTS = torch.randn(3, 4, 2, 2, generator=torch.Generator().manual_seed(0))
@@ -31,7 +31,7 @@ def store(tmp_path: Path) -> LatentStore:
 def test_what_is_put_comes_back(store: LatentStore) -> None:
     assert store.get(CLASS) is None
     bad = (BadImage("0", 1, "00001", "the file is empty"),)
-    store.put(CLASS, LATENTS[:2], torch.tensor([0, 2]), bad)
+    put_latents(store, CLASS, LATENTS[:2], torch.tensor([0, 2]), bad)
     found = store.open(CLASS, check=True)
     assert found is not None
     assert torch.equal(found.latents, LATENTS[:2])
@@ -43,7 +43,7 @@ def test_what_is_put_comes_back(store: LatentStore) -> None:
 def test_float16_store_halves_the_file_within_its_rounding(tmp_path: Path) -> None:
     half = LatentStore(tmp_path, "d1gest", 8, storage_dtype=torch.float16)
     half.prepare()
-    half.put(CLASS, LATENTS, INDEX)
+    put_latents(half, CLASS, LATENTS, INDEX)
     got = half.get(CLASS)
     assert got is not None
     assert got.dtype == torch.float16
@@ -51,8 +51,8 @@ def test_float16_store_halves_the_file_within_its_rounding(tmp_path: Path) -> No
 
 
 def test_put_again_replaces(store: LatentStore) -> None:
-    store.put(CLASS, LATENTS, INDEX)
-    store.put(CLASS, LATENTS + 1, INDEX)
+    put_latents(store, CLASS, LATENTS, INDEX)
+    put_latents(store, CLASS, LATENTS + 1, INDEX)
     assert torch.equal(store.get(CLASS), LATENTS + 1)  # type: ignore[arg-type]
 
 
@@ -68,13 +68,13 @@ def test_put_again_replaces(store: LatentStore) -> None:
 def test_other_settings_have_other_latents(
     store: LatentStore, tmp_path: Path, other: tuple[str, int, torch.dtype, torch.dtype]
 ) -> None:
-    store.put(CLASS, LATENTS, INDEX)
+    put_latents(store, CLASS, LATENTS, INDEX)
     digest, resolution, dtype, storage_dtype = other
     assert LatentStore(tmp_path, digest, resolution, dtype, storage_dtype=storage_dtype).get(CLASS) is None
 
 
 def test_label_is_not_in_the_key_but_name_and_images_are(store: LatentStore) -> None:
-    store.put(CLASS, LATENTS, INDEX)
+    put_latents(store, CLASS, LATENTS, INDEX)
     assert store.get(ImageClass(CLASS.name, 7, CLASS.images)) is not None
     assert store.get(ImageClass("other", 0, CLASS.images)) is None
     assert store.get(ImageClass(CLASS.name, 0, array_dataset(4).classes[0].images)) is None
@@ -83,7 +83,7 @@ def test_label_is_not_in_the_key_but_name_and_images_are(store: LatentStore) -> 
 @pytest.mark.parametrize("name", ["../up", "a/b", "ä ö", "." * 3, "x" * 300])
 def test_any_class_name_gives_a_file_inside_the_store(store: LatentStore, name: str) -> None:
     cls = ImageClass(name, 0, ArrayImages(np.zeros((3, 8, 8), np.uint8)))
-    store.put(cls, LATENTS, INDEX)
+    put_latents(store, cls, LATENTS, INDEX)
     assert store.path(cls).parent == store.folder
     assert store.get(cls) is not None
 
@@ -94,7 +94,7 @@ def test_alike_names_do_not_collide(store: LatentStore) -> None:
 
 
 def test_truncated_file_is_told(store: LatentStore) -> None:
-    store.put(CLASS, LATENTS, INDEX)
+    put_latents(store, CLASS, LATENTS, INDEX)
     path = store.path(CLASS)
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(DamagedFileError, match="is damaged"):
@@ -102,7 +102,7 @@ def test_truncated_file_is_told(store: LatentStore) -> None:
 
 
 def test_flipped_bit_is_told_when_asked(store: LatentStore) -> None:
-    store.put(CLASS, LATENTS, INDEX)
+    put_latents(store, CLASS, LATENTS, INDEX)
     path = store.path(CLASS)
     content = bytearray(path.read_bytes())
     content[-30] ^= 1
@@ -114,7 +114,7 @@ def test_flipped_bit_is_told_when_asked(store: LatentStore) -> None:
 
 def test_file_of_another_class_is_told(store: LatentStore) -> None:
     other = ImageClass("other", 0, CLASS.images)
-    store.put(other, LATENTS, INDEX)
+    put_latents(store, other, LATENTS, INDEX)
     store.path(other).rename(store.path(CLASS))
     with pytest.raises(DamagedFileError, match="not the latents that its name says"):
         store.open(CLASS)
@@ -123,25 +123,13 @@ def test_file_of_another_class_is_told(store: LatentStore) -> None:
 def test_latents_are_mapped_not_read(store: LatentStore) -> None:
     large = torch.zeros(4096, 4, 32, 32)  # 64 MiB
     cls = array_dataset(4096, side=1).classes[0]
-    store.put(cls, large, torch.arange(4096))
+    put_latents(store, cls, large, torch.arange(4096))
     process = psutil.Process()
     before = process.memory_info().rss
     mapped = store.get(cls)
     assert process.memory_info().rss - before < 8 * 2**20
     assert mapped is not None
     assert mapped.shape == large.shape
-
-
-@pytest.mark.parametrize(
-    ("latents", "index"),
-    [(LATENTS, torch.arange(2)), (LATENTS.flatten(1), INDEX)],
-    ids=["positions", "not-4d"],
-)
-def test_shapes_that_disagree_are_refused(
-    store: LatentStore, latents: torch.Tensor, index: torch.Tensor
-) -> None:
-    with pytest.raises(ValueError, match=r"latents must be \[n, C, h, w\] with n positions"):
-        store.put(CLASS, latents, index)
 
 
 def test_root_that_cannot_be_a_folder_is_told(tmp_path: Path) -> None:

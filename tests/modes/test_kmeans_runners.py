@@ -38,7 +38,7 @@ from mgd3_fast.modes.discovering import classes_without_modes
 from mgd3_fast.modes.kmeans_runners import MOST_TRITON_CLUSTERS, NO_RUNNER
 from mgd3_fast.storage.tensor_files import save_tensors
 from mgd3_kernels import batched_kmeans
-from tests.fakes.encoders import PoolingEncoder, array_dataset
+from tests.fakes.encoders import PoolingEncoder, array_dataset, put_latents
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda:0")
 SHAPE = (4, 2, 2)
@@ -433,7 +433,7 @@ class TestDiscoverOnDevice:
         assert found is not None
         latents = found.latents.clone()
         latents[7, 1, 0, 1] = value
-        store.put(cls, latents, found.index)
+        put_latents(store, cls, latents, found.index)
         with pytest.raises(UserError, match="latents of class 2 must be finite"):
             discover(encoded, runner=kmeans)
 

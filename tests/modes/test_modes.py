@@ -29,7 +29,7 @@ from mgd3_fast.modes import (
     modes_key,
 )
 from mgd3_fast.progress import Progress
-from tests.fakes.encoders import PoolingEncoder, array_dataset
+from tests.fakes.encoders import PoolingEncoder, array_dataset, put_latents
 
 SHAPE = (4, 2, 2)
 
@@ -147,7 +147,7 @@ class TestDiscover:
         cls = dataset.classes[1]
         latents = store.get(cls)
         assert latents is not None
-        store.put(cls, latents[::2].clone(), torch.arange(0, 12, 2))
+        put_latents(store, cls, latents[::2].clone(), torch.arange(0, 12, 2))
         assert set(discover(encoded).source_index[1].tolist()) <= set(range(0, 12, 2))
 
     @pytest.mark.parametrize("workers", [1, 2, 5])

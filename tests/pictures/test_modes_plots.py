@@ -25,7 +25,7 @@ from mgd3_fast.pictures import plot_modes
 from mgd3_fast.pictures.members import ModeMembers, mode_members
 from mgd3_fast.pictures.mode_map import COLOURS, draw_mode_map, mode_colours, project
 from mgd3_fast.pictures.nearest_sheet import MOST_MODES, THUMBNAIL_PX, draw_nearest_sheet
-from tests.fakes.encoders import PoolingEncoder, array_dataset
+from tests.fakes.encoders import PoolingEncoder, array_dataset, put_latents
 
 pytest.importorskip("matplotlib")
 
@@ -168,7 +168,7 @@ class TestPlotModes:
         cls = dataset.classes[1]
         latents = store.get(cls)
         assert latents is not None
-        store.put(cls, latents[1:].clone(), torch.arange(1, 12))
+        put_latents(store, cls, latents[1:].clone(), torch.arange(1, 12))
         modes = discover_modes(dataset, store, (4, 2, 2), Discovery(ipc=3))
         plot_modes(dataset.subset([1]), store, modes, tmp_path / "plots", resolution=8, projection="pca")
         sheet = np.asarray(Image.open(tmp_path / "plots" / "0001-1-nearest.png").convert("RGB"))

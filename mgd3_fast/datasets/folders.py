@@ -1,0 +1,179 @@
+"""Any ImageFolder: one folder per class, classes sorted by name, one stat a file."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from mgd3_fast.datasets.dataset import Dataset, ImageClass
+from mgd3_fast.datasets.images import FileImages, ScannedFile
+from mgd3_fast.datasets.selector import matched, order_notes, select_classes
+from mgd3_fast.errors import UserError, listed
+from mgd3_fast.progress import SILENT, Progress
+
+# Those of torchvision's ImageFolder. Of several images with one WebDataset key the first of these is taken.
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm")
+
+_SPLIT_FOLDERS = {
+    "train": ("train",),
+    "val": ("val", "validation", "test"),
+    "test": ("test", "val", "validation"),
+}
+_ALL_SPLIT_FOLDERS = {folder for folders in _SPLIT_FOLDERS.values() for folder in folders}
+
+# Listing a million files waits for the file system, not for the processor.
+_SCAN_THREADS = 8
+_MIN_CLASSES_FOR_BAR = 100
+
+
+def open_image_folder(
+    root: Path, classes: str | None = None, split: str = "train", progress: Progress = SILENT
+) -> Dataset:
+    """Open a folder of class folders, or a folder whose train/ and val/ are such folders.
+
+    Args:
+        root: The folder. It is taken as split into train/ and val/ when it holds nothing but these; a class
+            of val/ has its name in train/ where these differ in Unicode's normalisation alone.
+        classes: Selector of `--classes`; all by default.
+        split: "train", "val" or "test".
+        progress: Where the bar goes.
+
+    Returns:
+        Classes labelled in sorted order of their names.
+
+    Raises:
+        UserError: No such folder, no class folders, an empty one, or no such split.
+    """
+    if split not in _SPLIT_FOLDERS:
+        raise UserError(f"split must be one of {', '.join(_SPLIT_FOLDERS)}, got {split!r}")
+    if not root.is_dir():
+        raise UserError(f"dataset must be an existing folder, got {root}")
+    name, folders = root.resolve().name, class_folders(root)
+    spelled: Mapping[str, str] = {}
+    if folders and set(folders) <= _ALL_SPLIT_FOLDERS:
+        present = [folder for folder in _SPLIT_FOLDERS[split] if folder in folders]
+        if not present:
+            raise UserError(f"{root} must hold {_SPLIT_FOLDERS[split][0]}/ for split {split}, got {folders}")
+        of_train = class_folders(root / "train") if "train" in folders else []
+        root = root / present[0]
+        folders = class_folders(root)
+        spelled = matched(folders, of_train)
+    elif split != "train":
+        raise UserError(f"{root} must hold {split}/ for split {split}, but its folders are classes")
+    if not folders:
+        raise UserError(f"{root} must hold one folder per class, got none")
+    by_name = {spelled.get(folder, folder): folder for folder in folders}
+    names = sorted(by_name)
+    labels = list(range(len(names))) if classes is None else select_classes(classes, names)
+    found, notes = scan_classes(root, names, labels, progress, by_name)
+    return Dataset(name, found, tuple(names), split, str(root), [*order_notes(names), *notes])
+
+
+def class_folders(root: Path) -> list[str]:
+    """Names of the visible folders inside `root`, sorted."""
+    with os.scandir(root) as entries:
+        return sorted(entry.name for entry in entries if not entry.name.startswith(".") and _is_folder(entry))
+
+
+def scan_classes(
+    root: Path,
+    names: Sequence[str],
+    labels: Sequence[int],
+    progress: Progress = SILENT,
+    folders: Mapping[str, str] | None = None,
+) -> tuple[tuple[ImageClass, ...], list[str]]:
+    """List the images of some class folders.
+
+    Args:
+        root: Folder that holds them.
+        names: The full class list, in label order.
+        labels: Which of them to scan.
+        progress: Where the bar goes.
+        folders: Folder of each class; that of its name by default.
+
+    Returns:
+        One class per label, images sorted by relative name, folders inside a class folder included; and a
+        note where files were left out.
+
+    Raises:
+        UserError: A folder is missing, or holds no image.
+    """
+    folders = {name: name for name in class_folders(root)} if folders is None else folders
+    missing = [names[label] for label in labels if names[label] not in folders]
+    if missing:
+        raise UserError(f"{root} must hold a folder for each class, missing {listed(missing)}")
+    if len(labels) < _MIN_CLASSES_FOR_BAR:
+        progress = SILENT
+    classes: list[ImageClass] = []
+    left_out: Counter[str] = Counter()
+    paths = [root / folders[names[label]] for label in labels]
+    with (
+        ThreadPoolExecutor(_SCAN_THREADS) as pool,
+        progress.stage("scan", total=len(labels), unit="class") as bar,
+    ):
+        for label, (images, others) in zip(labels, pool.map(scan_folder, paths), strict=True):
+            classes.append(ImageClass(names[label], label, images))
+            left_out += others
+            bar.advance()
+    notes = left_out_notes(left_out)
+    empty = [cls.name for cls in classes if not len(cls)]
+    if empty:
+        raise UserError(
+            f"class folders in {root} must hold images ({' '.join(IMAGE_SUFFIXES)}), empty: {listed(empty)}"
+            + "".join(f"; {note}" for note in notes)
+        )
+    return tuple(classes), notes
+
+
+def scan_folder(folder: Path) -> tuple[FileImages, Counter[str]]:
+    """List the images of one class folder, sorted by relative name, and count other files by suffix."""
+    left_out: Counter[str] = Counter()
+    return FileImages(folder, sorted(_image_files(str(folder), "", left_out))), left_out
+
+
+def is_image(name: str) -> bool:
+    """Whether a file is an image by its name."""
+    return name.lower().endswith(IMAGE_SUFFIXES)
+
+
+def suffix_of(name: str) -> str:
+    """What a file that is no image is counted under."""
+    return Path(name).suffix.lower() or "without suffix"
+
+
+def left_out_notes(left_out: Mapping[str, int]) -> list[str]:
+    """One line that counts files that are no images by suffix, or none: "12 files were left out: 10 .txt"."""
+    if not left_out:
+        return []
+    count = sum(left_out.values())
+    kinds = sorted(left_out.items(), key=lambda kind: (-kind[1], kind[0]))
+    files = "1 file was" if count == 1 else f"{count:,} files were"
+    return [f"{files} left out: {listed(f'{times:,} {suffix}' for suffix, times in kinds)}"]
+
+
+def _image_files(folder: str, prefix: str, left_out: Counter[str]) -> Iterator[ScannedFile]:
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name.startswith("."):
+                continue
+            if _is_folder(entry):
+                if not (entry.is_symlink() and Path(folder).resolve().is_relative_to(Path(entry).resolve())):
+                    yield from _image_files(entry.path, f"{prefix}{entry.name}/", left_out)
+            elif not is_image(entry.name):
+                left_out[suffix_of(entry.name)] += 1
+            elif entry.is_symlink() and not Path(entry).exists():
+                # A bad image, which the rule for bad images decides about when it is read.
+                yield ScannedFile(prefix + entry.name, 0, 0)
+            else:
+                found = entry.stat()
+                if stat.S_ISREG(found.st_mode):
+                    yield ScannedFile(prefix + entry.name, found.st_size, found.st_mtime_ns)
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    """Whether it is a folder or leads to one; the system is only asked about links."""
+    return Path(entry).is_dir() if entry.is_symlink() else entry.is_dir()
