@@ -70,8 +70,9 @@ class Plan:
         """Say in two lines what is about to be done."""
         config, recipe = self.config, self.first.recipe
         networks = ", ".join(dict.fromkeys(network for network, _ in self.jobs))
+        sizes = " and ".join(dict.fromkeys(str(job.recipe.size) for job in self.jobs.values()))
         return (
-            f"protocol {config.protocol}, preset {self.preset}: {networks} at {recipe.size} px,"
+            f"protocol {config.protocol}, preset {self.preset}: {networks} at {sizes} px,"
             f" {recipe.epochs} epochs in batches of {recipe.batch_size}, {config.precision} on"
             f" {device_name(self.device)}\n"
             f"{len(self.folders)} folders x {config.repeats} seeds, tested on"

@@ -22,6 +22,7 @@ class Defaults:
     Args:
         networks: Classifiers; "convnet" stands for the depth that suits the size.
         size: As of `Recipe`; None: that of the distilled images.
+        convnet_size: The same where student or teacher is a ConvNet of 5 or 6 blocks; None: `size`.
         keeps_size: Images that are cropped at random keep their own size until then.
         test_resize: (a, b): a test image is the centre of one a / b as large.
         augment: Kind of augmentation.
@@ -39,6 +40,7 @@ class Defaults:
 
     networks: tuple[str, ...]
     size: int | None = None
+    convnet_size: int | None = None
     keeps_size: bool = False
     test_resize: tuple[int, int] = (1, 1)
     augment: str
@@ -111,6 +113,8 @@ _GLAD = Defaults(
     ema=0.995,
 )
 CROSS_NETWORKS = _GLAD.networks
+# Datasets that RDED's code gives its ConvNets at 128 pixels; ImageNet-1K and sets A to E have 224.
+_SMALL_FOR_CONVNETS = ("imagenette", "imagewoof", "imagenet100")
 
 
 @dataclass(frozen=True)
@@ -169,7 +173,10 @@ def find_preset(name: str, dataset: str, side: int, imagenet: bool) -> Preset:
     if name == "auto":
         name = "imagenet" if imagenet or side > 64 else "small"
         name = "mnist5k" if dataset == "mnist5k" else name
-    return Preset(name, _PRESETS[name])
+    rows = _PRESETS[name]
+    if name == "imagenet" and dataset in _SMALL_FOR_CONVNETS:
+        rows = rows | {"soft": replace(rows["soft"], convnet_size=128)}
+    return Preset(name, rows)
 
 
 def default_networks(preset: Preset, protocol: str, size: int) -> tuple[str, ...]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from mgd3_fast.errors import UserError
+from mgd3_fast.evaluate.networks import convnet_blocks
 from mgd3_fast.evaluate.presets import MANY_CLASSES, ByIpc, Defaults, Preset
 
 if TYPE_CHECKING:
@@ -146,6 +147,8 @@ def _row(config: EvaluateConfig, preset: Preset, network: str, num_classes: int)
     name = config.protocol if config.cross_recipe == "glad" else "hard"
     row = preset.rows[name]
     changes: dict[str, Any] = {"lr": row.network_lrs.get(network, row.lr)}
+    if row.convnet_size and {convnet_blocks(network), convnet_blocks(config.teacher_network or "")} & {5, 6}:
+        changes["size"] = row.convnet_size
     if name == "hard" and num_classes >= (100 if config.large_rule == "idc" else 101):
         changes |= MANY_CLASSES
     given = {option: getattr(config, option) for option in _OPTIONS}
