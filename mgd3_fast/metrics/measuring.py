@@ -38,6 +38,9 @@ SCORES = (
 )
 """Scores of a class; larger is more of each. The first two are taken on the t-SNE map."""
 
+SCALED = {f"scaled_{name}": name for name in ("diversity", "representativeness")}
+"""The first two between the least, 0, and the most, 1, of all classes of all folders (MGD3, table 9)."""
+
 # A covariance of more features than this takes minutes to decompose.
 _MOST_FRECHET_FEATURES = 4096
 
@@ -49,7 +52,7 @@ class ClassMeasures:
     """What one class of a folder scores.
 
     Args:
-        scores: Each of `SCORES`; NaN where it has no value, such as the diversity of one image.
+        scores: Each of `SCORES` and `SCALED`; NaN where it has no value, such as the diversity of one image.
         image_diversity: Of every image, in the order of file names; empty without a map.
         image_representativeness: Likewise.
     """
@@ -152,7 +155,7 @@ def measure(
             made = [comparison.of_images(some) for some in images]  # each [m, D]
             drawn = None
             if config.tsne == "on" and len(real) > 1:
-                placed, others = joint_map(real, made, config.seed)
+                placed, others = joint_map(real, made, config.seed, reduced=config.tsne_pca == "on")
                 drawn = ClassMap(name, placed, tuple(others))
                 maps.append(drawn)
             for index, rows in enumerate(made):
@@ -163,6 +166,7 @@ def measure(
                     measures.scores["mode_recovery"] = recovery
                 classes[index][name] = measures
             bar.advance()
+    _add_scaled(classes)
     measured = tuple(
         FolderMeasures(name, str(folder.path), folder.ipc, found, _means(found), _frechet(total, rows))
         for name, folder, found, rows in zip(distinct_names(folders), folders, classes, parts, strict=True)
@@ -191,9 +195,19 @@ def _class_measures(
     return ClassMeasures(scores, tuple(diversity.tolist()), tuple(representativeness.tolist()))
 
 
+def _add_scaled(folders: Sequence[dict[str, ClassMeasures]]) -> None:
+    """Give every class of every folder its `SCALED` scores; NaN where no two of them differ."""
+    together = [one.scores for folder in folders for one in folder.values()]
+    for scaled, name in SCALED.items():
+        known = [scores[name] for scores in together if not math.isnan(scores[name])]
+        low, span = (min(known), max(known) - min(known)) if known else (0.0, 0.0)
+        for scores in together:
+            scores[scaled] = (scores[name] - low) / span if span else math.nan
+
+
 def _means(classes: dict[str, ClassMeasures]) -> dict[str, float]:
     means = {}
-    for name in SCORES:
+    for name in (*SCORES, *SCALED):
         values = [one.scores[name] for one in classes.values() if not math.isnan(one.scores[name])]
         means[name] = math.fsum(values) / len(values) if values else math.nan
     return means
@@ -222,6 +236,7 @@ def _settings(comparison: Comparison, config: MetricsConfig, classes: int) -> di
         "classes": classes,
         "real_images": config.real_images,
         "tsne": config.tsne == "on",
+        "tsne_pca": config.tsne_pca == "on",
         "nearest": config.nearest,
         "neighbours": config.neighbours,
         "seed": config.seed,
