@@ -22,6 +22,7 @@ _SPLIT_FOLDERS = {
     "train": ("train",),
     "val": ("val", "validation", "test"),
     "test": ("test", "val", "validation"),
+    "validation": ("validation", "val"),
 }
 _ALL_SPLIT_FOLDERS = {folder for folders in _SPLIT_FOLDERS.values() for folder in folders}
 
@@ -36,41 +37,56 @@ def open_image_folder(
     """Open a folder of class folders, or a folder whose train/ and val/ are such folders.
 
     Args:
-        root: The folder. It is taken as split into train/ and val/ when it holds nothing but these; a class
-            of val/ has its name in train/ where these differ in Unicode's normalisation alone.
+        root: The folder. It is taken as split into train/ and val/ when it holds nothing but these, or a
+            folder called as the split is. Classes are then those of train/; one of val/ has its name in
+            train/ where these differ in Unicode's normalisation alone.
         classes: Selector of `--classes`; all by default.
-        split: "train", "val" or "test".
+        split: "train", "val", "test", "validation", or the name of a folder in `root`. Of test/ and val/, the
+            first with folders of classes is the test split.
         progress: Where the bar goes.
 
     Returns:
         Classes labelled in sorted order of their names.
 
     Raises:
-        UserError: No such folder, no class folders, an empty one, or no such split.
+        UserError: No such folder, no class folders, a missing or an empty one, or no such split.
     """
-    if split not in _SPLIT_FOLDERS:
-        raise UserError(f"split must be one of {', '.join(_SPLIT_FOLDERS)}, got {split!r}")
     if not root.is_dir():
         raise UserError(f"dataset must be an existing folder, got {root}")
     name, folders = root.resolve().name, class_folders(root)
-    spelled: Mapping[str, str] = {}
-    if folders and set(folders) <= _ALL_SPLIT_FOLDERS:
-        present = [folder for folder in _SPLIT_FOLDERS[split] if folder in folders]
-        if not present:
-            raise UserError(f"{root} must hold {_SPLIT_FOLDERS[split][0]}/ for split {split}, got {folders}")
-        of_train = class_folders(root / "train") if "train" in folders else []
-        root = root / present[0]
-        folders = class_folders(root)
-        spelled = matched(folders, of_train)
+    by_name, names, skipped = {folder: folder for folder in folders}, folders, []
+    if folders and (set(folders) <= _ALL_SPLIT_FOLDERS or split in folders):
+        root, by_name, names, skipped = _open_split(root, folders, split)
     elif split != "train":
         raise UserError(f"{root} must hold {split}/ for split {split}, but its folders are classes")
-    if not folders:
+    if not by_name:
         raise UserError(f"{root} must hold one folder per class, got none")
-    by_name = {spelled.get(folder, folder): folder for folder in folders}
-    names = sorted(by_name)
     labels = list(range(len(names))) if classes is None else select_classes(classes, names)
     found, notes = scan_classes(root, names, labels, progress, by_name)
-    return Dataset(name, found, tuple(names), split, str(root), [*order_notes(names), *notes])
+    notes = [*order_notes(names), *skipped, *notes]
+    return Dataset(name, found, tuple(names), root.name if skipped else split, str(root), notes)
+
+
+def _open_split(
+    root: Path, folders: Sequence[str], split: str
+) -> tuple[Path, dict[str, str], list[str], list[str]]:
+    """Choose the folder of a split: itself, its folders by class, all class names, and notes of what was not."""
+    wanted = _SPLIT_FOLDERS.get(split, (split,))
+    present = [folder for folder in wanted if folder in folders]
+    if not present:
+        raise UserError(f"{root} must hold {wanted[0]}/ for split {split}, got {listed(folders)}")
+    of_train = class_folders(root / "train") if "train" in folders else []
+    skipped = []
+    for folder in present:
+        inside = class_folders(root / folder)
+        spelled = matched(inside, of_train)
+        by_name = {spelled.get(one, one): one for one in inside}
+        if by_name and not (of_train and by_name.keys().isdisjoint(of_train)):
+            names = of_train or sorted(by_name)
+            return root / folder, by_name, names, skipped
+        skipped.append(f"{folder}/ has no folder named as a class: its images are unlabelled and not read")
+    of = f", named as those of train/ ({listed(of_train)})" if of_train else ""
+    raise UserError(f"{root / present[0]} must hold one folder per class{of}, got {listed(inside) or 'none'}")
 
 
 def class_folders(root: Path) -> list[str]:

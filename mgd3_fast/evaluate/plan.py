@@ -13,16 +13,14 @@ import torch
 
 from mgd3_fast.config.evaluate import EvaluateConfig
 from mgd3_fast.datasets import IMAGENET_NAMES, Dataset, describe
-from mgd3_fast.datasets.holdout import held_out_part
-from mgd3_fast.datasets.opening import open_source
 from mgd3_fast.devices import device_name, resolve_device
-from mgd3_fast.errors import UserError
 from mgd3_fast.evaluate.images import ImageSet, StoredImage, load_images
 from mgd3_fast.evaluate.networks import build_network, check_network_name
 from mgd3_fast.evaluate.objective import count_correct
 from mgd3_fast.evaluate.presets import Preset, default_networks, find_preset
 from mgd3_fast.evaluate.recipe import Recipe, make_recipe
 from mgd3_fast.evaluate.teacher import load_teacher
+from mgd3_fast.evaluate.tested import open_tested
 from mgd3_fast.evaluate.training import Job
 from mgd3_fast.progress import Progress
 from mgd3_fast.writers.labelled import LabelledFolder, distinct_names
@@ -89,7 +87,7 @@ def make_plan(config: EvaluateConfig, progress: Progress) -> Plan:
     for name in (*(config.networks or ()), *filter(None, [config.teacher_network])):
         check_network_name(name)
     device = resolve_device(config.device)
-    dataset = _open_tested(config, progress)
+    dataset = open_tested(config, progress)
     progress.note(describe(dataset))
     num_classes = len(dataset.classes)
     found = [read_classes(path, dataset, "each of folders", config.ipc) for path in config.folders]
@@ -126,22 +124,6 @@ def make_plan(config: EvaluateConfig, progress: Progress) -> Plan:
         for (network, name), recipe in recipes.items()
     }
     return Plan(config, dataset, preset.name, device, folders, jobs, record)
-
-
-def _open_tested(config: EvaluateConfig, progress: Progress) -> Dataset:
-    data_dir = None if config.data_dir is None else Path(config.data_dir)
-    split = "train"
-    if config.eval_split == "test":
-        split = "val" if config.dataset in IMAGENET_NAMES else "test"
-    dataset = open_source(
-        config.dataset, data_dir=data_dir, classes=config.classes, split=split, progress=progress
-    )
-    if not isinstance(dataset, Dataset) or dataset.stream is not None:
-        raise UserError(
-            f"dataset must be a name or a folder to test on, got {config.dataset!r}, which is read from front"
-            " to back"
-        )
-    return held_out_part(dataset) if config.eval_split == "val" else dataset
 
 
 def _recipes(
