@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 
 LONGEST_LINE = 400
@@ -9,14 +10,10 @@ _MOST_LISTED, _LONGEST_NAME, _LONGEST_LIST = 5, 60, 120
 
 
 class UserError(ValueError):
-    """A mistake the user can mend; the message names what is wrong and what is allowed, in one line.
+    """A mistake the user can mend; the message names what is wrong and what is allowed, in one line."""
 
-    Args:
-        message: The line; of one longer than 400 characters the middle is left out.
-    """
-
-    def __init__(self, message: str) -> None:
-        super().__init__(shortened(message))
+    def __str__(self) -> str:
+        return shortened(printable(super().__str__()))
 
 
 class Interrupted(KeyboardInterrupt):
@@ -43,6 +40,6 @@ def shortened(text: str, most: int = LONGEST_LINE) -> str:
     return f"{text[: most - 5 - end]} ... {text[-end:]}"
 
 
-def printable(name: str) -> str:
-    r"""A name for pages, tables and pictures: a byte of it that is not UTF-8 is written \xe9."""
-    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+def printable(text: str) -> str:
+    r"""Text for people, pages, tables and pictures: bytes of names that are not UTF-8 are written \xe9."""
+    return re.sub("[\ud800-\udfff]", lambda one: rf"\x{ord(one[0]) & 0xFF:02x}", text)

@@ -11,6 +11,8 @@ from typing import Any, Protocol, TextIO
 
 from tqdm import tqdm
 
+from mgd3_fast.errors import printable, shortened
+
 
 class Bar(Protocol):
     """One running stage."""
@@ -204,9 +206,10 @@ class Progress:
             self.note(f"{name}: {_duration(seconds)}")
 
     def note(self, line: str) -> None:
-        """Print one line of information or warning."""
+        """Print a line of information or warning, or several; of what is too long the middle is left out."""
         if not self.quiet:
-            tqdm.write(line, file=self.stream)
+            lines = [shortened(printable(one)) for one in line.split("\n")]
+            tqdm.write("\n".join(lines), file=self.stream)
 
 
 SILENT = Progress(quiet=True)

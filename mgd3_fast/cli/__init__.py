@@ -13,6 +13,7 @@ import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
+from io import TextIOWrapper
 from types import FrameType
 from typing import NoReturn
 
@@ -44,6 +45,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit status.
     """
+    if isinstance(sys.stdout, TextIOWrapper):
+        # Paths that are not UTF-8 are printed as they are, not refused.
+        sys.stdout.reconfigure(errors="surrogateescape")
     try:
         with _terminable():
             arguments = list(sys.argv[1:] if argv is None else argv)

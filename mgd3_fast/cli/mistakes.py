@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mgd3_fast.errors import UserError
+from mgd3_fast.errors import UserError, printable, shortened
 
 OUR_PACKAGES = ("mgd3_fast", "mgd3_engine", "mgd3_kernels")
 
@@ -20,7 +20,11 @@ def is_users_mistake(error: BaseException) -> bool:
 
 
 def one_line(error: BaseException) -> str:
-    """Say an error in one line: the file first where the system names one."""
+    """Say an error in one line of at most 400 characters: the file first where the system names one."""
+    return shortened(printable(_in_one_line(error)))
+
+
+def _in_one_line(error: BaseException) -> str:
     if _is_out_of_memory(error):
         return "memory must hold a batch and does not: try a smaller --batch-size where the command has one"
     if isinstance(error, OSError) and error.strerror:

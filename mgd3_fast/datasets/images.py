@@ -81,10 +81,8 @@ class FileList:
     @classmethod
     def of(cls, files: Iterable[ScannedFile]) -> FileList:
         """Pack a scan's files, in their order."""
-        listed = list(files)
-        names, ends = pack_names(file.name for file in listed)
-        sizes = np.array([file.size for file in listed], dtype=np.int64)
-        return cls(names, ends, sizes, np.array([file.mtime_ns for file in listed], dtype=np.int64))
+        names, sizes, times = zip(*files, strict=True) if (files := list(files)) else ((), (), ())
+        return cls(*pack_names(names), np.array(sizes, dtype=np.int64), np.array(times, dtype=np.int64))
 
     def __len__(self) -> int:
         return len(self.sizes)

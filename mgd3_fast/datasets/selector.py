@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from difflib import get_close_matches
 from unicodedata import normalize
 
-from mgd3_fast.errors import UserError, listed
+from mgd3_fast.errors import UserError, listed, printable
 
 _RANGE = re.compile(r"(\d+)-(\d+)")
 _NUMBER = re.compile(r"(\d+)")
@@ -51,9 +51,10 @@ def select_classes(
 
 
 def matched(names: Iterable[str], known: Iterable[str]) -> dict[str, str]:
-    """Find which known name each name is: the very same, or else the only one with the same NFC form.
+    """Find which known name each name is: the very same, or else the only one that is written the same.
 
-    File systems spell accents as one character or as two (Unicode's forms NFC and NFD).
+    File systems spell accents as one character or as two (Unicode's forms NFC and NFD); and a name that is
+    not UTF-8 is written with `printable` where text is wanted.
 
     Args:
         names: Some names.
@@ -93,7 +94,7 @@ def _by_number(name: str) -> list[tuple[int, int, str]]:
 def _by_form(names: Iterable[str]) -> dict[str, list[str]]:
     forms: dict[str, list[str]] = {}
     for name in names:
-        forms.setdefault(normalize("NFC", name), []).append(name)
+        forms.setdefault(normalize("NFC", printable(name)), []).append(name)
     return forms
 
 

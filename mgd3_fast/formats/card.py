@@ -9,6 +9,7 @@ from typing import Any
 
 from huggingface_hub import DatasetCardData
 
+from mgd3_fast.errors import printable
 from mgd3_fast.writers.labelled import LabelledFolder
 
 # Licences that the hub knows by these very names; others are given as "other" with their own words.
@@ -57,7 +58,7 @@ def write_card(
         ],
     )
     lines = ["---", header.to_yaml(), "---", "", *_body(source, fields, snippet), ""]
-    target.write_text("\n".join(lines), encoding="utf-8")
+    target.write_text(printable("\n".join(lines)), encoding="utf-8")
 
 
 def licence_of(source: LabelledFolder) -> str | None:

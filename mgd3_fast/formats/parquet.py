@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mgd3_fast.config.convert import ConvertConfig
-from mgd3_fast.errors import UserError
+from mgd3_fast.errors import UserError, printable
 from mgd3_fast.formats.card import write_card
 from mgd3_fast.formats.record import CARD, Written
 from mgd3_fast.formats.samples import contents, split_by_size
@@ -56,7 +56,9 @@ def write(source: LabelledFolder, config: ConvertConfig, draft: Path, bar: Bar) 
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    names = [f"unnamed-{label:05d}" if name is None else name for label, name in enumerate(source.names)]
+    names = [
+        f"unnamed-{label:05d}" if name is None else printable(name) for label, name in enumerate(source.names)
+    ]
     schema = _schema(names)
     titles = {one.label: one.title for one in source.classes}
     shards = split_by_size(source.images, config.shard_mib)
@@ -119,13 +121,14 @@ def _dataset_info(names: list[str], examples: int, num_bytes: int, size: int) ->
 
 def _row(image: LabelledImage, content: bytes, title: str | None) -> dict[str, Any]:
     source_image = image.facts.get("source_image", image.facts.get("original"))
+    name = printable(image.class_name)
     return {
-        "image": {"bytes": content, "path": f"{image.class_name}-{image.index}{image.suffix}"},
+        "image": {"bytes": content, "path": f"{name}-{image.index}{image.suffix}"},
         "label": image.label,
-        "class": image.class_name,
+        "class": name,
         "title": title,
         "index": image.index,
         "weight": image.facts.get("weight"),
-        "source_image": source_image,
+        "source_image": None if source_image is None else printable(source_image),
         "seed": image.facts.get("seed"),
     }

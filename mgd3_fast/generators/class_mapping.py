@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from mgd3_fast.datasets.imagenet import imagenet_classes
-from mgd3_fast.errors import UserError
-
-_SHOWN = 5
+from mgd3_fast.datasets.selector import matched
+from mgd3_fast.errors import UserError, listed
 
 
 def map_classes(
@@ -36,18 +35,13 @@ def map_classes(
         return list(range(num_classes))
     raise UserError(
         f"dataset must have as many classes as generator {generator}, whose class names are unknown,"
-        f" {num_classes}, got {len(class_names)} ({_listed(class_names)})"
+        f" {num_classes}, got {len(class_names)} ({listed(class_names)})"
     )
 
 
 def _ids_by_name(class_names: Sequence[str], known_names: Sequence[str], rule: str) -> list[int]:
-    ids = {name: index for index, name in enumerate(known_names)}
+    ids, known = {name: index for index, name in enumerate(known_names)}, matched(class_names, known_names)
     for name in class_names:
-        if name not in ids:
-            raise UserError(f"class must be {rule} ({_listed(known_names)}), got {name!r}")
-    return [ids[name] for name in class_names]
-
-
-def _listed(names: Sequence[str]) -> str:
-    shown = ", ".join(names[:_SHOWN])
-    return shown if len(names) <= _SHOWN else f"{shown}, ... {len(names)} in all"
+        if name not in known:
+            raise UserError(f"class must be {rule} ({listed(known_names)}), got {name!r}")
+    return [ids[known[name]] for name in class_names]

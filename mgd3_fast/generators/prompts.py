@@ -11,10 +11,10 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from mgd3_fast.datasets import Dataset, imagenet_class_titles, imagenet_classes
-from mgd3_fast.errors import UserError
+from mgd3_fast.datasets.selector import matched
+from mgd3_fast.errors import UserError, listed, printable
 
 PLACE = "{}"
-_SHOWN = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,14 +49,12 @@ class ClassPrompts:
 
     def describe(self) -> str:
         """Say what the first classes are called, and which classes share a prompt."""
-        shown = ", ".join(f"{text!r} for {name}" for name, text in list(self.by_class().items())[:_SHOWN])
-        more = f", ... {len(self.texts):,} in all" if len(self.texts) > _SHOWN else ""
-        lines = [f"prompts: {shown}{more}"]
+        lines = [f"prompts: {listed(f'{text!r} for {name}' for name, text in self.by_class().items())}"]
         classes_of = defaultdict(list)
         for name, text in self.by_class().items():
             classes_of[text.lower()].append(name)  # as CLIP's tokenizer reads it
         lines += [
-            f"warning: classes {' and '.join(names)} share the prompt {text!r}; --prompts can tell them apart"
+            f"warning: classes {listed(names)} share the prompt {text!r}; --prompts can tell them apart"
             for text, names in classes_of.items()
             if len(names) > 1
         ]
@@ -132,18 +130,19 @@ def read_prompts(file: Path, all_class_names: Sequence[str], class_names: Sequen
 
 
 def _read_pairs(file: Path, lines: Sequence[str], all_class_names: Sequence[str]) -> dict[str, str]:
-    known, prompts = frozenset(all_class_names), dict[str, str]()
-    for line in lines:
-        name, _, prompt = (part.strip() for part in line.partition("\t"))
+    prompts: dict[str, str] = {}
+    pairs = [tuple(part.strip() for part in line.partition("\t")) for line in lines]
+    known = matched((name for name, _, _ in pairs), all_class_names)
+    for line, (name, _, prompt) in zip(lines, pairs, strict=True):
         if not prompt:
             raise UserError(f"prompts must be lines of class, tab and prompt, got {line!r} in {file}")
         if name not in known:
             near = get_close_matches(name, all_class_names, n=1)
             hint = f" (did you mean {near[0]!r}?)" if near else f", such as {all_class_names[0]!r}"
             raise UserError(f"prompts must be of classes of the dataset, got {name!r} in {file}{hint}")
-        if name in prompts:
+        if known[name] in prompts:
             raise UserError(f"prompts must name a class once, got {name!r} twice in {file}")
-        prompts[name] = prompt
+        prompts[known[name]] = prompt
     return prompts
 
 
@@ -152,7 +151,7 @@ def _called(name: str) -> str:
     wnids = imagenet_classes("imagenet1k")
     if name in wnids:
         return imagenet_class_titles()[wnids.index(name)].split(",")[0].strip()
-    called = name.replace("_", " ").strip()
+    called = printable(name).replace("_", " ").strip()
     if not called or re.fullmatch(r"n\d{8}", called):
         raise UserError(
             f"prompts must name class {name!r}, whose name in words is not known: give a line of class, tab"

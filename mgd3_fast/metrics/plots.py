@@ -7,6 +7,7 @@ from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mgd3_fast.errors import printable
 from mgd3_fast.metrics.measuring import FolderMeasures, Measured
 from mgd3_fast.pictures.style import (
     COLOURS,
@@ -58,8 +59,8 @@ def _maps(measured: Measured, chosen: Sequence[int]) -> Figure:
         for place, (folder, points) in enumerate(zip(measured.folders, drawn.synthetic, strict=True)):
             look = _look(place) | {"edgecolor": "white", "linewidths": 0.6}
             x, y = points.T
-            axes.scatter(x, y, s=28, label=folder.name, **look)
-        axes.set(title=drawn.class_name, xticks=[], yticks=[], aspect="equal", adjustable="datalim")
+            axes.scatter(x, y, s=28, label=printable(folder.name), **look)
+        axes.set(title=printable(drawn.class_name), xticks=[], yticks=[], aspect="equal", adjustable="datalim")
     add_legend(figure, panels[0], "upper")
     return figure
 
@@ -69,7 +70,7 @@ def _classes(folders: Sequence[FolderMeasures]) -> Figure:
     for place, folder in enumerate(folders):
         scores = [one.scores for one in folder.classes.values()]
         points = ([one[name] for one in scores] for name in ("diversity", "representativeness"))
-        axes.scatter(*points, label=folder.name, alpha=0.85, **_look(place))
+        axes.scatter(*points, label=printable(folder.name), alpha=0.85, **_look(place))
     add_legend(figure, axes, "upper")
     return figure
 
@@ -81,8 +82,8 @@ def _images(measured: Measured, chosen: Sequence[int]) -> Figure:
         for place, folder in enumerate(measured.folders):
             one = folder.classes[name]
             points = one.image_diversity, one.image_representativeness
-            axes.scatter(*points, s=18, label=folder.name, **_look(place))
-        axes.set_title(name)
+            axes.scatter(*points, s=18, label=printable(folder.name), **_look(place))
+        axes.set_title(printable(name))
     figure.supxlabel("diversity")
     figure.supylabel("representativeness")
     add_legend(figure, panels[0], "upper")
@@ -94,7 +95,7 @@ def _folders(folders: Sequence[FolderMeasures]) -> Figure:
     for place, folder in enumerate(folders):
         point = folder.mean["diversity"], folder.mean["representativeness"]
         axes.scatter(*point, s=60, **_look(place))
-        axes.annotate(folder.name, point, xytext=(7, 4), textcoords="offset points")
+        axes.annotate(printable(folder.name), point, xytext=(7, 4), textcoords="offset points")
     axes.margins(0.25)
     return figure
 

@@ -11,7 +11,7 @@ from PIL import Image, ImageOps
 
 from mgd3_fast.config.discover import PROJECTIONS
 from mgd3_fast.datasets import Dataset, ImageClass, center_crop
-from mgd3_fast.errors import UserError
+from mgd3_fast.errors import UserError, printable
 from mgd3_fast.latents.flipping import is_mirrored
 from mgd3_fast.modes import NO_RUNNER
 from mgd3_fast.pictures.members import ModeMembers, mode_members
@@ -98,7 +98,7 @@ def _members(cls: ImageClass, found: ClassLatents, modes: ModeSet) -> ModeMember
         rows = torch.nonzero(found.index == image)[:, 0]  # two with mirror images
         sources.append(int(rows[(latents[rows] - mode).square().sum(1).argmin()]))
     return mode_members(
-        f"class {cls.name}: {modes.ipc} modes ({modes.method}{runner}) of {len(cls):,} images",
+        f"class {printable(cls.name)}: {modes.ipc} modes ({modes.method}{runner}) of {len(cls):,} images",
         latents,
         of_class,
         modes.weights[place],

@@ -14,7 +14,7 @@ from mgd3_fast.config.metrics import MetricsConfig
 from mgd3_fast.config.report import ReportConfig
 from mgd3_fast.datasets import Dataset, center_crop, open_dataset
 from mgd3_fast.datasets.holdout import fit_part
-from mgd3_fast.errors import UserError
+from mgd3_fast.errors import UserError, printable
 from mgd3_fast.evaluate.evaluation import FORMAT
 from mgd3_fast.evaluate.store import RESULT
 from mgd3_fast.metrics.measuring import SCORES, Measured, measure
@@ -70,7 +70,7 @@ def write_report(config: ReportConfig, progress: Progress = SILENT) -> Path:
         raise UserError(f"the manifest in {folder} is damaged: {error}") from error
     target.parent.mkdir(parents=True, exist_ok=True)
     with renamed(target) as unfinished:
-        unfinished.write_text(page, encoding="utf-8")
+        unfinished.write_text(printable(page), encoding="utf-8")
     return target
 
 

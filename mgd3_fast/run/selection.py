@@ -91,7 +91,7 @@ def _draw(
 ) -> Selection:
     """Draw without replacement; bad images make room for the next ones drawn."""
     cls = dataset.classes[class_index]
-    digest = hashlib.sha256(f"{seed}/{cls.name}".encode()).digest()
+    digest = hashlib.sha256(f"{seed}/{cls.name}".encode("utf-8", "surrogateescape")).digest()
     order = np.random.default_rng(int.from_bytes(digest, "big")).permutation(len(cls))
     chosen: list[int] = []
     for place in map(int, order):

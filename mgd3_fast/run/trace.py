@@ -17,7 +17,7 @@ from torch import Tensor
 from mgd3_engine import ModeGuidance, StepState
 from mgd3_engine.files.renaming import renamed
 from mgd3_fast.devices import autoencoder_dtype
-from mgd3_fast.errors import UserError
+from mgd3_fast.errors import UserError, printable
 from mgd3_fast.modes import ModeSet
 from mgd3_fast.run.sampler import make_sampler
 from mgd3_fast.writers import MODES
@@ -103,7 +103,7 @@ def write_trace(run: Run[Any]) -> Path:
             rows.append(_decoded(source, torch.stack([by_step[step] for step in steps])))
             bar.advance()
     places = [run.layout.place(image) for image in images]
-    titles = [f"class {run.layout.class_names[c]}, image {mode}" for c, mode in places]
+    titles = [f"class {printable(run.layout.class_names[c])}, image {mode}" for c, mode in places]
     sheet = _draw(torch.stack(rows), titles, stops, steps)
     target = run.folder.out / TRACE
     with renamed(target) as unfinished:

@@ -13,7 +13,8 @@ import os
 import re
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -112,11 +113,21 @@ def open_tensors(path: Path) -> TensorFile:
     from safetensors import SafetensorError, safe_open
 
     try:
-        with safe_open(path, framework="pt") as file:
+        with _utf8_path(path) as name, safe_open(name, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             return TensorFile(tensors, dict(file.metadata() or {}))
     except SafetensorError as error:
         raise DamagedFileError(f"{path} is damaged: {error}") from None
+
+
+@contextmanager
+def _utf8_path(path: Path) -> Iterator[Path]:
+    """A path that the library takes, which wants UTF-8: an open file has one that is a number."""
+    if printable(str(path)) == str(path):
+        yield path
+        return
+    with path.open("rb") as file:
+        yield Path("/dev/fd") / str(file.fileno())
 
 
 def open_if_whole(path: Path, *, check: bool = True) -> TensorFile | None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from mgd3_fast.datasets import Dataset, imagenet_classes
 from mgd3_fast.datasets.folders import class_folders
+from mgd3_fast.datasets.selector import matched
 from mgd3_fast.errors import UserError, listed
 from mgd3_fast.progress import Progress
 
@@ -86,12 +87,13 @@ def some_classes(
 
 def _folders_by_class(path: Path, names: Sequence[str], option: str) -> tuple[dict[str, str], list[str]]:
     """The folder of each class that is there, and folders that are no class; a name wins over a label."""
-    known = set(names)
     found: dict[str, str] = {}
     unknown: list[str] = []
-    for folder in class_folders(path):
+    folders = class_folders(path)
+    known = matched(folders, names)
+    for folder in folders:
         by_label = folder.isdecimal() and int(folder) < len(names)
-        name = folder if folder in known else names[int(folder)] if by_label else None
+        name = known.get(folder, names[int(folder)] if by_label else None)
         if name is None:
             unknown.append(folder)
         elif name in found:

@@ -8,6 +8,8 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
+from mgd3_fast.errors import printable
+
 MOST_CLASSES = 100
 MOST_IMAGES = 10
 LARGEST_THUMBNAIL_PX = 64
@@ -29,7 +31,8 @@ def write_contact_sheet(target: Path, rows: Sequence[tuple[str, Sequence[Path]]]
     pitch = side + GAP_PX
     columns = max(len(paths) for _, paths in shown)
     font = ImageFont.load_default()
-    labels = [name if len(name) <= LONGEST_NAME else name[: LONGEST_NAME - 1] + "~" for name, _ in shown]
+    names = [printable(name) for name, _ in shown]
+    labels = [name if len(name) <= LONGEST_NAME else name[: LONGEST_NAME - 1] + "~" for name in names]
     left = 4 * GAP_PX + math.ceil(max(font.getlength(label) for label in labels))
     sheet = Image.new("RGB", (left + columns * pitch, GAP_PX + len(shown) * pitch), "white")
     draw = ImageDraw.Draw(sheet)

@@ -17,7 +17,8 @@ from typing import Any, TypeVar
 from mgd3_fast.datasets import Dataset, run_ahead
 from mgd3_fast.datasets.class_list import built_in_list, class_list
 from mgd3_fast.datasets.dataset import list_hash
-from mgd3_fast.datasets.folders import scan_folder
+from mgd3_fast.datasets.folders import class_folders, scan_folder
+from mgd3_fast.datasets.selector import matched
 from mgd3_fast.errors import UserError
 from mgd3_fast.progress import Progress
 from mgd3_fast.writers.class_folders import every_class, some_classes
@@ -148,7 +149,23 @@ def _finished_manifest(path: Path, option: str) -> dict[str, Any]:
             f"{option} must be a finished run, got {path}, where images are still to be made: distill it"
             " again"
         )
-    return manifest or {}
+    return _as_on_disk(path, manifest or {})
+
+
+def _as_on_disk(path: Path, manifest: dict[str, Any]) -> dict[str, Any]:
+    """A manifest with the folders of classes as they are spelled now: a copy may spell accents otherwise."""
+    recorded = {_inside(one["folder"], path) for one in manifest.get("classes", ())}
+    on_disk = matched(recorded, class_folders(path)) if recorded else {}
+    if all(folder == found for folder, found in on_disk.items()):
+        return manifest
+
+    def respelled(file: str) -> str:
+        folder, slash, name = file.partition("/")
+        return on_disk.get(folder, folder) + slash + name
+
+    classes = [{**one, "folder": respelled(one["folder"])} for one in manifest["classes"]]
+    images = [{**one, "file": respelled(one["file"])} for one in manifest["images"]]
+    return {**manifest, "classes": classes, "images": images}
 
 
 def _of_manifest(path: Path, manifest: dict[str, Any]) -> LabelledFolder:

@@ -16,7 +16,8 @@ def image_seed(run_seed: int, class_name: str, mode_index: int) -> int:
     """Derive the key of an image's noise from what identifies the image.
 
     The 8 bytes, little-endian, of BLAKE2b-64 over four lines in UTF-8: "mgd3-fast image seed 1", the run
-    seed, the mode index, the class name (last, so that no name can pass for another image's numbers).
+    seed, the mode index, the class name (last, so that no name can pass for another image's numbers; a
+    folder's name that is not UTF-8 counts with its own bytes).
 
     Args:
         run_seed: Seed of the run, any whole number.
@@ -32,7 +33,8 @@ def image_seed(run_seed: int, class_name: str, mode_index: int) -> int:
     if mode_index < 0:
         raise ValueError(f"mode_index must be at least 0, got {mode_index}")
     identity = f"mgd3-fast image seed 1\n{int(run_seed)}\n{int(mode_index)}\n{class_name}"
-    return int.from_bytes(hashlib.blake2b(identity.encode(), digest_size=8).digest(), "little")
+    content = identity.encode("utf-8", "surrogateescape")
+    return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "little")
 
 
 def image_seeds(run_seed: int, images: Iterable[tuple[str, int]]) -> Tensor:
