@@ -13,14 +13,16 @@ import torch
 
 from mgd3_fast.config.evaluate import EvaluateConfig
 from mgd3_fast.datasets import IMAGENET_NAMES, Dataset, describe
+from mgd3_fast.datasets.folders import class_folders
 from mgd3_fast.devices import device_name, resolve_device
+from mgd3_fast.errors import UserError
 from mgd3_fast.evaluate.images import ImageSet, StoredImage, load_images
 from mgd3_fast.evaluate.networks import build_network, check_network_name
 from mgd3_fast.evaluate.objective import count_correct
 from mgd3_fast.evaluate.presets import Preset, default_networks, find_preset
 from mgd3_fast.evaluate.recipe import Recipe, make_recipe
 from mgd3_fast.evaluate.teacher import load_teacher
-from mgd3_fast.evaluate.tested import open_tested
+from mgd3_fast.evaluate.tested import check_covered, open_tested
 from mgd3_fast.evaluate.training import Job
 from mgd3_fast.progress import Progress
 from mgd3_fast.writers.labelled import LabelledFolder, distinct_names
@@ -90,7 +92,7 @@ def make_plan(config: EvaluateConfig, progress: Progress) -> Plan:
     dataset = open_tested(config, progress)
     progress.note(describe(dataset))
     num_classes = len(dataset.classes)
-    found = [read_classes(path, dataset, "each of folders", config.ipc) for path in config.folders]
+    found = [_read_folder(path, dataset, config) for path in config.folders]
     folders = dict(zip(distinct_names(found), found, strict=True))
     side = min(found[0].images[0].load().size)
     preset = find_preset(config.preset, dataset.name, side, dataset.name in IMAGENET_NAMES)
@@ -126,6 +128,15 @@ def make_plan(config: EvaluateConfig, progress: Progress) -> Plan:
     return Plan(config, dataset, preset.name, device, folders, jobs, record)
 
 
+def _read_folder(path: Path, dataset: Dataset, config: EvaluateConfig) -> LabelledFolder:
+    try:
+        return read_classes(path, dataset, "each of folders", config.ipc)
+    except UserError:
+        if config.classes is None and path.is_dir():
+            check_covered(class_folders(path), path, dataset)
+        raise
+
+
 def _recipes(
     config: EvaluateConfig,
     preset: Preset,
@@ -157,7 +168,7 @@ def _notes(name: str, folder: LabelledFolder, dataset: Dataset) -> list[str]:
     notes = []
     if source["class_list_hash"] != dataset.class_list_hash:
         notes.append(f"{name} was distilled from {source['name']}, whose class list is another one")
-    if dataset.split not in ("test", "val") and source["split"] == "train":
+    if dataset.split in ("train", "val of train") and source["split"] == "train":
         notes.append(
             f"{name} was distilled from all training images, those that are tested on included:"
             " distill --split fit leaves them out"

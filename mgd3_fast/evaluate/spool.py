@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+from itertools import pairwise
 from typing import IO
 
 from PIL import Image
@@ -56,7 +57,7 @@ def read_once(stream: ImageStream, classes: str | None, split: str, progress: Pr
                 names.append(image.name)
                 ends.append(file.tell())
                 bar.advance()
-            sizes = [stop - start for start, stop in zip(ends, ends[1:], strict=False)]
+            sizes = [stop - start for start, stop in pairwise(ends)]
             columns.append(ShardColumns.of(labels, names, sizes))
             starts.append(ends)
     file.flush()

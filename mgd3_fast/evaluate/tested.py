@@ -7,7 +7,7 @@ latter; "val" those that are held out of the training images; any other name the
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from glob import glob
 from pathlib import Path
@@ -51,6 +51,30 @@ def open_tested(config: EvaluateConfig, progress: Progress) -> Dataset:
         opened = _open(config, config.dataset, "val", progress)
     dataset = _whole(opened, config, progress)
     return dataset if note is None else replace(dataset, notes=[*dataset.notes, note])
+
+
+def check_covered(folders: Iterable[str], path: Path, dataset: Dataset) -> None:
+    """Refuse a distilled folder for classes of the dataset that have no images to test on.
+
+    Args:
+        folders: Its class folders, called by names or labels.
+        path: Where it lies.
+        dataset: All that there is to test on.
+
+    Raises:
+        UserError: It says what the dataset lacks: nothing is wrong with the folder.
+    """
+    held, opened = set(folders), dataset.class_names
+    lacking = [
+        name
+        for label, name in enumerate(dataset.all_class_names)
+        if name not in opened and not held.isdisjoint((name, f"{label:05d}"))
+    ]
+    if lacking:
+        raise UserError(
+            f"{dataset.name} has no {dataset.split} images of {listed(lacking)}, classes that {path} holds:"
+            " test on another split (--eval-split), or on sets without them (--classes)"
+        )
 
 
 def _open(config: EvaluateConfig, spec: str, split: str, progress: Progress) -> Dataset | ImageStream:

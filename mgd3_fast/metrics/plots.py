@@ -60,7 +60,9 @@ def _maps(measured: Measured, chosen: Sequence[int]) -> Figure:
             look = _look(place) | {"edgecolor": "white", "linewidths": 0.6}
             x, y = points.T
             axes.scatter(x, y, s=28, label=printable(folder.name), **look)
-        axes.set(title=printable(drawn.class_name), xticks=[], yticks=[], aspect="equal", adjustable="datalim")
+        axes.set(
+            title=printable(drawn.class_name), xticks=[], yticks=[], aspect="equal", adjustable="datalim"
+        )
     add_legend(figure, panels[0], "upper")
     return figure
 
