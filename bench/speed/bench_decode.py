@@ -69,7 +69,7 @@ class Decoders:
 
         def run() -> Tensor:
             pixels: Tensor = network.decode(scaled).sample.float()
-            return pixels.mul(0.5).add(0.5).clamp(0, 1).mul(255).round().to(torch.uint8)
+            return pixels.mul(0.5).add(0.5).clamp(0, 1).mul(255).add(0.5).to(torch.uint8)
 
         return run
 

@@ -16,7 +16,6 @@ PRESETS = ("auto", "imagenet", "small", "mnist5k")
 EPOCH_RULES = ("code", "paper")
 AUGMENTATIONS = ("imagenet", "patches", "shift", "siamese", "none")
 MIXES = ("cutmix", "mixup", "none")
-EVAL_SPLITS = ("test", "val")
 LARGE_RULES = ("minmax", "idc")
 SWITCH = ("off", "on")
 LARGEST_SIZE = 8192
@@ -50,8 +49,9 @@ class EvaluateConfig:
 
     folders: tuple[Path, ...] = field(metadata={"parse": paths_of})
     dataset: str = option(
-        "mnist5k, an ImageNet subset's name as for distill, or the path of a folder with train/ and val/",
-        metavar="NAME|PATH",
+        "mnist5k, an ImageNet subset's name as for distill, the path of a folder with train/ and val/,"
+        " hf:owner/name, or wds:pattern",
+        metavar="NAME|PATH|hf:...|wds:...",
     )
     data_dir: Path | str | None = option(
         "ILSVRC tree of the imagenet names (default: $IMAGENET_DIR)", default=None, parse=Path, metavar="PATH"
@@ -93,9 +93,10 @@ class EvaluateConfig:
         metavar="N",
     )
     eval_split: str = option(
-        "test: the dataset's test or val images; val: images held out of its train split, to tune on",
+        "test: the dataset's test images or, where these have no labels, its validation images; val: images"
+        " held out of its train split, to tune on; validation, or any other split by its name",
         default="test",
-        choices=EVAL_SPLITS,
+        metavar="test|val|NAME",
     )
     out: Path | str = option(
         "folder of results; trainings found there are not done again",

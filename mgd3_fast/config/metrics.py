@@ -65,6 +65,11 @@ class MetricsConfig(EncodeConfig):
         default="on",
         choices=("on", "off"),
     )
+    tsne_pca: str = option(
+        "reduce features to 50 principal components before t-SNE; off takes them as they are, and longer",
+        default="on",
+        choices=("on", "off"),
+    )
     seed: int = option("seed of the t-SNE maps", default=0, parse=int, metavar="N")
     out: Path | str | None = option(
         "folder for metrics.json and, with --plot, pictures (default: nothing is written)",
@@ -92,3 +97,5 @@ class MetricsConfig(EncodeConfig):
             raise UserError("out must be given with --plot on, got none")
         if self.plot == "on" and self.tsne == "off":
             raise UserError("tsne must be on with --plot on, got off")
+        if self.tsne_pca == "off" and self.tsne == "off":
+            raise UserError("tsne_pca must be left out with --tsne off, got off")

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 from mgd3_fast.datasets.batches import run_ahead
 from mgd3_fast.datasets.dataset import Dataset, ImageClass
@@ -23,6 +24,7 @@ _SPLIT_FOLDERS = {
     "train": ("train",),
     "val": ("val", "validation", "test"),
     "test": ("test", "val", "validation"),
+    "validation": ("validation", "val"),
 }
 _ALL_SPLIT_FOLDERS = {folder for folders in _SPLIT_FOLDERS.values() for folder in folders}
 
@@ -37,42 +39,85 @@ def open_image_folder(
     """Open a folder of class folders, or a folder whose train/ and val/ are such folders.
 
     Args:
-        root: The folder. It is taken as split into train/ and val/ when it holds nothing but these; a class
-            of val/ has its name in train/ where these differ in Unicode's normalisation alone.
+        root: The folder. It is taken as split into train/ and val/ when it holds nothing but these, or a
+            folder called as the split is. Classes are then those of train/; one of val/ has its name in
+            train/ where these differ in Unicode's normalisation alone.
         classes: Selector of `--classes`; all by default.
-        split: "train", "val" or "test".
+        split: "train", "val", "test", "validation", or the name of a folder in `root`. Of test/ and val/, the
+            first with folders of classes is the test split.
         progress: Where the bar goes.
 
     Returns:
         Classes labelled in sorted order of their names.
 
     Raises:
-        UserError: No such folder, no class folders, an empty one, or no such split.
+        UserError: No such folder, no class folders, a missing or an empty one, or no such split.
     """
-    if split not in _SPLIT_FOLDERS:
-        raise UserError(f"split must be one of {', '.join(_SPLIT_FOLDERS)}, got {split!r}")
     if not root.is_dir():
         raise UserError(f"dataset must be an existing folder, got {root}")
     name, folders = root.resolve().name, class_folders(root)
-    spelled: Mapping[str, str] = {}
-    if folders and set(folders) <= _ALL_SPLIT_FOLDERS:
-        present = [folder for folder in _SPLIT_FOLDERS[split] if folder in folders]
-        if not present:
-            raise UserError(f"{root} must hold {_SPLIT_FOLDERS[split][0]}/ for split {split}, got {folders}")
-        of_train = class_folders(root / "train") if "train" in folders else []
-        root = root / present[0]
-        folders = class_folders(root)
-        spelled = matched(folders, of_train)
+    opened = _Split(root, split, {folder: folder for folder in folders}, folders, [])
+    named = split in folders and split not in _SPLIT_FOLDERS  # "train" may be a class
+    if folders and (set(folders) <= _ALL_SPLIT_FOLDERS or named):
+        opened = _open_split(root, folders, split)
     elif split != "train":
         raise UserError(f"{root} must hold {split}/ for split {split}, but its folders are classes")
-    if not folders:
+    if not opened.folders:
         raise UserError(f"{root} must hold one folder per class, got none")
-    by_name = {spelled.get(folder, folder): folder for folder in folders}
-    names = sorted(by_name)
-    labels = list(range(len(names))) if classes is None else select_classes(classes, names)
-    found, notes = scan_classes(root, names, labels, progress, by_name)
-    notes = [*order_notes(names), *_dangling_notes(root), *notes]
-    return Dataset(name, found, tuple(names), split, str(root), notes)
+    names = opened.class_names
+    labels = [label for label, name in enumerate(names) if name in opened.folders]
+    if classes is not None:
+        labels = select_classes(classes, names)
+    found, notes = scan_classes(opened.root, names, labels, progress, opened.folders)
+    notes = [*order_notes(names), *_dangling_notes(opened.root), *opened.notes, *notes]
+    return Dataset(name, found, tuple(names), opened.name, str(opened.root), notes)
+
+
+class _Split(NamedTuple):
+    """The folder that a split is read from, and what the split is called.
+
+    Args:
+        root: Folder of the class folders.
+        name: Of the split.
+        folders: Folders inside `root` by class name.
+        class_names: All classes in label order.
+        notes: What was left out to come here.
+    """
+
+    root: Path
+    name: str
+    folders: dict[str, str]
+    class_names: list[str]
+    notes: list[str]
+
+
+def _open_split(root: Path, folders: Sequence[str], split: str) -> _Split:
+    """Choose the first folder of a split that has labels: class folders, called as those of train/."""
+    wanted = _SPLIT_FOLDERS.get(split, (split,))
+    present = [folder for folder in wanted if folder in folders]
+    if not present:
+        raise UserError(f"{root} must hold {wanted[0]}/ for split {split}, got {listed(folders)}")
+    of_train = class_folders(root / "train") if "train" in folders else []
+    notes: list[str] = []
+    for folder in present:
+        inside = class_folders(root / folder)
+        spelled = matched(inside, of_train)
+        by_name = {spelled.get(one, one): one for one in inside}
+        names = of_train or sorted(by_name)
+        strays = sorted(by_name.keys() - set(names))
+        if len(strays) < len(by_name):
+            if strays:
+                notes.append(
+                    f"{folder}/ has folders that train/ has not, which are left out: {listed(strays)}"
+                )
+            if lacking := [name for name in names if name not in by_name]:
+                notes.append(f"{folder}/ has no images of {listed(lacking)}, which train/ has")
+            return _Split(root / folder, split if folder == present[0] else folder, by_name, names, notes)
+        notes.append(f"{folder}/ has no folder named as a class: its images are unlabelled and not read")
+    named = f" named as those of train/ ({listed(of_train)})" if of_train else ""
+    raise UserError(
+        f"{root / present[0]} must hold one folder per class{named}, got {listed(inside) or 'none'}"
+    )
 
 
 def class_folders(root: Path) -> list[str]:
@@ -107,7 +152,10 @@ def scan_classes(
     folders = {name: name for name in class_folders(root)} if folders is None else folders
     missing = [names[label] for label in labels if names[label] not in folders]
     if missing:
-        raise UserError(f"{root} must hold a folder for each class, missing {listed(missing)}")
+        raise UserError(
+            f"{root} must hold a folder for each class, missing {listed(missing)}"
+            " (--classes leaves classes out)"
+        )
     if len(labels) < _MIN_CLASSES_FOR_BAR:
         progress = SILENT
     classes: list[ImageClass] = []

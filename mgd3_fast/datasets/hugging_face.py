@@ -20,6 +20,7 @@ _SPLITS = {
     "train": ("train", "training"),
     "val": ("validation", "val", "valid", "test"),
     "test": ("test", "validation", "val", "valid"),
+    "validation": ("validation", "val", "valid"),
 }
 _LOCAL_PREFIXES = (".", "/", "~")
 # Rows that are in memory at a time: a row group of a parquet file may be the whole file.
@@ -62,12 +63,12 @@ class HubStream:
         self.name, self.location = name, spec
         self.shards: Sequence[str] = [f"{number:05d}" for number in range(rows.num_shards)]
         self.class_names, self.num_images = columns.class_names, num_images
-        self._rows, self._files, self._split, self._columns = rows, files, split, columns
+        self._rows, self._files, self.split, self._columns = rows, files, split, columns
 
     @cached_property
     def identity(self) -> str:
         """Hex sha256 of the files with their sizes and versions, the split and its columns."""
-        settings = [self._split, self._columns.image, self._columns.label, *(self.class_names or ())]
+        settings = [self.split, self._columns.image, self._columns.label, *(self.class_names or ())]
         versions = [_version(url) for url in self._files]
         return hashlib.sha256(json.dumps([settings, versions]).encode()).hexdigest()
 
@@ -165,6 +166,8 @@ def _reason(error: Exception) -> str:
 
 
 def _split_among(available: Sequence[str], split: str) -> str | None:
+    if split in available:
+        return split
     if split == "train" and len(available) == 1:
         return available[0]
     return next((name for name in _SPLITS.get(split, ()) if name in available), None)

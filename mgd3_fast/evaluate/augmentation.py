@@ -28,15 +28,9 @@ _SHIFT_SHARE = 8  # 4 pixels of 32, as IDC pads small images
 
 
 def augment_batch(pixels: Tensor, recipe: Recipe, generator: torch.Generator) -> Tensor:
-    """Augment and normalise a batch as the recipe's augmentation says.
+    """Augment and normalise a batch, uint8 `[B, 3, H, W]` to float32 `[B, 3, R, R]`, as the recipe says.
 
-    Args:
-        pixels: uint8 `[B, 3, H, W]`.
-        recipe: Names the augmentation and its settings.
-        generator: Source of random numbers, on the CPU.
-
-    Returns:
-        float32 `[B, 3, R, R]`, normalised, on the pixels' device.
+    `generator` is the source of random numbers, on the CPU.
     """
     images = pixels.float() / 255
     maps = _maps(images, recipe, generator)

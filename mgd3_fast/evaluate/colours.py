@@ -43,15 +43,7 @@ class ColourChanges(NamedTuple):
 
 
 def draw_colours(count: int, generator: torch.Generator) -> ColourChanges:
-    """Draw a ~ U(-0.4, 0.4) and alpha ~ N(0, 0.1^2).
-
-    Args:
-        count: B.
-        generator: Source of random numbers, on the CPU.
-
-    Returns:
-        The changes of B images.
-    """
+    """Draw a ~ U(-0.4, 0.4) and alpha ~ N(0, 0.1^2) of `count` images from a generator on the CPU."""
     amounts = (torch.rand(count, 3, generator=generator) * 2 - 1) * STRENGTH
     return ColourChanges(amounts, torch.randn(count, 3, generator=generator) * _LIGHTING_STD)
 

@@ -50,15 +50,9 @@ class AxisMaps(NamedTuple):
         return rows.mT[:, None] @ across.view(B, C, H, -1)  # [B, C, R, R]
 
     def matrices(self, height: int, width: int, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Weights of every input, zeros included: two matrix products are faster than 2 T copies of rows.
+        """Weights of every input, zeros included, float32 `[B, H, R]` and `[B, W, R]`.
 
-        Args:
-            height: H.
-            width: W.
-            device: Where the matrices are wanted.
-
-        Returns:
-            float32 `[B, H, R]` and `[B, W, R]`.
+        Two matrix products are faster than 2 T copies of rows.
         """
         weights, places = send(self.weights, device), send(self.places, device)
         _, B, _, R = weights.shape
@@ -81,9 +75,6 @@ def draw_boxes(
         width: W.
         area: Smallest and largest share of the image's area, in (0, 1].
         generator: Source of random numbers, on the CPU.
-
-    Returns:
-        Boxes inside the image.
     """
     uniform = torch.rand(count, _ATTEMPTS, 2, generator=generator, dtype=torch.float64)
     areas = height * width * (area[0] + (area[1] - area[0]) * uniform[..., 0])
@@ -114,12 +105,8 @@ def crop_maps(boxes: Boxes, size: int) -> AxisMaps:
     max(0, 1 - |i + 1/2 - (j + 1/2) s| / max(s, 1)), s = length / size, normalised to add up to 1 over the box
     (Pillow's and torchvision's antialiased bilinear filter).
 
-    Args:
-        boxes: B boxes.
-        size: R.
-
     Returns:
-        Maps from images to resized crops: T = 2 taps where every box grows, the more the further one shrinks.
+        Maps to crops of `size` pixels a side; T = 2 where every box grows, the more the further one shrinks.
     """
     start = torch.stack([boxes.top, boxes.left])[:, :, None, None]  # [2, B, 1, 1]
     length = torch.stack([boxes.height, boxes.width])[:, :, None, None]
@@ -145,9 +132,6 @@ def shift_maps(count: int, side: int, margin: int, generator: torch.Generator) -
         side: R, of the square images and of the result.
         margin: Pixels of padding.
         generator: Source of random numbers, on the CPU.
-
-    Returns:
-        Maps of one tap, of weight 1 or, where a zero comes in, 0.
     """
     shifts = torch.randint(-margin, margin + 1, (2, count, 1), generator=generator)
     places = (torch.arange(side) + shifts).unsqueeze(2)  # [2, B, 1, R]
@@ -167,9 +151,6 @@ def shuffle_patches(
         factor: Patches a side; 1 is no shuffle.
         sides: H and W of the images.
         generator: Source of random numbers, on the CPU.
-
-    Returns:
-        Maps that shuffle first.
     """
     if factor == 1:
         return maps
@@ -198,9 +179,8 @@ def _largest_box(height: int, width: int) -> tuple[int, int]:
 
 def _shuffled(places: Tensor, factor: int, side: int, generator: torch.Generator) -> Tensor:
     """Read pixel sources[k] of the image wherever place k, of `[B, T, R]`, of the shuffled one is wanted."""
-    order = torch.rand(len(places), factor, generator=generator).argsort(
-        1
-    )  # [B, factor], patch shown at each place
+    # [B, factor], the patch shown at each place.
+    order = torch.rand(len(places), factor, generator=generator).argsort(1)
     length = side // factor
     patches = [torch.arange(p * length, side if p == factor - 1 else (p + 1) * length) for p in range(factor)]
     sources = torch.stack([torch.cat([patches[p] for p in one]) for one in order.tolist()])  # [B, side]

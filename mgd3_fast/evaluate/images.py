@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import islice
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -27,15 +28,8 @@ _MOST_SHARE_OF_DEVICE = 0.25
 _MANY_IMAGES = 1000  # fewer are read in a second or two
 
 
-@dataclass(frozen=True)
-class StoredImage:
-    """An image that can be read.
-
-    Args:
-        label: Place of its class, from 0.
-        load: Reads it as RGB.
-        location: Where it lies, for messages.
-    """
+class StoredImage(NamedTuple):
+    """An image that can be read as RGB: the place of its class, and where it lies, for messages."""
 
     label: int
     load: Callable[[], Image.Image]
@@ -74,14 +68,9 @@ class ImageSet:
         return replace(self, pixels=self.pixels.to(device), labels=self.labels.to(device))
 
     def batch(self, indices: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Some images and their labels on a device.
+        """Some images, uint8 `[B, 3, H, W]`, and their labels, int64 `[B]`, on a device.
 
-        Args:
-            indices: int64 `[B]`, on the CPU.
-            device: Where they are wanted.
-
-        Returns:
-            uint8 `[B, 3, H, W]` and int64 `[B]`.
+        `indices` are int64 `[B]`, on the CPU.
         """
         indices = send(indices, self.pixels.device)
         return send(self.pixels[indices], device), send(self.labels[indices], device)
@@ -95,7 +84,7 @@ def load_images(
     name: str,
     progress: Progress = SILENT,
 ) -> ImageSet:
-    """Read images side by side.
+    """Read images side by side, in their order.
 
     Args:
         stored: The images, at least one.
@@ -103,9 +92,6 @@ def load_images(
         size: Side of the centre that is cut out then.
         name: What is read, for the bar.
         progress: Receives a bar when there are many.
-
-    Returns:
-        The images, in the same order.
 
     Raises:
         UserError: An image is damaged, or they stay as they are and are not all of one size.
@@ -141,9 +127,6 @@ def fit_image(image: Image.Image, resize: int, size: int) -> Image.Image:
         image: Any size.
         resize: Its shorter side becomes this, its longer one in proportion, rounded down; bilinear.
         size: Side of the centre, at most `resize`; half a pixel too much is rounded to an even place.
-
-    Returns:
-        Image of size x size.
     """
     width, height = image.size
     shorter = min(width, height)

@@ -28,15 +28,6 @@ class Mix(NamedTuple):
     share: float
 
 
-class Box(NamedTuple):
-    """Rows top..bottom-1 and columns left..right-1."""
-
-    top: int
-    bottom: int
-    left: int
-    right: int
-
-
 def mix(images: Tensor, kind: str, alpha: float, generator: torch.Generator) -> Mix:
     """Mix every image with another one of the batch.
 
@@ -49,57 +40,39 @@ def mix(images: Tensor, kind: str, alpha: float, generator: torch.Generator) -> 
         kind: "cutmix" or "mixup".
         alpha: Parameter of the Beta distribution, above 0.
         generator: Source of random numbers, on the CPU.
-
-    Returns:
-        The mixed batch.
     """
     lam = draw_beta(alpha, generator)
     partner = send(torch.randperm(len(images), generator=generator), images.device)
     if kind == "mixup":
         return Mix(lam * images + (1 - lam) * images[partner], partner, lam)
     height, width = images.shape[2:]
-    box = draw_box(height, width, lam, generator)
-    rows, columns = slice(box.top, box.bottom), slice(box.left, box.right)
+    rows, columns = draw_box(height, width, lam, generator)
     mixed = images.clone()
     mixed[:, :, rows, columns] = images[:, :, rows, columns][partner]
-    pasted = (box.bottom - box.top) * (box.right - box.left)
+    pasted = (rows.stop - rows.start) * (columns.stop - columns.start)
     return Mix(mixed, partner, 1 - pasted / (height * width))
 
 
-def draw_box(height: int, width: int, lam: float, generator: torch.Generator) -> Box:
-    """Draw CutMix's box: sides of sqrt(1 - lam) of the image's, centre uniform, clipped to the image.
+def draw_box(height: int, width: int, lam: float, generator: torch.Generator) -> tuple[slice, slice]:
+    """Draw rows and columns of CutMix's box: sides of sqrt(1 - lam) of the image's, centre uniform, clipped.
 
     Args:
         height: H.
         width: W.
         lam: From 0 (the whole image) to 1 (nothing).
         generator: Source of random numbers, on the CPU.
-
-    Returns:
-        The box.
     """
     ratio = math.sqrt(1 - lam)
-    half_height, half_width = int(height * ratio) // 2, int(width * ratio) // 2
-    row = int(torch.randint(height, (), generator=generator))
-    column = int(torch.randint(width, (), generator=generator))
-    return Box(
-        max(row - half_height, 0),
-        min(row + half_height, height),
-        max(column - half_width, 0),
-        min(column + half_width, width),
-    )
+    spans = []
+    for side in (height, width):
+        half, centre = int(side * ratio) // 2, int(torch.randint(side, (), generator=generator))
+        spans.append(slice(max(centre - half, 0), min(centre + half, side)))
+    rows, columns = spans
+    return rows, columns
 
 
 def draw_beta(alpha: float, generator: torch.Generator) -> float:
-    """Draw from Beta(alpha, alpha).
-
-    Args:
-        alpha: Above 0.
-        generator: Source of random numbers, on the CPU.
-
-    Returns:
-        A number from 0 to 1.
-    """
+    """Draw from Beta(alpha, alpha), alpha above 0: a number from 0 to 1."""
     if alpha == 1:
         return float(torch.rand((), generator=generator, dtype=torch.float64))
     # Two Gamma(alpha) draws: a Beta is their share; torch's own sampler of it takes no generator.

@@ -1,4 +1,4 @@
-"""What a step minimises, and what minimises it.
+"""What a step minimises, what minimises it, and top-1 accuracy on real images.
 
 Shape letters: B images, N classes.
 """
@@ -11,16 +11,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mgd3_fast.evaluate.colours import normalise
+
 if TYPE_CHECKING:
+    from mgd3_fast.evaluate.images import ImageSet
     from mgd3_fast.evaluate.mixing import Mix
     from mgd3_fast.evaluate.recipe import Recipe
 
-
-@torch.no_grad()
-def taught_logits(teacher: nn.Module, images: Tensor) -> Tensor:
-    """What the teacher says of a batch, float32 `[B, N]`, without a gradient."""
-    logits: Tensor = teacher(images)
-    return logits.float()
+_LEAST_BATCH, _MOST_BATCH = 32, 250
+_BATCH_AREA = 250 * 64 * 64  # pixels; the widest maps of a network are of the image's size
 
 
 def batch_loss(
@@ -51,15 +50,7 @@ def batch_loss(
 
 
 def make_optimizer(network: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    """Make the recipe's optimiser.
-
-    Args:
-        network: Its parameters are trained.
-        recipe: "sgd" decays all of them, "adamw" those named "weight" with two axes or more.
-
-    Returns:
-        SGD with momentum 0.9, or AdamW.
-    """
+    """SGD with momentum 0.9, which decays everything, or AdamW, which decays weights of two axes or more."""
     if recipe.optimizer == "sgd":
         return torch.optim.SGD(
             network.parameters(), lr=recipe.lr, momentum=0.9, weight_decay=recipe.weight_decay
@@ -70,3 +61,24 @@ def make_optimizer(network: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
         (decayed if "weight" in name and parameter.ndim > 1 else free).append(parameter)
     groups: list[dict[str, Any]] = [{"params": decayed}, {"params": free, "weight_decay": 0.0}]
     return torch.optim.AdamW(groups, lr=recipe.lr, betas=(0.9, 0.999), weight_decay=recipe.weight_decay)
+
+
+@torch.no_grad()
+def count_correct(network: nn.Module, images: ImageSet, device: torch.device, bf16: bool = False) -> int:
+    """Count the images whose label has the largest logit; leaves the network in evaluation mode.
+
+    Args:
+        network: The classifier, on `device`.
+        images: Test images.
+        device: Where.
+        bf16: Run it under bfloat16 autocast.
+    """
+    network.eval()
+    correct = torch.zeros((), dtype=torch.int64, device=device)
+    batch = max(_LEAST_BATCH, min(_MOST_BATCH, _BATCH_AREA // images.pixels[0, 0].numel()))
+    for indices in torch.split(torch.arange(len(images)), batch):
+        pixels, labels = images.batch(indices, device)
+        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+            logits = network(normalise(pixels.float() / 255))
+        correct += (logits.argmax(1) == labels).sum()
+    return int(correct)

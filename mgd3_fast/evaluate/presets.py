@@ -17,37 +17,30 @@ ByIpc = tuple[tuple[float, int | None], ...]
 
 @dataclass(frozen=True, kw_only=True)
 class Defaults:
-    """A row of the table. Fields that an option may replace have its name.
+    """A row of the table; a field that `Recipe` or an option has too means what it means there.
 
     Args:
         networks: Classifiers; "convnet" stands for the depth that suits the size.
-        size: Side of the images that the network sees; None: that of the distilled images.
+        size: As of `Recipe`; None: that of the distilled images.
+        convnet_size: The same where student or teacher is a ConvNet of 5 or 6 blocks; None: `size`.
         keeps_size: Images that are cropped at random keep their own size until then.
         test_resize: (a, b): a test image is the centre of one a / b as large.
         augment: Kind of augmentation.
-        flip: Whether a mirrored image still shows its class.
         crop_area: Smallest share of the area that a random crop takes; None: 1 / patches.
-        patches: Patches a side that "patches" shuffles.
-        mix: "cutmix", "mixup" or "none".
-        mix_probability: Share of the batches that are mixed.
         temperatures: Of the soft labels, by mix.
-        optimizer: "sgd" or "adamw".
-        lr: Highest learning rate.
-        network_lrs: The same for some networks.
-        weight_decay: The optimiser's.
-        schedule: Of the learning rate.
-        batch_size: Images of a step; None: `ipc_batch_sizes`, twice as many for 100 and 1000 classes.
+        network_lrs: `lr` of some networks.
+        batch_size: As of `Recipe`; None: `ipc_batch_sizes`, twice as many for 100 and 1000 classes.
         ipc_batch_sizes: Images of a step, by images per class.
         epochs: Passes over the images.
         fewer_at_100: Exactly 100 classes take two thirds of the epochs, floored to hundreds.
         paper_epochs: What the MGD3 paper states instead, None where it says nothing.
         tests: How often accuracy is measured; None: every tenth epoch of the last fifth.
-        ema: Decay of weights averaged once an epoch; None: none.
         bn_updates: Updates of batch norm's statistics a step; None: one.
     """
 
     networks: tuple[str, ...]
     size: int | None = None
+    convnet_size: int | None = None
     keeps_size: bool = False
     test_resize: tuple[int, int] = (1, 1)
     augment: str
@@ -120,28 +113,16 @@ _GLAD = Defaults(
     ema=0.995,
 )
 CROSS_NETWORKS = _GLAD.networks
+# Datasets that RDED's code gives its ConvNets at 128 pixels; ImageNet-1K and sets A to E have 224.
+_SMALL_FOR_CONVNETS = ("imagenette", "imagewoof", "imagenet100")
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Preset:
-    """Image sizes, networks and epochs that belong together.
-
-    Args:
-        name: "imagenet", "small" or "mnist5k".
-        hard: Row of the hard protocol, and of cross with its recipe.
-        soft: Row of the soft protocol.
-        cross: Row of the cross protocol with GLaD's recipe.
-    """
+    """Rows that belong together: of "hard" (and of cross with its recipe), "soft" and "cross"."""
 
     name: str
-    hard: Defaults
-    soft: Defaults
-    cross: Defaults
-
-    @property
-    def teacher_network(self) -> str:
-        """Architecture of the soft protocol's teacher."""
-        return self.soft.networks[0]
+    rows: Mapping[str, Defaults]
 
 
 _SMALL_HARD = replace(
@@ -153,34 +134,29 @@ _SMALL_HARD = replace(
     paper_epochs=(),
     tests=1,
 )
-_MNIST5K_HARD = replace(
-    _SMALL_HARD,
-    networks=("convnet3w32-in",),
-    size=32,
-    flip=False,
-    epochs=((1, 1000), (10, 300), (50, 100), (math.inf, 50)),
-    tests=10,
-)
-_MNIST5K_SOFT = replace(_SOFT, networks=("convnet3w32-bn",), size=32, flip=False, crop_area=0.5, patches=1)
 _PRESETS = {
-    "imagenet": Preset(
-        name="imagenet",
-        hard=replace(_HARD, size=224),
-        soft=replace(_SOFT, size=224),
-        cross=replace(_GLAD, size=128),
-    ),
-    "small": Preset(
-        name="small",
-        hard=_SMALL_HARD,
-        soft=replace(_SOFT, networks=("resnet18_modified",)),
-        cross=_GLAD,
-    ),
-    "mnist5k": Preset(
-        name="mnist5k",
-        hard=_MNIST5K_HARD,
-        soft=_MNIST5K_SOFT,
-        cross=replace(_GLAD, size=32, flip=False),
-    ),
+    "imagenet": {
+        "hard": replace(_HARD, size=224),
+        "soft": replace(_SOFT, size=224),
+        "cross": replace(_GLAD, size=128),
+    },
+    "small": {
+        "hard": _SMALL_HARD,
+        "soft": replace(_SOFT, networks=("resnet18_modified",)),
+        "cross": _GLAD,
+    },
+    "mnist5k": {
+        "hard": replace(
+            _SMALL_HARD,
+            networks=("convnet3w32-in",),
+            size=32,
+            flip=False,
+            epochs=((1, 1000), (10, 300), (50, 100), (math.inf, 50)),
+            tests=10,
+        ),
+        "soft": replace(_SOFT, networks=("convnet3w32-bn",), size=32, flip=False, crop_area=0.5, patches=1),
+        "cross": replace(_GLAD, size=32, flip=False),
+    },
 }
 
 
@@ -188,33 +164,24 @@ def find_preset(name: str, dataset: str, side: int, imagenet: bool) -> Preset:
     """Choose a preset.
 
     Args:
-        name: "auto", or a preset's name.
+        name: "imagenet", "small", "mnist5k", or "auto": mnist5k for mnist5k, imagenet for ImageNet's class
+            lists and above 64 pixels, else small.
         dataset: Name of the dataset.
         side: Side of the distilled images in pixels.
         imagenet: Whether the dataset is an ImageNet class list.
-
-    Returns:
-        The preset; auto is mnist5k for mnist5k, imagenet for its class lists and above 64 pixels, else small.
     """
-    if name != "auto":
-        return _PRESETS[name]
-    if dataset == "mnist5k":
-        return _PRESETS["mnist5k"]
-    return _PRESETS["imagenet" if imagenet or side > 64 else "small"]
+    if name == "auto":
+        name = "imagenet" if imagenet or side > 64 else "small"
+        name = "mnist5k" if dataset == "mnist5k" else name
+    rows = _PRESETS[name]
+    if name == "imagenet" and dataset in _SMALL_FOR_CONVNETS:
+        rows = rows | {"soft": replace(rows["soft"], convnet_size=128)}
+    return Preset(name, rows)
 
 
 def default_networks(preset: Preset, protocol: str, size: int) -> tuple[str, ...]:
-    """Networks of a protocol.
-
-    Args:
-        preset: The preset.
-        protocol: "hard", "soft" or "cross".
-        size: Side of the images that the networks see.
-
-    Returns:
-        Names for `build_network`.
-    """
-    names = {"hard": preset.hard, "soft": preset.soft, "cross": preset.cross}[protocol].networks
+    """Names for `build_network` of the networks of a protocol whose images are `size` pixels a side."""
+    names = preset.rows[protocol].networks
     return tuple(f"convnet{convnet_depth(size)}-in" if name == "convnet" else name for name in names)
 
 

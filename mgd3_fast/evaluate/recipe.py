@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from mgd3_fast.errors import UserError
+from mgd3_fast.evaluate.networks import convnet_blocks
 from mgd3_fast.evaluate.presets import MANY_CLASSES, ByIpc, Defaults, Preset
 
 if TYPE_CHECKING:
@@ -103,9 +104,6 @@ def make_recipe(
         num_classes: Number of classes.
         side: Side of the distilled images in pixels.
 
-    Returns:
-        The recipe.
-
     Raises:
         UserError: The protocol says nothing for this case and the option is not given, or options do not fit.
     """
@@ -138,18 +136,20 @@ def make_recipe(
         test_every=_LATE_TEST_EVERY if row.tests is None else max(1, epochs // row.tests),
         test_after=_LATE_TEST_SHARE * epochs if row.tests is None else -1.0,
         ema=row.ema,
-        bn_momentum=_bn_momentum(row.bn_updates),
+        # Two updates with the same batch, m <- 0.9 m + 0.1 b, are one of momentum 1 - 0.9^2.
+        bn_momentum=_BN_MOMENTUM if row.bn_updates is None else 1 - (1 - _BN_MOMENTUM) ** row.bn_updates,
         score="best",
     )
 
 
 def _row(config: EvaluateConfig, preset: Preset, network: str, num_classes: int) -> Defaults:
     """The protocol's row for this network and number of classes, with the options that were given."""
-    name = "hard" if config.protocol == "cross" and config.cross_recipe == "hard" else config.protocol
-    row: Defaults = {"hard": preset.hard, "soft": preset.soft, "cross": preset.cross}[name]
+    name = config.protocol if config.cross_recipe == "glad" else "hard"
+    row = preset.rows[name]
     changes: dict[str, Any] = {"lr": row.network_lrs.get(network, row.lr)}
-    least = 100 if config.large_rule == "idc" else 101
-    if name == "hard" and num_classes >= least:
+    if row.convnet_size and {convnet_blocks(network), convnet_blocks(config.teacher_network or "")} & {5, 6}:
+        changes["size"] = row.convnet_size
+    if name == "hard" and num_classes >= (100 if config.large_rule == "idc" else 101):
         changes |= MANY_CLASSES
     given = {option: getattr(config, option) for option in _OPTIONS}
     return replace(row, **changes | {option: value for option, value in given.items() if value is not None})
@@ -160,11 +160,10 @@ def _epochs(row: Defaults, asked: int | str, ipc: int, num_classes: int) -> int:
     if isinstance(asked, int):
         return asked
     stated = _at(row.paper_epochs, ipc) if asked == "paper" else None
-    if stated is not None:
-        return stated
-    epochs = _at(row.epochs, ipc)
+    epochs = stated or _at(row.epochs, ipc)
     assert epochs is not None
-    return epochs * 2 // 3 // 100 * 100 if row.fewer_at_100 and num_classes == 100 else epochs
+    fewer = row.fewer_at_100 and num_classes == 100 and stated is None
+    return epochs * 2 // 3 // 100 * 100 if fewer else epochs
 
 
 def _at(values: ByIpc, ipc: int) -> int | None:
@@ -172,20 +171,12 @@ def _at(values: ByIpc, ipc: int) -> int | None:
 
 
 def _batch_size(row: Defaults, ipc: int, num_classes: int) -> int:
-    if not row.ipc_batch_sizes:
-        assert row.batch_size is not None
-        return row.batch_size
-    if row.batch_size is not None:
-        return min(row.batch_size, ipc * num_classes)
-    if ipc not in row.ipc_batch_sizes:
-        known = ", ".join(map(str, row.ipc_batch_sizes))
-        raise UserError(
-            f"batch_size must be given for soft at {ipc} images per class: RDED has one for {known}"
-        )
-    doubled = 2 if num_classes in (100, 1000) else 1
-    return min(row.ipc_batch_sizes[ipc] * doubled, ipc * num_classes)
-
-
-def _bn_momentum(updates: int | None) -> float:
-    """Two updates with the same batch, m <- 0.9 m + 0.1 b, are one of momentum 1 - 0.9^2."""
-    return _BN_MOMENTUM if updates is None else 1 - (1 - _BN_MOMENTUM) ** updates
+    size = row.batch_size
+    if size is None:
+        if ipc not in row.ipc_batch_sizes:
+            known = ", ".join(map(str, row.ipc_batch_sizes))
+            raise UserError(
+                f"batch_size must be given for soft at {ipc} images per class: RDED has one for {known}"
+            )
+        size = row.ipc_batch_sizes[ipc] * (2 if num_classes in (100, 1000) else 1)
+    return min(size, ipc * num_classes) if row.ipc_batch_sizes else size

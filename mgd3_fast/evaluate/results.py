@@ -12,10 +12,7 @@ SCORES = ("best", "last")
 
 
 def summary(values: Sequence[float]) -> dict[str, Any]:
-    """Sum up the repeats of one figure.
-
-    Args:
-        values: One per repeat.
+    """Sum up one figure of all repeats.
 
     Returns:
         "values", "mean", "std" (population, which is what the authors' code prints) and "ci95": the bounds
@@ -25,7 +22,10 @@ def summary(values: Sequence[float]) -> dict[str, Any]:
     count, mean = len(values), statistics.fmean(values)
     interval = None
     if count > 1:
-        reach = _student(count - 1) * statistics.stdev(values) / math.sqrt(count)
+        from scipy.special import stdtrit  # type: ignore[import-untyped]
+
+        quantile = float(stdtrit(count - 1, (1 + _CONFIDENCE) / 2))
+        reach = quantile * statistics.stdev(values) / math.sqrt(count)
         interval = [round(mean - reach, 4), round(mean + reach, 4)]
     return {
         "values": [round(value, 4) for value in values],
@@ -36,17 +36,7 @@ def summary(values: Sequence[float]) -> dict[str, Any]:
 
 
 def sum_up(network: str, folder: str, ipc: int, by_seed: Mapping[int, dict[str, Any]]) -> dict[str, Any]:
-    """Sum up the trainings of one network on one folder.
-
-    Args:
-        network: Its name.
-        folder: Name of the folder.
-        ipc: Images per class.
-        by_seed: Outcome of each finished training.
-
-    Returns:
-        One row of the result.
-    """
+    """Sum up the outcomes of one network on one folder, by seed, as a row of the result."""
     outcomes = list(by_seed.values())
     return {
         "network": network,
@@ -63,9 +53,6 @@ def sum_up(network: str, folder: str, ipc: int, by_seed: Mapping[int, dict[str, 
 def differences(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Compare every folder with the first one, seed by seed.
 
-    Args:
-        rows: From `sum_up`.
-
     Returns:
         For each network and each further folder of as many images, the summaries of its accuracy less the
         first folder's over the seeds they share.
@@ -77,49 +64,35 @@ def differences(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         seeds = [seed for seed in row["seeds"] if seed in base["seeds"]]
         if base is row or row["ipc"] != base["ipc"] or not seeds:
             continue
-        entry: dict[str, Any] = {
-            "network": row["network"],
-            "folder": row["folder"],
-            "minus": base["folder"],
-            "seeds": seeds,
-        }
+        named = {"network": row["network"], "folder": row["folder"], "minus": base["folder"], "seeds": seeds}
+        of_scores = {}
         for score in SCORES:
-            ours, theirs = (dict(zip(one["seeds"], one[score]["values"], strict=True)) for one in (row, base))
-            entry[score] = summary([ours[seed] - theirs[seed] for seed in seeds])
-        found.append(entry)
+            ours, theirs = (_by_seed(one, score) for one in (row, base))
+            of_scores[score] = summary([ours[seed] - theirs[seed] for seed in seeds])
+        found.append(named | of_scores)
     return found
 
 
 def pool_means(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Average over networks, as the cross-architecture tables do.
-
-    Args:
-        rows: From `sum_up`.
+    """Average each seed's accuracy over the networks, as the cross-architecture tables do.
 
     Returns:
-        One row per folder, network "mean": each seed's accuracy averaged over the networks, then summed up.
+        One row per folder, network "mean", over the seeds that all networks have.
     """
     pooled = []
     for folder in dict.fromkeys(row["folder"] for row in rows):
         of_folder = [row for row in rows if row["folder"] == folder]
-        seeds = [seed for seed in of_folder[0]["seeds"] if all(seed in row["seeds"] for row in of_folder)]
+        ipc, first_seeds = of_folder[0]["ipc"], of_folder[0]["seeds"]
+        seeds = [seed for seed in first_seeds if all(seed in row["seeds"] for row in of_folder)]
         if not seeds:
             continue
-        entry: dict[str, Any] = {
-            "network": "mean",
-            "folder": folder,
-            "ipc": of_folder[0]["ipc"],
-            "seeds": seeds,
-        }
+        of_scores = {}
         for score in SCORES:
-            by_seed = [dict(zip(row["seeds"], row[score]["values"], strict=True)) for row in of_folder]
-            entry[score] = summary([statistics.fmean(one[seed] for one in by_seed) for seed in seeds])
-        pooled.append(entry)
+            by_seed = [_by_seed(row, score) for row in of_folder]
+            of_scores[score] = summary([statistics.fmean(one[seed] for one in by_seed) for seed in seeds])
+        pooled.append({"network": "mean", "folder": folder, "ipc": ipc, "seeds": seeds, **of_scores})
     return pooled
 
 
-def _student(freedom: int) -> float:
-    """Quantile of Student's distribution that leaves 2.5% above it."""
-    from scipy.special import stdtrit  # type: ignore[import-untyped]
-
-    return float(stdtrit(freedom, (1 + _CONFIDENCE) / 2))
+def _by_seed(row: Mapping[str, Any], score: str) -> dict[int, float]:
+    return dict(zip(row["seeds"], row[score]["values"], strict=True))

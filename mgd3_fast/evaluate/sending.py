@@ -7,16 +7,9 @@ from torch import Tensor
 
 
 def send(table: Tensor, device: torch.device) -> Tensor:
-    """Bring a tensor to a device; a GPU goes on with what it was asked before.
+    """Bring a tensor, which is not changed afterwards, to a device; a GPU goes on working meanwhile.
 
     A copy from memory that is not pinned would wait until the GPU has done all of its work.
-
-    Args:
-        table: On the CPU or already on the device; not changed afterwards.
-        device: Where it is wanted.
-
-    Returns:
-        The tensor there.
     """
     if device.type == "cuda" and table.device.type == "cpu":
         return table.pin_memory().to(device, non_blocking=True)

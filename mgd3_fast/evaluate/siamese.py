@@ -2,7 +2,7 @@
 
 It sees normalised images, so that what is cut out or comes in from outside is ImageNet's mean colour.
 
-Shape letters: B images, H W their size.
+Shape letters: B images, R their side.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mgd3_fast.evaluate.geometry import shift_maps
 from mgd3_fast.evaluate.sending import send
 
 Change = Callable[[Tensor, torch.Generator], Tensor]
@@ -29,12 +30,9 @@ def augment_siamese(images: Tensor, flip: bool, generator: torch.Generator) -> T
     """Change a batch in one of six ways, each as likely: colour, crop, cutout, flip, scale, rotate.
 
     Args:
-        images: float32 `[B, 3, H, W]`, normalised.
+        images: float32 `[B, 3, R, R]`, normalised.
         flip: Whether flip is among the ways (not for digits).
         generator: Source of random numbers, on the CPU.
-
-    Returns:
-        float32 `[B, 3, H, W]`.
     """
     names = [name for name in CHANGES if flip or name != "flip"]
     chosen = names[int(torch.randint(len(names), (), generator=generator))]
@@ -54,17 +52,8 @@ def _colour(images: Tensor, generator: torch.Generator) -> Tensor:
 
 def _crop(images: Tensor, generator: torch.Generator) -> Tensor:
     """Shift by up to an eighth of the side each way."""
-    B, _, H, W = images.shape
-    shifts = [int(side * _CROP_SHARE + 0.5) for side in (H, W)]
-    rows, columns = (
-        send(_shifted_places(B, side, shift, generator), images.device)
-        for side, shift in zip((H, W), shifts, strict=True)
-    )
-    # Place 0 and place side + 1 are the margin of zeros.
-    padded = F.pad(images, (1, 1, 1, 1))
-    batch = torch.arange(B, device=images.device)[:, None, None, None]
-    channel = torch.arange(3, device=images.device)[None, :, None, None]
-    return padded[batch, channel, rows[:, None, :, None], columns[:, None, None, :]]
+    side = images.shape[-1]
+    return shift_maps(len(images), side, int(side * _CROP_SHARE + 0.5), generator).apply(images)
 
 
 def _cutout(images: Tensor, generator: torch.Generator) -> Tensor:
@@ -113,11 +102,6 @@ CHANGES: dict[str, Change] = {
 def _uniform(images: Tensor, count: int, generator: torch.Generator) -> Tensor:
     """Numbers in 0..1 for each image, `[count, B, 1, 1, 1]` on the images' device."""
     return send(torch.rand(count, len(images), 1, 1, 1, generator=generator), images.device)
-
-
-def _shifted_places(count: int, side: int, shift: int, generator: torch.Generator) -> Tensor:
-    shifts = torch.randint(-shift, shift + 1, (count, 1), generator=generator)
-    return (torch.arange(side) + shifts + 1).clamp(0, side + 1)  # [B, side]
 
 
 def _sampled(images: Tensor, matrices: Tensor) -> Tensor:

@@ -24,10 +24,9 @@ def training_key(identity: Mapping[str, Any]) -> str:
 
 
 class TrainingStore:
-    """A folder of results: `trainings/` holds one small file for each finished training.
+    """A folder of results, which several evaluations and processes may share; made if missing.
 
-    Args:
-        out: The folder; made if missing. It may be shared by several evaluations and by several processes.
+    `trainings/` holds one small file for each finished training.
 
     Raises:
         UserError: It is a file, or cannot be written.

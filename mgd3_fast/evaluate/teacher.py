@@ -36,7 +36,12 @@ def load_teacher(path: Path, network: str, dataset: Dataset, size: int) -> nn.Mo
     Raises:
         UserError: No such file, unreadable, not of this network, or outputs of other classes.
     """
-    state = _read(path)
+    if not path.is_file():
+        raise UserError(f"teacher must be an existing file, got {path}")
+    try:
+        state = read_weights(path)[0]
+    except (OSError, ValueError) as error:
+        raise UserError(f"teacher must be a file of plain tensors by name: {error}") from None
     last = _last_layer(state, path)
     outputs = _outputs(len(state[f"{last}.weight"]), dataset, path)
     with torch.random.fork_rng(devices=[]):
@@ -49,15 +54,6 @@ def load_teacher(path: Path, network: str, dataset: Dataset, size: int) -> nn.Mo
         reason = " ".join(str(error).split("\n\t")[1:2]) or str(error)
         raise UserError(f"teacher must be weights of {network}, got {path}: {reason}") from None
     return teacher.eval().requires_grad_(False)
-
-
-def _read(path: Path) -> dict[str, Tensor]:
-    if not path.is_file():
-        raise UserError(f"teacher must be an existing file, got {path}")
-    try:
-        return read_weights(path)[0]
-    except (OSError, ValueError) as error:
-        raise UserError(f"teacher must be a file of plain tensors by name: {error}") from None
 
 
 def _last_layer(state: dict[str, Tensor], path: Path) -> str:

@@ -19,11 +19,10 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import PARAM_LIST, AveragedModel
 
 from mgd3_fast.errors import UserError
-from mgd3_fast.evaluate.accuracy import count_correct
 from mgd3_fast.evaluate.augmentation import augment_batch
 from mgd3_fast.evaluate.mixing import mix
 from mgd3_fast.evaluate.networks import build_network
-from mgd3_fast.evaluate.objective import batch_loss, make_optimizer, taught_logits
+from mgd3_fast.evaluate.objective import batch_loss, count_correct, make_optimizer
 from mgd3_fast.fit import EpochOrder, Fit, Stateful, descend, rate_share, step_generator
 
 if TYPE_CHECKING:
@@ -64,11 +63,11 @@ class Job:
 
 
 def train_classifier(job: Job, checkpoint: Path, bar: Bar) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Train one classifier, going on from a checkpoint where there is one.
+    """Train one classifier.
 
     Args:
         job: What and how.
-        checkpoint: File of the state of an unfinished training.
+        checkpoint: File of the state of an unfinished training; where there is one, it goes on from it.
         bar: Advanced by each epoch, those of an earlier call included.
 
     Returns:
@@ -151,7 +150,7 @@ class _Trainer:
         self.network.train()
         with torch.autocast(job.device.type, torch.bfloat16, enabled=job.bf16):
             logits = self._run(images)
-            taught = None if job.teacher is None else taught_logits(job.teacher, images)
+            taught = None if job.teacher is None else _taught(job.teacher, images)
         loss = batch_loss(logits.float(), labels, mixed, taught, recipe.temperature)
         epoch = step // self.order.steps_per_epoch
         descend(self.optimizer, loss, recipe.lr * rate_share(recipe.schedule, epoch, recipe.epochs))
@@ -165,8 +164,7 @@ class _Trainer:
         mean = self.scores.end_epoch(self.order.steps_per_epoch)
         if not math.isfinite(mean):
             raise UserError(
-                f"loss must stay finite, got {mean} in epoch {epoch} of {job.network}:"
-                " lower the learning rate (--lr)"
+                f"the loss of {job.network} became {mean} in epoch {epoch}: lower the learning rate (--lr)"
             )
         if job.recipe.is_tested(epoch):
             correct = count_correct(self.tested, job.test, job.device, job.bf16)
@@ -189,6 +187,13 @@ class _Trainer:
             "loss": self.scores.mean_loss,
             "parameters": sum(parameter.numel() for parameter in self.network.parameters()),
         }
+
+
+@torch.no_grad()
+def _taught(teacher: nn.Module, images: Tensor) -> Tensor:
+    """What the teacher says of a batch, float32 [B, N]."""
+    logits: Tensor = teacher(images)
+    return logits.float()
 
 
 def _glad_average(decay: float) -> Callable[[PARAM_LIST, PARAM_LIST, Tensor | int], None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,10 @@ _HUB_LICENCES = (
     *("cc-by-nc-4.0", "cc-by-nc-sa-4.0", "cc-by-nd-4.0", "cc-by-nc-nd-4.0"),
     *("creativeml-openrail-m", "openrail", "openrail++"),
 )
-_SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
-_LARGEST = "1M<n<10M"
+_SIZES = (
+    *((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M")),
+    (math.inf, "1M<n<10M"),
+)
 _SETTINGS = ("method", "discovery", "sampler", "steps", "cfg_scale", "seed")
 
 
@@ -41,11 +44,14 @@ def write_card(
         snippet: Lines of Python that open the folder.
         dataset_info: The header's section of features and sizes; None where readers infer it.
     """
+    licence = licence_of(source)
+    known = licence is not None and licence.lower() in _HUB_LICENCES
     header = DatasetCardData(
-        **_licence_fields(licence_of(source)),
+        license="unknown" if licence is None else licence.lower() if known else "other",
+        license_name=None if licence is None or known else licence,
         task_categories=["image-classification"],
         tags=["dataset-distillation", "synthetic"] if _is_synthetic(source) else None,
-        size_categories=[_size_category(len(source.images))],
+        size_categories=[next(name for limit, name in _SIZES if len(source.images) < limit)],
         dataset_info=dataset_info,
         configs=[
             {"config_name": "default", "data_files": [{"split": "train", "path": data_files}]},
@@ -59,18 +65,6 @@ def licence_of(source: LabelledFolder) -> str | None:
     """The licence of the generator's weights, as the run's manifest records it."""
     licence = source.manifest.get("generator", {}).get("licence")
     return str(licence) if licence else None
-
-
-def _licence_fields(licence: str | None) -> dict[str, Any]:
-    if licence is None:
-        return {"license": "unknown"}
-    if licence.lower() in _HUB_LICENCES:
-        return {"license": licence.lower()}
-    return {"license": "other", "license_name": licence}
-
-
-def _size_category(images: int) -> str:
-    return next((category for limit, category in _SIZES if images < limit), _LARGEST)
 
 
 def _body(source: LabelledFolder, fields: str, snippet: Sequence[str]) -> list[str]:

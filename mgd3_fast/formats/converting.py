@@ -12,16 +12,22 @@ from mgd3_fast.config.convert import CONVERTED_FORMATS, ConvertConfig
 from mgd3_fast.errors import UserError
 from mgd3_fast.formats.record import RECORD, Written, conversion_key, is_intact, read_record, write_record
 from mgd3_fast.formats.target import draft_in, held, put_in_place
-from mgd3_fast.progress import SILENT, Progress
+from mgd3_fast.progress import SILENT, Bar, Progress
 from mgd3_fast.writers.labelled import LabelledFolder
 from mgd3_fast.writers.reader import read_labelled
 
+Writer = Callable[[LabelledFolder, ConvertConfig, Path, Bar], Written]
+"""Writes images into an empty folder as options say, advancing a bar by each; every format's `write` is one.
+
+It raises `UserError` where an image is missing or has changed, or a package is missing.
+"""
+
 _HOMES = {
-    "imagefolder": "mgd3_fast.formats.folders",
-    "numeric": "mgd3_fast.formats.folders",
-    "tensor": "mgd3_fast.formats.tensor",
-    "parquet": "mgd3_fast.formats.parquet",
-    "webdataset": "mgd3_fast.formats.webdataset",
+    "imagefolder": "folders",
+    "numeric": "folders",
+    "tensor": "tensor",
+    "parquet": "parquet",
+    "webdataset": "webdataset",
 }
 
 
@@ -55,9 +61,6 @@ def convert(config: ConvertConfig, progress: Progress = SILENT) -> Conversion:
         config: Which folder, into what, where.
         progress: Receives bars and notes.
 
-    Returns:
-        What was done.
-
     Raises:
         UserError: If the source is unfinished, damaged or has no label order, or OUT holds something else.
         OSError: If OUT cannot be written; nothing is left of the attempt.
@@ -77,9 +80,6 @@ def convert_run(folder: Path, format: str, progress: Progress = SILENT) -> Conve
         folder: Output folder of the run.
         format: "tensor", "parquet" or "webdataset".
         progress: Receives a bar.
-
-    Returns:
-        What was done.
 
     Raises:
         UserError: If something else lies there, or a package is missing.
@@ -125,7 +125,7 @@ def _convert(
             )
         made = record is None or not (same and is_intact(out, record))
         if made:
-            write: Callable[..., Written] = import_module(_HOMES[config.format]).write
+            write: Writer = import_module(f"mgd3_fast.formats.{_HOMES[config.format]}").write
             with (
                 progress.stage("convert", total=len(source.images), unit="img") as bar,
                 draft_in(out) as draft,
@@ -134,12 +134,5 @@ def _convert(
                 record = put_in_place(draft, out, keep_card=same)
         assert record is not None
         size = sum((out / name).stat().st_size for name in record["files"])
-    return Conversion(
-        folder=out,
-        format=config.format,
-        images=len(source.images),
-        classes=len(source.classes),
-        bytes=size,
-        made=made,
-        seconds=round(time.perf_counter() - started, 3),
-    )
+    seconds = round(time.perf_counter() - started, 3)
+    return Conversion(out, config.format, len(source.images), len(source.classes), size, made, seconds)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mgd3_fast.formats.normalisation import IMAGENET, Normalisation
 from mgd3_fast.writers.labelled import LabelledFolder
 
 CONFIG_FILE = "ddranking.json"
@@ -51,9 +51,7 @@ _DEFAULTS: dict[str, Any] = {
 }
 
 
-def write_ddranking_config(
-    folder: Path, source: LabelledFolder, used: Normalisation, dtype: str, size: tuple[int, int]
-) -> str:
+def write_ddranking_config(folder: Path, source: LabelledFolder, facts: Mapping[str, Any]) -> str:
     """Write `ddranking.json` for `ddranking.config.Config.from_file`, where DD-Ranking can score the images.
 
     It takes images for normalised, class-major, equally many per class, labelled 0, 1, ... in its own order.
@@ -61,34 +59,27 @@ def write_ddranking_config(
     Args:
         folder: Receives the file.
         source: The images.
-        used: How they were normalised.
-        dtype: Their number format.
-        size: Height and width.
+        facts: "shape", "dtype" and "normalisation" of the tensors.
 
     Returns:
         The file's name, or why there is none.
     """
-    why = _why_not(source, used, dtype)
-    if why:
-        return why
-    resize = {"name": "Resize", "args": [list(size)]}
-    normalise = {"name": "Normalize", "args": [list(used.mean), list(used.std)]}
+    used = facts["normalisation"]
+    if source.dataset not in DATASETS:
+        return f"none: DD-Ranking 0.2.0 has {', '.join(DATASETS)} in the class order used here"
+    if not (source.complete and source.even):
+        return "none: DD-Ranking takes all classes, equally many images of each"
+    if facts["dtype"] != "float32" or used["name"] != "imagenet":
+        return "none: DD-Ranking takes float32 images normalised by ImageNet's figures"
+    size = facts["shape"][2:]
+    resize = {"name": "Resize", "args": [size]}
+    normalise = {"name": "Normalize", "args": [used["mean"], used["std"]]}
     config = {
         "dataset": DATASETS[source.dataset],
         "ipc": source.ipc,
-        "im_size": list(size),
+        "im_size": size,
         "custom_train_trans": [{"name": "ToTensor"}, normalise, resize],
         **_DEFAULTS,
     }
     (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     return CONFIG_FILE
-
-
-def _why_not(source: LabelledFolder, used: Normalisation, dtype: str) -> str | None:
-    if source.dataset not in DATASETS:
-        return f"none: DD-Ranking 0.2.0 has {', '.join(DATASETS)} in the class order used here"
-    if not (source.complete and source.even):
-        return "none: DD-Ranking takes all classes, equally many images of each"
-    if dtype != "float32" or used != IMAGENET:
-        return "none: DD-Ranking takes float32 images normalised by ImageNet's figures"
-    return None

@@ -9,10 +9,10 @@ from typing import Any
 from mgd3_fast.config.convert import ConvertConfig
 from mgd3_fast.errors import UserError
 from mgd3_fast.formats.record import Written
+from mgd3_fast.formats.samples import contents
 from mgd3_fast.progress import Bar
 from mgd3_fast.writers import MANIFEST, class_folder, sha256_of, write_manifest
 from mgd3_fast.writers.labelled import LabelledFolder, LabelledImage
-from mgd3_fast.writers.reader import read_ahead
 
 
 def write(source: LabelledFolder, config: ConvertConfig, draft: Path, bar: Bar) -> Written:
@@ -20,27 +20,14 @@ def write(source: LabelledFolder, config: ConvertConfig, draft: Path, bar: Bar) 
 
     A run's manifest, modes and contact sheet come along, so that the copy is a run folder like one that
     `distill --format` wrote.
-
-    Args:
-        source: The images.
-        config: Tells the format.
-        draft: Receives the files.
-        bar: Counts images.
-
-    Returns:
-        The files.
-
-    Raises:
-        UserError: If a file is missing or changed.
     """
     files: dict[str, str] = {}
-    for image, content in zip(source.images, read_ahead(source.images, LabelledImage.content), strict=True):
+    for image, content in contents(source.images, bar):
         name = _file(image, config.format)
         (draft / name).parent.mkdir(exist_ok=True)
         (draft / name).write_bytes(content)
         assert image.sha256 is not None
         files[name] = image.sha256
-        bar.advance()
     if source.manifest:
         files.update(_copy_run(source, draft))
         write_manifest(draft / MANIFEST, _manifest(source, config.format), draft / f"{MANIFEST}.part")

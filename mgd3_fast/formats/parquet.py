@@ -11,11 +11,10 @@ from mgd3_fast.config.convert import ConvertConfig
 from mgd3_fast.errors import UserError, printable
 from mgd3_fast.formats.card import write_card
 from mgd3_fast.formats.record import CARD, Written
-from mgd3_fast.formats.sharding import split_by_size
+from mgd3_fast.formats.samples import contents, split_by_size
 from mgd3_fast.progress import Bar
 from mgd3_fast.writers import sha256_of
 from mgd3_fast.writers.labelled import LabelledFolder, LabelledImage
-from mgd3_fast.writers.reader import read_ahead
 
 _ROWS_OF_GROUP = 100  # what the hub's viewer reads at once
 
@@ -39,17 +38,11 @@ _SNIPPET = (
 
 
 def check() -> None:
-    """Refuse to start where pyarrow is missing.
-
-    Raises:
-        UserError: Naming the extra.
-    """
+    """Raise a `UserError` that names the extra where pyarrow is missing."""
     try:
         import_module("pyarrow.parquet")
     except ImportError:
-        raise UserError(
-            "format parquet must have the package pyarrow, which is missing: pip install 'mgd3-fast[data]'"
-        ) from None
+        raise UserError("format parquet needs the package pyarrow: pip install 'mgd3-fast[data]'") from None
 
 
 def write(source: LabelledFolder, config: ConvertConfig, draft: Path, bar: Bar) -> Written:
@@ -58,18 +51,6 @@ def write(source: LabelledFolder, config: ConvertConfig, draft: Path, bar: Bar) 
     `image` holds the bytes of the file and its name, `label` the label in the full class list, whose names
     the `ClassLabel` feature carries; one that is not known is `unnamed-00007`. pyarrow writes the rows, since
     `datasets.Dataset.to_parquet` copies all images into a cache first and takes twice the processor time.
-
-    Args:
-        source: The images.
-        config: Gives the size of a file.
-        draft: Receives the files.
-        bar: Counts images.
-
-    Returns:
-        The files.
-
-    Raises:
-        UserError: If an image is missing or changed, or pyarrow is not installed.
     """
     check()
     import pyarrow as pa
@@ -88,10 +69,8 @@ def write(source: LabelledFolder, config: ConvertConfig, draft: Path, bar: Bar) 
         name = f"data/train-{number:05d}-of-{len(shards):05d}.parquet"
         with pq.ParquetWriter(draft / name, schema, compression="snappy") as writer:
             for start in range(0, len(images), _ROWS_OF_GROUP):
-                group, rows = images[start : start + _ROWS_OF_GROUP], []
-                for image, content in zip(group, read_ahead(group, LabelledImage.content), strict=True):
-                    rows.append(_row(image, content, titles[image.label]))
-                    bar.advance()
+                group = images[start : start + _ROWS_OF_GROUP]
+                rows = [_row(image, content, titles[image.label]) for image, content in contents(group, bar)]
                 table = pa.Table.from_pylist(rows, schema=schema)
                 num_bytes += table.nbytes
                 writer.write_table(table)

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from mgd3_fast.config.convert import ConvertConfig
+from mgd3_fast.formats.samples import described
 from mgd3_fast.writers import file_digest, json_with_images
-from mgd3_fast.writers.labelled import LabelledFolder, LabelledImage
+from mgd3_fast.writers.labelled import LabelledFolder
 
 RECORD = "export.json"
 CARD = "README.md"
@@ -34,26 +35,19 @@ class Written:
 
 def conversion_key(source: LabelledFolder, config: ConvertConfig) -> str:
     """Hex sha256 of all that decides the files: options, class list, images and what is known of them."""
-    described = {
+    deciding = {
         "version": _FORMAT_VERSION,
         "options": config.options(),
         "dataset": source.dataset,
         "names": source.names,
         "run": source.how_made,
-        "images": [_image(image) for image in source.images],
+        "images": [described(image) for image in source.images],
     }
-    return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(deciding, sort_keys=True).encode()).hexdigest()
 
 
 def write_record(target: Path, source: LabelledFolder, config: ConvertConfig, written: Written) -> None:
-    """Write the record: indented JSON, one line per image, nothing that depends on the machine.
-
-    Args:
-        target: Path of the record.
-        source: What was converted.
-        config: Into what.
-        written: The files.
-    """
+    """Write the record: indented JSON, one line per image, nothing that depends on the machine."""
     head = {
         "format": _FORMAT,
         "format_version": _FORMAT_VERSION,
@@ -66,7 +60,7 @@ def write_record(target: Path, source: LabelledFolder, config: ConvertConfig, wr
         "run": source.how_made,
         "files": written.files,
     }
-    text = json_with_images(head, [_image(image) for image in source.images])
+    text = json_with_images(head, [described(image) for image in source.images])
     target.write_text(text, encoding="utf-8")
 
 
@@ -83,13 +77,3 @@ def read_record(folder: Path) -> dict[str, Any] | None:
 def is_intact(folder: Path, record: Mapping[str, Any]) -> bool:
     """Whether every recorded file is there and unchanged; the card is not recorded and may be edited."""
     return all(file_digest(folder / name) == sha256 for name, sha256 in record["files"].items())
-
-
-def _image(image: LabelledImage) -> dict[str, Any]:
-    return {
-        "label": image.label,
-        "class": image.class_name,
-        "index": image.index,
-        "sha256": image.sha256,
-        **image.facts,
-    }

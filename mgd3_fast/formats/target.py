@@ -26,11 +26,8 @@ _DRAFT = "export"
 def held(out: Path) -> Iterator[None]:
     """Make an output folder ours: nobody else converts into it meanwhile, and failure leaves no trace.
 
-    Args:
-        out: Output folder; made if missing, and taken away again if it stays empty.
-
-    Yields:
-        With the folder there, empty or holding a whole conversion.
+    While it is held it is empty or holds a whole conversion; it is taken away again if it was made and stays
+    empty.
 
     Raises:
         UserError: If it holds something else or cannot be written.
@@ -60,13 +57,7 @@ def held(out: Path) -> Iterator[None]:
 
 @contextmanager
 def draft_in(out: Path) -> Iterator[Path]:
-    """Make a folder for unfinished files on the same file system, and take it away at the end.
-
-    Args:
-        out: Output folder, held.
-
-    Yields:
-        The empty folder.
+    """Make an empty folder for unfinished files inside a held output folder, and take it away at the end.
 
     Raises:
         UserError: If it cannot be written.
@@ -84,10 +75,10 @@ def draft_in(out: Path) -> Iterator[Path]:
 
 
 def put_in_place(draft: Path, out: Path, *, keep_card: bool) -> dict[str, Any]:
-    """Rename finished files into place; an older conversion gives way, files of others stay.
+    """Rename finished files and their record into place; an older conversion gives way, files of others stay.
 
     Args:
-        draft: The finished files, with their record.
+        draft: The finished files.
         out: Output folder, held.
         keep_card: Leave a README.md that is there already: its reader may have edited it.
 

@@ -15,7 +15,6 @@ from mgd3_fast.config.convert import ConvertConfig
 from mgd3_fast.datasets import center_crop, decode_image
 from mgd3_fast.errors import UserError
 from mgd3_fast.formats.ddranking import CONFIG_FILE, write_ddranking_config
-from mgd3_fast.formats.normalisation import NONE, Normalisation, choose_normalisation
 from mgd3_fast.formats.record import Written
 from mgd3_fast.progress import Bar
 from mgd3_fast.writers import sha256_of
@@ -27,10 +26,16 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-    Pixels = NDArray[np.uint8]
-
 SAFETENSORS, IMAGES_PT, LABELS_PT = "images.safetensors", "images.pt", "labels.pt"
 _ARRAY = "array"  # memory-mapped while it fills, so that it may be larger than memory
+
+# Mean and standard deviation of red, green and blue in 0..1; those of mnist5k are over all pixels of the
+# 4,000 images of its train split, margins included.
+NORMALISATIONS = {
+    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    "mnist5k": ((0.1002, 0.1002, 0.1002), (0.2752, 0.2752, 0.2752)),
+    "none": ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
+}
 
 
 def write(source: LabelledFolder, config: ConvertConfig, draft: Path, bar: Bar) -> Written:
@@ -39,44 +44,41 @@ def write(source: LabelledFolder, config: ConvertConfig, draft: Path, bar: Bar) 
     `images` is float32 or uint8 `[N, 3, H, W]`, `labels` int64 `[N]`; images of a class are neighbours,
     classes ascend by label.
 
-    Args:
-        source: The images.
-        config: Number format, size, normalisation, which files.
-        draft: Receives the files.
-        bar: Counts images.
-
-    Returns:
-        The files, and how pixels became numbers.
-
     Raises:
         UserError: If a file is missing or changed, or sizes differ while none is asked for.
     """
     import torch
 
-    used = NONE if config.dtype == "uint8" else choose_normalisation(config.normalisation, source)
     first = _pixels(source.images[0], config.size)
-    shape = (len(source.images), *first.shape)
-    dtype = torch.uint8 if config.dtype == "uint8" else torch.float32
+    facts = _facts(source, config, (len(source.images), *first.shape))
+    shape, dtype = facts["shape"], getattr(torch, config.dtype)
     array = draft / _ARRAY
     _reserve(array, math.prod(shape) * dtype.itemsize)
     images = torch.from_file(str(array), shared=True, size=math.prod(shape), dtype=dtype).view(shape)
     # Rows are computed on the reading threads: torch would split each small one over all processors.
     rows = images.numpy()
-    read = read_ahead(
-        source.images, lambda image: _row(_pixels(image, config.size, first.shape), config.dtype, used)
-    )
+    read = read_ahead(source.images, lambda image: _row(_pixels(image, config.size, first.shape), facts))
     for number, row in enumerate(read):
         rows[number] = row
         bar.advance()
     labels = torch.tensor([image.label for image in source.images])
-    facts = _facts(config.dtype, shape, used)
     files = _write_tensors(images, labels, config.tensor_file, facts, draft)
     del images, rows
     array.unlink()
-    facts["ddranking"] = write_ddranking_config(draft, source, used, config.dtype, first.shape[1:])
+    facts["ddranking"] = write_ddranking_config(draft, source, facts)
     if facts["ddranking"] == CONFIG_FILE:
         files.append(CONFIG_FILE)
     return Written({name: sha256_of(draft / name) for name in files}, facts)
+
+
+def _facts(source: LabelledFolder, config: ConvertConfig, shape: tuple[int, ...]) -> dict[str, Any]:
+    """Shape, number format and normalisation, for the record."""
+    name = "none" if config.dtype == "uint8" else config.normalisation
+    if name == "auto":  # ImageNet's figures for everything else, as the papers' code does
+        name = "mnist5k" if source.dataset == "mnist5k" else "imagenet"
+    mean, std = map(list, NORMALISATIONS[name])
+    normalisation = {"name": name, "mean": mean, "std": std}
+    return {"shape": list(shape), "dtype": config.dtype, "normalisation": normalisation}
 
 
 def _reserve(path: Path, size: int) -> None:
@@ -85,12 +87,15 @@ def _reserve(path: Path, size: int) -> None:
         os.posix_fallocate(file.fileno(), 0, size)
 
 
-def _pixels(image: LabelledImage, size: int | None, shape: tuple[int, ...] | None = None) -> Pixels:
-    """Uint8 [3, H, W]; refuses an image that is not of the size of the first."""
+def _pixels(
+    image: LabelledImage, size: int | None, shape: tuple[int, ...] | None = None
+) -> NDArray[np.uint8]:
+    """[3, H, W]; refuses an image that is not of the size of the first."""
     import numpy as np
 
     decoded = decode_image(image.content())
-    pixels: Pixels = np.array(decoded if size is None else center_crop(decoded, size)).transpose(2, 0, 1)
+    shown = decoded if size is None else center_crop(decoded, size)
+    pixels: NDArray[np.uint8] = np.array(shown).transpose(2, 0, 1)
     if shape is not None and pixels.shape != shape:
         raise UserError(
             f"images must all be of one size, or --size be given, got {shape[2]}x{shape[1]} and"
@@ -99,26 +104,19 @@ def _pixels(image: LabelledImage, size: int | None, shape: tuple[int, ...] | Non
     return pixels
 
 
-def _row(pixels: Pixels, dtype: str, used: Normalisation) -> NDArray[Any]:
+def _row(pixels: NDArray[np.uint8], facts: dict[str, Any]) -> NDArray[Any]:
     """Uint8 [3, H, W] as it is, or float32 [3, H, W] in torchvision's order of operations."""
     import numpy as np
 
-    if dtype == "uint8":
+    if facts["dtype"] == "uint8":
         return pixels
-    mean, std = (np.array(figures, np.float32).reshape(3, 1, 1) for figures in (used.mean, used.std))
+    used = facts["normalisation"]
+    mean, std = (np.array(used[name], np.float32).reshape(3, 1, 1) for name in ("mean", "std"))
     row = pixels.astype(np.float32)
     row /= 255
     row -= mean
     row /= std
     return row
-
-
-def _facts(dtype: str, shape: tuple[int, ...], used: Normalisation) -> dict[str, Any]:
-    return {
-        "shape": list(shape),
-        "dtype": dtype,
-        "normalisation": {"name": used.name, "mean": list(used.mean), "std": list(used.std)},
-    }
 
 
 def _write_tensors(

@@ -6,16 +6,14 @@ import io
 import json
 import tarfile
 from pathlib import Path
-from typing import Any
 
 from mgd3_fast.config.convert import ConvertConfig
 from mgd3_fast.formats.card import write_card
 from mgd3_fast.formats.record import CARD, Written
-from mgd3_fast.formats.sharding import split_by_size
+from mgd3_fast.formats.samples import contents, described, split_by_size
 from mgd3_fast.progress import Bar
 from mgd3_fast.writers import sha256_of
-from mgd3_fast.writers.labelled import LabelledFolder, LabelledImage
-from mgd3_fast.writers.reader import read_ahead
+from mgd3_fast.writers.labelled import LabelledFolder
 
 _FIELDS = "A sample is `png` (the image), `cls` (its label) and `json` (class, title and what else is known)."
 
@@ -26,18 +24,6 @@ def write(source: LabelledFolder, config: ConvertConfig, draft: Path, bar: Bar) 
     A sample `<label>-<k>` is `.cls` (its label), `.json` and the image itself. Equal images give equal bytes:
     no times, owners or names of this machine are in the files. They are what `webdataset.TarWriter` writes,
     without need of that package; its `ShardWriter` starts a new file only after the limit is passed.
-
-    Args:
-        source: The images.
-        config: Gives the size of a file.
-        draft: Receives the files.
-        bar: Counts images.
-
-    Returns:
-        The files.
-
-    Raises:
-        UserError: If an image is missing or changed.
     """
     titles = {one.label: one.title for one in source.classes}
     files: dict[str, str] = {}
@@ -45,12 +31,11 @@ def write(source: LabelledFolder, config: ConvertConfig, draft: Path, bar: Bar) 
     for number, images in enumerate(split_by_size(source.images, config.shard_mib)):
         name = f"mgd3-{number:06d}.tar"
         with tarfile.open(draft / name, "w", format=tarfile.USTAR_FORMAT) as archive:
-            for image, content in zip(images, read_ahead(images, LabelledImage.content), strict=True):
+            for image, content in contents(images, bar):
                 key = f"{image.label:05d}-{image.index:05d}"
                 _add(archive, f"{key}.cls", str(image.label).encode())
-                _add(archive, f"{key}.json", json.dumps(_described(image, titles[image.label])).encode())
+                _add(archive, f"{key}.json", json.dumps(described(image, title=titles[image.label])).encode())
                 _add(archive, f"{key}{image.suffix}", content)
-                bar.advance()
         files[name] = sha256_of(draft / name)
         samples.append(len(images))
     snippet = _snippet(len(files))
@@ -73,14 +58,3 @@ def _add(archive: tarfile.TarFile, name: str, content: bytes) -> None:
     member = tarfile.TarInfo(name)  # mode 644, time 0, owner 0
     member.size = len(content)
     archive.addfile(member, io.BytesIO(content))
-
-
-def _described(image: LabelledImage, title: str | None) -> dict[str, Any]:
-    return {
-        "label": image.label,
-        "class": image.class_name,
-        "title": title,
-        "index": image.index,
-        "sha256": image.sha256,
-        **image.facts,
-    }

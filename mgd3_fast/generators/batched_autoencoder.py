@@ -168,7 +168,7 @@ class BatchedAutoencoder(ABC):
         return torch.cat([empty.to(images.device), *latents])
 
     def decode(self, latents: Tensor) -> Tensor:
-        """Decode latents, clamp to the range of pixels and round to whole levels.
+        """Decode latents, clamp to the range of pixels and round as `save_image` does: floor(255 x + 1/2).
 
         Args:
             latents: float32 `[B, C, h, w]` on any device.
@@ -201,7 +201,7 @@ class BatchedAutoencoder(ABC):
 
         def decode_batch(batch: Tensor) -> Tensor:
             pixels = self._decoded(batch.float() / self.scaling_factor + self.shift_factor).float()
-            return pixels.mul(0.5).add(0.5).clamp(0, 1).mul(255).round().to(torch.uint8)
+            return pixels.mul(0.5).add(0.5).clamp(0, 1).mul(255).add(0.5).to(torch.uint8)
 
         return self._in_batches(decode_batch, latents, self.decode_rows(*latents.shape[2:]))
 

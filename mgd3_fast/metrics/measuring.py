@@ -25,7 +25,6 @@ from mgd3_fast.pictures.embedding import joint_map
 from mgd3_fast.progress import SILENT, Progress
 from mgd3_fast.versions import versions
 from mgd3_fast.writers.labelled import distinct_names
-from mgd3_fast.writers.reader import read_classes
 
 RESULT = "metrics.json"
 SCORES = (
@@ -39,6 +38,9 @@ SCORES = (
 )
 """Scores of a class; larger is more of each. The first two are taken on the t-SNE map."""
 
+SCALED = {f"scaled_{name}": name for name in ("diversity", "representativeness")}
+"""The first two between the least, 0, and the most, 1, of all classes of all folders (MGD3, table 9)."""
+
 # A covariance of more features than this takes minutes to decompose.
 _MOST_FRECHET_FEATURES = 4096
 
@@ -50,7 +52,7 @@ class ClassMeasures:
     """What one class of a folder scores.
 
     Args:
-        scores: Each of `SCORES`; NaN where it has no value, such as the diversity of one image.
+        scores: Each of `SCORES` and `SCALED`; NaN where it has no value, such as the diversity of one image.
         image_diversity: Of every image, in the order of file names; empty without a map.
         image_representativeness: Likewise.
     """
@@ -135,10 +137,7 @@ def measure(
         UserError: A folder does not fit the dataset, or something named does not exist.
     """
     comparison = open_comparison(config, progress)
-    folders = [
-        read_classes(path, comparison.dataset, "each of folders", config.ipc) for path in config.folders
-    ]
-    digest = comparison.settings.get("autoencoder_digest")
+    folders, digest = comparison.folders, comparison.settings.get("autoencoder_digest")
     run_modes = [open_run_modes(folder, digest) for folder in folders]
     classes: list[dict[str, ClassMeasures]] = [{} for _ in folders]
     parts: list[list[NDArray[np.float32]]] = [[] for _ in folders]
@@ -154,8 +153,11 @@ def measure(
                 total.add(real)
             images = [folder.by_class[name] for folder in folders]
             made = [comparison.of_images(some) for some in images]  # each [m, D]
-            drawn = _map_class(name, real, made, config)
-            maps += [drawn] if drawn else []
+            drawn = None
+            if config.tsne == "on" and len(real) > 1:
+                placed, others = joint_map(real, made, config.seed, reduced=config.tsne_pca == "on")
+                drawn = ClassMap(name, placed, tuple(others))
+                maps.append(drawn)
             for index, rows in enumerate(made):
                 parts[index].append(rows)
                 measures = _class_measures(real, rows, drawn, index, config)
@@ -164,20 +166,12 @@ def measure(
                     measures.scores["mode_recovery"] = recovery
                 classes[index][name] = measures
             bar.advance()
+    _add_scaled(classes)
     measured = tuple(
         FolderMeasures(name, str(folder.path), folder.ipc, found, _means(found), _frechet(total, rows))
         for name, folder, found, rows in zip(distinct_names(folders), folders, classes, parts, strict=True)
     )
     return Measured(measured, tuple(maps), _settings(comparison, config, len(places)))
-
-
-def _map_class(
-    name: str, real: NDArray[np.float32], made: Sequence[NDArray[np.float32]], config: MetricsConfig
-) -> ClassMap | None:
-    if config.tsne == "off" or len(real) < 2:
-        return None
-    placed, parts = joint_map(real, made, config.seed)
-    return ClassMap(name, placed, tuple(parts))
 
 
 def _class_measures(
@@ -201,9 +195,19 @@ def _class_measures(
     return ClassMeasures(scores, tuple(diversity.tolist()), tuple(representativeness.tolist()))
 
 
+def _add_scaled(folders: Sequence[dict[str, ClassMeasures]]) -> None:
+    """Give every class of every folder its `SCALED` scores; NaN where no two of them differ."""
+    together = [one.scores for folder in folders for one in folder.values()]
+    for scaled, name in SCALED.items():
+        known = [scores[name] for scores in together if not math.isnan(scores[name])]
+        low, span = (min(known), max(known) - min(known)) if known else (0.0, 0.0)
+        for scores in together:
+            scores[scaled] = (scores[name] - low) / span if span else math.nan
+
+
 def _means(classes: dict[str, ClassMeasures]) -> dict[str, float]:
     means = {}
-    for name in SCORES:
+    for name in (*SCORES, *SCALED):
         values = [one.scores[name] for one in classes.values() if not math.isnan(one.scores[name])]
         means[name] = math.fsum(values) / len(values) if values else math.nan
     return means
@@ -232,6 +236,7 @@ def _settings(comparison: Comparison, config: MetricsConfig, classes: int) -> di
         "classes": classes,
         "real_images": config.real_images,
         "tsne": config.tsne == "on",
+        "tsne_pca": config.tsne_pca == "on",
         "nearest": config.nearest,
         "neighbours": config.neighbours,
         "seed": config.seed,

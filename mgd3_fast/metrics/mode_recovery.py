@@ -5,12 +5,13 @@ Shape letters: m synthetic images of a class, K modes of it, D features.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
+from sklearn.neighbors import NearestNeighbors
 
-from mgd3_fast.metrics.neighbours import nearest
 from mgd3_fast.modes import ModeSet
 from mgd3_fast.writers import MODES
 from mgd3_fast.writers.labelled import LabelledFolder, LabelledImage
@@ -29,21 +30,14 @@ def mode_recovery(points: Points, modes: Points, own: NDArray[np.int64]) -> floa
     Returns:
         0..1; NaN for a single mode, which every image is nearest to.
     """
-    return float((nearest(points, modes) == own).mean()) if len(modes) > 1 else float("nan")
+    if len(modes) < 2:
+        return math.nan
+    nearest = NearestNeighbors(n_neighbors=1).fit(modes).kneighbors(points)[1][:, 0]
+    return float((nearest == own).mean())
 
 
 def class_recovery(modes: ModeSet, class_name: str, images: Sequence[LabelledImage], points: Points) -> float:
-    """`mode_recovery` of a run's images of a class.
-
-    Args:
-        modes: Of the run.
-        class_name: The class.
-        images: m images of it, which the run's manifest lists.
-        points: `[m, D]`, their latents.
-
-    Returns:
-        0..1, or NaN.
-    """
+    """`mode_recovery` of m images of a class, listed in their run's manifest, whose latents are `[m, D]`."""
     of_class = modes.of_class(class_name).flatten(1).double().numpy()  # [K, D]
     return mode_recovery(points, of_class, np.array([image.facts["mode"] for image in images], np.int64))
 

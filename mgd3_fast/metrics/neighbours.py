@@ -13,13 +13,9 @@ Points = NDArray[np.float64]
 
 
 def nearest_other(points: Points) -> Points:
-    """Distance of every point to the nearest other one: diversity (MGD3, section 5.3).
+    """Distance `[m]` of points `[m, D]` to the nearest other one; NaN for a point that is alone.
 
-    Args:
-        points: `[m, D]`.
-
-    Returns:
-        `[m]`; NaN for a point that is alone.
+    Diversity (MGD3, section 5.3).
     """
     if len(points) < 2:
         return np.full(len(points), np.nan)
@@ -27,15 +23,9 @@ def nearest_other(points: Points) -> Points:
 
 
 def mean_of_nearest(points: Points, real: Points, count: int) -> Points:
-    """Mean distance of every point to the real images nearest to it (MGD3, section 5.3: 50 of them).
+    """Mean distance `[m]` of points `[m, D]` to the real images nearest to them; small is representative.
 
-    Args:
-        points: `[m, D]`.
-        real: `[n, D]`.
-        count: How many of the real images; all of them where there are fewer.
-
-    Returns:
-        `[m]`; small is representative.
+    MGD3, section 5.3, takes 50 of them; where there are fewer than `count` of the `[n, D]`, it is all.
     """
     means: Points = _distances(points, real, min(count, len(real))).mean(axis=1)
     return means
@@ -61,20 +51,6 @@ def coverage_and_density(points: Points, real: Points, neighbours: int) -> tuple
     apart = np.sqrt(np.maximum(squares - 2 * points @ real.T, 0.0))  # [m, n]
     inside = apart <= radii
     return float(inside.any(axis=0).mean()), float(inside.sum() / (k * len(points)))
-
-
-def nearest(points: Points, others: Points) -> NDArray[np.int64]:
-    """Which of the others each point is nearest to.
-
-    Args:
-        points: `[m, D]`.
-        others: `[n, D]`.
-
-    Returns:
-        `[m]`, from 0 to n - 1.
-    """
-    found: NDArray[np.int64] = NearestNeighbors(n_neighbors=1).fit(others).kneighbors(points)[1][:, 0]
-    return found
 
 
 def cosine_scores(points: Points, real: Points) -> tuple[float, float]:

@@ -7,28 +7,28 @@ from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mgd3_engine.files.renaming import renamed
-from mgd3_fast.errors import UserError, printable
-from mgd3_fast.metrics.measuring import FolderMeasures, Measured, Points
-from mgd3_fast.pictures.style import own_style
+from mgd3_fast.errors import printable
+from mgd3_fast.metrics.measuring import FolderMeasures, Measured
+from mgd3_fast.pictures.style import (
+    COLOURS,
+    add_legend,
+    check_matplotlib,
+    new_figure,
+    own_style,
+    save_figure,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Okabe & Ito: told apart with any colour vision; shapes differ too.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+_LOOKS = tuple(zip((*COLOURS, "#000000"), "os^DvPX", strict=True))
 MOST_CLASSES = 10
 _COLUMNS = 5
 
 
 def draw(measured: Measured, out: Path) -> list[Path]:
-    """Draw the maps and scores of a measurement.
-
-    Args:
-        measured: With maps.
-        out: Folder that receives the pictures.
+    """Draw the maps and scores of a measurement that has maps into a folder.
 
     Returns:
         `maps.png` (each class with its real and synthetic images), `classes.png` (a point per class),
@@ -38,10 +38,7 @@ def draw(measured: Measured, out: Path) -> list[Path]:
     Raises:
         UserError: matplotlib is missing.
     """
-    try:
-        import matplotlib.figure  # noqa: F401 - the one import that can fail
-    except ModuleNotFoundError:
-        raise UserError("plot must be off without matplotlib: pip install 'mgd3-fast[plot]'") from None
+    check_matplotlib()
     chosen = spread(len(measured.maps), MOST_CLASSES)
     with own_style():
         pictures = {
@@ -50,21 +47,23 @@ def draw(measured: Measured, out: Path) -> list[Path]:
             "images.png": _images(measured, chosen),
             "folders.png": _folders(measured.folders),
         }
-        return [_save(figure, out / name) for name, figure in pictures.items()]
+        return [save_figure(figure, out / name) for name, figure in pictures.items()]
 
 
 def _maps(measured: Measured, chosen: Sequence[int]) -> Figure:
     figure, panels = _panels(len(chosen))
     for axes, index in zip(panels, chosen, strict=True):
         drawn = measured.maps[index]
-        _scatter(axes, drawn.real, s=6, color="0.75", linewidths=0, label="real")
+        x, y = drawn.real.T
+        axes.scatter(x, y, s=6, color="0.75", linewidths=0, label="real")
         for place, (folder, points) in enumerate(zip(measured.folders, drawn.synthetic, strict=True)):
             look = _look(place) | {"edgecolor": "white", "linewidths": 0.6}
-            _scatter(axes, points, s=28, label=printable(folder.name), **look)
+            x, y = points.T
+            axes.scatter(x, y, s=28, label=printable(folder.name), **look)
         axes.set(
             title=printable(drawn.class_name), xticks=[], yticks=[], aspect="equal", adjustable="datalim"
         )
-    _legend(figure, panels[0])
+    add_legend(figure, panels[0], "upper")
     return figure
 
 
@@ -72,14 +71,9 @@ def _classes(folders: Sequence[FolderMeasures]) -> Figure:
     figure, axes = _single()
     for place, folder in enumerate(folders):
         scores = [one.scores for one in folder.classes.values()]
-        axes.scatter(
-            [one["diversity"] for one in scores],
-            [one["representativeness"] for one in scores],
-            label=printable(folder.name),
-            alpha=0.85,
-            **_look(place),
-        )
-    _legend(figure, axes)
+        points = ([one[name] for one in scores] for name in ("diversity", "representativeness"))
+        axes.scatter(*points, label=printable(folder.name), alpha=0.85, **_look(place))
+    add_legend(figure, axes, "upper")
     return figure
 
 
@@ -89,17 +83,12 @@ def _images(measured: Measured, chosen: Sequence[int]) -> Figure:
         name = measured.maps[index].class_name
         for place, folder in enumerate(measured.folders):
             one = folder.classes[name]
-            axes.scatter(
-                one.image_diversity,
-                one.image_representativeness,
-                s=18,
-                label=printable(folder.name),
-                **_look(place),
-            )
+            points = one.image_diversity, one.image_representativeness
+            axes.scatter(*points, s=18, label=printable(folder.name), **_look(place))
         axes.set_title(printable(name))
     figure.supxlabel("diversity")
     figure.supylabel("representativeness")
-    _legend(figure, panels[0])
+    add_legend(figure, panels[0], "upper")
     return figure
 
 
@@ -113,17 +102,8 @@ def _folders(folders: Sequence[FolderMeasures]) -> Figure:
     return figure
 
 
-def _figure(width: float, height: float) -> Figure:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
-
-
 def _single() -> tuple[Figure, Axes]:
-    figure = _figure(6.0, 4.5)
+    figure = new_figure(6.0, 4.5)
     axes = figure.add_subplot()
     axes.set(xlabel="diversity", ylabel="representativeness")
     axes.spines[["top", "right"]].set_visible(False)
@@ -133,21 +113,14 @@ def _single() -> tuple[Figure, Axes]:
 def _panels(count: int) -> tuple[Figure, list[Axes]]:
     columns = min(_COLUMNS, count)
     rows = ceil(count / columns)
-    figure = _figure(2.4 * columns + 0.6, 2.5 * rows + 0.5)
+    figure = new_figure(2.4 * columns + 0.6, 2.5 * rows + 0.5)
     return figure, [figure.add_subplot(rows, columns, place + 1) for place in range(count)]
 
 
-def _scatter(axes: Axes, points: Points, **look: Any) -> None:
-    axes.scatter(points[:, 0], points[:, 1], **look)
-
-
-def _legend(figure: Figure, axes: Axes) -> None:
-    handles, labels = axes.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper center", ncols=len(labels), frameon=False)
-
-
 def _look(place: int) -> dict[str, Any]:
-    return {"color": COLOURS[place % len(COLOURS)], "marker": MARKERS[place % len(MARKERS)]}
+    """Colour and marker of a folder; the markers differ too, for eyes that see no colours."""
+    colour, marker = _LOOKS[place % len(_LOOKS)]
+    return {"color": colour, "marker": marker}
 
 
 def spread(count: int, most: int) -> Sequence[int]:
@@ -155,10 +128,3 @@ def spread(count: int, most: int) -> Sequence[int]:
     if count <= most:
         return range(count)
     return [round(k * (count - 1) / max(1, most - 1)) for k in range(most)]
-
-
-def _save(figure: Figure, path: Path) -> Path:
-    with renamed(path) as unfinished:
-        # No software version in the file: equal measurements give equal bytes.
-        figure.savefig(unfinished, dpi=120, format="png", metadata={"Software": None})
-    return path

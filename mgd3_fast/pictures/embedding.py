@@ -17,7 +17,7 @@ _PERPLEXITY = 30.0
 
 
 def joint_map(
-    real: NDArray[np.float32], synthetic: Sequence[NDArray[np.float32]], seed: int
+    real: NDArray[np.float32], synthetic: Sequence[NDArray[np.float32]], seed: int, *, reduced: bool = True
 ) -> tuple[Points, list[Points]]:
     """Embed real images and those of several folders in one plane by t-SNE (MGD3, figures 5, 6 and 8).
 
@@ -29,6 +29,7 @@ def joint_map(
         real: Features `[n, D]`, n of at least 2.
         synthetic: `[m, D]` of each folder.
         seed: Of the reduction and the map.
+        reduced: False leaves the features as they are.
 
     Returns:
         `[n, 2]`, and `[m, 2]` of each folder. Two calls with the same arguments agree; another folder in the
@@ -39,7 +40,7 @@ def joint_map(
 
     together = np.concatenate([real, *synthetic])
     components = min(_PRINCIPAL_COMPONENTS, *together.shape)
-    if components < together.shape[1]:
+    if reduced and components < together.shape[1]:
         together = PCA(components, random_state=seed).fit_transform(together)
     perplexity = min(_PERPLEXITY, max(1.0, (len(together) - 1) / 3))
     placed = TSNE(2, perplexity=perplexity, init="pca", random_state=seed).fit_transform(together)

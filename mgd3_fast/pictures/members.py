@@ -41,28 +41,9 @@ class ModeMembers:
 def mode_members(
     title: str, latents: Tensor, modes: Tensor, weights: Tensor, source_rows: Tensor
 ) -> ModeMembers:
-    """Find which latents belong to which mode.
-
-    Args:
-        title: See `ModeMembers`.
-        latents: float32 [n, D].
-        modes: float32 [K, D].
-        weights: float32 [K].
-        source_rows: int64 [K].
-
-    Returns:
-        The members; of equally near latents the first one comes first.
-    """
+    """Find which latents belong to which mode; of equally near latents the first one comes first."""
     squares = torch.stack([(latents.double() - mode).square().mean(1) for mode in modes.double()])  # [K, n]
     ordered = squares.sort(dim=1, stable=True)
     most = min(MOST_NEAREST, len(latents))
-    return ModeMembers(
-        title,
-        latents,
-        modes,
-        weights,
-        source_rows,
-        squares.argmin(0),
-        ordered.indices[:, :most],
-        ordered.values[:, :most].sqrt().float(),
-    )
+    nearest, distances = ordered.indices[:, :most], ordered.values[:, :most].sqrt().float()
+    return ModeMembers(title, latents, modes, weights, source_rows, squares.argmin(0), nearest, distances)

@@ -13,30 +13,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mgd3_fast.modes.threads import one_thread
+from mgd3_fast.pictures import style
 from mgd3_fast.pictures.members import ModeMembers
-from mgd3_fast.pictures.style import own_style
+from mgd3_fast.pictures.style import add_legend, new_figure, own_style, save_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 Points = NDArray[np.float64]
 
-# Okabe & Ito, told apart with any colour vision; lines say which latent is whose where modes share one.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#999999")
+COLOURS = (*style.COLOURS, "#999999")  # lines say which latent is whose where modes share one
 MOST_WEIGHTS = 20  # modes up to which the weights are written out
 FEWEST_FOR_TSNE = 6
 
 
 def project(members: ModeMembers, projection: str, seed: int) -> tuple[Points, Points, str]:
-    """Place latents and modes in a plane.
+    """Place latents `[n, 2]` and modes `[K, 2]` in a plane, and say how.
 
-    Args:
-        members: Latents and modes.
-        projection: "tsne" (latents and modes together) or "pca" (fitted to the latents alone).
-        seed: Of t-SNE.
-
-    Returns:
-        `[n, 2]`, `[K, 2]`, and what was done: fewer than 6 latents are too few for t-SNE, and get PCA.
+    "tsne" places latents and modes together, "pca" is fitted to the latents alone; fewer than 6 latents are
+    too few for t-SNE, and get PCA.
     """
     latents, modes = members.latents.numpy(), members.modes.numpy()
     with one_thread():
@@ -59,21 +54,10 @@ def project(members: ModeMembers, projection: str, seed: int) -> tuple[Points, P
 
 
 def draw_mode_map(path: Path, members: ModeMembers, projection: str, seed: int) -> None:
-    """Write the map as PNG; equal arguments give equal bytes.
-
-    Args:
-        path: Target.
-        members: Latents and modes.
-        projection: "tsne" or "pca".
-        seed: Of t-SNE.
-    """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
+    """Write the map as PNG, by "tsne" of a seed or "pca"; equal arguments give equal bytes."""
     points, placed, what = project(members, projection, seed)
     with own_style():
-        figure = Figure(figsize=(7.5, 7.5), layout="constrained")
-        FigureCanvasAgg(figure)
+        figure = new_figure(7.5, 7.5)
         axes = figure.add_subplot()
         colours = mode_colours(placed)
         _draw_latents(axes, points, placed, members, colours)
@@ -81,10 +65,8 @@ def draw_mode_map(path: Path, members: ModeMembers, projection: str, seed: int) 
         axes.set(xticks=[], yticks=[], aspect="equal", adjustable="datalim")
         axes.set_title(members.title, fontsize=12)
         axes.set_xlabel(f"{what}; lines tie each latent to the mode nearest to it", fontsize=10)
-        handles, names = axes.get_legend_handles_labels()
-        figure.legend(handles, names, loc="outside lower center", ncols=len(names), frameon=False)
-        # No software version in the file: equal maps have equal bytes.
-        figure.savefig(path, dpi=120, format="png", metadata={"Software": None})
+        add_legend(figure, axes, "lower")
+        save_figure(figure, path)
 
 
 def mode_colours(placed: Points) -> list[str]:
@@ -107,11 +89,12 @@ def _draw_latents(
     colours = [of_modes[label] for label in labels]
     ties = np.stack([points, placed[labels]], axis=1)  # [n, 2 ends, 2]
     axes.add_collection(LineCollection(list(ties), colors=colours, linewidths=0.5, alpha=0.45))
-    axes.scatter(points[:, 0], points[:, 1], s=9, c=colours, linewidths=0)
-    nearest = points[members.source_rows.numpy()]
+    x, y = points.T
+    axes.scatter(x, y, s=9, c=colours, linewidths=0)
     look: dict[str, Any] = {"facecolors": "none", "edgecolors": "black", "linewidths": 1.0}
     axes.scatter([], [], s=16, color="0.5", linewidths=0, label="latent of a real image")
-    axes.scatter(nearest[:, 0], nearest[:, 1], s=34, label="image nearest to a mode", **look)
+    x, y = points[members.source_rows.numpy()].T
+    axes.scatter(x, y, s=34, label="image nearest to a mode", **look)
 
 
 def _draw_modes(axes: Axes, placed: Points, members: ModeMembers, colours: Sequence[str]) -> None:
@@ -119,25 +102,10 @@ def _draw_modes(axes: Axes, placed: Points, members: ModeMembers, colours: Seque
 
     weights = members.weights.numpy()
     area = 30 + 900 * weights
-    axes.scatter(
-        placed[:, 0],
-        placed[:, 1],
-        s=area,
-        c=colours,
-        marker="D",
-        edgecolors="black",
-        linewidths=1.2,
-        zorder=3,
-    )
-    axes.scatter(
-        [],
-        [],
-        s=60,
-        color="white",
-        marker="D",
-        edgecolors="black",
-        label="mode; its area: share of the class",
-    )
+    look: dict[str, Any] = {"marker": "D", "edgecolors": "black"}
+    x, y = placed.T
+    axes.scatter(x, y, s=area, c=colours, linewidths=1.2, zorder=3, **look)
+    axes.scatter([], [], s=60, color="white", label="mode; its area: share of the class", **look)
     halo = [matplotlib.patheffects.withStroke(linewidth=3.5, foreground="white")]
     spelled = len(placed) <= MOST_WEIGHTS
     for mode, (x, y) in enumerate(placed):

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
+from mgd3_engine.files.renaming import renamed
 from mgd3_fast.pictures.members import ModeMembers
 
 THUMBNAIL_PX = 96
@@ -24,10 +25,7 @@ _BAR_COLOUR = "#0072B2"
 def draw_nearest_sheet(path: Path, members: ModeMembers, rows: Sequence[Sequence[Image.Image]]) -> None:
     """Write the sheet as PNG; equal arguments give equal bytes.
 
-    Args:
-        path: Target.
-        members: Modes and their distances from the images.
-        rows: M square images for each of the first modes, the nearest first; at most 100 modes are shown.
+    `rows` holds M square images for each of the first modes, the nearest first; at most 100 modes are shown.
     """
     shown = rows[:MOST_MODES]
     font = ImageFont.load_default(_TEXT_PX)
@@ -56,7 +54,8 @@ def draw_nearest_sheet(path: Path, members: ModeMembers, rows: Sequence[Sequence
             distance = f"{float(members.distances[mode, column]):#.3g}"
             middle = left + THUMBNAIL_PX / 2
             draw.text((middle, top + THUMBNAIL_PX + 1), distance, fill="#444444", font=font, anchor="ma")
-    sheet.save(path, format="PNG")
+    with renamed(path) as unfinished:
+        sheet.save(unfinished, format="PNG")
 
 
 def _draw_mode(

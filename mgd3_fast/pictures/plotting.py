@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import re
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 from PIL import Image, ImageOps
 
-from mgd3_engine.files.renaming import renamed
 from mgd3_fast.config.discover import PROJECTIONS
 from mgd3_fast.datasets import Dataset, ImageClass, center_crop
 from mgd3_fast.errors import UserError, printable
@@ -19,6 +17,7 @@ from mgd3_fast.modes import NO_RUNNER
 from mgd3_fast.pictures.members import ModeMembers, mode_members
 from mgd3_fast.pictures.mode_map import draw_mode_map
 from mgd3_fast.pictures.nearest_sheet import MOST_MODES, draw_nearest_sheet
+from mgd3_fast.pictures.style import check_matplotlib
 from mgd3_fast.progress import SILENT, Progress
 
 if TYPE_CHECKING:
@@ -36,8 +35,7 @@ def check_drawable(projection: str) -> None:
     """
     if projection not in PROJECTIONS:
         raise UserError(f"projection must be one of {', '.join(PROJECTIONS)}, got {projection!r}")
-    if find_spec("matplotlib") is None:
-        raise UserError("plot must be off without matplotlib: pip install 'mgd3-fast[plot]'")
+    check_matplotlib()
 
 
 def plot_modes(
@@ -79,13 +77,14 @@ def plot_modes(
                     f"latents of class {cls.name} must be encoded first, got none in {store.folder}"
                 )
             members = _members(cls, found, modes)
-            images = _nearest_images(cls, found, members, store.flip, resolution)
+            images = [
+                [_encoded_image(cls, found, row, store.flip, resolution) for row in rows]
+                for rows in members.nearest[:MOST_MODES].tolist()
+            ]
             stem = f"{cls.label:04d}-{re.sub(r'[^A-Za-z0-9_-]', '_', cls.name)[:80]}"
             pictures += [folder / f"{stem}-map.png", folder / f"{stem}-nearest.png"]
-            with renamed(pictures[-2]) as unfinished:
-                draw_mode_map(unfinished, members, projection, modes.seed)
-            with renamed(pictures[-1]) as unfinished:
-                draw_nearest_sheet(unfinished, members, images)
+            draw_mode_map(pictures[-2], members, projection, modes.seed)
+            draw_nearest_sheet(pictures[-1], members, images)
             bar.advance()
     return pictures
 
@@ -107,17 +106,8 @@ def _members(cls: ImageClass, found: ClassLatents, modes: ModeSet) -> ModeMember
     )
 
 
-def _nearest_images(
-    cls: ImageClass, found: ClassLatents, members: ModeMembers, flip: str, resolution: int
-) -> list[list[Image.Image]]:
-    """Images as they were encoded: cropped, and mirrored where they were."""
-    return [
-        [_encoded_image(cls, found, row, flip, resolution) for row in rows]
-        for rows in members.nearest[:MOST_MODES].tolist()
-    ]
-
-
 def _encoded_image(cls: ImageClass, found: ClassLatents, row: int, flip: str, resolution: int) -> Image.Image:
+    """An image as it was encoded: cropped, and mirrored where it was."""
     position = int(found.index[row])
     image = center_crop(cls.images.load(position), resolution)
     if flip == "both":

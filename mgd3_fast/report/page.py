@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ from mgd3_fast.evaluate.store import RESULT
 from mgd3_fast.metrics.measuring import SCORES, Measured, measure
 from mgd3_fast.metrics.plots import spread
 from mgd3_fast.progress import SILENT, Progress
-from mgd3_fast.report.pictures import MapPicture, data_url, place_map
+from mgd3_fast.report.pictures import data_url, place_map
 from mgd3_fast.writers import check_writable
 from mgd3_fast.writers.labelled import LabelledFolder
 from mgd3_fast.writers.reader import read_run
@@ -30,29 +29,6 @@ REPORT = "report.html"
 _TEMPLATE = "report.html.j2"
 _ROW = ("folder", "network", "ipc", "seeds", "best", "last")  # what the page shows of an evaluation
 _PIXELATED_PX = 64  # images up to this size are enlarged without smoothing
-
-
-@dataclass(frozen=True)
-class ShownImage:
-    """A synthetic image, the real image nearest to its mode, and its cluster's share of the class."""
-
-    synthetic: str
-    real: str | None
-    weight: float
-    source: str
-    file: str
-
-
-@dataclass(frozen=True)
-class ShownClass:
-    """A row of the contact sheet."""
-
-    name: str
-    label: int
-    source_images: int
-    images: tuple[ShownImage, ...]
-    map: MapPicture | None
-    scores: dict[str, float]
 
 
 def write_report(config: ReportConfig, progress: Progress = SILENT) -> Path:
@@ -91,7 +67,7 @@ def write_report(config: ReportConfig, progress: Progress = SILENT) -> Path:
     try:
         page = _render(run, classes, measured, evaluations, notes)
     except (jinja2.UndefinedError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"manifest must be whole, got a damaged one in {folder}: {error}") from error
+        raise UserError(f"the manifest in {folder} is damaged: {error}") from error
     target.parent.mkdir(parents=True, exist_ok=True)
     with renamed(target) as unfinished:
         unfinished.write_text(printable(page), encoding="utf-8")
@@ -159,7 +135,8 @@ def _measure(
 
 def _shown_class(
     run: LabelledFolder, place: int, dataset: Dataset | None, measured: Measured | None, most: int
-) -> ShownClass:
+) -> dict[str, Any]:
+    """A class of the contact sheet: its images with the real ones nearest to their modes, and its map."""
     one = run.manifest["classes"][place]
     of_class = run.by_class[one["name"]]
     images = []
@@ -168,16 +145,20 @@ def _shown_class(
         image, facts = of_class[index], of_class[index].facts
         real = None
         if dataset is not None:
-            whole = dataset.load(place, facts["source_index"])
-            real = data_url(center_crop(whole, side))
-        file = image.path.relative_to(run.path).as_posix()
-        images.append(ShownImage(data_url(image.load()), real, facts["weight"], facts["source_image"], file))
-    drawn, scores = None, {}
-    if measured is not None:
-        scores = measured.folders[0].classes[one["name"]].scores
-        found = [each for each in measured.maps if each.class_name == one["name"]]
-        drawn = place_map(found[0].real, found[0].synthetic[0]) if found else None
-    return ShownClass(one["name"], one["label"], one["source_images"], tuple(images), drawn, scores)
+            real = data_url(center_crop(dataset.load(place, facts["source_index"]), side))
+        images.append(
+            {
+                "synthetic": data_url(image.load()),
+                "real": real,
+                "weight": facts["weight"],
+                "source": facts["source_image"],
+                "file": image.path.relative_to(run.path).as_posix(),
+            }
+        )
+    maps = [] if measured is None else [each for each in measured.maps if each.class_name == one["name"]]
+    drawn = place_map(maps[0].real, maps[0].synthetic[0]) if maps else None
+    described = {name: one[name] for name in ("name", "label", "source_images")}
+    return {**described, "images": images, "map": drawn}
 
 
 def _evaluations(paths: Sequence[Path]) -> list[dict[str, Any]]:
@@ -208,7 +189,7 @@ def _timings(sessions: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def _render(
     run: LabelledFolder,
-    classes: Sequence[ShownClass],
+    classes: Sequence[dict[str, Any]],
     measured: Measured | None,
     evaluations: Sequence[dict[str, Any]],
     notes: Sequence[str],

@@ -45,6 +45,12 @@ def every_class(path: Path, dataset: Dataset, recorded: Mapping[str, str], optio
             f"{path} must hold every class of {dataset.name}, missing {listed(missing)}"
             " (--classes takes a part of the list)"
         )
+    lacking = [name for name in recorded if name not in dataset.all_class_names]
+    if lacking:
+        raise UserError(
+            f"{dataset.name} ({dataset.split}) has no images of {listed(lacking)}, which {path} was made for:"
+            " name another split or dataset"
+        )
     if others:
         raise UserError(f"{path} must hold classes of {dataset.name} alone, unknown {listed(others)}")
     return found

@@ -133,6 +133,7 @@ OPTIONS = {
         "--nearest",
         "--neighbours",
         "--tsne",
+        "--tsne-pca",
         "--seed",
         "--out",
         "--plot",

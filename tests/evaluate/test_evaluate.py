@@ -9,7 +9,6 @@ import shutil
 import signal
 from collections.abc import Callable
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ from safetensors.torch import load_file, save_file
 from mgd3_fast.cli import main
 from mgd3_fast.datasets import open_dataset
 from mgd3_fast.errors import Interrupted, UserError
-from mgd3_fast.evaluate import EvaluateConfig, evaluate, plan, training
+from mgd3_fast.evaluate import EvaluateConfig, evaluate, training
 from mgd3_fast.evaluate.networks import build_network
 from mgd3_fast.evaluate.results import differences, pool_means, sum_up, summary
 from mgd3_fast.evaluate.teacher import load_teacher
@@ -195,15 +194,6 @@ def test_bf16_and_compiled_trainings_are_others(
     assert len(losses) == 3
     assert len(set(losses)) == 2
     assert losses[0] == pytest.approx(losses[-1], rel=0.05)
-
-
-def test_streams_cannot_be_tested_on(
-    config: Callable[..., EvaluateConfig], dataset: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    streamed = replace(open_dataset(str(dataset), split="val"), stream=object())
-    monkeypatch.setattr(plan, "open_source", lambda *given, **options: streamed)
-    with pytest.raises(UserError, match="dataset must be a name or a folder to test on"):
-        evaluate(config())
 
 
 # Interruption and resumption

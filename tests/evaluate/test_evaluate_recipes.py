@@ -26,12 +26,13 @@ def recipe_of(
     ipc: int = 10,
     num_classes: int = 10,
     side: int = 256,
+    dataset: str = "d",
     **changes: Any,
 ) -> Recipe:
     if protocol == "soft":
         changes.setdefault("teacher", "teacher.pth")
-    config = EvaluateConfig(folders=("x",), dataset="d", protocol=protocol, **changes)
-    found = find_preset(preset, "d", side, False)
+    config = EvaluateConfig(folders=("x",), dataset=dataset, protocol=protocol, **changes)
+    found = find_preset(preset, dataset, side, False)
     return make_recipe(config, found, network, ipc=ipc, num_classes=num_classes, side=side)
 
 
@@ -165,6 +166,32 @@ def test_soft_numbers(network: str, lr: float) -> None:
     assert (recipe.mix, recipe.mix_probability, recipe.temperature) == ("cutmix", 1.0, 20.0)
     assert (recipe.optimizer, recipe.lr, recipe.weight_decay) == ("adamw", lr, 0.01)
     assert (recipe.schedule, recipe.epochs) == ("half-cosine", 300)
+
+
+@pytest.mark.parametrize(
+    ("dataset", "network", "teacher", "size"),
+    [
+        ("imagenette", "convnet5-bn", None, 128),
+        ("imagewoof", "convnet6-bn", None, 128),
+        ("imagenet100", "convnet6-bn", "resnet18", 128),
+        ("imagewoof", "resnet18", "convnet5-bn", 128),  # the teacher labels what the student sees
+        ("imagewoof", "resnet18", None, 224),
+        ("imagewoof", "convnet4-bn", None, 224),
+        ("imagenet1k", "convnet6-bn", "convnet6-bn", 224),
+        ("imagenet-a", "convnet5-bn", None, 224),
+    ],
+)
+def test_soft_sees_small_images_where_rded_has_convnets(
+    dataset: str, network: str, teacher: str | None, size: int
+) -> None:
+    recipe = recipe_of("soft", dataset=dataset, network=network, teacher_network=teacher)
+    assert (recipe.size, recipe.test_resize, recipe.stored_size) == (size, size // 7 * 8, None)
+    asked = recipe_of("soft", dataset=dataset, network=network, teacher_network=teacher, size=192)
+    assert asked.size == 192
+    if teacher is None:  # the other protocols and presets know nothing of it
+        assert recipe_of("hard", dataset=dataset, network=network).size == 224
+        small = recipe_of("soft", dataset=dataset, network=network, preset="small", side=64)
+        assert small.size == 64
 
 
 def test_soft_is_tested_every_tenth_epoch_of_the_last_fifth() -> None:

@@ -299,10 +299,10 @@ def test_cutmix_boxes_have_the_papers_statistics() -> None:
     generator, source = seeded(), np.random.default_rng(0)
     ours, wanted = [], []
     for _ in range(6000):
-        box = draw_box(32, 32, draw_beta(1.0, generator), generator)
-        assert 0 <= box.top <= box.bottom <= 32
-        assert 0 <= box.left <= box.right <= 32
-        ours.append((box.bottom - box.top) * (box.right - box.left) / 1024)
+        rows, columns = draw_box(32, 32, draw_beta(1.0, generator), generator)
+        assert 0 <= rows.start <= rows.stop <= 32
+        assert 0 <= columns.start <= columns.stop <= 32
+        ours.append((rows.stop - rows.start) * (columns.stop - columns.start) / 1024)
         cut = int(32 * np.sqrt(1 - source.beta(1, 1)))
         y, x = source.integers(32, size=2)
         sides = [np.clip(c + cut // 2, 0, 32) - np.clip(c - cut // 2, 0, 32) for c in (y, x)]

@@ -21,11 +21,11 @@ from safetensors.torch import load_file
 from mgd3_fast.datasets import imagenet_class_titles, imagenet_classes
 from mgd3_fast.errors import UserError
 from mgd3_fast.formats import ConvertConfig, convert
-from mgd3_fast.formats import sharding as sharding_module
+from mgd3_fast.formats import samples as samples_module
 from mgd3_fast.formats.card import licence_of
 from mgd3_fast.formats.ddranking import DATASETS
-from mgd3_fast.formats.normalisation import MNIST5K
-from mgd3_fast.formats.sharding import split_by_size
+from mgd3_fast.formats.samples import split_by_size
+from mgd3_fast.formats.tensor import NORMALISATIONS
 from mgd3_fast.progress import SILENT, Progress
 from mgd3_fast.run.distillation import distill
 from mgd3_fast.writers.labelled import LabelledImage
@@ -260,8 +260,9 @@ def test_mean_and_deviation_of_mnist5k_are_measured() -> None:
     from mgd3_fast.datasets.mnist5k import load_mnist5k
 
     values = load_mnist5k("train")[0] / 255.0
-    assert [round(values.mean(), 4)] * 3 == list(MNIST5K.mean)
-    assert [round(values.std(), 4)] * 3 == list(MNIST5K.std)
+    mean, std = NORMALISATIONS["mnist5k"]
+    assert [round(values.mean(), 4)] * 3 == list(mean)
+    assert [round(values.std(), 4)] * 3 == list(std)
 
 
 # parquet
@@ -478,7 +479,7 @@ def image_of(path: Path, size: int) -> LabelledImage:
 def test_images_are_split_by_size(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, sizes: list[int], lengths: list[int]
 ) -> None:
-    monkeypatch.setattr(sharding_module, "_MIB", 1)
+    monkeypatch.setattr(samples_module, "_MIB", 1)
     images = [image_of(tmp_path / f"{place}.png", size) for place, size in enumerate(sizes)]
     shards = split_by_size(images, 8)
     assert [len(shard) for shard in shards] == lengths
@@ -488,7 +489,7 @@ def test_images_are_split_by_size(
 def test_several_files_hold_all_images(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, offline: Callable[..., Any]
 ) -> None:
-    monkeypatch.setattr(sharding_module, "_MIB", 1000)
+    monkeypatch.setattr(samples_module, "_MIB", 1000)
     for format in ("parquet", "webdataset"):
         convert(ConvertConfig(src=run, out=tmp_path / format, format=format, shard_mib=5))
     files = sorted((tmp_path / "parquet/data").iterdir())

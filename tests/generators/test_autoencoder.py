@@ -81,6 +81,19 @@ def test_decode_is_clamped_and_rounded(vae: Any, folder: Path) -> None:
     assert (got - exact).abs().max() <= 0.5 + 1e-3
 
 
+def test_halves_are_rounded_as_save_image_does(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Upwards, also to odd levels, where torch.round goes down; its steps with value_range (-1, 1)."""
+    halves = (torch.arange(255) + 0.5) / 255 * 2 - 1  # [255], as near to a half as float32 gets
+    near = torch.cat([halves, halves.nextafter(torch.tensor(-2.0)), halves.nextafter(torch.tensor(2.0))])
+    pixels = torch.cat([near, torch.tensor([-1.5, -1.0, 1.0])]).view(1, 3, 16, 16)
+    autoencoder = KLAutoencoder(folder)
+    monkeypatch.setattr(autoencoder, "_decoded", lambda latents: pixels.expand(len(latents), -1, -1, -1))
+    got = autoencoder.decode(torch.zeros(1, 4, 4, 4))
+    unit = pixels.clamp(-1, 1).sub(-1).div(2)
+    assert torch.equal(got, unit.mul(255).add(0.5).clamp(0, 255).to(torch.uint8))
+    assert (unit.mul(255).round() != got).sum() > 10  # the two do differ
+
+
 def test_decode_covers_both_ends_of_the_range(folder: Path) -> None:
     autoencoder = KLAutoencoder(folder)
     autoencoder._network.decoder.conv_out.weight.zero_()

@@ -159,6 +159,41 @@ def test_spread_images_score_higher_than_copies(folders):
     assert len(measured.folders[0].classes["7"].image_diversity) == 6
 
 
+def test_scores_are_scaled_over_all_classes_of_all_folders_as_in_the_papers_table(folders):
+    measured = measure(MetricsConfig(folders=tuple(folders), **CLASSES))
+    for name in ("diversity", "representativeness"):
+        plain, scaled = (
+            np.array([[one.scores[key] for one in folder.classes.values()] for folder in measured.folders])
+            for key in (name, f"scaled_{name}")
+        )
+        assert scaled.shape == (2, 3)
+        np.testing.assert_allclose(scaled, (plain - plain.min()) / np.ptp(plain), rtol=1e-12)
+        assert (scaled.min(), scaled.max()) == (0, 1)
+        means = [folder.mean[f"scaled_{name}"] for folder in measured.folders]
+        np.testing.assert_allclose(means, scaled.mean(axis=1), rtol=1e-12)
+    alone = measure(MetricsConfig(folders=(folders[0],), **CLASSES | {"real_images": 9}), places=[1])
+    shown = alone.to_json()["folders"][0]
+    assert shown["mean"]["diversity"] > 0
+    assert shown["classes"]["1"]["scores"]["scaled_diversity"] is None  # nothing to compare it with
+
+
+def test_the_map_may_start_from_the_features_themselves(folders):
+    from sklearn.manifold import TSNE
+
+    config = MetricsConfig(folders=(folders[0],), **CLASSES | {"real_images": 60}, tsne_pca="off")
+    measured = measure(config, places=[2])
+    assert measured.settings["tsne_pca"] is False
+    (drawn,) = measured.maps
+    images = open_dataset("mnist5k").classes[7].images
+    real = np.linspace(0, 399, 60).round().astype(int)
+    rows = [images.load(k) for k in (*real, *range(0, 360, 60))]
+    pixels = np.stack([np.asarray(one).transpose(2, 0, 1).ravel() / np.float32(255) for one in rows])
+    placed = TSNE(2, perplexity=65 / 3, init="pca", random_state=0).fit_transform(pixels).astype(np.float64)
+    unit = np.ptp(placed[:60], axis=0).max()
+    assert np.array_equal(drawn.real, placed[:60] / unit)
+    assert np.array_equal(drawn.synthetic[0], placed[60:] / unit)
+
+
 def test_the_command_writes_json_and_pictures(folders, tmp_path, capsys):
     arguments = ["metrics", *map(str, folders), "--dataset", "mnist5k", "--classes", "0,1,7"]
     arguments += ["--features", "pixels", "--real-images", "40", "--ipc", "4"]
@@ -177,8 +212,21 @@ def test_the_command_writes_json_and_pictures(folders, tmp_path, capsys):
     assert pictures == {path.name: path.read_bytes() for path in (tmp_path / "m").glob("*.png")}
     assert main([*arguments, "--tsne", "off", "--plot", "off"]) == 0
     table = capsys.readouterr().out
+    assert "scaled diversity" in table
     assert "diversity                  -" in table
     assert "Fréchet distance" in table
+
+
+@pytest.mark.parametrize(
+    ("features", "reads"),
+    [("latents", "encode_dataset"), ("pixels", "image_batches")],
+    ids=["latents", "pixels"],
+)
+def test_a_folder_of_other_classes_is_refused_before_any_image_is_read(folders, monkeypatch, features, reads):
+    monkeypatch.setattr(f"mgd3_fast.metrics.real_images.{reads}", lambda *_, **__: pytest.fail("read"))
+    monkeypatch.setattr("mgd3_fast.writers.labelled.LabelledImage.load", lambda *_: pytest.fail("read"))
+    with pytest.raises(UserError, match="must hold classes of mnist5k alone, unknown 7"):
+        measure(MetricsConfig(folders=(folders[0],), dataset="mnist5k", classes="0,1", features=features))
 
 
 def test_folders_of_one_name_are_told_apart_by_their_paths(folders, tmp_path):
@@ -273,7 +321,7 @@ def test_an_onnx_network_gives_the_features(folders, tmp_path, input_range, low,
 
     network = str(onnx_network(tmp_path / "pool.onnx"))
     config = MetricsConfig(
-        folders=(folders[0],), dataset="mnist5k", features=network, input_range=input_range
+        folders=(folders[0],), dataset="mnist5k", classes="0,1,7", features=network, input_range=input_range
     )
     comparison = open_comparison(config, SILENT)
     pixels = np.stack([np.asarray(comparison.dataset.load(2, k)) for k in range(400)]).mean(axis=(1, 2))
@@ -297,6 +345,7 @@ def test_an_onnx_network_gives_the_features(folders, tmp_path, input_range, low,
         ({"nearest": 0}, "nearest must be"),
         ({"plot": "on"}, "out must be given with --plot on, got none"),
         ({"plot": "on", "out": "x", "tsne": "off"}, "tsne must be on with --plot on, got off"),
+        ({"tsne_pca": "off", "tsne": "off"}, "tsne_pca must be left out with --tsne off, got off"),
         ({"input_range": "other"}, "input_range must be one of imagenet, symmetric, unit, byte"),
     ],
 )
@@ -322,7 +371,7 @@ def test_wrong_networks_and_folders_say_what_is_expected(folders, tmp_path):
         (str(two), None, "features must be an ONNX network of one input, got images0, images1"),
         (str(tmp_path / "text.onnx"), None, "features must be an ONNX network, got"),
         (str(tmp_path / "none.onnx"), None, "or an existing .onnx file, got"),
-        (large, 64, r"must take images \[64, 3, 64, 64\]"),
+        (large, 64, r"does not take images \[64, 3, 64, 64\]"),
     ):
         config = MetricsConfig(
             folders=(folders[0],), resolution=resolution, **CLASSES | {"features": features}

@@ -275,7 +275,7 @@ class TestCommand:
         def find_spec(name: str) -> Any:
             looked_for.append(name)
 
-        monkeypatch.setattr("mgd3_fast.pictures.plotting.find_spec", find_spec)
+        monkeypatch.setattr("mgd3_fast.pictures.style.find_spec", find_spec)
         assert main(words("--plot")) == 2
         assert (
             capsys.readouterr()

@@ -8,30 +8,38 @@ are torchvision's with a 3x3 stem of stride 1 and no pooling after it.
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from functools import partial
+
+from torch import nn
 
 from mgd3_fast.errors import UserError
-
-if TYPE_CHECKING:
-    from torch import nn
+from mgd3_fast.evaluate.networks import plain
+from mgd3_fast.evaluate.networks.resnet import ResNet
+from mgd3_fast.evaluate.networks.vit import GladViT, VisionTransformer
 
 _CONVNET = re.compile(r"convnet(\d+)(?:w(\d+))?-(in|bn)")
-FIXED_NAMES = (
-    "resnetap10-in",
-    "resnet18-in",
-    "resnet18",
-    "resnet50",
-    "resnet101",
-    "resnet18_modified",
-    "resnet101_modified",
-    "alexnet",
-    "vgg11",
-    "vit_b_16",
-    "alexnet-glad",
-    "vgg11-glad",
-    "resnet18-glad",
-    "vit-glad",
-)
+_NORMS = {"in": "instance", "bn": "batch"}
+
+
+# From the number of classes and the side of the images in pixels to the network.
+_BUILDERS: dict[str, Callable[[int, int], nn.Module]] = {
+    "resnetap10-in": partial(ResNet, depth=10, norm="instance", stem="by size", average_pooled=True),
+    "resnet18-in": partial(ResNet, depth=18, norm="instance", stem="by size"),
+    "resnet18": partial(ResNet, depth=18),
+    "resnet50": partial(ResNet, depth=50),
+    "resnet101": partial(ResNet, depth=101),
+    "resnet18_modified": partial(ResNet, depth=18, stem="small"),
+    "resnet101_modified": partial(ResNet, depth=101, stem="small"),
+    "alexnet": plain.alexnet,
+    "vgg11": plain.vgg11,
+    "vit_b_16": VisionTransformer,
+    "alexnet-glad": plain.glad_alexnet,
+    "vgg11-glad": plain.glad_vgg11,
+    "resnet18-glad": partial(ResNet, depth=18, norm="instance", stem="small", scaled_weights=False),
+    "vit-glad": GladViT,
+}
+FIXED_NAMES = tuple(_BUILDERS)
 
 
 def check_network_name(name: str) -> None:
@@ -45,6 +53,12 @@ def check_network_name(name: str) -> None:
             f"networks must be among convnetD-in, convnetD-bn (D blocks; convnetDwW-in with width W),"
             f" {', '.join(FIXED_NAMES)}, got {name!r}"
         )
+
+
+def convnet_blocks(name: str) -> int | None:
+    """The D of a ConvNet's name, or None for any other network."""
+    convnet = _CONVNET.fullmatch(name)
+    return int(convnet[1]) if convnet else None
 
 
 def build_network(name: str, num_classes: int, size: int) -> nn.Module:
@@ -63,44 +77,7 @@ def build_network(name: str, num_classes: int, size: int) -> nn.Module:
     """
     check_network_name(name)
     convnet = _CONVNET.fullmatch(name)
-    if convnet:
-        from mgd3_fast.evaluate.networks.convnet import ConvNet
-
-        norm = "instance" if convnet[3] == "in" else "batch"
-        return ConvNet(num_classes, size, depth=int(convnet[1]), width=int(convnet[2] or 128), norm=norm)
-    build = _build_resnet if name.startswith("resnet") else _build_other
-    return build(name, num_classes, size)
-
-
-def _build_resnet(name: str, num_classes: int, size: int) -> nn.Module:
-    from mgd3_fast.evaluate.networks.resnet import ResNet, stem_of
-
-    if name in ("resnetap10-in", "resnet18-in"):
-        ap = name == "resnetap10-in"
-        depth = 10 if ap else 18
-        return ResNet(num_classes, depth=depth, norm="instance", stem=stem_of(size), average_pooled=ap)
-    if name == "resnet18-glad":
-        return ResNet(num_classes, depth=18, norm="instance", stem="small", scaled_weights=False)
-    depth = int(name.removeprefix("resnet").removesuffix("_modified"))
-    return ResNet(num_classes, depth=depth, stem="small" if name.endswith("_modified") else "large")
-
-
-def _build_other(name: str, num_classes: int, size: int) -> nn.Module:
-    from mgd3_fast.evaluate.networks.alexnet import AlexNet, GladAlexNet
-    from mgd3_fast.evaluate.networks.vgg import VGG11, GladVGG11
-    from mgd3_fast.evaluate.networks.vit import GladViT, VisionTransformer
-
-    smallest = {"alexnet": 63, "vgg11": 32, "alexnet-glad": 8, "vgg11-glad": 16}.get(name, 1)
-    if size < smallest:
-        raise UserError(f"size must be at least {smallest} for {name}, got {size}")
-    if name == "alexnet":
-        return AlexNet(num_classes)
-    if name == "vgg11":
-        return VGG11(num_classes)
-    made = {
-        "vit_b_16": VisionTransformer,
-        "alexnet-glad": GladAlexNet,
-        "vgg11-glad": GladVGG11,
-        "vit-glad": GladViT,
-    }
-    return made[name](num_classes, size)
+    if convnet is None:
+        return _BUILDERS[name](num_classes, size)
+    depth, width = int(convnet[1]), int(convnet[2] or 128)
+    return plain.convnet(num_classes, size, depth=depth, width=width, norm=_NORMS[convnet[3]])

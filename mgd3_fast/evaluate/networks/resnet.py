@@ -11,78 +11,55 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mgd3_fast.evaluate.networks.normalisation import normalisation
+from mgd3_fast.evaluate.networks.plain import normalisation
 
-LAYERS = {10: (1, 1, 1, 1), 18: (2, 2, 2, 2), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
-_BOTTLENECK_DEPTHS = (50, 101)
+_BLOCKS = {10: (1, 1, 1, 1), 18: (2, 2, 2, 2), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
 _WIDTHS = (64, 128, 256, 512)
+_BASIC, _BOTTLENECK = (3, 3), (1, 3, 1)  # sides of a block's convolutions; a bottleneck puts out 4 widths
 
 
 class _Block(nn.Module):
-    """What both blocks share: the map is halved by a strided convolution, or by pooling after it."""
+    """Convolutions with norms, added to their input; the first of 3x3 is strided, or pooling follows it."""
 
-    expansion = 1
-
-    def __init__(self, channels: int, width: int, stride: int, norm: str, average_pooled: bool) -> None:
+    def __init__(
+        self,
+        channels: int,
+        width: int,
+        stride: int,
+        norm: str,
+        average_pooled: bool,
+        kernels: tuple[int, ...],
+    ) -> None:
         super().__init__()
-        self.stride = 1 if average_pooled else stride
-        self.pool = stride if average_pooled else 1
+        out = 4 * width if kernels == _BOTTLENECK else width
+        strided, self.pool = (1, stride) if average_pooled else (stride, 1)
         self.relu = nn.ReLU(inplace=True)
-        out = width * self.expansion
         self.downsample: nn.Module | None = None
         if stride != 1 or channels != out:
-            convolution = nn.Conv2d(channels, out, 1, self.stride, bias=False)
+            convolution = nn.Conv2d(channels, out, 1, strided, bias=False)
             pooling = [nn.AvgPool2d(stride)] if average_pooled else []
             self.downsample = nn.Sequential(convolution, *pooling, normalisation(norm, out))
-
-    def _halved(self, maps: Tensor) -> Tensor:
-        return F.avg_pool2d(maps, self.pool) if self.pool != 1 else maps
-
-    def _shortcut(self, maps: Tensor) -> Tensor:
-        if self.downsample is None:
-            return maps
-        shortcut: Tensor = self.downsample(maps)
-        return shortcut
-
-
-class BasicBlock(_Block):
-    """Two 3x3 convolutions."""
-
-    def __init__(self, channels: int, width: int, stride: int, norm: str, average_pooled: bool) -> None:
-        super().__init__(channels, width, stride, norm, average_pooled)
-        self.conv1 = nn.Conv2d(channels, width, 3, self.stride, padding=1, bias=False)
-        self.bn1 = normalisation(norm, width)
-        self.conv2 = nn.Conv2d(width, width, 3, padding=1, bias=False)
-        self.bn2 = normalisation(norm, width)
+        self.count, self.halving = len(kernels), 1 + kernels.index(3)
+        widths = [channels, *[width] * (self.count - 1), out]
+        for number, kernel in enumerate(kernels, 1):
+            step = strided if number == self.halving else 1
+            convolution = nn.Conv2d(
+                widths[number - 1], widths[number], kernel, step, padding=kernel // 2, bias=False
+            )
+            self.add_module(f"conv{number}", convolution)
+            self.add_module(f"bn{number}", normalisation(norm, widths[number]))
 
     def forward(self, maps: Tensor) -> Tensor:
         """Add the block's change to its input."""
-        change = self._halved(self.relu(self.bn1(self.conv1(maps))))
-        change = self.bn2(self.conv2(change))
-        out: Tensor = self.relu(change + self._shortcut(maps))
-        return out
-
-
-class Bottleneck(_Block):
-    """A 3x3 convolution, which carries the stride, between two of 1x1."""
-
-    expansion = 4
-
-    def __init__(self, channels: int, width: int, stride: int, norm: str, average_pooled: bool) -> None:
-        super().__init__(channels, width, stride, norm, average_pooled)
-        self.conv1 = nn.Conv2d(channels, width, 1, bias=False)
-        self.bn1 = normalisation(norm, width)
-        self.conv2 = nn.Conv2d(width, width, 3, self.stride, padding=1, bias=False)
-        self.bn2 = normalisation(norm, width)
-        self.conv3 = nn.Conv2d(width, width * self.expansion, 1, bias=False)
-        self.bn3 = normalisation(norm, width * self.expansion)
-
-    def forward(self, maps: Tensor) -> Tensor:
-        """Add the block's change to its input."""
-        change = self.relu(self.bn1(self.conv1(maps)))
-        change = self._halved(self.relu(self.bn2(self.conv2(change))))
-        change = self.bn3(self.conv3(change))
-        out: Tensor = self.relu(change + self._shortcut(maps))
+        change = maps
+        for number in range(1, self.count + 1):
+            change = getattr(self, f"bn{number}")(getattr(self, f"conv{number}")(change))
+            if number < self.count:
+                change = self.relu(change)
+            if number == self.halving and self.pool != 1:
+                change = F.avg_pool2d(change, self.pool)
+        shortcut = maps if self.downsample is None else self.downsample(maps)
+        out: Tensor = self.relu(change + shortcut)
         return out
 
 
@@ -91,9 +68,11 @@ class ResNet(nn.Module):
 
     Args:
         num_classes: N.
+        size: R; images of another size are taken too.
         depth: 10, 18, 50 or 101.
         norm: "batch" (torchvision) or "instance".
-        stem: "large" reduces the map to R/4; "mid" to R/2; "small" not at all.
+        stem: "large" reduces the map to R/4; "mid" to R/2; "small" not at all; "by size", as IDC's code:
+            small up to 64 pixels, mid up to 128.
         average_pooled: ResNetAP: nothing is strided, maps are averaged instead.
         scaled_weights: Start convolutions from N(0, 2 / (kh kw out_channels)), as torchvision and IDC do, not
             from PyTorch's default, as GLaD does.
@@ -102,6 +81,7 @@ class ResNet(nn.Module):
     def __init__(
         self,
         num_classes: int,
+        size: int,
         *,
         depth: int,
         norm: str = "batch",
@@ -110,19 +90,21 @@ class ResNet(nn.Module):
         scaled_weights: bool = True,
     ) -> None:
         super().__init__()
-        block = Bottleneck if depth in _BOTTLENECK_DEPTHS else BasicBlock
+        if stem == "by size":
+            stem = "small" if size <= 64 else "mid" if size <= 128 else "large"
+        kernels = _BOTTLENECK if depth >= 50 else _BASIC
         kernel, stride = (7, 1 if average_pooled else 2) if stem == "large" else (3, 1)
-        self.conv1 = nn.Conv2d(3, _WIDTHS[0], kernel, stride, padding=kernel // 2, bias=False)
-        self.bn1 = normalisation(norm, _WIDTHS[0])
+        channels = _WIDTHS[0]
+        self.conv1 = nn.Conv2d(3, channels, kernel, stride, padding=kernel // 2, bias=False)
+        self.bn1 = normalisation(norm, channels)
         self.relu = nn.ReLU(inplace=True)
         self.maxpool = _stem_pooling(stem, average_pooled)
-        channels = _WIDTHS[0]
-        for number, (width, count) in enumerate(zip(_WIDTHS, LAYERS[depth], strict=True), 1):
+        for number, (width, count) in enumerate(zip(_WIDTHS, _BLOCKS[depth], strict=True), 1):
             blocks = []
             for place in range(count):
                 halving = 2 if number > 1 and place == 0 else 1
-                blocks.append(block(channels, width, halving, norm, average_pooled))
-                channels = width * block.expansion
+                blocks.append(_Block(channels, width, halving, norm, average_pooled, kernels))
+                channels = 4 * width if kernels == _BOTTLENECK else width
             self.add_module(f"layer{number}", nn.Sequential(*blocks))
         self.fc = nn.Linear(channels, num_classes)
         if scaled_weights:
@@ -137,13 +119,6 @@ class ResNet(nn.Module):
             maps = self.get_submodule(f"layer{number}")(maps)
         logits: Tensor = self.fc(maps.mean((2, 3)))  # [B, C, h, w] -> [B, N]
         return logits
-
-
-def stem_of(size: int) -> str:
-    """The stem that IDC's code gives a network for images of `size` pixels."""
-    if size <= 64:
-        return "small"
-    return "mid" if size <= 128 else "large"
 
 
 def _stem_pooling(stem: str, average_pooled: bool) -> nn.Module:
