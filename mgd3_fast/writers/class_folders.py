@@ -45,7 +45,7 @@ def every_class(path: Path, dataset: Dataset, recorded: Mapping[str, str], optio
             f"{path} must hold every class of {dataset.name}, missing {listed(missing)}"
             " (--classes takes a part of the list)"
         )
-    lacking = [name for name in recorded if name not in dataset.all_class_names]
+    lacking = [name for name in recorded if spelled.get(name) is None]
     if lacking:
         raise UserError(
             f"{dataset.name} ({dataset.split}) has no images of {listed(lacking)}, which {path} was made for:"
