@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from mgd3_engine.files.json_file import read_json
-from mgd3_engine.files.weights import TRANSFORMERS_STEMS, read_model_weights
+from mgd3_engine.files.weights import TRANSFORMERS_STEMS, check_finite, read_model_weights
 from mgd3_fast.errors import UserError
-from mgd3_fast.generators.refusing import complete_or_refused
+from mgd3_fast.generators.hub import loaded_or_refused
 
 _CLASS = "CLIPTextModel"
 _PREFIX = "text_model."  # which transformers 5 has dropped
@@ -26,7 +26,7 @@ _POSITIONS = "position_ids"  # counted, not learned, and stored in old files onl
 def encode_prompts(encoder: Path, tokenizer: Path, texts: Sequence[str], device: torch.device) -> Tensor:
     """Encode prompts in float32, padded to the encoder's length, one by one.
 
-    The bytes of a prompt's context so do not depend on which others are encoded.
+    So the bytes of a prompt's context do not depend on which others are encoded.
 
     Args:
         encoder: Folder of a transformers `CLIPTextModel`.
@@ -40,7 +40,13 @@ def encode_prompts(encoder: Path, tokenizer: Path, texts: Sequence[str], device:
     Raises:
         UserError: transformers is missing, a file is damaged or missing, or a prompt is too long.
     """
-    transformers = _import_transformers()
+    try:
+        import transformers
+    except ImportError:
+        raise UserError(
+            "a text-to-image generator needs the package transformers, which is not installed:"
+            " pip install 'mgd3-fast[stable-diffusion]'"
+        ) from None
     network = _load_encoder(transformers, encoder)
     tokens = _tokens(transformers, tokenizer, texts, network.config.max_position_embeddings)
     network.to(device)
@@ -64,12 +70,15 @@ def _load_encoder(transformers: Any, folder: Path) -> Any:
     if settings.get("model_type") != "clip_text_model":
         raise UserError(f"{folder} must be of a {_CLASS}, got a {settings.get('model_type')!r}")
     # Transformers' `from_pretrained` makes up a tensor that the file lacks, and warns.
-    with complete_or_refused(folder, _CLASS):
+    with loaded_or_refused(folder, _CLASS):
         config = transformers.CLIPTextConfig.from_dict(settings)
+        weights = encoder_weights(folder)
+        if config.num_hidden_layers > len(weights):  # before minutes are spent on building them
+            raise ValueError(f"it states {config.num_hidden_layers} layers, and holds {len(weights)} tensors")
+        check_finite(weights)
         with torch.device("meta"):
             network = transformers.CLIPTextModel(config)
         names = {name.removeprefix(_PREFIX): name for name in network.state_dict()}
-        weights = encoder_weights(folder)
         network.load_state_dict(
             {names.get(name, name): tensor.to(torch.float32) for name, tensor in weights.items()}, assign=True
         )
@@ -95,14 +104,3 @@ def _tokens(transformers: Any, folder: Path, texts: Sequence[str], length: int) 
             )
         tokens[text] = torch.tensor(ids)
     return tokens
-
-
-def _import_transformers() -> Any:
-    try:
-        import transformers
-    except ImportError:
-        raise UserError(
-            "a text-to-image generator must have the package transformers, which is not installed:"
-            " pip install 'mgd3-fast[stable-diffusion]'"
-        ) from None
-    return transformers

@@ -17,12 +17,12 @@ from torch import Tensor
 from mgd3_engine import GuidedSampler, ModeGuidance, image_seed, image_seeds
 from mgd3_fast.config import DistillConfig
 from mgd3_fast.devices import autoencoder_dtype, device_name
-from mgd3_fast.generators import SamplingDefaults, for_run
+from mgd3_fast.generators import SamplingDefaults, class_ids, for_run
 from mgd3_fast.modes import choose_discovery
 from mgd3_fast.run.decoding import DecodeQueue
 from mgd3_fast.run.discovery import ModeSource, given_modes
 from mgd3_fast.run.run import Run, dataset_settings, layout_for
-from mgd3_fast.run.sampler import class_ids, make_sampler, mode_guidance, start_strength
+from mgd3_fast.run.sampler import make_sampler, mode_guidance, start_strength
 from mgd3_fast.run.sources import Sources, open_sources
 from mgd3_fast.run.trace import requested_trace
 from mgd3_fast.writers import MODES, Layout, PngWriter
@@ -231,7 +231,7 @@ def open_generated(config: DistillConfig, progress: Progress) -> GeneratedImages
         discovery=choose_discovery(config, sources.device, given_modes(config)),
         sampling=sampling,
         layout=layout,
-        class_ids=class_ids(sources, progress),
+        class_ids=class_ids(sources.generator, sources.dataset, progress),
         guidance=guidance,
         sampler=sampler,
     )

@@ -13,8 +13,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from mgd3_engine.files.pickled import STAND_INS
-from mgd3_engine.files.weights import PREFIXES, WRAPPERS, read_model_weights, read_weights
+from mgd3_engine.files.weights import WRAPPER_PARTS, WRAPPERS, read_model_weights, read_weights
 
 WEIGHTS = {"a.weight": torch.arange(6.0).view(2, 3), "b": torch.tensor([7], dtype=torch.int64)}
 
@@ -81,7 +80,7 @@ def test_a_tensor_may_be_called_like_a_wrapper(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("suffix", ["safetensors", "pt"])
-@pytest.mark.parametrize("prefix", [*PREFIXES, "module._orig_mod.", "_orig_mod.module."])
+@pytest.mark.parametrize("prefix", [*(f"{part}." for part in sorted(WRAPPER_PARTS)), "module._orig_mod."])
 def test_prefixes(prefix: str, suffix: str, tmp_path: Path) -> None:
     save = save_file if suffix == "safetensors" else torch.save
     save({f"{prefix}{name}": tensor for name, tensor in WEIGHTS.items()}, tmp_path / f"w.{suffix}")
@@ -90,7 +89,6 @@ def test_prefixes(prefix: str, suffix: str, tmp_path: Path) -> None:
 
 def test_options_of_a_training_script_are_passed_over(tmp_path: Path) -> None:
     """As those of Lightning, which `test_ldm` has."""
-    assert "argparse.Namespace" in STAND_INS
     torch.save({"ema": WEIGHTS, "args": argparse.Namespace(model="DiT-XL/2", ckpt=None)}, tmp_path / "w.pt")
     assert_read(tmp_path / "w.pt")
 
@@ -104,7 +102,7 @@ def nested_in_itself() -> dict[str, object]:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ([torch.zeros(1)], "under 'ema' or 'state_dict' or 'model' or 'net', got a list"),
+        ([torch.zeros(1)], "under one of ema, .*state_dict, .*model, net, .* got a list"),
         ({"weights": WEIGHTS}, "got 'weights'"),
         ({"model": {"state": 3}}, "got 'state'"),
         ({1: torch.zeros(1)}, "must hold a state dict"),

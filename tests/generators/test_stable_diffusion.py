@@ -24,8 +24,7 @@ from mgd3_fast.datasets.images import ArrayImages
 from mgd3_fast.doctor import accuracy
 from mgd3_fast.errors import UserError
 from mgd3_fast.export import ExportConfig, export
-from mgd3_fast.generators import SamplingDefaults, TextGenerator, for_run, load_generator
-from mgd3_fast.generators.placing import place_network
+from mgd3_fast.generators import SamplingDefaults, TextGenerator, for_run, load_generator, place_network
 from mgd3_fast.generators.prompts import ClassPrompts, class_prompts
 from mgd3_fast.progress import SILENT
 from mgd3_fast.run.distillation import distill
@@ -423,8 +422,9 @@ SCHEDULER, UNET = "scheduler/scheduler_config.json", "unet/config.json"
         ),
         (
             SCHEDULER,
-            {"beta_schedule": "squaredcos_cap_v2"},
-            f"beta_schedule of FOLDER/{SCHEDULER} must be linear or scaled_linear, got 'squaredcos_cap_v2'",
+            {"beta_schedule": "laplace"},
+            f"beta_schedule of FOLDER/{SCHEDULER} must be linear, scaled_linear, squaredcos_cap_v2 or"
+            " sigmoid, got 'laplace'",
         ),
         (
             SCHEDULER,
@@ -462,7 +462,7 @@ def test_a_missing_part_is_named(missing: str, changed: Callable[..., Path]) -> 
 
 def test_networks_that_do_not_fit_together(changed: Callable[..., Path]) -> None:
     folder = changed("unet/config.json", cross_attention_dim=24)
-    with pytest.raises(UserError, match="unet must be a complete UNet2DConditionModel, got: "):
+    with pytest.raises(UserError, match="unet is no usable UNet2DConditionModel: "):
         opened(folder).for_prompts(PROMPTS).denoiser("cpu", torch.float32)
 
 

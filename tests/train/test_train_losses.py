@@ -8,8 +8,8 @@ import torch
 
 from mgd3_engine import NoiseSchedule
 from mgd3_fast.fit import step_generator
+from mgd3_fast.train.autoencoder import build_vae, group_count, latent_scale, vae_loss
 from mgd3_fast.train.diffusion_loss import DiffusionLoss
-from mgd3_fast.train.vae import build_vae, group_count, latent_scale, vae_loss
 
 CPU = torch.device("cpu")
 
