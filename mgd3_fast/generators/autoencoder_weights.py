@@ -25,9 +25,10 @@ from mgd3_engine.autoencoder import (
 )
 from mgd3_engine.files.json_file import read_json
 from mgd3_engine.files.renaming import renamed
-from mgd3_engine.files.weights import read_model_weights, read_weights, write_safetensors
+from mgd3_engine.files.weights import read_model_weights, read_weights
 from mgd3_fast.errors import UserError
 from mgd3_fast.generators.hub import loaded_or_refused
+from mgd3_fast.storage.tensor_files import save_tensors
 
 PIPELINE_FOLDERS = ("vqvae", "vae")
 """Where pipelines keep a vector-quantised autoencoder."""
@@ -167,8 +168,8 @@ def save_autoencoder(
     """
     folder.mkdir(exist_ok=True)
     (folder / "config.json").unlink(missing_ok=True)
-    weights = {name: tensor.to(dtype) for name, tensor in vae.state_dict().items()}
-    write_safetensors(folder / "diffusion_pytorch_model.safetensors", weights, {"format": "pt"})
+    weights = {name: tensor.to("cpu", dtype).contiguous() for name, tensor in vae.state_dict().items()}
+    save_tensors(folder / "diffusion_pytorch_model.safetensors", weights, {"format": "pt"})
     settings = vae.config.settings() | {"scaling_factor": scaling_factor}
     with renamed(folder / "config.json", shared=True) as unfinished:
         unfinished.write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n", encoding="utf-8")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -120,6 +120,7 @@ def dit_generator(
         autoencoder=autoencoder,
         network=network,
         notes=(*training.notes, *notes),
+        published=asdict(SamplingDefaults()),
     )
 
 

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from mgd3_engine import GuidedSampler, ModeGuidance, image_seed, image_seeds
 from mgd3_fast.config import DistillConfig
+from mgd3_fast.config.distill import SPACINGS
 from mgd3_fast.devices import autoencoder_dtype, device_name
 from mgd3_fast.generators import SamplingDefaults, class_ids, for_run
 from mgd3_fast.modes import choose_discovery
@@ -72,7 +73,10 @@ class GeneratedImages(ModeSource):
             "kmeans": self.discovery.kmeans,
             "sampler": sampling.sampler,
             "steps": sampling.steps,
-            "spacing": config.spacing,
+            "spacing": config.spacing or SPACINGS[0],
+            **({"steps_offset": config.steps_offset} if config.steps_offset else {}),
+            **({"posterior": config.posterior} if config.posterior == "sample" else {}),
+            **({"image_size": config.image_size} if config.image_size else {}),
             "eta": config.eta,
             "cfg_scale": sampling.cfg_scale,
             "mode_scale": sampling.mode_scale,
@@ -110,7 +114,9 @@ class GeneratedImages(ModeSource):
                 batch=B,
                 first_apart=bool(preparation),
             ) as bar,
-            PngWriter(folder.out, folder.temporary, folder.record) as writer,
+            PngWriter(
+                folder.out, folder.temporary, folder.record, image_size=self.config.image_size
+            ) as writer,
         ):
             with run.progress.activity("loading the autoencoder"):
                 dtype = autoencoder_dtype(self.sources.precision)
@@ -219,7 +225,9 @@ def open_generated(config: DistillConfig, progress: Progress) -> GeneratedImages
     Raises:
         UserError: If something named does not exist, does not fit, or cannot be done on this machine.
     """
-    sources = _with_prompts(open_sources(config, progress), config, progress)
+    sources = open_sources(config, progress)
+    config = config.completed(sources.generator.published)
+    sources = _with_prompts(sources, config, progress)
     layout = layout_for(config, sources.dataset)
     sampling = config.sampling(sources.generator.defaults)
     guidance = mode_guidance(config, sampling)
@@ -247,6 +255,7 @@ def _with_prompts(sources: Sources, config: DistillConfig, progress: Progress) -
         prompts=config.prompts,
         prompt_template=config.prompt_template,
         negative_prompt=config.negative_prompt,
+        synonyms=config.synonyms,
     )
     if generator.prompts is not None:
         progress.note(generator.prompts.describe())

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from mgd3_engine import GuidanceTerm, GuidedSampler, ModeGuidance
+from mgd3_fast.config.distill import SPACINGS
 from mgd3_fast.devices import dtype_of
 from mgd3_fast.generators import place_network
 from mgd3_fast.storage.cache import cache_dir_or_default
@@ -91,7 +92,8 @@ def make_sampler(
         schedule=generator.schedule,
         method=sampling.sampler,
         steps=sampling.steps,
-        spacing=config.spacing,
+        spacing=config.spacing or SPACINGS[0],
+        steps_offset=config.steps_offset or 0,
         eta=config.eta,
         prediction=generator.prediction,
         cfg_scale=sampling.cfg_scale,
