@@ -136,3 +136,36 @@ def test_schedules_are_values():
     assert NoiseSchedule.linear() != NoiseSchedule.scaled_linear()
     with pytest.raises(ValueError, match="read-only"):
         NoiseSchedule.linear().betas[0] = 0.5
+
+
+@pytest.mark.parametrize(("steps", "offset"), [(50, 1), (50, 0), (30, 1), (7, 0), (1, 1), (1000, 0)])
+def test_leading_is_diffusers_spacing(steps: int, offset: int) -> None:
+    """Stable Diffusion's schedule, as MGD3's text-to-image script visits it: 1, 21, ... 981."""
+    diffusers = pytest.importorskip("diffusers")
+    scheduler = diffusers.DDPMScheduler(
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        timestep_spacing="leading",
+        steps_offset=offset,
+    )
+    scheduler.set_timesteps(steps)
+    ours = NoiseSchedule.scaled_linear().respaced(steps, "leading", offset=offset)
+    assert ours.timesteps.tolist() == scheduler.timesteps.flip(0).tolist()
+    abar = scheduler.alphas_cumprod.double().numpy()
+    assert np.allclose(ours.alphas_cumprod, abar[ours.timesteps], rtol=2e-5)  # theirs are float32
+    before = [int(scheduler.previous_timestep(t)) for t in ours.timesteps]
+    want = [abar[t] if t >= 0 else 1.0 for t in before]
+    assert np.allclose(ours.alphas_cumprod_prev, want, rtol=2e-5)
+    variances = [float(scheduler._get_variance(int(t))) for t in ours.timesteps]
+    assert np.allclose(ours.posterior_variance, variances, rtol=2e-4, atol=1e-19)
+
+
+def test_offsets_that_do_not_fit() -> None:
+    schedule = NoiseSchedule.linear()
+    with pytest.raises(
+        ValueError, match="offset must be from 0 to 19 for 50 steps of 1000 timesteps, got 20"
+    ):
+        schedule.respaced(50, "leading", offset=20)
+    with pytest.raises(ValueError, match="offset must be 0 with spacing ddim, got 1"):
+        schedule.respaced(50, "ddim", offset=1)
