@@ -151,13 +151,14 @@ def _are_of_imagenet(class_names: Sequence[str], num_classes: int) -> bool:
 def _ids_by_name(class_names: Sequence[str], known_names: Sequence[str], generator: str | None) -> list[int]:
     """Look up names; those of ImageNet's wnids where no generator is named."""
     exact = {name: index for index, name in enumerate(known_names)}
-    words = defaultdict(set)
+    whole, parts = defaultdict[str, set[int]](set), defaultdict[str, set[int]](set)
     for index, name in enumerate(known_names):
-        for word in (name, *name.split(",")):
-            words[_word(word)].add(index)
+        whole[_word(name)].add(index)
+        for synonym in name.split(","):
+            parts[_word(synonym)].add(index)
     ids: list[int] = []
     for name in class_names:
-        found = {exact[name]} if name in exact else _of_that_name(name, words)
+        found = {exact[name]} if name in exact else _of_that_name(name, whole, parts)
         if not found:
             rule = "an ImageNet wnid, as the dataset's other classes are,"
             rule = rule if generator is None else f"one that generator {generator} was trained on"
@@ -171,13 +172,14 @@ def _ids_by_name(class_names: Sequence[str], known_names: Sequence[str], generat
     return ids
 
 
-def _of_that_name(name: str, words: dict[str, set[int]]) -> set[int]:
-    """Find the ids that a class's name, or for a wnid one of its synonyms, stands for."""
-    place = _wnid_places().get(name)
-    if place is None:
-        return words.get(_word(name), set())
-    title = imagenet_class_titles()[place]
-    found = next((words[_word(text)] for text in (title, *title.split(",")) if _word(text) in words), set())
+def _of_that_name(name: str, whole: dict[str, set[int]], parts: dict[str, set[int]]) -> set[int]:
+    """Find the ids that a class's name, or for a wnid its synonyms or one of them, stands for."""
+    place, texts = _wnid_places().get(name), [name]
+    if place is not None:
+        title = imagenet_class_titles()[place]
+        texts = [title, *title.split(",")]
+    words = map(_word, texts)
+    found = next((table[word] for word in words for table in (whole, parts) if word in table), set[int]())
     # Two cranes, two cardigans and two maillots are told apart by their places, where these are ImageNet's.
     return {place} if place in found else found
 

@@ -17,7 +17,7 @@ from mgd3_fast.datasets.imagenet import imagenet_classes
 from mgd3_fast.errors import UserError
 from mgd3_fast.generators.autoencoder import DEFAULT_VAE, KLAutoencoder
 from mgd3_fast.generators.base import Autoencoder, Generator, Network, checked_channels
-from mgd3_fast.generators.classes import names_beside, names_by_id
+from mgd3_fast.generators.classes import names_by_id
 from mgd3_fast.generators.hub import MODEL_INDEX, SCHEDULER, ModelFiles
 from mgd3_fast.generators.trained_schedule import Training, training_of
 
@@ -156,8 +156,7 @@ def dit_from_path(path: Path, vae: str | None = None, heads: int | None = None) 
         heads: Attention heads of the network, where nothing beside it tells them.
 
     Returns:
-        The generator. Its schedule and prediction are those of the pipeline's scheduler and its class names
-        those of the pipeline or of a list beside the weights, where there are any.
+        The generator, with the schedule, prediction and class names of the pipeline, where there is one.
 
     Raises:
         FileNotFoundError, ValueError: The weights are missing, damaged or not of a DiT.
@@ -166,8 +165,7 @@ def dit_from_path(path: Path, vae: str | None = None, heads: int | None = None) 
     files = ModelFiles(str(_pipeline_of(path)), UNKNOWN_LICENCE)
     own_vae = Path(files.source) / "vae"
     own = str(own_vae) if (own_vae / "config.json").is_file() else DEFAULT_VAE
-    listed = names_beside(path, checkpoint.config.num_classes)
-    return _of_checkpoint(checkpoint, files, path.resolve().stem, str(path), vae or own, listed)
+    return _of_checkpoint(checkpoint, files, path.resolve().stem, str(path), vae or own)
 
 
 def dit_from_hub(repo_id: str, vae: str | None = None) -> Generator:
@@ -190,17 +188,9 @@ def dit_from_hub(repo_id: str, vae: str | None = None) -> Generator:
 
 
 def _of_checkpoint(
-    checkpoint: DiTCheckpoint,
-    files: ModelFiles,
-    name: str,
-    source: str,
-    vae: str,
-    listed: tuple[tuple[str, ...] | None, str | None] = (None, None),
+    checkpoint: DiTCheckpoint, files: ModelFiles, name: str, source: str, vae: str
 ) -> Generator:
-    """Make a generator; `listed` are class names that lie beside the weights, and what to say of them."""
-    names, note = listed
-    if names is None:
-        names, note = _pipeline_names(files, checkpoint.config.num_classes, note)
+    names, note = _pipeline_names(files, checkpoint.config.num_classes)
     return dit_generator(
         DiTNetwork(checkpoint.network),
         checkpoint.config,
@@ -221,17 +211,19 @@ def _pipeline_of(path: Path) -> Path:
     return root if any((root / name).is_file() for name in (MODEL_INDEX, SCHEDULER)) else path
 
 
-def _pipeline_names(
-    files: ModelFiles, num_classes: int, note: str | None
-) -> tuple[tuple[str, ...] | None, str | None]:
-    """Read the `id2label` of a pipeline's index: for each id its name, or synonyms with commas between."""
+def _pipeline_names(files: ModelFiles, num_classes: int) -> tuple[tuple[str, ...] | None, str | None]:
+    """Read the `id2label` of a pipeline's index: for each id its name, or synonyms with commas between.
+
+    Returns:
+        The names, or None, and a note where they do not fit, or None.
+    """
     labels = (files.find_settings(MODEL_INDEX) or {}).get("id2label")
     if not labels:
-        return None, note
+        return None, None
     place = f"id2label of {files.source}/{MODEL_INDEX}"
     names = names_by_id(labels, place)
     if len(names) == num_classes:
-        return names, note
+        return names, None
     return None, f"{place} names {len(names)} classes and the network has {num_classes}: it is not used"
 
 

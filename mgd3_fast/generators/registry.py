@@ -7,7 +7,7 @@ from pathlib import Path
 
 from mgd3_fast.errors import UserError
 from mgd3_fast.generators.base import Generator
-from mgd3_fast.generators.classes import read_class_names
+from mgd3_fast.generators.classes import names_beside, read_class_names
 from mgd3_fast.generators.dit import DIT_PRESETS, DiTNetwork, dit_from_hub, dit_from_path, dit_preset
 from mgd3_fast.generators.folder import DESCRIPTION, load_generator_folder
 from mgd3_fast.generators.hub import MODEL_INDEX, ModelFiles, is_hub_id
@@ -45,7 +45,8 @@ def load_generator(
         dataset_name: What "auto" goes by.
         vae: Another autoencoder than the generator's own: a path or hub id.
         heads: Attention heads of a DiT's file that does not tell them.
-        classes: File of the names of its classes, see `read_class_names`; None takes what it knows itself.
+        classes: File of the names of its classes, see `read_class_names`; None takes those that it states
+            itself, else a list that lies beside it.
 
     Returns:
         The generator; a preset fetches its weights when they are first used.
@@ -66,14 +67,16 @@ def load_generator(
         raise UserError(
             f"generator_heads must be left out with {generator.name}, which is no DiT, got {heads}"
         )
-    if classes is None:
-        return generator
     if isinstance(generator, TextGenerator):
-        raise UserError(
-            f"generator_classes must be left out with {generator.name}, which takes prompts, got"
-            f" {str(classes)!r}"
-        )
-    return replace(generator, class_names=read_class_names(Path(classes), generator.num_classes))
+        if classes is not None:
+            raise UserError(f"generator_classes must be left out with {generator.name}, which takes prompts")
+        return generator
+    if classes is not None:
+        return replace(generator, class_names=read_class_names(Path(classes), generator.num_classes))
+    if generator.class_names is None and Path(spec).exists():
+        names, note = names_beside(Path(spec), generator.num_classes)
+        return replace(generator, class_names=names, notes=(*generator.notes, *filter(None, [note])))
+    return generator
 
 
 def _found(spec: str, vae: str | None, heads: int | None) -> Generator:

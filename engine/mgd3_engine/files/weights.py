@@ -31,6 +31,7 @@ TRANSFORMERS_STEMS = ("model", "pytorch_model")
 
 _INDEX = ".index.json", ".index.fp16.json"
 _MOST_NESTED = 3
+_PLAIN = (int, float, str, np.integer, np.floating)
 
 
 def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -232,9 +233,5 @@ def _options(content: object) -> dict[str, str]:
         kept: Any = content.get(key)  # type: ignore[attr-defined]
         values = vars(kept) if isinstance(kept, StandIn) else kept
         if isinstance(values, dict):
-            options |= {
-                str(name): str(value)
-                for name, value in values.items()
-                if isinstance(value, (int, float, str))
-            }
+            options |= {str(name): str(value) for name, value in values.items() if isinstance(value, _PLAIN)}
     return options
