@@ -156,12 +156,13 @@ def test_leading_is_diffusers_spacing(steps: int, offset: int) -> None:
     ours = NoiseSchedule.scaled_linear().respaced(steps, "leading", offset=offset)
     assert ours.timesteps.tolist() == scheduler.timesteps.flip(0).tolist()
     abar = scheduler.alphas_cumprod.double().numpy()
-    assert np.allclose(ours.alphas_cumprod, abar[ours.timesteps], rtol=2e-5)  # theirs are float32
+    # Theirs are float32. Measured: 9.3e-7, and 7.8e-5 for variances, differences of almost equal numbers.
+    assert np.allclose(ours.alphas_cumprod, abar[ours.timesteps], rtol=3e-6, atol=0)
     before = [int(scheduler.previous_timestep(t)) for t in ours.timesteps]
     want = [abar[t] if t >= 0 else 1.0 for t in before]
-    assert np.allclose(ours.alphas_cumprod_prev, want, rtol=2e-5)
+    assert np.allclose(ours.alphas_cumprod_prev, want, rtol=3e-6, atol=0)
     variances = [float(scheduler._get_variance(int(t))) for t in ours.timesteps]
-    assert np.allclose(ours.posterior_variance, variances, rtol=2e-4, atol=1e-19)
+    assert np.allclose(ours.posterior_variance, variances, rtol=2e-4, atol=1e-19)  # theirs is at least 1e-20
 
 
 def test_offsets_that_do_not_fit() -> None:

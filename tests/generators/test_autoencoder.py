@@ -334,3 +334,57 @@ def test_wrong_inputs(folder: Path, tmp_path: Path) -> None:
     (folder / "config.json").unlink()
     with pytest.raises(UserError, match=r"must hold vae/config.json or config.json, got neither"):
         _ = KLAutoencoder(tmp_path).digest
+
+
+@pytest.mark.usefixtures("multiplies_bfloat16")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_a_sample_of_the_posterior(dtype: torch.dtype, vae: Any, folder: Path) -> None:
+    """(sample - mean) / deviation is unit normal noise, of an image's pixels alone."""
+    images = images_of(64)
+    sampler, mean = KLAutoencoder(folder, "sample").to("cpu", dtype), KLAutoencoder(folder).to("cpu", dtype)
+    latents = sampler.encode(images)
+    deviation = (vae.encode(images / 127.5 - 1).latent_dist.logvar / 2).exp() * 1.5
+    noise = (latents - mean.encode(images)) / deviation
+    assert abs(noise.mean()) < 0.03
+    assert abs(noise.std() - 1) < 0.03
+    assert len(noise[:, 0, 0, 0].unique()) == 64
+    order = torch.randperm(64, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(sampler.encode(images[order]), latents[order])
+    assert torch.equal(sampler.encode(images[5:6]), latents[5:6])
+    assert torch.equal(sampler.decode(latents[:2]), mean.decode(latents[:2]))
+    assert sampler.digest != mean.digest
+
+
+def test_an_autoencoder_below_a_prefix(vae: Any, tmp_path: Path) -> None:
+    """As Lightning and torch.compile store one, in diffusers' names, beside a discriminator."""
+    vae.save_config(tmp_path)
+    weights = {f"model._orig_mod.{name}": tensor for name, tensor in vae.state_dict().items()}
+    torch.save({"state_dict": {**weights, "loss.logvar": torch.zeros(())}}, tmp_path / "vae.ckpt")
+    vae.save_pretrained(tmp_path / "plain")
+    assert KLAutoencoder(tmp_path / "vae.ckpt").digest == KLAutoencoder(tmp_path / "plain").digest
+
+
+def test_half_precision_variant(vae: Any, tmp_path: Path) -> None:
+    from copy import deepcopy
+
+    deepcopy(vae).half().save_pretrained(tmp_path, variant="fp16")
+    images = images_of(2)
+    want = vae.encode(images / 127.5 - 1).latent_dist.mean * 1.5
+    assert (KLAutoencoder(tmp_path).encode(images) - want).abs().max() < 0.01 * want.abs().max()
+
+
+def test_whole_numbers_are_not_taken_for_weights(vae: Any, folder: Path) -> None:
+    path = folder / "diffusion_pytorch_model.safetensors"
+    weights = load(path.read_bytes())
+    save_file(weights | {"quant_conv.weight": weights["quant_conv.weight"].to(torch.int8)}, path)
+    for use in (lambda: KLAutoencoder(folder).digest, lambda: KLAutoencoder(folder).encode(images_of(1))):
+        with pytest.raises(UserError, match=r"vae holds quant_conv.weight as torch.int8, and weights are"):
+            use()
+
+
+def test_settings_of_a_million_layers_build_none(folder: Path) -> None:
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"layers_per_block": 10**6}))
+    message = r"vae is no usable AutoencoderKL: its settings say 3000000 layers, and it holds \d+ tensors"
+    with pytest.raises(UserError, match=message):
+        KLAutoencoder(folder).encode(images_of(1))

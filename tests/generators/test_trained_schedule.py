@@ -22,8 +22,8 @@ diffusers = pytest.importorskip("diffusers")
 
 CONFIG = DiTConfig(input_size=8, patch_size=2, hidden_size=16, depth=1, num_heads=2, num_classes=3)
 SCHEDULER = "scheduler/scheduler_config.json"
-# Relative error of diffusers' float32 products of 1000 factors. Measured: 1.5e-5, and 8e-5 for the cosine.
-BOUND = 3e-4
+# Of abar, which diffusers multiplies up in float32. Measured: 1.3e-5 for the cosine, 1.2e-6 for the others.
+BOUND = 4e-5
 
 
 @pytest.fixture
