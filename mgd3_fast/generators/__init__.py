@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from mgd3_fast.config import SamplingDefaults
 from mgd3_fast.generators.autoencoder import DEFAULT_VAE, KLAutoencoder, VQAutoencoder
-from mgd3_fast.generators.base import Autoencoder, Generator, Network, place_network
+from mgd3_fast.generators.base import Generator, Network, place_network
+from mgd3_fast.generators.batched_autoencoder import Autoencoder
 from mgd3_fast.generators.classes import class_ids
 from mgd3_fast.generators.folder import load_generator_folder, save_generator
 from mgd3_fast.generators.registry import GENERATOR_NAMES, load_generator

@@ -23,7 +23,7 @@ from mgd3_fast.generators.autoencoder_weights import (
     vq_config,
     vq_folder,
 )
-from mgd3_fast.generators.batched_autoencoder import BatchedAutoencoder
+from mgd3_fast.generators.batched_autoencoder import Autoencoder
 from mgd3_fast.generators.hub import ModelFiles, is_hub_id
 
 DEFAULT_VAE = "stabilityai/sd-vae-ft-mse"
@@ -38,7 +38,7 @@ HUB_LICENCES = {
 _POSITIONS = 4096  # compared with the codebook at a time: 128 MiB at 8,192 codes
 
 
-class KLAutoencoder(BatchedAutoencoder):
+class KLAutoencoder(Autoencoder):
     """A KL-regularised autoencoder (Rombach et al. 2022): the posterior's mean, or a sample, is the latent.
 
     A sample is mean + exp(log_variance / 2) noise (Kingma & Welling 2014, Eq. 10), with noise that depends on
@@ -100,7 +100,7 @@ class KLAutoencoder(BatchedAutoencoder):
         return pixels
 
 
-class VQAutoencoder(BatchedAutoencoder):
+class VQAutoencoder(Autoencoder):
     """A vector-quantised autoencoder (van den Oord et al. 2017) as latent diffusion uses one.
 
     The latent is what the encoder gives; the decoder takes the nearest code of each position (Rombach et al.
@@ -134,7 +134,7 @@ class VQAutoencoder(BatchedAutoencoder):
         return vq_config(self._path)
 
     def load_network(self) -> VQModel:
-        """Load the float32 network on the CPU; see `BatchedAutoencoder.load_network`."""
+        """Load the float32 network on the CPU; see `Autoencoder.load_network`."""
         network = load_autoencoder(self._path, self._config)
         assert isinstance(network, VQModel)
         # Kept apart from the network, which may be rounded: which code is nearest is decided in float32.
@@ -161,7 +161,7 @@ class VQAutoencoder(BatchedAutoencoder):
         return pixels
 
 
-def open_autoencoder(source: str | Path) -> BatchedAutoencoder:
+def open_autoencoder(source: str | Path) -> Autoencoder:
     """Open a vector-quantised or KL-regularised autoencoder, whichever it is.
 
     Args:

@@ -6,60 +6,20 @@ Shape letters: B images, R rows of the network's input, C channels, h w latent s
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Protocol, TypeVar
+from typing import Any
 
 import torch
-from torch import Tensor
 
 from mgd3_engine import Denoiser, NoiseSchedule
 from mgd3_fast.config import SamplingDefaults
 from mgd3_fast.devices import dtype_of
 from mgd3_fast.errors import UserError
+from mgd3_fast.generators.batched_autoencoder import Autoencoder
 from mgd3_fast.generators.classes import find_ids
 from mgd3_fast.generators.prompts import ClassPrompts
-
-Self = TypeVar("Self", bound="Autoencoder")
-
-
-class Autoencoder(Protocol):
-    """Between images and the latents that a network denoises; weights load on first use.
-
-    `downsample` is image pixels per latent pixel, `latent_channels` the channels of a latent, and
-    `scaling_factor` what brings the encoder's latents to the network's units.
-    """
-
-    @property
-    def downsample(self) -> int: ...  # noqa: D102
-
-    @property
-    def latent_channels(self) -> int: ...  # noqa: D102
-
-    @property
-    def scaling_factor(self) -> float: ...  # noqa: D102
-
-    @property
-    def digest(self) -> str:
-        """sha256 over the weights and the scaling factor: equal digests give equal latents."""
-        ...
-
-    def to(self: Self, device: torch.device | str, dtype: torch.dtype = torch.float32) -> Self:
-        """Move the networks, now or when they load; returns itself."""
-        ...
-
-    def encode(self, images: Tensor) -> Tensor:
-        """Turn uint8 `[B, 3, P, P]` into float32 `[B, C, h, w]` in the network's units."""
-        ...
-
-    def decode(self, latents: Tensor) -> Tensor:
-        """Turn float32 `[B, C, h, w]` in the network's units into uint8 `[B, 3, P, P]`."""
-        ...
-
-    def decode_batches(self, latents: Tensor) -> Iterator[Tensor]:
-        """Decode as `decode`, batch after batch, and leave the pixels where the network runs."""
-        ...
 
 
 class Network(ABC):

@@ -19,7 +19,7 @@ from mgd3_engine.autoencoder import AutoencoderConfig
 from mgd3_engine.files.digest import weights_digest
 from mgd3_fast.generators.autoencoder_weights import load_autoencoder, read_autoencoder
 
-Self = TypeVar("Self", bound="BatchedAutoencoder")
+Self = TypeVar("Self", bound="Autoencoder")
 
 
 @dataclass(frozen=True)
@@ -47,8 +47,10 @@ class BatchChoice:
 CHOICES = {"cpu": BatchChoice(32, 2**17), "cuda": BatchChoice(64, 2**23)}
 
 
-class BatchedAutoencoder(ABC):
-    """An autoencoder; a family says how its network encodes and decodes a batch.
+class Autoencoder(ABC):
+    """Between images and the latents that a network denoises; weights load on first use.
+
+    A family says how its network encodes and decodes a batch.
 
     A call is split into batches of one shape per resolution and the last one is padded to it, so that the
     bytes of an image do not depend on the rest of the call.

@@ -16,7 +16,8 @@ from mgd3_fast.config import SamplingDefaults
 from mgd3_fast.datasets.imagenet import imagenet_classes
 from mgd3_fast.errors import UserError
 from mgd3_fast.generators.autoencoder import DEFAULT_VAE, KLAutoencoder
-from mgd3_fast.generators.base import Autoencoder, Generator, Network, checked_channels
+from mgd3_fast.generators.base import Generator, Network, checked_channels
+from mgd3_fast.generators.batched_autoencoder import Autoencoder
 from mgd3_fast.generators.classes import names_by_id
 from mgd3_fast.generators.hub import MODEL_INDEX, SCHEDULER, ModelFiles
 from mgd3_fast.generators.trained_schedule import Training, training_of

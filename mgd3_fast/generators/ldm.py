@@ -18,17 +18,19 @@ from torch import Tensor
 
 from mgd3_engine import NoiseSchedule
 from mgd3_engine.files.digest import weights_digest
-from mgd3_engine.files.weights import check_finite, read_model_weights
+from mgd3_engine.files.weights import check_finite, read_model_weights, read_weights
 from mgd3_fast.config import SamplingDefaults
 from mgd3_fast.datasets.imagenet import imagenet_classes
 from mgd3_fast.errors import UserError
 from mgd3_fast.generators.autoencoder import open_autoencoder
-from mgd3_fast.generators.base import Autoencoder, Generator, Network, checked_channels
+from mgd3_fast.generators.base import Generator, Network, checked_channels
+from mgd3_fast.generators.batched_autoencoder import Autoencoder
 from mgd3_fast.generators.hub import ModelFiles, loaded_or_refused
 from mgd3_fast.generators.ldm_weights import (
+    CLASS_TABLE,
+    UNET,
     checked_table,
     class_table,
-    is_original_ldm,
     original_settings,
     original_unet,
 )
@@ -129,7 +131,10 @@ def is_ldm(path: Path) -> bool:
     Raises:
         ValueError: The file is damaged, or holds more than weights.
     """
-    return (path / CLASS_EMBEDDER).is_dir() if path.is_dir() else is_original_ldm(path)
+    if path.is_dir():
+        return (path / CLASS_EMBEDDER).is_dir()
+    names = read_weights(path)[0]
+    return CLASS_TABLE in names and any(name.startswith(UNET) for name in names)
 
 
 def ldm_from_path(path: Path, vae: str | None = None) -> Generator:

@@ -36,19 +36,6 @@ class _Level:
     attends: bool = False
 
 
-def is_original_ldm(path: Path) -> bool:
-    """Tell a class-conditional latent diffusion checkpoint from other files, by the names in it.
-
-    Args:
-        path: A checkpoint file.
-
-    Raises:
-        ValueError: The file is damaged, or holds more than weights.
-    """
-    names = read_weights(path)[0].keys()
-    return CLASS_TABLE in names and any(name.startswith(UNET) for name in names)
-
-
 def part_of(path: Path, prefix: str) -> dict[str, Tensor]:
     """Read the weights of one network of the file, which are mapped from it; the prefix is taken off."""
     weights = read_weights(path)[0]
@@ -77,13 +64,7 @@ def checked_table(table: Tensor, place: str) -> Tensor:
 
 
 def original_settings(path: Path) -> dict[str, Any]:
-    """Read the architecture of a file's U-Net.
-
-    Args:
-        path: A checkpoint file.
-
-    Returns:
-        Settings of diffusers' `UNet2DConditionModel`, without `sample_size`, which weights do not tell.
+    """Read the architecture of a file's U-Net; see `unet_settings_of`.
 
     Raises:
         UserError: A tensor is missing.

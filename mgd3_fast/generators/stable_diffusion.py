@@ -1,34 +1,24 @@
-"""Generators of the Stable Diffusion family: text-to-image pipelines whose prompts are class names.
-
-Shape letters: N classes, L tokens of a prompt, E numbers of a token.
-"""
+"""Generators of the Stable Diffusion family: text-to-image pipelines whose prompts are class names."""
 
 from __future__ import annotations
 
-import json
-from copy import copy
 from dataclasses import dataclass, replace
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from mgd3_engine import Denoiser, NoiseSchedule
-from mgd3_engine.files.digest import weights_digest
-from mgd3_engine.files.json_file import read_json
-from mgd3_engine.files.weights import TRANSFORMERS_STEMS, read_model_weights
 from mgd3_fast.config import SamplingDefaults
 from mgd3_fast.datasets import Dataset
 from mgd3_fast.errors import UserError
 from mgd3_fast.generators.autoencoder import KLAutoencoder
-from mgd3_fast.generators.base import Generator, Network, checked_channels
+from mgd3_fast.generators.base import Generator, checked_channels
 from mgd3_fast.generators.hub import SCHEDULER, ModelFiles
+from mgd3_fast.generators.prompted_unet import PromptedUNet
 from mgd3_fast.generators.prompts import ClassPrompts, class_prompts
-from mgd3_fast.generators.text_encoder import encode_prompts, encoder_weights
 from mgd3_fast.generators.trained_schedule import Training, training_of
-from mgd3_fast.generators.unet import ContextUNet, latent_size, load_unet, placed_unet, unet_settings
+from mgd3_fast.generators.unet import latent_size, unet_settings
 
 PIPELINE_CLASS = "StableDiffusionPipeline"
 DEFAULTS = SamplingDefaults(cfg_scale=7.5)
@@ -47,8 +37,6 @@ PUBLISHED: dict[str, Any] = {
 }
 """Options of `distill` as MGD3's text-to-image script sets them, with Stable Diffusion 1.5 at 512 px."""
 
-_OF_THE_WRITER = frozenset({"architectures", "transformers_version", "torch_dtype", "dtype"})
-
 
 @dataclass(frozen=True)
 class StableDiffusionPreset:
@@ -64,64 +52,6 @@ STABLE_DIFFUSION_PRESETS: dict[str, StableDiffusionPreset] = {
         "stable-diffusion-v1-5/stable-diffusion-v1-5", "CreativeML OpenRAIL-M", 64
     ),
 }
-
-
-class PromptedUNet(Network):
-    """A U-Net that attends to prompts (Rombach et al. 2022, section 3.3), and the text encoder of these.
-
-    Args:
-        files: Of the pipeline.
-        training: Schedule, and what the network predicts.
-    """
-
-    def __init__(self, files: ModelFiles, training: Training) -> None:
-        self._files = files
-        self._trained = f"{training.prediction} {training.schedule.betas.tobytes().hex()}"
-        self._prompts: ClassPrompts | None = None
-        self._contexts: Tensor | None = None
-
-    def for_prompts(self, prompts: ClassPrompts) -> PromptedUNet:
-        """Return the network whose class ids are those of these prompts; it shares what is loaded already."""
-        prompted = copy(self)
-        prompted._prompts, prompted._contexts, prompted._placed = prompts, None, None
-        return prompted
-
-    def _place(self, device: torch.device, dtype: torch.dtype) -> ContextUNet:
-        if self._contexts is None:  # before the U-Net takes its memory
-            self._contexts = self._encoded(device)
-        width = self._unet.config.cross_attention_dim
-        if self._contexts.shape[-1] != width:
-            raise UserError(
-                f"text_encoder of {self._files.source} must give {width} numbers a token for its unet,"
-                f" got {self._contexts.shape[-1]}"
-            )
-        return ContextUNet(placed_unet(self._unet, device, dtype), self._contexts.to(device, dtype))
-
-    def digest(self) -> str:
-        """sha256 of what turns prompt, latent and timestep into a prediction, and of what that means."""
-        text = weights_digest(encoder_weights(self._encoder_folder), _architecture(self._encoder_folder))
-        tokenizer, unet = self._files.tokenizer_bytes().hex(), _architecture(self._unet_folder)
-        settings = " ".join((unet, text, tokenizer, self._trained))
-        return weights_digest(read_model_weights(self._unet_folder), settings)
-
-    @cached_property
-    def _unet(self) -> Any:
-        """The U-Net as its file holds it."""
-        return load_unet(self._unet_folder)
-
-    @cached_property
-    def _unet_folder(self) -> Path:
-        return self._files.network("unet")
-
-    @cached_property
-    def _encoder_folder(self) -> Path:
-        return self._files.network("text_encoder", TRANSFORMERS_STEMS)
-
-    def _encoded(self, device: torch.device) -> Tensor:
-        """Return `[N + 1, L, E]`, the negative prompt's last; the text encoder is gone afterwards."""
-        assert self._prompts is not None  # `TextGenerator.denoiser` sees to it
-        texts = (*self._prompts.texts, self._prompts.negative)
-        return encode_prompts(self._encoder_folder, self._files.tokenizer(), texts, device)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -268,10 +198,3 @@ def _text_generator(
         notes=training.notes,
         published=PUBLISHED,
     )
-
-
-def _architecture(folder: Path) -> str:
-    """What of `config.json` decides the output, in a fixed order."""
-    settings = read_json(folder / "config.json")
-    kept = (name for name in sorted(settings) if not name.startswith("_") and name not in _OF_THE_WRITER)
-    return json.dumps({name: settings[name] for name in kept})
