@@ -137,6 +137,10 @@ def load_generator_folder(folder: str | Path, vae: str | None = None) -> Generat
     cfg_channels = description.get("cfg_channels", DIT_CFG_CHANNELS)
     if cfg_channels is not None and type(cfg_channels) is not int:
         raise UserError(f"cfg_channels of {path} must be a whole number or null, got {cfg_channels!r}")
+    prediction = description.get("prediction", "epsilon")
+    if prediction not in ("epsilon", "v"):
+        raise UserError(f"prediction of {path} must be epsilon or v, got {prediction!r}")
+    schedule = _settings(ScheduleSettings, description, "schedule", path).build()
     return dit_generator(
         DiTNetwork(lambda: load_dit(folder / NETWORK, config)),
         config,
@@ -146,7 +150,7 @@ def load_generator_folder(folder: str | Path, vae: str | None = None) -> Generat
         licence=str(description.get("licence", "not stated")),
         class_names=None if names is None else tuple(str(name) for name in names),
         defaults=_settings(SamplingDefaults, description, "defaults", path),
-        training=Training(_settings(ScheduleSettings, description, "schedule", path).build()),
+        training=Training(schedule, prediction),
         cfg_channels=cfg_channels,
     )
 

@@ -86,11 +86,7 @@ class TrainingLatents:
         return len(self._copies)
 
     def batch(self, indices: Tensor, copies: Tensor) -> tuple[Tensor, Tensor]:
-        """Gather latents.
-
-        Args:
-            indices: int64 `[B]`, image numbers.
-            copies: int64 `[B]`, which copy of each.
+        """Gather the latents of images by number and copy, int64 `[B]` each.
 
         Returns:
             Latents float32 `[B, C, h, w]` and class ids int64 `[B]`.

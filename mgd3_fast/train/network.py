@@ -8,7 +8,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from mgd3_engine import NoiseSchedule
 from mgd3_engine.dit import PRESET_NAMES, DiT, DiTConfig, dit_config
 from mgd3_fast.config.train import CUSTOM_MODEL, TrainConfig
 from mgd3_fast.errors import UserError
@@ -21,16 +20,13 @@ from mgd3_fast.train.log import FitLog
 from mgd3_fast.train.run import TrainingRun
 
 
-def train_network(
-    run: TrainingRun, network: DiT, latents: TrainingLatents, schedule: NoiseSchedule
-) -> tuple[DiT, FitLog]:
+def train_network(run: TrainingRun, network: DiT, latents: TrainingLatents) -> tuple[DiT, FitLog]:
     """Fit a DiT to latents, or go on doing so.
 
     Args:
         run: The run.
         network: Starting weights.
         latents: What it learns to generate.
-        schedule: Noise schedule.
 
     Returns:
         The averaged network on the CPU, and the log.
@@ -43,7 +39,7 @@ def train_network(
         raise UserError(
             f"label_dropout must be 0 for a network without null class, got {config.label_dropout}"
         )
-    loss = DiffusionLoss(schedule, run.device)
+    loss = DiffusionLoss(run.schedule.build(), run.device)
     order = EpochOrder(len(latents), config.batch_size, config.seed, "dit", straddling=True)
 
     def step_loss(model: nn.Module, step: int) -> dict[str, Tensor]:

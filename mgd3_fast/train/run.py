@@ -11,7 +11,7 @@ from mgd3_fast.config.train import TrainConfig
 from mgd3_fast.datasets import Dataset, describe, open_dataset
 from mgd3_fast.devices import resolve_device, resolve_precision
 from mgd3_fast.errors import UserError
-from mgd3_fast.generators import Generator, KLAutoencoder, load_generator
+from mgd3_fast.generators import Generator, KLAutoencoder, ScheduleSettings, load_generator
 from mgd3_fast.progress import Progress
 from mgd3_fast.train.log import TrainingLog
 
@@ -26,6 +26,7 @@ class TrainingRun:
         config: What is trained and how.
         dataset: The images.
         init: Generator to fine-tune, or None.
+        schedule: Noise schedule of the network.
         resolution: Side R of the images in pixels.
         device: Where networks are trained.
         bf16: Whether forward passes run under bfloat16 autocast.
@@ -36,6 +37,7 @@ class TrainingRun:
     config: TrainConfig
     dataset: Dataset
     init: Generator | None
+    schedule: ScheduleSettings
     resolution: int
     device: torch.device
     bf16: bool
@@ -72,7 +74,9 @@ def open_run(config: TrainConfig, progress: Progress) -> TrainingRun:
         raise UserError(f"resolution must be {init.resolution} to fine-tune {init.name}, got {resolution}")
     bf16 = resolve_precision(config.precision, device) == "bf16"
     log = TrainingLog(Path(config.out))
-    return TrainingRun(config, dataset, init, resolution, device, bf16, log, progress)
+    return TrainingRun(
+        config, dataset, init, _schedule_settings(init), resolution, device, bf16, log, progress
+    )
 
 
 def given_vae(config: TrainConfig) -> str | None:
@@ -103,3 +107,19 @@ def _open_init(config: TrainConfig, dataset: Dataset, progress: Progress) -> Gen
     for note in init.notes:
         progress.note(note)
     return init
+
+
+def _schedule_settings(init: Generator | None) -> ScheduleSettings:
+    """Settings of the schedule that `init` was trained with, which its fine-tuned network is trained with."""
+    if init is None:
+        return ScheduleSettings()
+    if init.prediction != "epsilon":
+        raise UserError(f"init must predict the noise, as `train` teaches it, and {init.name} predicts v")
+    betas = init.schedule.betas
+    for kind in ("linear", "scaled_linear"):
+        settings = ScheduleSettings(
+            kind=kind, timesteps=len(betas), start=float(betas[0]), end=float(betas[-1])
+        )
+        if settings.build() == init.schedule:
+            return settings
+    raise UserError(f"init must have a linear or scaled linear noise schedule, got that of {init.name}")

@@ -9,10 +9,8 @@ from mgd3_engine.dit import DiT
 from mgd3_fast.config.train import TrainConfig, identity
 from mgd3_fast.errors import UserError
 from mgd3_fast.generators import (
-    Generator,
     KLAutoencoder,
     SamplingDefaults,
-    ScheduleSettings,
     class_ids,
     save_generator,
 )
@@ -76,8 +74,7 @@ def _train_dit(run: TrainingRun) -> None:
     settings = {"images": run.dataset.fingerprint, "autoencoder": autoencoder.digest}
     run.log.begin("dit", {**identity(config, "dit"), **settings})
     latents = training_latents(run, autoencoder, ids)
-    schedule = init.schedule if init is not None else ScheduleSettings().build()
-    network, log = train_network(run, network, latents, schedule)
+    network, log = train_network(run, network, latents)
     run.log.finish("dit", log)
     _save(run, network, source)
 
@@ -102,21 +99,7 @@ def _save(run: TrainingRun, network: DiT, source: str) -> None:
             SamplingDefaults() if init is None else init.defaults,
             **{name: value for name, value in asked.items() if value is not None},
         ),
-        schedule=_schedule_settings(init),
+        schedule=run.schedule,
         cfg_channels=None if init is None else init.cfg_channels,
         dtype=STORED_DTYPES[config.stored_precision],
     )
-
-
-def _schedule_settings(init: Generator | None) -> ScheduleSettings:
-    """Settings of the schedule that `init` was trained with."""
-    if init is None:
-        return ScheduleSettings()
-    betas = init.schedule.betas
-    for kind in ("linear", "scaled_linear"):
-        settings = ScheduleSettings(
-            kind=kind, timesteps=len(betas), start=float(betas[0]), end=float(betas[-1])
-        )
-        if settings.build() == init.schedule:
-            return settings
-    raise UserError(f"init must have a linear or scaled linear noise schedule, got that of {init.name}")

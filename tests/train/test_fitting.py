@@ -37,7 +37,7 @@ def fitted(model: nn.Module, step_loss: Any, out: Path, part: str = "dit", **cha
     """Fit a model by a training run without images; returns the averaged one and the log."""
     config, log = replace(CONFIG, out=out, **changes), TrainingLog(out / "unused")
     nothing: Any = None
-    run = TrainingRun(config, nothing, None, 16, torch.device("cpu"), False, log, SILENT)
+    run = TrainingRun(config, nothing, None, nothing, 16, torch.device("cpu"), False, log, SILENT)
     return fit_network(run, part, model, step_loss, count=100)
 
 
