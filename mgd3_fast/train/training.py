@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from mgd3_engine.dit import DiT
 from mgd3_fast.config.train import TrainConfig, identity
@@ -71,7 +72,11 @@ def _train_dit(run: TrainingRun) -> None:
     else:
         ids = list(range(len(run.dataset.classes)))
         network = new_network(config, num_classes=len(ids), latent_shape=shape)
-    settings = {"images": run.dataset.fingerprint, "autoencoder": autoencoder.digest}
+    settings: dict[str, Any] = {"images": run.dataset.fingerprint, "autoencoder": autoencoder.digest}
+    if config.generator_classes is not None:
+        settings["class_ids"] = ids
+    if config.generator_heads is not None:
+        settings["generator_heads"] = config.generator_heads
     run.log.begin("dit", {**identity(config, "dit"), **settings})
     latents = training_latents(run, autoencoder, ids)
     network, log = train_network(run, network, latents)
