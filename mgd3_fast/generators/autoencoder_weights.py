@@ -35,6 +35,7 @@ PIPELINE_FOLDERS = ("vqvae", "vae")
 
 _CODEBOOK = "quantize.embedding.weight"
 _SCALE = "scale_factor"
+_BLOCKS = "block_out_channels"
 _Config = TypeVar("_Config", bound=AutoencoderConfig)
 
 
@@ -83,12 +84,16 @@ def read_autoencoder(path: Path) -> dict[str, Tensor]:
 def kl_config(path: Path) -> KLConfig:
     """Read the settings of the `AutoencoderKL` at `path`: its `config.json`, or KL-f8's for a lone file.
 
+    A `config.json` beside a file may be of another network, such as the one that states a DiT's heads.
+
     Raises:
         UserError: The settings are those of another class, or of a network that is not implemented.
         ValueError: The file is damaged.
     """
     settings_file = (path if path.is_dir() else path.parent) / "config.json"
-    return _stated(KLConfig, settings_file) if settings_file.is_file() else KL_F8
+    if not settings_file.is_file() or (path.is_file() and _BLOCKS not in read_json(settings_file)):
+        return KL_F8
+    return _stated(KLConfig, settings_file)
 
 
 def vq_config(path: Path) -> VQConfig:

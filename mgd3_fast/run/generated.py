@@ -66,6 +66,7 @@ class GeneratedImages(ModeSource):
             "generator": generator.name,
             "generator_digest": generator.digest,
             **(generator.prompts.settings() if generator.prompts else {}),
+            **({"posterior": config.posterior} if config.posterior == "sample" else {}),
             "autoencoder_digest": generator.autoencoder.digest,
             "flip": config.flip,
             "storage": config.storage,
@@ -75,7 +76,6 @@ class GeneratedImages(ModeSource):
             "steps": sampling.steps,
             "spacing": config.spacing or SPACINGS[0],
             **({"steps_offset": config.steps_offset} if config.steps_offset else {}),
-            **({"posterior": config.posterior} if config.posterior == "sample" else {}),
             **({"image_size": config.image_size} if config.image_size else {}),
             "eta": config.eta,
             "cfg_scale": sampling.cfg_scale,
@@ -197,6 +197,8 @@ class GeneratedImages(ModeSource):
     def describe(self) -> str:
         """Say in two lines what is about to be done."""
         sampling = self.sampling
+        size = self.config.image_size
+        written = f", written at {size} px" if size else ""
         guidance = "no mode guidance"
         if self.config.method == "d4m":
             guidance = f"starting at the noised mode, strength {start_strength(self.config):g}"
@@ -208,7 +210,7 @@ class GeneratedImages(ModeSource):
         return (
             f"{sampling.sampler}, {sampling.steps} steps, cfg scale {sampling.cfg_scale:g}; {guidance}\n"
             f"{len(self.layout):,} images, {self.config.ipc} for each of {len(self.layout.class_names):,}"
-            f" classes, in batches of {self.sampler.batch_shape}, backend {self.sampler.backend}"
+            f" classes, in batches of {self.sampler.batch_shape}, backend {self.sampler.backend}{written}"
         )
 
 

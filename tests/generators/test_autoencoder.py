@@ -382,6 +382,14 @@ def test_whole_numbers_are_not_taken_for_weights(vae: Any, folder: Path) -> None
             use()
 
 
+def test_settings_beside_a_file_may_be_of_another_network(vae: Any, tmp_path: Path) -> None:
+    save_file(vae.state_dict(), tmp_path / "vae.safetensors")
+    (tmp_path / "config.json").write_text('{"num_heads": 4}')
+    assert KLAutoencoder(tmp_path / "vae.safetensors").downsample == KL_F8.downsample
+    vae.save_config(tmp_path)
+    assert KLAutoencoder(tmp_path / "vae.safetensors").downsample == 4
+
+
 def test_settings_of_a_million_layers_build_none(folder: Path) -> None:
     path = folder / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"layers_per_block": 10**6}))
