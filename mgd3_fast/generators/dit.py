@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from mgd3_engine import NoiseSchedule
-from mgd3_engine.dit import DiT, DiTCheckpoint, DiTConfig, dit_config, load_dit, read_dit
+from mgd3_engine.dit import DiT, DiTConfig, dit_config, load_dit, read_dit
 from mgd3_engine.files.digest import weights_digest
 from mgd3_fast.config import SamplingDefaults
 from mgd3_fast.datasets.imagenet import imagenet_classes
@@ -126,14 +127,9 @@ def dit_generator(
 
 
 def dit_preset(name: str, vae: str | None = None) -> Generator:
-    """Make the generator of a published checkpoint; nothing is fetched before it is used.
+    """Make the generator of one of `DIT_PRESETS`; nothing is fetched before it is used.
 
-    Args:
-        name: One of `DIT_PRESETS`.
-        vae: Another autoencoder than the authors': a path or hub id.
-
-    Returns:
-        The generator, sampled with the paper's settings.
+    `vae` is another autoencoder than the authors': a path or hub id.
     """
     preset = DIT_PRESETS[name]
     files = ModelFiles(preset.repo_id, DIT_LICENCE)
@@ -148,11 +144,12 @@ def dit_preset(name: str, vae: str | None = None) -> Generator:
     )
 
 
-def dit_from_path(path: Path, vae: str | None = None, heads: int | None = None) -> Generator:
-    """Make the generator of a checkpoint file (`.pt`, `.safetensors`) or diffusers folder.
+def dit_of(source: str, vae: str | None = None, heads: int | None = None) -> Generator:
+    """Make the generator of a DiT's weights; those of a repository are fetched now.
 
     Args:
-        path: Where the weights lie; see `mgd3_engine.dit.read_dit` for the layouts.
+        source: A path, see `mgd3_engine.dit.read_dit` for the layouts, or the hub id of a repository in
+            diffusers' layout.
         vae: Autoencoder, a path or hub id; None is the pipeline's own `vae`, else the authors'.
         heads: Attention heads of the network, where nothing beside it tells them.
 
@@ -160,42 +157,21 @@ def dit_from_path(path: Path, vae: str | None = None, heads: int | None = None) 
         The generator, with the schedule, prediction and class names of the pipeline, where there is one.
 
     Raises:
-        FileNotFoundError, ValueError: The weights are missing, damaged or not of a DiT.
+        FileNotFoundError, ValueError: The weights are missing, cannot be fetched, are damaged or not a DiT's.
     """
-    checkpoint = read_dit(path, num_heads=heads)
-    files = ModelFiles(str(_pipeline_of(path)), UNKNOWN_LICENCE)
-    own_vae = Path(files.source) / "vae"
-    own = str(own_vae) if (own_vae / "config.json").is_file() else DEFAULT_VAE
-    return _of_checkpoint(checkpoint, files, path.resolve().stem, str(path), vae or own)
-
-
-def dit_from_hub(repo_id: str, vae: str | None = None) -> Generator:
-    """Make the generator of a hub repository in diffusers' layout; its DiT is fetched now.
-
-    Args:
-        repo_id: owner/name.
-        vae: Autoencoder, a path or hub id; None is the pipeline's own, else the authors'.
-
-    Returns:
-        The generator, as `dit_from_path` makes one.
-
-    Raises:
-        UserError: The repository cannot be fetched or holds no DiT.
-    """
-    files = ModelFiles(repo_id, f"see huggingface.co/{repo_id}")
-    checkpoint = read_dit(files.network("transformer"))
-    own = repo_id if "vae" in (files.find_settings(MODEL_INDEX) or {}) else DEFAULT_VAE
-    return _of_checkpoint(checkpoint, files, repo_id.split("/")[-1], repo_id, vae or own)
-
-
-def _of_checkpoint(
-    checkpoint: DiTCheckpoint, files: ModelFiles, name: str, source: str, vae: str
-) -> Generator:
-    names, note = _pipeline_names(files, checkpoint.config.num_classes)
+    path = Path(source)
+    if path.exists():
+        files, weights, name = ModelFiles(_pipeline_of(path), UNKNOWN_LICENCE), path, path.resolve().stem
+    else:
+        files = ModelFiles(source, f"see huggingface.co/{source}")
+        weights, name = files.network("transformer"), source.split("/")[-1]
+    checkpoint, index = read_dit(weights, num_heads=heads), files.find_settings(MODEL_INDEX) or {}
+    has_vae = "vae" in index or (Path(files.source) / "vae/config.json").is_file()
+    names, note = _pipeline_names(index, files.source, checkpoint.config.num_classes)
     return dit_generator(
         DiTNetwork(checkpoint.network),
         checkpoint.config,
-        KLAutoencoder(vae),
+        KLAutoencoder(vae or (files.source if has_vae else DEFAULT_VAE)),
         name=name,
         source=source,
         licence=files.licence,
@@ -205,24 +181,21 @@ def _of_checkpoint(
     )
 
 
-def _pipeline_of(path: Path) -> Path:
+def _pipeline_of(path: Path) -> str:
     """Return the folder of the pipeline that weights belong to; their own path where there is none."""
     folder = path if path.is_dir() else path.parent
     root = folder.parent if folder.name == "transformer" else folder
-    return root if any((root / name).is_file() for name in (MODEL_INDEX, SCHEDULER)) else path
+    return str(root if any((root / name).is_file() for name in (MODEL_INDEX, SCHEDULER)) else path)
 
 
-def _pipeline_names(files: ModelFiles, num_classes: int) -> tuple[tuple[str, ...] | None, str | None]:
-    """Read the `id2label` of a pipeline's index: for each id its name, or synonyms with commas between.
-
-    Returns:
-        The names, or None, and a note where they do not fit, or None.
-    """
-    labels = (files.find_settings(MODEL_INDEX) or {}).get("id2label")
-    if not labels:
+def _pipeline_names(
+    index: Mapping[str, Any], source: str, num_classes: int
+) -> tuple[tuple[str, ...] | None, str | None]:
+    """Read the names of a pipeline's `id2label`, and what is to be said where they do not fit."""
+    if not index.get("id2label"):
         return None, None
-    place = f"id2label of {files.source}/{MODEL_INDEX}"
-    names = names_by_id(labels, place)
+    place = f"id2label of {source}/{MODEL_INDEX}"
+    names = names_by_id(index["id2label"], place)
     if len(names) == num_classes:
         return names, None
     return None, f"{place} names {len(names)} classes and the network has {num_classes}: it is not used"

@@ -8,7 +8,7 @@ from pathlib import Path
 from mgd3_fast.errors import UserError
 from mgd3_fast.generators.base import Generator
 from mgd3_fast.generators.classes import names_beside, read_class_names
-from mgd3_fast.generators.dit import DIT_PRESETS, DiTNetwork, dit_from_hub, dit_from_path, dit_preset
+from mgd3_fast.generators.dit import DIT_PRESETS, DiTNetwork, dit_of, dit_preset
 from mgd3_fast.generators.folder import DESCRIPTION, load_generator_folder
 from mgd3_fast.generators.hub import MODEL_INDEX, ModelFiles, is_hub_id
 from mgd3_fast.generators.ldm import is_ldm, ldm_from_path
@@ -87,27 +87,19 @@ def _found(spec: str, vae: str | None, heads: int | None) -> Generator:
             if spec == name or (spec == preset.repo_id and not Path(spec).exists()):
                 return make(name, vae)
     path = Path(spec)
-    if path.exists():
-        return _from_path(path, vae, heads)
-    if not is_hub_id(spec):
+    if not path.exists() and not is_hub_id(spec):
         raise UserError(
             f"generator must be auto, {', '.join(GENERATOR_NAMES)}, a folder, a .pt, .ckpt or .safetensors"
             f" file, or a hub id owner/name, got {spec!r}"
         )
-    licence = f"see huggingface.co/{spec}"
-    return (
-        stable_diffusion(spec, licence, vae) if _is_text_pipeline(spec, licence) else dit_from_hub(spec, vae)
-    )
-
-
-def _from_path(path: Path, vae: str | None, heads: int | None) -> Generator:
     if (path / DESCRIPTION).is_file():
         return load_generator_folder(path, vae)
-    if is_ldm(path):
+    if path.exists() and is_ldm(path):
         return ldm_from_path(path, vae)
-    if _is_text_pipeline(str(path), "not stated"):
-        return stable_diffusion(str(path), "not stated", vae)
-    return dit_from_path(path, vae, heads)
+    licence = "not stated" if path.exists() else f"see huggingface.co/{spec}"
+    if _is_text_pipeline(spec, licence):
+        return stable_diffusion(spec, licence, vae)
+    return dit_of(spec, vae, heads)
 
 
 def _is_text_pipeline(source: str, licence: str) -> bool:

@@ -139,14 +139,9 @@ def for_run(
 
 
 def stable_diffusion_preset(name: str, vae: str | None = None) -> TextGenerator:
-    """Make the generator of a published pipeline; nothing is fetched before it is used.
+    """Make the generator, still without classes, of one of `STABLE_DIFFUSION_PRESETS`, and fetch nothing yet.
 
-    Args:
-        name: One of `STABLE_DIFFUSION_PRESETS`.
-        vae: Another autoencoder than the pipeline's: a path or hub id.
-
-    Returns:
-        The generator, still without classes.
+    `vae` is another autoencoder than the pipeline's: a path or hub id.
     """
     preset = STABLE_DIFFUSION_PRESETS[name]
     files, training = ModelFiles(preset.repo_id, preset.licence), Training(NoiseSchedule.scaled_linear())
