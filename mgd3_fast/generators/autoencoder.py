@@ -11,15 +11,14 @@ from functools import cached_property
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from mgd3_engine.autoencoder import KL_F8, KLConfig, VQConfig, VQModel
+from mgd3_engine.autoencoder import KL_F8, KLConfig, VQConfig
 from mgd3_fast.errors import UserError
 from mgd3_fast.generators.autoencoder_weights import (
     PIPELINE_FOLDERS,
     is_vq,
     kl_config,
-    load_autoencoder,
     vq_config,
     vq_folder,
 )
@@ -133,12 +132,11 @@ class VQAutoencoder(Autoencoder):
     def _config(self) -> VQConfig:
         return vq_config(self._path)
 
-    def load_network(self) -> VQModel:
-        """Load the float32 network on the CPU; see `Autoencoder.load_network`."""
-        network = load_autoencoder(self._path, self._config)
-        assert isinstance(network, VQModel)
+    def load_network(self) -> nn.Module:
+        """Load the network, see `Autoencoder.load_network`, and keep its codebook."""
+        network = super().load_network()
         # Kept apart from the network, which may be rounded: which code is nearest is decided in float32.
-        self._codebook = network.quantize.embedding.weight.detach()  # [V, C]
+        self._codebook = network.get_parameter("quantize.embedding.weight").detach()  # [V, C]
         return network
 
     @property

@@ -16,8 +16,6 @@ from mgd3_engine.autoencoder import (
     AutoencoderKL,
     KLConfig,
     VQConfig,
-    VQModel,
-    filled_network,
     first_stage,
     from_original,
     is_original,
@@ -27,7 +25,6 @@ from mgd3_engine.files.json_file import read_json
 from mgd3_engine.files.renaming import renamed
 from mgd3_engine.files.weights import read_model_weights, read_weights
 from mgd3_fast.errors import UserError
-from mgd3_fast.generators.hub import loaded_or_refused
 from mgd3_fast.storage.tensor_files import save_tensors
 
 PIPELINE_FOLDERS = ("vqvae", "vae")
@@ -37,25 +34,6 @@ _CODEBOOK = "quantize.embedding.weight"
 _SCALE = "scale_factor"
 _BLOCKS = "block_out_channels"
 _Config = TypeVar("_Config", bound=AutoencoderConfig)
-
-
-def load_autoencoder(path: Path, config: AutoencoderConfig) -> AutoencoderKL | VQModel:
-    """Load an autoencoder without a second copy of its weights in memory.
-
-    Args:
-        path: As of `read_autoencoder`.
-        config: What `kl_config` or `vq_config` gives for it.
-
-    Returns:
-        The float32 network on the CPU, in evaluation mode, without gradients.
-
-    Raises:
-        FileNotFoundError: The weights are missing.
-        ValueError: The files are damaged or do not fit together; one line naming `path`.
-    """
-    weights = read_autoencoder(path)
-    with loaded_or_refused(path, config.class_name):
-        return filled_network(config, weights)
 
 
 def read_autoencoder(path: Path) -> dict[str, Tensor]:

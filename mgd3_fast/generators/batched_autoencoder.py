@@ -15,9 +15,10 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from mgd3_engine.autoencoder import AutoencoderConfig
+from mgd3_engine.autoencoder import AutoencoderConfig, filled_network
 from mgd3_engine.files.digest import weights_digest
-from mgd3_fast.generators.autoencoder_weights import load_autoencoder, read_autoencoder
+from mgd3_fast.generators.autoencoder_weights import read_autoencoder
+from mgd3_fast.generators.hub import loaded_or_refused
 
 Self = TypeVar("Self", bound="Autoencoder")
 
@@ -98,12 +99,16 @@ class Autoencoder(ABC):
         return _placed(self.load_network(), self._device, self._dtype)
 
     def load_network(self) -> nn.Module:
-        """Load the float32 network on the CPU, one of its own with every call.
+        """Load the float32 network on the CPU, for evaluation, without gradients; another in every call.
+
+        Weights that are float32 in their file stay mapped from it.
 
         Raises:
-            FileNotFoundError, UserError: The weights are missing, damaged or do not fit their settings.
+            FileNotFoundError, ValueError: They are missing, damaged or do not fit their settings.
         """
-        return load_autoencoder(self._path, self._config)
+        weights = read_autoencoder(self._path)
+        with loaded_or_refused(self._path, self._config.class_name):
+            return filled_network(self._config, weights)
 
     @property
     def downsample(self) -> int:

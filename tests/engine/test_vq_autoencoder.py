@@ -180,7 +180,7 @@ def test_nothing_loads_before_it_is_used(paths: dict[str, Path], monkeypatch: py
     def refuse(*_: object) -> None:
         raise AssertionError("the network was built")
 
-    monkeypatch.setattr("mgd3_fast.generators.autoencoder.load_autoencoder", refuse)
+    monkeypatch.setattr("mgd3_fast.generators.batched_autoencoder.filled_network", refuse)
     autoencoder = VQAutoencoder(paths["diffusers"]).to("cpu", torch.bfloat16)
     assert (autoencoder.latent_channels, len(autoencoder.digest)) == (3, 64)
     with pytest.raises(AssertionError, match="the network was built"):

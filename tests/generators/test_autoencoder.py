@@ -172,7 +172,7 @@ def test_facts_without_loading_weights(folder: Path) -> None:
 def test_digest_is_of_the_file_and_builds_no_network(
     vae: Any, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mgd3_fast.generators.batched_autoencoder.load_autoencoder", None)
+    monkeypatch.setattr("mgd3_fast.generators.batched_autoencoder.filled_network", None)
     assert KLAutoencoder(folder).digest == weights_digest(vae.state_dict(), "AutoencoderKL 1.5 0.0")
 
 
