@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from mgd3_engine import NoiseSchedule
-from mgd3_engine.dit import DiT, DiTConfig, dit_config, load_dit, read_dit
+from mgd3_engine.dit import DiT, DiTCheckpoint, DiTConfig, dit_config, load_dit, read_dit
 from mgd3_engine.files.digest import weights_digest
 from mgd3_fast.config import SamplingDefaults
 from mgd3_fast.datasets.imagenet import imagenet_classes
@@ -169,7 +169,7 @@ def dit_of(source: str, vae: str | None = None, heads: int | None = None) -> Gen
     has_vae = "vae" in index or (Path(files.source) / "vae/config.json").is_file()
     names, note = _pipeline_names(index, files.source, checkpoint.config.num_classes)
     return dit_generator(
-        DiTNetwork(checkpoint.network),
+        DiTNetwork(lambda: _network(checkpoint)),
         checkpoint.config,
         KLAutoencoder(vae or (files.source if has_vae else DEFAULT_VAE)),
         name=name,
@@ -178,6 +178,16 @@ def dit_of(source: str, vae: str | None = None, heads: int | None = None) -> Gen
         class_names=names,
         training=training_of(files) or DIT_TRAINING,
         notes=tuple(filter(None, (note, _unused_note(name, checkpoint.unused)))),
+    )
+
+
+def _network(checkpoint: DiTCheckpoint) -> DiT:
+    if checkpoint.heads_known:
+        return checkpoint.network()
+    raise UserError(
+        f"{checkpoint.path} does not tell the attention heads of its DiT, whose width"
+        f" {checkpoint.config.hidden_size} is no published one: state them with --generator-heads N, or as"
+        ' {"num_heads": N} in a config.json beside it'
     )
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from mgd3_fast.errors import UserError
 from mgd3_fast.generators.base import Generator
 from mgd3_fast.generators.classes import names_beside, read_class_names
-from mgd3_fast.generators.dit import DIT_PRESETS, DiTNetwork, dit_of, dit_preset
+from mgd3_fast.generators.dit import DIT_PRESETS, dit_of, dit_preset
 from mgd3_fast.generators.folder import DESCRIPTION, load_generator_folder
 from mgd3_fast.generators.hub import MODEL_INDEX, ModelFiles, is_hub_id
 from mgd3_fast.generators.ldm import is_ldm, ldm_from_path
@@ -58,15 +58,14 @@ def load_generator(
     if spec == "auto":
         spec = DEMO_NAME if dataset_name == DEMO_DATASET else "dit-xl-2-256"
     try:
-        generator = _found(spec, vae, heads)
+        known = _found(spec, vae)
+        generator = known or dit_of(spec, vae, heads)
     except UserError:
         raise
     except ValueError as error:
         raise UserError(str(error)) from None
-    if heads is not None and not isinstance(generator.network, DiTNetwork):
-        raise UserError(
-            f"generator_heads must be left out with {generator.name}, which is no DiT, got {heads}"
-        )
+    if known is not None and heads is not None:
+        raise UserError(f"generator_heads must be left out with {known.name}, got {heads}")
     if isinstance(generator, TextGenerator):
         if classes is not None:
             raise UserError(f"generator_classes must be left out with {generator.name}, which takes prompts")
@@ -79,7 +78,8 @@ def load_generator(
     return generator
 
 
-def _found(spec: str, vae: str | None, heads: int | None) -> Generator:
+def _found(spec: str, vae: str | None) -> Generator | None:
+    """Find a generator whose files say all of it; None for a DiT's weights."""
     if spec == DEMO_NAME:
         return load_generator_folder(_DEMO_FOLDER, vae)
     for presets, make in ((DIT_PRESETS, dit_preset), (STABLE_DIFFUSION_PRESETS, stable_diffusion_preset)):
@@ -97,9 +97,7 @@ def _found(spec: str, vae: str | None, heads: int | None) -> Generator:
     if path.exists() and is_ldm(path):
         return ldm_from_path(path, vae)
     licence = "not stated" if path.exists() else f"see huggingface.co/{spec}"
-    if _is_text_pipeline(spec, licence):
-        return stable_diffusion(spec, licence, vae)
-    return dit_of(spec, vae, heads)
+    return stable_diffusion(spec, licence, vae) if _is_text_pipeline(spec, licence) else None
 
 
 def _is_text_pipeline(source: str, licence: str) -> bool:

@@ -332,7 +332,7 @@ def test_unpublished_width_needs_heads(dit: DiT, tmp_path: Path) -> None:
     described = read_dit(tmp_path / "dit.pt")  # all but the network can be had without them
     assert described.config == replace(SMALL, num_heads=1)
     with pytest.raises(
-        ValueError, match=r"width 96 is not a published one \(384, 768, 1024, 1152\).*--generator-heads"
+        ValueError, match=r"width 96 is not a published one \(384, 768, 1024, 1152\).*give num_heads"
     ):
         described.network()
     assert_same_network(load_dit(tmp_path / "dit.pt", SMALL), dit)
@@ -349,6 +349,15 @@ def test_heads_are_read_from_beside_the_weights(name: str, dit: DiT, tmp_path: P
     for folder in ("options", "settings"):
         assert_same_network(load_dit(tmp_path / folder / "dit.pt"), dit)
     assert load_dit(tmp_path / "options/dit.pt", num_heads=6).config.num_heads == 6  # what is said counts
+
+
+def test_heads_that_contradict_what_is_stated(dit: DiT, tmp_path: Path) -> None:
+    save_dit(tmp_path / "dit.safetensors", dit)
+    random_diffusers_dit(SMALL).save_pretrained(tmp_path / "transformer")
+    for source in (tmp_path / "dit.safetensors", tmp_path):
+        assert load_dit(source, num_heads=3).config.num_heads == 3
+        with pytest.raises(ValueError, match="it states 3 attention heads, not 4"):
+            load_dit(source, num_heads=4)
 
 
 def test_heads_of_options_go_before_those_of_the_published_width(tmp_path: Path) -> None:

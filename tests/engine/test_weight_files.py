@@ -135,7 +135,7 @@ def test_an_averaged_model(tmp_path: Path) -> None:
 def test_plain_values_and_arrays_beside_tensors(tmp_path: Path) -> None:
     arrays = {name: tensor.numpy() for name, tensor in WEIGHTS.items()}
     for weights in (WEIGHTS, arrays):
-        torch.save({**weights, "epoch": 3, "best": 0.5, "note": None}, tmp_path / "w.pt")
+        torch.save({**weights, "epoch": 3, "note": None, "params": {"lr": 0.1}}, tmp_path / "w.pt")
         assert_read(tmp_path / "w.pt")
 
 
@@ -261,7 +261,7 @@ def nested_in_itself() -> dict[str, object]:
     [
         ([torch.zeros(1)], "under one of ema, .*state_dict, .*model, net, .* got a list"),
         ({"weights": WEIGHTS}, "got 'weights'"),
-        ({"model": {"state": 3}}, "got 'state'"),
+        ({"model": {"state": 3}}, "got 'model'"),
         ({1: torch.zeros(1)}, "must hold a state dict"),
         (nested_in_itself(), "got 'model'"),
         ({}, "must hold at least one tensor"),

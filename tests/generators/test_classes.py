@@ -230,6 +230,19 @@ def test_lists_are_for_generators_of_every_family(tmp_path: Path, vae: str) -> N
     assert load_generator(str(tmp_path / "ldm")).class_names == ("ant", "cat", "fox")
 
 
+def test_heads_are_for_weights_that_do_not_tell_them(tmp_path: Path, vae: str) -> None:
+    torch.save(random_dit(CONFIG).state_dict(), tmp_path / "own.pt")
+    nameless = load_generator(str(tmp_path / "own.pt"), vae=vae)
+    assert nameless.resolution == 32  # enough to encode and to discover
+    with pytest.raises(UserError, match=r"own.pt does not tell the attention heads .* --generator-heads N"):
+        nameless.denoiser("cpu", torch.float32)
+    told = load_generator(str(tmp_path / "own.pt"), vae=vae, heads=2).denoiser("cpu", torch.float32)
+    assert told.config == CONFIG  # type: ignore[attr-defined]
+    for name in ("demo-mnist5k", "dit-xl-2-256"):
+        with pytest.raises(UserError, match=f"generator_heads must be left out with {name}, got 4"):
+            load_generator(name, heads=4)
+
+
 def test_prompts_are_no_classes(tmp_path: Path) -> None:
     pytest.importorskip("transformers")
     write_stable_diffusion(tmp_path / "tiny")
@@ -239,7 +252,7 @@ def test_prompts_are_no_classes(tmp_path: Path) -> None:
             {"classes": tmp_path / "list.txt"},
             "generator_classes must be left out with tiny, which takes prompts",
         ),
-        ({"heads": 4}, "generator_heads must be left out with tiny, which is no DiT, got 4"),
+        ({"heads": 4}, "generator_heads must be left out with tiny, got 4"),
     ):
         with pytest.raises(UserError, match=message):
             load_generator(str(tmp_path / "tiny"), **options)  # type: ignore[arg-type]

@@ -68,8 +68,8 @@ class DiTCheckpoint:
                 widths = ", ".join(map(str, HEADS_OF_HIDDEN_SIZE))
                 raise ValueError(
                     f"its width {self.config.hidden_size} is not a published one ({widths}), and weights do"
-                    " not tell the number of attention heads: state it (--generator-heads N), or write"
-                    ' {"num_heads": N} into a config.json beside the file'
+                    ' not tell the number of attention heads: give num_heads, or write {"num_heads": N} into'
+                    " a config.json beside the file"
                 )
             return _assemble(self.config, self.weights, dtype)
 
@@ -143,18 +143,19 @@ def read_dit(
         own = {name: tensor for name, tensor in rooted(stored, _ANCHORS).items() if not _is_unused(name)}
         used = set(map(id, own.values()))
         unused = tuple(name for name, tensor in stored.items() if id(tensor) not in used)
-        if folder is not None:
-            settings = read_json(folder / "config.json")
-            config = config or diffusers_config(settings, frequency_shift=frequency_shift)
-            return DiTCheckpoint(path, config, from_diffusers(own), unused, True)
-        if config is None and _METADATA_KEY in beside:
+        weights = from_diffusers(own) if folder is not None else fold_gains(own)
+        if config is None and folder is not None:
+            config = diffusers_config(read_json(folder / "config.json"), frequency_shift=frequency_shift)
+        elif config is None and _METADATA_KEY in beside:
             config = _stored_config(beside[_METADATA_KEY])
-        weights, heads_known = fold_gains(own), True
-        if config is None:
-            heads = num_heads or _stated_heads(beside, path)
-            config = infer_config(weights, num_heads=heads, frequency_shift=frequency_shift)
-            heads_known = heads is not None or config.hidden_size in HEADS_OF_HIDDEN_SIZE
-        return DiTCheckpoint(path, config, weights, unused, heads_known)
+        if config is not None:
+            if num_heads not in (None, config.num_heads):
+                raise ValueError(f"it states {config.num_heads} attention heads, not {num_heads}")
+            return DiTCheckpoint(path, config, weights, unused, True)
+        heads = num_heads or _stated_heads(beside, path)
+        config = infer_config(weights, num_heads=heads, frequency_shift=frequency_shift)
+        known = heads is not None or config.hidden_size in HEADS_OF_HIDDEN_SIZE
+        return DiTCheckpoint(path, config, weights, unused, known)
 
 
 def save_dit(path: str | Path, dit: DiT, *, dtype: torch.dtype | None = None) -> None:

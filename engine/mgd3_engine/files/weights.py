@@ -206,7 +206,7 @@ def _state_dict(content: object, path: Path) -> dict[str, Tensor]:
     for _ in range(_MOST_NESTED):
         if not isinstance(content, dict):
             break
-        content = next((content[key] for key in WRAPPERS if isinstance(content.get(key), dict)), content)
+        content = next((content[key] for key in WRAPPERS if _may_hold_weights(content.get(key))), content)
     if isinstance(content, dict):
         arrays = {name: _tensor(value) for name, value in content.items() if isinstance(name, str)}
         tensors = {name: tensor for name, tensor in arrays.items() if tensor is not None}
@@ -217,6 +217,13 @@ def _state_dict(content: object, path: Path) -> dict[str, Tensor]:
         found = ", ".join(repr(key) for key in list(content)[:5])
     raise ValueError(
         f"{path} must hold a state dict, plain or under one of {', '.join(WRAPPERS)}, got {found}"
+    )
+
+
+def _may_hold_weights(content: object) -> bool:
+    """Tell a wrapped state dict from other dicts, such as parameters of a training."""
+    return isinstance(content, dict) and (
+        not content or any(key in WRAPPERS or _tensor(value) is not None for key, value in content.items())
     )
 
 
