@@ -213,10 +213,10 @@ class DistillConfig(DiscoverConfig):
         """Fill what was not given from the settings that a generator was published with, where `preset` asks.
 
         Args:
-            published: Options by name, without the number of steps that a `t_stop` is of.
+            published: Options by name.
 
         Returns:
-            The configuration, with `t_stop` at its share of the steps.
+            The configuration; a `t_stop` of the published settings keeps its share of the steps.
 
         Raises:
             UserError: What was given does not fit what was filled in.

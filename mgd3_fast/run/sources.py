@@ -92,12 +92,11 @@ def open_sources(config: EncodeConfig, progress: Progress, share: Share | None =
 
 def _open_generator(config: EncodeConfig, dataset_name: str) -> Generator:
     """Open the generator of a run, with the autoencoder that draws latents as the run wants them."""
+    heads = classes = None
+    if isinstance(config, DistillConfig):  # others load no network, and need no class ids
+        heads, classes = config.generator_heads, config.generator_classes
     generator = load_generator(
-        config.generator,
-        dataset_name=dataset_name,
-        vae=config.vae,
-        heads=getattr(config, "generator_heads", None),
-        classes=getattr(config, "generator_classes", None),
+        config.generator, dataset_name=dataset_name, vae=config.vae, heads=heads, classes=classes
     )
     if isinstance(config, DistillConfig):
         config = config.completed(generator.published)
