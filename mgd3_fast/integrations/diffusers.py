@@ -15,8 +15,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -129,7 +128,9 @@ class ModeGuidedScheduler:
             last = self.base.final_alpha_cumprod
         else:
             previous, last = int(self.base.previous_timestep(timestep)), self.base.one
-        return Moments(float(abars[timestep]), float(abars[previous] if previous >= 0 else last))
+        abar, abar_prev = float(abars[timestep]), float(abars[previous] if previous >= 0 else last)
+        beta = 1.0 - abar / abar_prev
+        return Moments(abar, beta, beta * (1.0 - abar_prev) / (1.0 - abar))
 
     def _x0(self, prediction: Tensor, sample: Tensor, abar: float) -> Tensor:
         """Predict the clean latent `[R, C, H, W]` from what the network returned."""
@@ -181,22 +182,12 @@ class ModeGuidedScheduler:
         return torch.cat([modes, modes]) if doubled else modes
 
 
-@dataclass(frozen=True)
-class Moments:
-    """The two numbers of a step: abar at its timestep, and at the one it goes to."""
+class Moments(NamedTuple):
+    """What a step is made of: abar at its timestep, and two variances."""
 
     abar: float
-    abar_prev: float
-
-    @property
-    def beta(self) -> float:
-        """Variance that the forward step adds."""
-        return 1.0 - self.abar / self.abar_prev
-
-    @property
-    def posterior_variance(self) -> float:
-        """betatilde (Ho et al. 2020, Eq. 7)."""
-        return self.beta * (1.0 - self.abar_prev) / (1.0 - self.abar)
+    beta: float  # that the forward step adds
+    posterior_variance: float  # betatilde (Ho et al. 2020, Eq. 7)
 
 
 def _check_finite(model_output: Tensor, sample: Tensor, timestep: int) -> None:

@@ -92,33 +92,6 @@ def start_autoencoder(source: str) -> AutoencoderKL:
     return network
 
 
-def build_vae(
-    *, channels: tuple[int, ...], layers: int, latent_channels: int, attention: bool, resolution: int
-) -> AutoencoderKL:
-    """Make an autoencoder with random weights; each of the blocks but the last halves the size.
-
-    Args:
-        channels: Channels of the blocks, from the pixels inwards.
-        layers: Residual layers of an encoder block; a decoder block has one more.
-        latent_channels: Channels c of a latent.
-        attention: Whether the middle blocks have self-attention.
-        resolution: Side R of the images in pixels; recorded in the configuration.
-
-    Returns:
-        The network, with `scaling_factor` 1.
-    """
-    config = KLConfig(
-        block_out_channels=channels,
-        layers_per_block=layers,
-        latent_channels=latent_channels,
-        norm_num_groups=group_count(channels),
-        mid_block_add_attention=attention,
-        sample_size=resolution,
-        scaling_factor=1.0,
-    )
-    return AutoencoderKL(config)
-
-
 def group_count(channels: tuple[int, ...]) -> int:
     """Largest number of normalisation groups, at most 32, that leaves every block two channels a group."""
     return max(
@@ -177,13 +150,17 @@ def latent_scale(vae: Any, batches: Iterable[Tensor]) -> float:
 
 
 def _new_vae(config: TrainConfig, resolution: int) -> AutoencoderKL:
+    """Make an autoencoder with random weights; each of its blocks but the last halves the size."""
     new_latent_shape(config, resolution)  # refuses a resolution that does not fit
+    described = KLConfig(
+        block_out_channels=config.vae_channels,
+        layers_per_block=config.vae_layers,
+        latent_channels=config.latent_channels,
+        norm_num_groups=group_count(config.vae_channels),
+        mid_block_add_attention=config.vae_attention == "middle",
+        sample_size=resolution,
+        scaling_factor=1.0,
+    )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        return build_vae(
-            channels=config.vae_channels,
-            layers=config.vae_layers,
-            latent_channels=config.latent_channels,
-            attention=config.vae_attention == "middle",
-            resolution=resolution,
-        )
+        return AutoencoderKL(described)
