@@ -205,16 +205,10 @@ class Autoencoder(ABC):
         return torch.cat([empty, *pixels])
 
     def decode_batches(self, latents: Tensor) -> Iterator[Tensor]:
-        """Decode as `decode`, one batch after another, and leave the pixels where the network runs.
-
-        Args:
-            latents: float32 `[B, C, h, w]` on any device.
-
-        Returns:
-            Iterator over uint8 `[b, 3, P, P]` on the network's device, all but the last of one size.
+        """Decode as `decode`, and give uint8 `[b, 3, P, P]` on the network's device, batch after batch.
 
         Raises:
-            ValueError: `latents` has another shape.
+            ValueError: `latents` has another shape than `[B, C, h, w]`.
         """
         if latents.ndim != 4 or latents.shape[1] != self.latent_channels:
             raise ValueError(f"latents must be [B, {self.latent_channels}, h, w], got {list(latents.shape)}")

@@ -61,8 +61,7 @@ _LICENCE = "not stated; CompVis' repository is under the MIT licence"
 class ClassUNet(Network):
     """A U-Net and its class embeddings (Rombach et al. 2022, section 3.3).
 
-    Args:
-        load: Loads diffusers' `UNet2DConditionModel` and the float `[N + 1, E]` table, the null class last.
+    `load` loads diffusers' `UNet2DConditionModel` and the float `[N + 1, E]` table, the null class last.
     """
 
     def __init__(self, load: Callable[[], tuple[Any, Tensor]]) -> None:

@@ -76,7 +76,7 @@ def original_settings(path: Path) -> dict[str, Any]:
 
 
 def original_unet(path: Path, settings: dict[str, Any]) -> dict[str, Tensor]:
-    """Read a file's U-Net.
+    """Read a file's U-Net: tensors by diffusers' names, mapped from the file.
 
     These are the trained weights themselves: the published configuration keeps no averages (`use_ema:
     False`), so that the original sampling script leaves `model_ema.` aside where a file has it.
@@ -84,9 +84,6 @@ def original_unet(path: Path, settings: dict[str, Any]) -> dict[str, Tensor]:
     Args:
         path: A checkpoint file.
         settings: What `original_settings` gives for it.
-
-    Returns:
-        The tensors by diffusers' names, mapped from the file.
 
     Raises:
         KeyError: A tensor is missing.
@@ -105,13 +102,10 @@ def original_unet(path: Path, settings: dict[str, Any]) -> dict[str, Tensor]:
 
 
 def unet_settings_of(weights: Mapping[str, Tensor]) -> dict[str, Any]:
-    """Read the architecture of a U-Net off the names and shapes of its weights.
-
-    Args:
-        weights: By their original names, without prefix.
+    """Read the architecture of a U-Net off its weights, which have their original names without prefix.
 
     Returns:
-        Settings of a `UNet2DConditionModel`, without `sample_size`.
+        Settings of a `UNet2DConditionModel`, but for `sample_size`, which weights do not tell.
 
     Raises:
         KeyError: A tensor that every such network has is missing.

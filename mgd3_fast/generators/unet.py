@@ -54,13 +54,9 @@ class ContextUNet(nn.Module):
 
 
 def load_unet(folder: Path) -> Any:
-    """Load a diffusers `UNet2DConditionModel` without a second copy of its weights in memory.
+    """Load a diffusers `UNet2DConditionModel` from its folder, as its file holds it, onto the CPU.
 
-    Args:
-        folder: `config.json` and weights.
-
-    Returns:
-        The network as its file holds it, on the CPU, in evaluation mode, without gradients.
+    Its weights are mapped from the file; it is in evaluation mode, without gradients.
 
     Raises:
         FileNotFoundError: The weights are missing.
@@ -104,14 +100,7 @@ def latent_size(settings: Mapping[str, Any], place: str) -> tuple[int, int]:
 
 
 def filled_unet(settings: Mapping[str, Any], weights: Mapping[str, Tensor]) -> Any:
-    """Build a `UNet2DConditionModel` around weights that are there already.
-
-    Args:
-        settings: Its `config`.
-        weights: By diffusers' names; the network's own from here on.
-
-    Returns:
-        The network, in evaluation mode, without gradients.
+    """Build a `UNet2DConditionModel` of some `config` around weights by diffusers' names, which it makes its own.
 
     Raises:
         RuntimeError, ValueError: The weights are not those of such a network.
