@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from mgd3_fast.config.discover import DiscoverConfig
 from mgd3_fast.config.encode import read_shard
@@ -15,7 +17,9 @@ from mgd3_fast.errors import UserError
 GENERATED_METHODS = ("mgd3", "unguided", "d4m")
 REAL_METHODS = ("random", "herding", "kmeans-closest")
 SAMPLERS = ("ddpm", "ddim")
-SPACINGS = ("linspace", "ddim")
+SPACINGS = ("linspace", "ddim", "leading")
+PRESETS = ("paper",)
+SYNONYMS = ("first", "all")
 GUIDANCE_FORMS = ("auto", "posterior", "epsilon", "x0")
 BACKENDS = ("auto", "eager", "compiled", "tensorrt", "onnxruntime")
 FLOAT8_BACKENDS = ("auto", "eager", "compiled")
@@ -31,6 +35,25 @@ class DistillConfig(DiscoverConfig):
         " images, chosen without a generator: random, herding, kmeans-closest",
         default=GENERATED_METHODS[0],
         choices=(*GENERATED_METHODS, *REAL_METHODS),
+    )
+    preset: str | None = option(
+        "paper: what is not given is as in MGD3's own code, which for Stable Diffusion is another sampler,"
+        " prompt, latent and image size than the defaults (default: the generator's defaults)",
+        default=None,
+        choices=PRESETS,
+    )
+    generator_classes: Path | str | None = option(
+        "file of the generator's class names in the order of its ids, line k being id k (default: those it"
+        " states, or a list that lies beside it)",
+        default=None,
+        parse=Path,
+        metavar="FILE",
+    )
+    generator_heads: int | None = option(
+        "attention heads of a DiT's file of unpublished width (default: what lies beside it)",
+        default=None,
+        parse=int,
+        metavar="N",
     )
     start_strength: float | None = option(
         "share of the steps that d4m takes from the noised mode (default: 0.7)",
@@ -48,7 +71,12 @@ class DistillConfig(DiscoverConfig):
     steps: int | None = option(
         "denoising steps (default: the generator's, 50 for DiT)", default=None, parse=int, metavar="N"
     )
-    spacing: str = option("which of the timesteps are visited", default="linspace", choices=SPACINGS)
+    spacing: str | None = option(
+        "which of the timesteps are visited (default: linspace)", default=None, choices=SPACINGS
+    )
+    steps_offset: int | None = option(
+        "first timestep of spacing leading (default: 0)", default=None, parse=int, metavar="N"
+    )
     eta: float = option("noise of ddim, from 0 (none) to 1", default=0.0, parse=float, metavar="X")
     cfg_scale: float | None = option(
         "classifier-free guidance (default: the generator's, 4.0 for DiT)",
@@ -85,8 +113,19 @@ class DistillConfig(DiscoverConfig):
         default=None,
         metavar="TEXT",
     )
+    synonyms: str | None = option(
+        "what the prompt calls a class of ImageNet: the first of its synonyms, or all (default: first)",
+        default=None,
+        choices=SYNONYMS,
+    )
     negative_prompt: str | None = option(
         "what Stable Diffusion is led away from (default: an empty prompt)", default=None, metavar="TEXT"
+    )
+    image_size: int | None = option(
+        "side that images are resized to before they are written (default: the generator's, not resized)",
+        default=None,
+        parse=int,
+        metavar="PX",
     )
     backend: str = option("what runs the network", default="auto", choices=BACKENDS)
     batch_size: int | str = option(
@@ -129,6 +168,13 @@ class DistillConfig(DiscoverConfig):
         check_number("eta", self.eta, 0.0, 1.0)
         if self.eta > 0 and self.sampler == "ddpm":
             raise UserError(f"eta must be 0 with sampler ddpm, which has its own noise, got {self.eta:g}")
+        if self.steps_offset is not None:
+            check_whole("steps_offset", self.steps_offset, 0)
+            if self.steps_offset and self.spacing != "leading" and self.preset is None:
+                raise UserError(f"steps_offset must come with spacing leading, got {self.steps_offset} alone")
+        for name in ("image_size", "generator_heads"):
+            if getattr(self, name) is not None:
+                check_whole(name, getattr(self, name), 1)
         if self.batch_size != "auto":
             check_whole("batch_size", self.batch_size, 1)
         if self.precision == "fp8" and self.backend not in FLOAT8_BACKENDS:
@@ -142,16 +188,7 @@ class DistillConfig(DiscoverConfig):
 
     def _check_method(self) -> None:
         """Refuse options that the method does not have."""
-        guidance = ("mode_scale", "t_stop")
-        prompting = ("prompts", "prompt_template", "negative_prompt")
-        sampling = ("sampler", "steps", "cfg_scale", *guidance, "start_strength")
-        generation = ("modes", "vae", *prompting, *sampling, "trace")
-        foreign = {
-            "mgd3": ("start_strength",),
-            "unguided": (*guidance, "start_strength"),
-            "d4m": guidance,
-        }.get(self.method, generation)
-        for name in foreign:
+        for name in self._foreign():
             if getattr(self, name) is not None:
                 raise UserError(
                     f"{name} must be left out with method {self.method}, which does not have it,"
@@ -159,6 +196,44 @@ class DistillConfig(DiscoverConfig):
                 )
         if self.start_strength is not None:
             check_number("start_strength", self.start_strength, 0.0, 1.0)
+
+    def _foreign(self) -> tuple[str, ...]:
+        """Name the options that the method does not have."""
+        guidance = ("mode_scale", "t_stop")
+        prompting = ("prompts", "prompt_template", "negative_prompt", "synonyms")
+        sampling = ("sampler", "steps", "steps_offset", "cfg_scale", *guidance, "start_strength")
+        generator = ("vae", "generator_classes", "generator_heads", "preset", "image_size")
+        return {
+            "mgd3": ("start_strength",),
+            "unguided": (*guidance, "start_strength"),
+            "d4m": guidance,
+        }.get(self.method, ("modes", *generator, *prompting, *sampling, "trace"))
+
+    def completed(self, published: Mapping[str, Any]) -> DistillConfig:
+        """Fill what was not given from the settings that a generator was published with, where `preset` asks.
+
+        Args:
+            published: Options by name.
+
+        Returns:
+            The configuration; a `t_stop` of the published settings keeps its share of the steps.
+
+        Raises:
+            UserError: What was given does not fit what was filled in.
+        """
+        if self.preset is None:
+            return self
+        foreign = self._foreign()
+        filled = {
+            name: value
+            for name, value in published.items()
+            if name not in foreign and getattr(self, name) is None
+        }
+        if self.steps is not None and "t_stop" in filled:
+            filled["t_stop"] = round(filled["t_stop"] * self.steps / published["steps"])
+        if "steps_offset" in filled and self.spacing not in (None, "leading"):
+            del filled["steps_offset"]
+        return replace(self, **filled)
 
     def traced(self) -> list[tuple[str, int]]:
         """Read `trace`.

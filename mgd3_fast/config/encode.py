@@ -14,6 +14,7 @@ PRECISIONS = ("auto", "fp32", "bf16", "fp16", "fp8")
 ON_BAD_IMAGE = ("error", "skip")
 FLIPS = ("none", "random", "both")
 STORAGES = ("fp32", "fp16")
+POSTERIORS = ("mean", "sample")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,6 +78,12 @@ class EncodeConfig:
         " both keeps each image and its mirror image",
         default="none",
         choices=FLIPS,
+    )
+    posterior: str | None = option(
+        "what of the encoder's distribution is the latent of an image: its mean, or a sample, drawn once for"
+        " each image (default: mean)",
+        default=None,
+        choices=POSTERIORS,
     )
     storage: str = option(
         "number format of latents on disk; fp16 takes half the room", default="fp32", choices=STORAGES

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from mgd3_fast.config.fields import check_options, option
+from mgd3_fast.config.fields import check_options, check_whole, option
 from mgd3_fast.errors import UserError
 
 SUFFIXES = {"onnx": ".onnx", "tensorrt": ".engine", "tensorrt-rtx": ".engine"}
@@ -24,6 +24,12 @@ class ExportConfig:
     generator: str = option(
         "demo-mnist5k, dit-xl-2-256, dit-xl-2-512, a checkpoint file, a generator folder or a hub id",
         metavar="NAME|PATH|ID",
+    )
+    generator_heads: int | None = option(
+        "attention heads of a DiT's file of unpublished width (default: what lies beside it)",
+        default=None,
+        parse=int,
+        metavar="N",
     )
     format: str = option("what is written", default="onnx", choices=tuple(SUFFIXES))
     precision: str = option(
@@ -58,6 +64,8 @@ class ExportConfig:
 
     def __post_init__(self) -> None:
         check_options(self)
+        if self.generator_heads is not None:
+            check_whole("generator_heads", self.generator_heads, 1)
         if self.format == "onnx" and self.rows is not None:
             raise UserError(
                 f"rows must not be given for onnx, whose graphs take any number, got {self.rows!r}"

@@ -53,6 +53,18 @@ class TrainConfig:
         default=None,
         metavar="NAME|PATH|ID",
     )
+    generator_classes: Path | str | None = option(
+        "file of the class names of --init, line k being id k (default: what lies beside it)",
+        default=None,
+        parse=Path,
+        metavar="FILE",
+    )
+    generator_heads: int | None = option(
+        "attention heads of --init, a DiT's file of unpublished width (default: what lies beside it)",
+        default=None,
+        parse=int,
+        metavar="N",
+    )
     vae: str | None = option(
         "autoencoder that the DiT is trained on (default: that of --init, or the one in --out)",
         default=None,
@@ -199,7 +211,7 @@ class TrainConfig:
             check_whole(name, getattr(self, name), 1)
         for name in ("vae_batch_size", "augment_copies", "checkpoint_every"):
             check_whole(name, getattr(self, name), 1)
-        for name in ("steps", "vae_steps", "resolution"):
+        for name in ("steps", "vae_steps", "resolution", "generator_heads"):
             if getattr(self, name) is not None:
                 check_whole(name, getattr(self, name), 1)
         check_whole("warmup", self.warmup, 0)

@@ -17,8 +17,7 @@ from mgd3_fast.config.distill import FLOAT8_BACKENDS
 from mgd3_fast.config.encode import PRECISIONS
 from mgd3_fast.devices import device_name, dtype_of, resolve_device, resolve_precision
 from mgd3_fast.errors import UserError
-from mgd3_fast.generators import Generator, TextGenerator, load_generator
-from mgd3_fast.generators.placing import place_network
+from mgd3_fast.generators import Generator, TextGenerator, load_generator, place_network
 from mgd3_fast.generators.prompts import ClassPrompts
 from mgd3_fast.progress import SILENT, Progress
 from mgd3_fast.storage.cache import default_cache_dir

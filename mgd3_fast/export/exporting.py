@@ -76,7 +76,7 @@ def export(config: ExportConfig, progress: Progress = SILENT) -> Exported:
     if flavour is not None:
         check_capabilities(flavour, config.capabilities())
     started, precision = time.perf_counter(), config.resolved_precision()
-    generator = load_generator(config.generator)
+    generator = load_generator(config.generator, heads=config.generator_heads)
     dtype = dtype_of(precision)
     dit = require_dit(generator.denoiser("cpu", dtype), dtype, "export")
     identity = identify(dit)

@@ -16,13 +16,14 @@ from torch import Tensor
 
 from mgd3_engine import GuidedSampler, ModeGuidance, image_seed, image_seeds
 from mgd3_fast.config import DistillConfig
+from mgd3_fast.config.distill import SPACINGS
 from mgd3_fast.devices import autoencoder_dtype, device_name
-from mgd3_fast.generators import SamplingDefaults, for_run
+from mgd3_fast.generators import SamplingDefaults, class_ids, for_run
 from mgd3_fast.modes import choose_discovery
 from mgd3_fast.run.decoding import DecodeQueue
 from mgd3_fast.run.discovery import ModeSource, given_modes
 from mgd3_fast.run.run import Run, dataset_settings, layout_for
-from mgd3_fast.run.sampler import class_ids, make_sampler, mode_guidance, start_strength
+from mgd3_fast.run.sampler import make_sampler, mode_guidance, start_strength
 from mgd3_fast.run.sources import Sources, open_sources
 from mgd3_fast.run.trace import requested_trace
 from mgd3_fast.writers import MODES, Layout, PngWriter
@@ -65,6 +66,7 @@ class GeneratedImages(ModeSource):
             "generator": generator.name,
             "generator_digest": generator.digest,
             **(generator.prompts.settings() if generator.prompts else {}),
+            **({"posterior": config.posterior} if config.posterior == "sample" else {}),
             "autoencoder_digest": generator.autoencoder.digest,
             "flip": config.flip,
             "storage": config.storage,
@@ -72,7 +74,9 @@ class GeneratedImages(ModeSource):
             "kmeans": self.discovery.kmeans,
             "sampler": sampling.sampler,
             "steps": sampling.steps,
-            "spacing": config.spacing,
+            "spacing": config.spacing or SPACINGS[0],
+            **({"steps_offset": config.steps_offset} if config.steps_offset else {}),
+            **({"image_size": config.image_size} if config.image_size else {}),
             "eta": config.eta,
             "cfg_scale": sampling.cfg_scale,
             "mode_scale": sampling.mode_scale,
@@ -110,7 +114,9 @@ class GeneratedImages(ModeSource):
                 batch=B,
                 first_apart=bool(preparation),
             ) as bar,
-            PngWriter(folder.out, folder.temporary, folder.record) as writer,
+            PngWriter(
+                folder.out, folder.temporary, folder.record, image_size=self.config.image_size
+            ) as writer,
         ):
             with run.progress.activity("loading the autoencoder"):
                 dtype = autoencoder_dtype(self.sources.precision)
@@ -191,6 +197,8 @@ class GeneratedImages(ModeSource):
     def describe(self) -> str:
         """Say in two lines what is about to be done."""
         sampling = self.sampling
+        size = self.config.image_size
+        written = f", written at {size} px" if size else ""
         guidance = "no mode guidance"
         if self.config.method == "d4m":
             guidance = f"starting at the noised mode, strength {start_strength(self.config):g}"
@@ -202,7 +210,7 @@ class GeneratedImages(ModeSource):
         return (
             f"{sampling.sampler}, {sampling.steps} steps, cfg scale {sampling.cfg_scale:g}; {guidance}\n"
             f"{len(self.layout):,} images, {self.config.ipc} for each of {len(self.layout.class_names):,}"
-            f" classes, in batches of {self.sampler.batch_shape}, backend {self.sampler.backend}"
+            f" classes, in batches of {self.sampler.batch_shape}, backend {self.sampler.backend}{written}"
         )
 
 
@@ -219,7 +227,9 @@ def open_generated(config: DistillConfig, progress: Progress) -> GeneratedImages
     Raises:
         UserError: If something named does not exist, does not fit, or cannot be done on this machine.
     """
-    sources = _with_prompts(open_sources(config, progress), config, progress)
+    sources = open_sources(config, progress)
+    config = config.completed(sources.generator.published)
+    sources = _with_prompts(sources, config, progress)
     layout = layout_for(config, sources.dataset)
     sampling = config.sampling(sources.generator.defaults)
     guidance = mode_guidance(config, sampling)
@@ -231,7 +241,7 @@ def open_generated(config: DistillConfig, progress: Progress) -> GeneratedImages
         discovery=choose_discovery(config, sources.device, given_modes(config)),
         sampling=sampling,
         layout=layout,
-        class_ids=class_ids(sources, progress),
+        class_ids=class_ids(sources.generator, sources.dataset, progress),
         guidance=guidance,
         sampler=sampler,
     )
@@ -247,6 +257,7 @@ def _with_prompts(sources: Sources, config: DistillConfig, progress: Progress) -
         prompts=config.prompts,
         prompt_template=config.prompt_template,
         negative_prompt=config.negative_prompt,
+        synonyms=config.synonyms,
     )
     if generator.prompts is not None:
         progress.note(generator.prompts.describe())

@@ -6,15 +6,14 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from mgd3_engine import GuidanceTerm, GuidedSampler, ModeGuidance
-from mgd3_fast.datasets import imagenet_classes
+from mgd3_fast.config.distill import SPACINGS
 from mgd3_fast.devices import dtype_of
-from mgd3_fast.generators.placing import place_network
+from mgd3_fast.generators import place_network
 from mgd3_fast.storage.cache import cache_dir_or_default
 
 if TYPE_CHECKING:
     from mgd3_fast.config import DistillConfig
     from mgd3_fast.generators import SamplingDefaults
-    from mgd3_fast.progress import Progress
     from mgd3_fast.run.sources import Sources
 
 D4M_STRENGTH = 0.7  # Su et al. 2024
@@ -41,32 +40,6 @@ def batch_rows(images: int, latent_area: int, device_type: str) -> int:
     batches = -(-images // most)
     rows = -(-images // batches)
     return -(-rows // ROW_MULTIPLE) * ROW_MULTIPLE
-
-
-def class_ids(sources: Sources, progress: Progress) -> tuple[int, ...]:
-    """Find the generator's class id of each class of a run.
-
-    Args:
-        sources: Dataset and generator.
-        progress: Is told where ids are a guess.
-
-    Returns:
-        Ids in the order of the classes.
-
-    Raises:
-        UserError: The generator does not know a class.
-    """
-    dataset, generator = sources.dataset, sources.generator
-    if generator.class_names is not None:
-        return tuple(generator.class_ids(dataset.class_names))
-    # A generator without names counts in the full class list, also when only some classes of it are opened.
-    ids = generator.class_ids(dataset.all_class_names)
-    wnids = frozenset(imagenet_classes("imagenet1k"))
-    if generator.num_classes != len(wnids) or wnids.isdisjoint(dataset.all_class_names):
-        progress.note(
-            f"{generator.name} knows no class names: its class ids are taken to be the dataset's labels"
-        )
-    return tuple(ids[cls.label] for cls in dataset.classes)
 
 
 def start_strength(config: DistillConfig) -> float | None:
@@ -119,7 +92,8 @@ def make_sampler(
         schedule=generator.schedule,
         method=sampling.sampler,
         steps=sampling.steps,
-        spacing=config.spacing,
+        spacing=config.spacing or SPACINGS[0],
+        steps_offset=config.steps_offset or 0,
         eta=config.eta,
         prediction=generator.prediction,
         cfg_scale=sampling.cfg_scale,

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+from mgd3_fast.config import DistillConfig
 from mgd3_fast.datasets import Dataset, ImageStream, describe, open_source, unread_error
 from mgd3_fast.datasets.holdout import fit_part
 from mgd3_fast.devices import autoencoder_dtype, device_name, dtype_of, resolve_device, resolve_precision
 from mgd3_fast.errors import UserError
-from mgd3_fast.generators import Generator, load_generator
+from mgd3_fast.generators import Generator, KLAutoencoder, load_generator
 from mgd3_fast.latents import Encoded, LatentStore, Share, encode_stream, make_job, note_old_latents
 
 if TYPE_CHECKING:
@@ -60,7 +61,9 @@ def open_sources(config: EncodeConfig, progress: Progress, share: Share | None =
     device = resolve_device(config.device)
     precision = resolve_precision(config.precision, device)
     opened = _open(config, progress)
-    generator = load_generator(config.generator, dataset_name=opened.name, vae=config.vae)
+    generator = _open_generator(config, opened.name)
+    for note in generator.notes:
+        progress.note(note)
     progress.note(
         f"{generator.name}: {generator.resolution} px, {generator.conditioning},"
         f" licence {generator.licence}; {precision} on {device_name(device)}"
@@ -85,6 +88,24 @@ def open_sources(config: EncodeConfig, progress: Progress, share: Share | None =
     else:
         progress.note(describe(dataset))
     return Sources(dataset, generator, device, precision, store, encoded)
+
+
+def _open_generator(config: EncodeConfig, dataset_name: str) -> Generator:
+    """Open the generator of a run, with the autoencoder that draws latents as the run wants them."""
+    heads = classes = None
+    if isinstance(config, DistillConfig):  # others load no network, and need no class ids
+        heads, classes = config.generator_heads, config.generator_classes
+    generator = load_generator(
+        config.generator, dataset_name=dataset_name, vae=config.vae, heads=heads, classes=classes
+    )
+    if isinstance(config, DistillConfig):
+        config = config.completed(generator.published)
+    if config.posterior != "sample":
+        return generator
+    autoencoder = generator.autoencoder
+    if not isinstance(autoencoder, KLAutoencoder):
+        raise UserError(f"the autoencoder of {generator.name} has no posterior to sample: leave it out")
+    return replace(generator, autoencoder=KLAutoencoder(autoencoder.source, "sample"))
 
 
 def open_training_images(config: EncodeConfig, progress: Progress) -> Dataset:

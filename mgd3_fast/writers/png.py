@@ -27,10 +27,19 @@ class PngWriter:
         folder: Output folder; class folders are made in it as needed.
         temporary: Folder on the same file system for unfinished files.
         done: Called with (image number, sha256 of the file) once a file has its final name, one at a time.
+        image_size: Side that square images are resized to (Pillow, bicubic); None leaves them.
     """
 
-    def __init__(self, folder: Path, temporary: Path, done: Callable[[int, str], None]) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        temporary: Path,
+        done: Callable[[int, str], None],
+        *,
+        image_size: int | None = None,
+    ) -> None:
         self._folder, self._temporary, self._done = folder, temporary, done
+        self._image_size = image_size
         self._pool = ThreadPoolExecutor(WORKERS, thread_name_prefix="png")
         self._free = threading.BoundedSemaphore(QUEUE_LENGTH)
         self._reporting = threading.Lock()
@@ -82,6 +91,9 @@ class PngWriter:
     def _write(self, image: int, file: str, pixels: np.ndarray) -> None:
         try:
             if self._error is None:
+                if self._image_size is not None:
+                    side = (self._image_size, self._image_size)
+                    pixels = np.asarray(Image.fromarray(pixels).resize(side, Image.Resampling.BICUBIC))
                 sha256 = write_png(self._folder / file, pixels, self._temporary / f"{image}.png")
                 with self._reporting:
                     self._done(image, sha256)
