@@ -100,7 +100,7 @@ def latent_size(settings: Mapping[str, Any], place: str) -> tuple[int, int]:
 
 
 def filled_unet(settings: Mapping[str, Any], weights: Mapping[str, Tensor]) -> Any:
-    """Build a `UNet2DConditionModel` of some `config` around weights by diffusers' names, which it makes its own.
+    """Build a `UNet2DConditionModel` of some `config` around weights by diffusers' names, which it keeps.
 
     Raises:
         RuntimeError, ValueError: The weights are not those of such a network.
