@@ -26,7 +26,7 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from torch import Tensor
 
 from bench.measuring import DEVICE, ON_GPU, OURS, Figures, Subject, sized, time_rounds
-from mgd3_fast.datasets import ArrayImages, Dataset, ImageClass, open_dataset, stream_images
+from mgd3_fast.datasets import ArrayImages, Dataset, ImageClass, image_batches, open_dataset
 from mgd3_fast.generators import load_generator
 from mgd3_fast.latents import LatentStore
 from mgd3_fast.modes import METHOD_NAMES, Discovery, discover_modes, kmeans_runner, method_named
@@ -75,7 +75,7 @@ def problems() -> dict[str, Problem]:
     """One class of made-up latents, and the threes of mnist5k."""
     generator = load_generator("demo-mnist5k")
     digits = open_dataset("mnist5k", classes="3")
-    pixels = torch.stack([torch.from_numpy(image.pixels.copy()) for image in stream_images(digits, [0], 32)])
+    pixels = next(image_batches(digits, 0, 32, 400)).images
     generator.autoencoder.to(torch.device("cpu"), torch.float32)
     threes = torch.cat([generator.autoencoder.encode(part) for part in torch.split(pixels, 64)]).flatten(1)
     return {

@@ -2,7 +2,7 @@
 
     pytest bench/speed/bench_encode.py --benchmark-only
 
-Files are 500x375 pixels and about 100 kB, as ImageNet's usually are. `ours` is `stream_images` on threads;
+Files are 500x375 pixels and about 100 kB, as ImageNet's usually are. `ours` is `image_batches` on threads;
 `processes` is a pool that is already running, whose pixels come back through a pipe, timed between the
 rounds of `ours`. Both give the same pixels, which is asserted first. Latents are the demo autoencoder's at
 32 pixels, so that decoding is most of the work, as on a GPU.
@@ -29,7 +29,7 @@ from pytest_benchmark.fixture import BenchmarkFixture
 import mgd3_fast.generators
 from bench.measuring import DEVICE, OURS, Figures, Subject, ratios, sized, time_rounds
 from bench.photos import photo
-from mgd3_fast.datasets import Dataset, center_crop, decode_image, open_dataset, stream_images
+from mgd3_fast.datasets import Dataset, center_crop, decode_image, image_batches, open_dataset
 from mgd3_fast.generators import KLAutoencoder
 from mgd3_fast.latents import LatentStore, encode_dataset
 
@@ -63,7 +63,8 @@ def test_decode_by_workers(benchmark: BenchmarkFixture, photos: Dataset, workers
     paths = [images.location(position) for position in range(len(images))]
 
     def by_threads() -> list[object]:
-        return [loaded.pixels for loaded in stream_images(photos, [0], RESOLUTION, num_workers=workers)]
+        batches = image_batches(photos, 0, RESOLUTION, 1, num_workers=workers)
+        return [batch.images[0].numpy() for batch in batches]
 
     with ProcessPoolExecutor(workers, get_context("forkserver")) as pool:
 

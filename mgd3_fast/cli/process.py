@@ -6,9 +6,12 @@ A program that uses this package as a library decides such things itself: only t
 from __future__ import annotations
 
 import gc
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+from mgd3_fast.storage.cache import default_cache_dir
 
 _BLOCK_BYTES = 2**25 - 2**16  # with its header below 32 MiB, from where on glibc learns nothing
 
@@ -16,6 +19,9 @@ _BLOCK_BYTES = 2**25 - 2**16  # with its header below 32 MiB, from where on glib
 @contextmanager
 def loading() -> Iterator[None]:
     """Import a command's libraries in the block; where torch is there already, nothing else happens."""
+    if os.path.expanduser("~") == "~":  # noqa: PTH111 - pathlib raises
+        # Without a home, libraries would keep their downloads in a folder called ~ of the current one.
+        os.environ.setdefault("XDG_CACHE_HOME", str(default_cache_dir()))
     if "torch" in sys.modules:
         yield
         return

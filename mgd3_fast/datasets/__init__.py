@@ -2,22 +2,19 @@
 
 from mgd3_fast.datasets.batches import (
     BadImage,
-    ImageBatch,
-    LoadedImage,
     bad_image_error,
     image_batches,
     load_image,
     no_good_image_error,
     run_ahead,
-    stream_images,
 )
 from mgd3_fast.datasets.cropping import center_crop
 from mgd3_fast.datasets.dataset import Dataset, ImageClass, describe
 from mgd3_fast.datasets.decoding import BadImageError, decode_image
 from mgd3_fast.datasets.imagenet import IMAGENET_NAMES, imagenet_class_titles, imagenet_classes
-from mgd3_fast.datasets.images import ArrayImages, FileImages, FileList, ImageSource, ScannedFile
+from mgd3_fast.datasets.images import ArrayImages, FileImages, ScannedFile
 from mgd3_fast.datasets.opening import DATASET_NAMES, open_dataset, open_source, unread_error
-from mgd3_fast.datasets.shards import Row, Shard, ShardImages, rows_of, shards_of
+from mgd3_fast.datasets.shards import Row, Shard, rows_of, shards_of
 from mgd3_fast.datasets.streams import ImageStream, StreamedImage
 
 __all__ = [
@@ -28,16 +25,11 @@ __all__ = [
     "BadImageError",
     "Dataset",
     "FileImages",
-    "FileList",
-    "ImageBatch",
     "ImageClass",
-    "ImageSource",
     "ImageStream",
-    "LoadedImage",
     "Row",
     "ScannedFile",
     "Shard",
-    "ShardImages",
     "StreamedImage",
     "bad_image_error",
     "center_crop",
@@ -53,6 +45,5 @@ __all__ = [
     "rows_of",
     "run_ahead",
     "shards_of",
-    "stream_images",
     "unread_error",
 ]

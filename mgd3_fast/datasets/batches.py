@@ -10,11 +10,10 @@ Shape letters: B images, R pixels a side.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from itertools import islice
 from queue import SimpleQueue
 from threading import Event, Semaphore, Thread
 from typing import NamedTuple, TypeVar
@@ -58,14 +57,6 @@ class ImageBatch(NamedTuple):
     images: Tensor
 
 
-class LoadedImage(NamedTuple):
-    """One image of a stream: uint8 [3, R, R], or why it is bad."""
-
-    class_index: int
-    image_index: int
-    pixels: NDArray[np.uint8] | BadImage
-
-
 def image_batches(
     dataset: Dataset,
     class_index: int,
@@ -90,77 +81,42 @@ def image_batches(
     Raises:
         UserError: A bad image with `on_bad_image="error"`, or no good image in the class.
     """
-    bad: list[BadImage] = [] if bad_images is None else bad_images
-    good = _good_images(
-        stream_images(dataset, [class_index], resolution, on_bad_image, num_workers=num_workers), bad
-    )
-    any_good = False
-    while batch := list(islice(good, batch_size)):
-        any_good = True
-        indices = torch.tensor([index for index, _ in batch], dtype=torch.int64)
-        yield ImageBatch(indices, torch.from_numpy(np.stack([pixels for _, pixels in batch])))  # [B, 3, R, R]
-    if not any_good:
-        raise no_good_image_error(dataset.classes[class_index].name, len(dataset.classes[class_index]))
-
-
-def stream_images(
-    dataset: Dataset,
-    class_indices: Iterable[int],
-    resolution: int,
-    on_bad_image: str = "error",
-    *,
-    num_workers: int | None = None,
-    lookahead: int = _LOOKAHEAD,
-) -> Iterator[LoadedImage]:
-    """Stream the images of several classes, bad ones included, decoding ahead across class borders.
-
-    Args:
-        dataset: Where the images are.
-        class_indices: Positions in `dataset.classes`; taken lazily.
-        resolution: Pixels a side.
-        on_bad_image: "error" or "skip".
-        num_workers: Decoding threads; by default one per processor, at most 16, none for images in memory.
-        lookahead: Most images that wait decoded.
-
-    Raises:
-        UserError: A bad image with `on_bad_image="error"`; unknown rule.
-    """
     if on_bad_image not in ON_BAD_IMAGE:
         raise UserError(f"on_bad_image must be one of {', '.join(ON_BAD_IMAGE)}, got {on_bad_image!r}")
-    jobs = (
-        partial(_load, dataset, c, i, resolution)
-        for c in class_indices
-        for i in range(len(dataset.classes[c]))
-    )
-    if num_workers is None and all(cls.images.in_memory for cls in dataset.classes):
+    cls = dataset.classes[class_index]
+    if num_workers is None and cls.images.in_memory:
         num_workers = 0
-    for image in run_ahead(jobs, num_workers, lookahead):
-        if isinstance(image.pixels, BadImage) and on_bad_image == "error":
-            where = dataset.classes[image.class_index].images.location(image.image_index)
-            raise bad_image_error(where, image.pixels.reason)
-        yield image
+    jobs = (
+        partial(load_image, cls.name, i, cls.images.name(i), resolution, partial(cls.images.load, i))
+        for i in range(len(cls))
+    )
+    indices: list[int] = []
+    good: list[NDArray[np.uint8]] = []
+    any_good = False
+    for index, image in enumerate(run_ahead(jobs, num_workers, _LOOKAHEAD)):
+        if not isinstance(image, BadImage):
+            indices.append(index)
+            good.append(image)
+        elif on_bad_image == "error":
+            raise bad_image_error(cls.images.location(index), image.reason)
+        elif bad_images is not None:
+            bad_images.append(image)
+        if good and (len(good) == batch_size or index == len(cls) - 1):
+            any_good = True
+            yield ImageBatch(torch.tensor(indices), torch.from_numpy(np.stack(good)))  # [B, 3, R, R]
+            indices, good = [], []
+    if not any_good:
+        raise no_good_image_error(cls.name, len(cls))
 
 
 def bad_image_error(where: str, reason: str) -> UserError:
     """What a bad image is under `on_bad_image="error"`."""
-    return UserError(
-        f"images must be readable, got {where}: {reason} (on_bad_image=skip leaves such images out)"
-    )
+    return UserError(f"{where} cannot be read: {reason} (on_bad_image=skip leaves such images out)")
 
 
 def no_good_image_error(class_name: str, count: int) -> UserError:
     """What a class is whose images are all bad."""
-    return UserError(f"class {class_name} must have at least one good image, all {count} are bad")
-
-
-def _good_images(
-    loaded: Iterable[LoadedImage], bad: list[BadImage]
-) -> Iterator[tuple[int, NDArray[np.uint8]]]:
-    for image in loaded:
-        if isinstance(image.pixels, BadImage):
-            bad.append(image.pixels)
-        else:
-            yield image.image_index, image.pixels
+    return UserError(f"none of the {count} images of class {class_name} can be read")
 
 
 def load_image(
@@ -181,12 +137,6 @@ def load_image(
         return BadImage(class_name, image_index, image_name, str(error))
     pixels: NDArray[np.uint8] = np.asarray(cropped).transpose(2, 0, 1)
     return pixels
-
-
-def _load(dataset: Dataset, class_index: int, image_index: int, resolution: int) -> LoadedImage:
-    cls = dataset.classes[class_index]
-    name, load = cls.images.name(image_index), partial(cls.images.load, image_index)
-    return LoadedImage(class_index, image_index, load_image(cls.name, image_index, name, resolution, load))
 
 
 def run_ahead(

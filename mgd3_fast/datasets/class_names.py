@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from mgd3_fast.datasets.imagenet import imagenet_class_titles, imagenet_classes
-from mgd3_fast.datasets.selector import matched
+from mgd3_fast.datasets.selector import place_finder
 from mgd3_fast.errors import UserError, listed
 
 # Beyond it a label is an error of the data (a hash, a time), not the index of a class.
@@ -71,9 +71,9 @@ class LabelIndex:
     def __init__(self, names: Sequence[str] | None, *, implied: bool = False) -> None:
         self._names = names
         self._plain = plain_names(names or ())
-        self._places = {
-            name: index for index, name in enumerate(names or ()) if implied or not name.isdecimal()
-        }
+        self._place = place_finder(
+            {name: index for index, name in enumerate(names or ()) if implied or not name.isdecimal()}
+        )
 
     def of(self, label: str, where: str) -> int:
         """Place of a label's class in the names.
@@ -85,16 +85,14 @@ class LabelIndex:
         Raises:
             UserError: Out of range, or not a name.
         """
-        if label in self._places:
-            return self._places[label]
+        place = self._place(label)
+        if place is not None:
+            return place
         if label.isdecimal() and int(label) < len(self._plain):
             return int(label)
-        spelled = matched([label], self._places)
-        if spelled:
-            return self._places[spelled[label]]
         raise UserError(
-            f"labels must be indices from 0 to {len(self._plain) - 1} or class names, got {label!r} for"
-            f" {where}"
+            f"label {label!r} of {where} is no class: labels are indices from 0 to {len(self._plain) - 1} or"
+            " names of the class list"
         )
 
     def named(self, label: str, where: str) -> tuple[str, int | None]:

@@ -39,12 +39,12 @@ class ImageClass:
     @cached_property
     def fingerprint(self) -> str:
         """Hex sha256 of class name, image names and sizes: the same for every copy of the files."""
-        return sha256_of_lines(self.name, self.images.content_key())
+        return sha256_of_lines(self.name, self.images.key(times=False))
 
     @cached_property
     def cache_key(self) -> str:
         """Hex sha256 that also covers times of change; knows nothing of label, subset or path."""
-        return sha256_of_lines(self.name, self.images.cache_key())
+        return sha256_of_lines(self.name, self.images.key(times=True))
 
 
 @dataclass(frozen=True)

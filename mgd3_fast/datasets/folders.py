@@ -6,10 +6,11 @@ import os
 import stat
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+from mgd3_fast.datasets.batches import run_ahead
 from mgd3_fast.datasets.dataset import Dataset, ImageClass
 from mgd3_fast.datasets.images import FileImages, ScannedFile
 from mgd3_fast.datasets.selector import matched, order_notes, select_classes
@@ -68,7 +69,7 @@ def open_image_folder(
     if classes is not None:
         labels = select_classes(classes, names)
     found, notes = scan_classes(opened.root, names, labels, progress, opened.folders)
-    notes = [*order_notes(names), *opened.notes, *notes]
+    notes = [*order_notes(names), *_dangling_notes(opened.root), *opened.notes, *notes]
     return Dataset(name, found, tuple(names), opened.name, str(opened.root), notes)
 
 
@@ -159,12 +160,10 @@ def scan_classes(
         progress = SILENT
     classes: list[ImageClass] = []
     left_out: Counter[str] = Counter()
-    paths = [root / folders[names[label]] for label in labels]
-    with (
-        ThreadPoolExecutor(_SCAN_THREADS) as pool,
-        progress.stage("scan", total=len(labels), unit="class") as bar,
-    ):
-        for label, (images, others) in zip(labels, pool.map(scan_folder, paths), strict=True):
+    jobs = (partial(scan_folder, root / folders[names[label]]) for label in labels)
+    with progress.stage("scan", total=len(labels), unit="class") as bar:
+        scanned = run_ahead(jobs, _SCAN_THREADS, 2 * _SCAN_THREADS)
+        for label, (images, others) in zip(labels, scanned, strict=True):
             classes.append(ImageClass(names[label], label, images))
             left_out += others
             bar.advance()
@@ -202,6 +201,18 @@ def left_out_notes(left_out: Mapping[str, int]) -> list[str]:
     kinds = sorted(left_out.items(), key=lambda kind: (-kind[1], kind[0]))
     files = "1 file was" if count == 1 else f"{count:,} files were"
     return [f"{files} left out: {listed(f'{times:,} {suffix}' for suffix, times in kinds)}"]
+
+
+def _dangling_notes(root: Path) -> list[str]:
+    """A note where class folders may be missing."""
+    with os.scandir(root) as entries:
+        links = [Path(entry) for entry in entries if entry.is_symlink() and not entry.name.startswith(".")]
+    dangling = sorted(link.name for link in links if not link.exists())
+    if not dangling:
+        return []
+    several = f"{len(dangling):,} links that lead nowhere are no classes"
+    what = "1 link that leads nowhere is no class" if len(dangling) == 1 else several
+    return [f"{what}: {listed(dangling)}"]
 
 
 def _image_files(folder: str, prefix: str, left_out: Counter[str]) -> Iterator[ScannedFile]:

@@ -17,12 +17,7 @@ MOST_PER_CLASS = 100
 
 
 class ChosenImages:
-    """Some images of a class, under their names in the whole class.
-
-    Args:
-        images: The class.
-        positions: Which of them, in the order they are to have.
-    """
+    """Images of a class at some positions, under their names in the whole class."""
 
     def __init__(self, images: ImageSource, positions: Sequence[int]) -> None:
         self._images, self._positions = images, tuple(positions)
@@ -47,13 +42,9 @@ class ChosenImages:
         """Read one image as RGB."""
         return self._images.load(self._positions[position])
 
-    def content_key(self) -> str:
+    def key(self, *, times: bool) -> str:
         """Hex sha256 of the whole class's key and the choice."""
-        return sha256_of_lines(self._images.content_key(), str(self._positions))
-
-    def cache_key(self) -> str:
-        """The same with times of change."""
-        return sha256_of_lines(self._images.cache_key(), str(self._positions))
+        return sha256_of_lines(self._images.key(times=times), str(self._positions))
 
 
 def fit_part(dataset: Dataset) -> Dataset:

@@ -7,12 +7,12 @@ import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from mgd3_fast.datasets.images import sha256_of_lines
 from mgd3_fast.datasets.streams import StreamedImage, split_options
 from mgd3_fast.errors import UserError, listed
+from mgd3_fast.storage.cache import expanded
 
 _SOURCE = re.compile(r"(?P<path>[^:@]+)(:(?P<config>[^:@]+))?(@(?P<revision>[^:@]+))?")
 _OPTIONS = ("split", "image", "label")
@@ -43,7 +43,7 @@ class HubStream:
     Args:
         spec: The specification, for messages.
         name: What manifests call it.
-        rows: The split: `datasets.IterableDataset`.
+        rows: The split: `datasets.IterableDataset`, undecoded.
         files: URLs of its files.
         split: Its name.
         columns: Image and label.
@@ -96,10 +96,7 @@ class HubStream:
     def _label(self, fields: Mapping[str, Any], name: str) -> str:
         label = fields[self._columns.label]
         if label is None or label == -1:
-            raise UserError(
-                f"column {self._columns.label} of {self.location} must have a label in each row, "
-                f"got {label} in {name}"
-            )
+            raise UserError(f"{self.location} has no label in column {self._columns.label} of row {name}")
         return str(label)
 
 
@@ -128,7 +125,7 @@ def open_hub_stream(spec: str, split: str) -> HubStream:
     files = [str(file) for file in (builder.config.data_files or {}).get(chosen, ())]
     path, config = parts["path"], parts["config"]
     if path.startswith(_LOCAL_PREFIXES):
-        path = Path(path).expanduser().resolve().name
+        path = expanded(path).resolve().name
     name = f"hf:{path}" + (f":{config}" if config else "")
     told = (builder.info.splits or {}).get(chosen)
     num_images = told.num_examples if told is not None else None
@@ -143,7 +140,7 @@ def _builder(spec: str, path: str, config: str | None, revision: str | None) -> 
     if not path.startswith(_LOCAL_PREFIXES):
         builder = _lookup(spec, lambda: load_dataset_builder(path, config, revision=revision))
     else:
-        place = Path(path).expanduser()
+        place = expanded(path)
         if revision is not None or not place.exists():
             wrong = "a path without @revision" if revision is not None else "an existing path"
             raise UserError(f"dataset must be hf: and owner/name, or {wrong}, got {spec!r}")

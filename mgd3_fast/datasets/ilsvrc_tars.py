@@ -27,13 +27,7 @@ _SYNSET_LABELS = "imagenet_2012_validation_synset_labels.txt"
 
 
 class TarImages(ListedImages):
-    """Images of one class that lie in a tar file, read from where they are.
-
-    Args:
-        files: Names, sizes and times of change, in the order the class keeps.
-        tar: The tar file.
-        offsets: int64 [n], where each image starts in it.
-    """
+    """Images of one class that lie in a tar file from their offsets on, int64 [n]; read from there."""
 
     def __init__(self, files: FileList, tar: Path, offsets: NDArray[np.int64]) -> None:
         super().__init__(files)
@@ -129,7 +123,8 @@ def _scan_class_tars(tar: TarRange, left_out: Counter[str]) -> Iterator[IndexedI
     for member in tar.members(wanted=lambda name: False):
         path = Path(member.name)
         if path.suffix == ".tar":
-            yield IndexedImage(ScannedFile(path.name, *member[2:4]), member.offset, path.stem)
+            file = ScannedFile(path.name, member.size, member.mtime_ns)
+            yield IndexedImage(file, member.offset, path.stem)
 
 
 def _scan_images(tar: TarRange, left_out: Counter[str]) -> list[IndexedImage]:
@@ -137,7 +132,7 @@ def _scan_images(tar: TarRange, left_out: Counter[str]) -> list[IndexedImage]:
     for member in tar.members(wanted=lambda name: False):
         name = Path(member.name).name
         if is_image(name):
-            found.append(IndexedImage(ScannedFile(name, *member[2:4]), member.offset, ""))
+            found.append(IndexedImage(ScannedFile(name, member.size, member.mtime_ns), member.offset))
         elif not name.startswith("."):
             left_out[suffix_of(name)] += 1
     return sorted(found)

@@ -45,12 +45,8 @@ class ImageSource(Protocol):
         """Read one image at full size as RGB; a `BadImageError` says why an image cannot be used."""
         ...
 
-    def content_key(self) -> str:
-        """Hex digest of names and sizes; does not depend on the machine."""
-        ...
-
-    def cache_key(self) -> str:
-        """Hex digest that also changes when a file is rewritten in place."""
+    def key(self, *, times: bool) -> str:
+        """Hex digest of names and sizes, the same on every machine; with times it sees files rewritten."""
         ...
 
 
@@ -130,11 +126,7 @@ def sha256_of_lines(*lines: str) -> str:
 
 
 class ListedImages:
-    """The half of an `ImageSource` that a list of its files knows.
-
-    Args:
-        files: Names, sizes and times of change, in the order the class keeps.
-    """
+    """The half of an `ImageSource` that a list of its files knows, in the order the class keeps."""
 
     in_memory = False
 
@@ -152,22 +144,13 @@ class ListedImages:
         """Bytes of an image's file."""
         return int(self._files.sizes[position])
 
-    def content_key(self) -> str:
-        """Hex sha256 over names and sizes: the same for every copy of the files."""
-        return self._files.key(times=False)
-
-    def cache_key(self) -> str:
-        """Hex sha256 over names, sizes and times of change."""
-        return self._files.key(times=True)
+    def key(self, *, times: bool) -> str:
+        """Hex sha256 over names, sizes and, if asked for, times of change."""
+        return self._files.key(times=times)
 
 
 class FileImages(ListedImages):
-    """Image files of one folder, named by their paths relative to it.
-
-    Args:
-        folder: The class folder.
-        files: Its images, in the order the class keeps.
-    """
+    """Image files of one folder, named by their paths relative to it, in the order the class keeps."""
 
     def __init__(self, folder: Path, files: Iterable[ScannedFile]) -> None:
         super().__init__(FileList.of(files))
@@ -232,12 +215,8 @@ class ArrayImages:
         """Copy one image out as RGB."""
         return Image.fromarray(self._pixels[position]).convert("RGB")
 
-    def content_key(self) -> str:
-        """Hex sha256 over shape and pixels."""
+    def key(self, *, times: bool) -> str:
+        """Hex sha256 over shape and pixels, which have no times."""
         digest = hashlib.sha256(str(self._pixels.shape).encode())
         digest.update(np.ascontiguousarray(self._pixels).tobytes())
         return digest.hexdigest()
-
-    def cache_key(self) -> str:
-        """The same as `content_key`: pixels in memory have no other identity."""
-        return self.content_key()

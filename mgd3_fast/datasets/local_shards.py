@@ -23,17 +23,7 @@ from mgd3_fast.storage.cache import cache_dir_or_default
 
 
 class TarShard(StreamShard):
-    """A local tar, whose images are read from where they are.
-
-    Args:
-        shards: The shards that it is one of.
-        number: Its place among them.
-        labels: Finds the classes of labels.
-        count: Its images.
-        path: The file.
-        names: The class list as the tars write it.
-        indexes: Tell where its images are.
-    """
+    """A local tar, whose images are read from where the indexes say; `names` is the list as tars write it."""
 
     is_listed = True
 
@@ -101,11 +91,12 @@ def open_local_shards(
     path = index_path(shards, cache_dir)
     index = read_index(path)
     if index is None:
-        ranges = [TarRange.whole(path) for path in paths]
+        ranges, columns, left_out = [TarRange.whole(path) for path in paths], [], Counter[str]()
         with progress.stage("index", total=len(ranges), unit="tar") as bar:
-            found = zip(indexes.of(ranges, bar), paths, strict=True)
-            columns = [_columns(of_tar, tar.name) for of_tar, tar in found]
-        index = build_index(columns, shards.class_names, shards.location)
+            for of_tar, tar in zip(indexes.of(ranges, bar), paths, strict=True):
+                columns.append(_columns(of_tar, tar.name))
+                left_out.update(of_tar.left_out)
+        index = build_index(columns, shards.class_names, shards.location, left_out)
         write_index(path, index)
     labels = LabelIndex(index.names, implied=shards.class_names is None)
     tars = [
@@ -122,7 +113,7 @@ def _columns(index: TarIndex, tar: str) -> ShardColumns:
 
 
 def _scan(tar: TarRange, left_out: Counter[str]) -> Iterator[IndexedImage]:
-    for sample in samples(tar.members(wanted=is_label), str(tar.path)):
+    for sample in samples(tar.members(wanted=is_label), str(tar.path), left_out):
         # The tar's own time of change: writers of shards often give all members one time.
         file = ScannedFile(sample.image.name, sample.image.size, tar.mtime_ns)
         yield IndexedImage(file, sample.image.offset, sample.label)

@@ -16,6 +16,7 @@ from mgd3_fast.datasets.shard_index import index_path, read_index, stream_shards
 from mgd3_fast.datasets.streams import ImageStream
 from mgd3_fast.errors import UserError
 from mgd3_fast.progress import SILENT, Progress
+from mgd3_fast.storage.cache import expanded
 
 DATASET_NAMES = (*IMAGENET_NAMES, "mnist5k")
 
@@ -61,8 +62,8 @@ def open_dataset(
 def unread_error(spec: str) -> UserError:
     """What is said where a stream that was never read is of no use."""
     return UserError(
-        f"dataset must have been read once, got {spec!r}, a stream whose images are not known yet: "
-        "run `mgd3-fast encode` on it first"
+        f"{spec!r} is a stream that nobody has read yet, so that its images are not known: run"
+        " `mgd3-fast encode` on it first"
     )
 
 
@@ -75,15 +76,13 @@ def open_source(
     progress: Progress = SILENT,
     cache_dir: Path | str | None = None,
 ) -> Dataset | ImageStream:
-    """Open a dataset as `open_dataset` does, or hand out a stream that was never read.
-
-    `classes` are not applied to such a stream; `encode_stream` turns it into a dataset.
+    """Open a dataset as `open_dataset` does, or hand out a stream that was never read, with all its classes.
 
     Raises:
         UserError: As `open_dataset`.
     """
     if spec in IMAGENET_NAMES:
-        folder = None if data_dir is None else Path(data_dir).expanduser()
+        folder = None if data_dir is None else expanded(data_dir)
         return open_imagenet(spec, folder, classes, split, progress, cache_dir)
     if data_dir is not None:
         raise UserError(f"data_dir must be left out unless dataset is an ImageNet name, got dataset {spec!r}")
@@ -110,7 +109,7 @@ def _known(
 
 
 def _open_folder(spec: str, classes: str | None, split: str, progress: Progress) -> Dataset:
-    path = Path(spec).expanduser()
+    path = expanded(spec)
     if path.is_dir():
         return open_image_folder(path, classes, split, progress)
     if path.exists():

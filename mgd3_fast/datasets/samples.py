@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 from typing import NamedTuple
 
-from mgd3_fast.datasets.folders import IMAGE_SUFFIXES
+from mgd3_fast.datasets.folders import IMAGE_SUFFIXES, suffix_of
 from mgd3_fast.datasets.tars import Member
 from mgd3_fast.errors import UserError, listed
 
@@ -23,7 +24,7 @@ class Sample(NamedTuple):
     label: str
 
 
-def samples(members: Iterator[Member], where: str) -> Iterator[Sample]:
+def samples(members: Iterator[Member], where: str, left_out: Counter[str] | None = None) -> Iterator[Sample]:
     """Group neighbours of one key, as the library does: the name up to the first dot of its last part.
 
     What a member is its last suffix tells: `a/b.c.JPG` is an image of the sample `a/b`.
@@ -31,6 +32,7 @@ def samples(members: Iterator[Member], where: str) -> Iterator[Sample]:
     Args:
         members: Files of a shard; labels with their contents.
         where: The shard, for messages.
+        left_out: Receives, by suffix, the number of files that are neither the image nor a label.
 
     Yields:
         Samples in the shard's order; files whose names start with `__` or a dot belong to none.
@@ -43,18 +45,18 @@ def samples(members: Iterator[Member], where: str) -> Iterator[Sample]:
         by_extension: dict[str, Member] = {}
         for member in group:
             extension = _key_and_extension(member.name)[1]
-            if extension in by_extension:
-                raise UserError(
-                    f"samples must hold each kind of file once, got two {extension} of {key} in {where}"
-                )
+            if extension in by_extension and is_read(member.name):
+                raise UserError(f"sample {key} of {where} holds {extension} twice")
             by_extension[extension] = member
-        image = _one_of(_IMAGE_KINDS, by_extension, f"{key} in {where}")
+        sample = f"sample {key} of {where}"
+        image = _one_of(_IMAGE_KINDS, by_extension, sample)
         if image is None:
             kinds = " ".join(_IMAGE_KINDS)
-            raise UserError(
-                f"samples must have an image ({kinds}), got {key} with {listed(by_extension)} in {where}"
-            )
-        yield Sample(image, _label(by_extension, key, where))
+            raise UserError(f"{sample} holds no image ({kinds}), only {listed(by_extension)}")
+        if left_out is not None:
+            others = (member.name for member in by_extension.values() if member is not image)
+            left_out.update(suffix_of(name) for name in others if not is_label(name))
+        yield Sample(image, _label(by_extension, sample))
 
 
 def is_label(name: str) -> bool:
@@ -75,23 +77,21 @@ def _one_of(kinds: Sequence[str], by_extension: dict[str, Member], sample: str) 
     ending = [name for kind in kinds for name in by_extension if name.endswith(f".{kind}")]
     if len(ending) > 1:
         raise UserError(
-            f"samples must have one {kinds[0]} or the like, got {listed(ending)} of {sample}: the key of a"
-            " sample ends at the first dot of a file's name"
+            f"{sample} holds {listed(ending)}, where one is wanted: the files of a sample have one name up to"
+            " the first dot"
         )
     return by_extension[ending[0]] if ending else None
 
 
-def _label(by_extension: dict[str, Member], key: str, where: str) -> str:
+def _label(by_extension: dict[str, Member], sample: str) -> str:
     for kind in _LABEL_KINDS:
-        member = _one_of((kind,), by_extension, f"{key} in {where}")
+        member = _one_of((kind,), by_extension, sample)
         text = (member.content or b"").decode("utf-8", "replace").strip() if member else ""
         label = _json_label(text) if kind == "json" else text
         if label:
             return label
-    raise UserError(
-        f"samples must have a label (cls, or json with {' or '.join(_JSON_KEYS)}), "
-        f"got {key} with {listed(by_extension)} in {where}"
-    )
+    kinds = f"cls, or json with {' or '.join(_JSON_KEYS)}"
+    raise UserError(f"{sample} holds no label ({kinds}), only {listed(by_extension)}")
 
 
 def _json_label(text: str) -> str:

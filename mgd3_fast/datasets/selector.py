@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from unicodedata import normalize
 
@@ -34,11 +34,7 @@ def select_classes(
     """
     allowed = set(range(len(names)) if opened is None else opened)
     if isinstance(classes, str):
-        by_name = {name: label for label, name in enumerate(names)}
-
-        def named(part: str) -> int | None:
-            return by_name.get(part, by_name.get(matched([part], names).get(part, part)))
-
+        named = place_finder({name: label for label, name in enumerate(names)})
         chosen = {label for part in _parts(classes, named, names) for label in _labels_of(part, named, names)}
     else:
         chosen = set(classes)
@@ -48,6 +44,12 @@ def select_classes(
     if outside:
         raise UserError(f"classes must be among the {len(allowed)} opened ones, got {listed(outside)}")
     return sorted(chosen)
+
+
+def place_finder(places: Mapping[str, int]) -> Callable[[str], int | None]:
+    """What finds the place of a name, spelled as in `matched`; None where there is none."""
+    by_form = {form: places[alike[0]] for form, alike in _by_form(places).items() if len(alike) == 1}
+    return lambda name: places[name] if name in places else by_form.get(_form(name))
 
 
 def matched(names: Iterable[str], known: Iterable[str]) -> dict[str, str]:
@@ -94,8 +96,12 @@ def _by_number(name: str) -> list[tuple[int, int, str]]:
 def _by_form(names: Iterable[str]) -> dict[str, list[str]]:
     forms: dict[str, list[str]] = {}
     for name in names:
-        forms.setdefault(normalize("NFC", printable(name)), []).append(name)
+        forms.setdefault(_form(name), []).append(name)
     return forms
+
+
+def _form(name: str) -> str:
+    return normalize("NFC", printable(name))
 
 
 def _parts(text: str, named: Callable[[str], int | None], names: Sequence[str]) -> Iterator[str]:

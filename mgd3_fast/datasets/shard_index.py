@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from mgd3_fast.datasets.class_names import LabelIndex, names_of_labels, plain_names
 from mgd3_fast.datasets.dataset import Dataset, ImageClass
+from mgd3_fast.datasets.folders import left_out_notes
 from mgd3_fast.datasets.images import FileList, pack_names, unpack_name
 from mgd3_fast.datasets.selector import order_notes
 from mgd3_fast.datasets.shards import Shard, ShardImages
@@ -89,6 +90,7 @@ class ShardIndex:
         shards: int64 [n], which shard holds each image.
         rows: int64 [n], where in it.
         digests: Of the rows of each shard; see `ShardColumns.digest`.
+        left_out: Files of the shards that are neither images nor labels, by suffix, where they were counted.
     """
 
     names: tuple[str, ...]
@@ -97,6 +99,7 @@ class ShardIndex:
     shards: NDArray[np.int64]
     rows: NDArray[np.int64]
     digests: tuple[str, ...]
+    left_out: Mapping[str, int] = field(default_factory=dict)
 
     @cached_property
     def shard_counts(self) -> list[int]:
@@ -131,26 +134,31 @@ class ShardIndex:
             files, part = self.files.part(start, stop), slice(start, stop)
             images = ShardImages(files, shards, self.shards[part], self.rows[part])
             found.append(ImageClass(names[label], label, images))
-        notes = [] if source.class_names else order_notes(names)
+        notes = [*([] if source.class_names else order_notes(names)), *left_out_notes(self.left_out)]
         stream = source if is_stream else None
         dataset = Dataset(source.name, tuple(found), names, split, source.location, notes, stream)
         dataset = dataset if classes is None else dataset.subset(classes)
         empty = [cls.name for cls in dataset.classes if not len(cls)]
         if empty:
             raise UserError(
-                f"classes of {source.location} must have images, none in {listed(empty)} "
-                "(--classes leaves classes out)"
+                f"{source.location} has no images of {listed(empty)} (--classes leaves classes out)"
             )
         return dataset
 
 
-def build_index(columns: Sequence[ShardColumns], names: tuple[str, ...] | None, where: str) -> ShardIndex:
+def build_index(
+    columns: Sequence[ShardColumns],
+    names: tuple[str, ...] | None,
+    where: str,
+    left_out: Mapping[str, int] | None = None,
+) -> ShardIndex:
     """Order the rows of all shards by class.
 
     Args:
         columns: Rows of each shard.
         names: The class list as the source writes it; what the labels imply by default.
         where: The dataset, for messages.
+        left_out: Files that are no images, by suffix.
 
     Raises:
         UserError: A label is out of range.
@@ -171,6 +179,7 @@ def build_index(columns: Sequence[ShardColumns], names: tuple[str, ...] | None, 
         shards[order],
         _joined(np.arange(length, dtype=np.int64) for length in lengths)[order],
         tuple(one.digest() for one in columns),
+        left_out or {},
     )
 
 
@@ -197,7 +206,8 @@ def read_index(path: Path) -> ShardIndex | None:
     no_times = np.zeros(len(arrays["sizes"]), dtype=np.int64)
     files = FileList(arrays["names"], arrays["ends"], arrays["sizes"], no_times)
     names, digests = (tuple(json.loads(file.metadata[name])) for name in ("names", "digests"))
-    return ShardIndex(names, arrays["counts"], files, arrays["shards"], arrays["rows"], digests)
+    left_out = json.loads(file.metadata.get("left_out", "{}"))
+    return ShardIndex(names, arrays["counts"], files, arrays["shards"], arrays["rows"], digests, left_out)
 
 
 def write_index(path: Path, index: ShardIndex) -> None:
@@ -215,6 +225,8 @@ def write_index(path: Path, index: ShardIndex) -> None:
         "names": index.files.names,
     }
     lists = {"names": json.dumps(index.names), "digests": json.dumps(index.digests)}
+    if index.left_out:
+        lists["left_out"] = json.dumps(index.left_out)
     path.parent.mkdir(parents=True, exist_ok=True)
     save_arrays(path, arrays, {"format": _FORMAT, **lists})
 

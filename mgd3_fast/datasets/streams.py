@@ -67,15 +67,7 @@ class ImageStream(Protocol):
 
 
 class StreamShard(Shard):
-    """One shard of a stream.
-
-    Args:
-        stream: The stream.
-        number: Which of its shards.
-        labels: Finds the classes of labels.
-        count: Its images, where it was read before.
-        digest: Of its rows, where it was read before.
-    """
+    """One shard of a stream; its count and the digest of its rows are known where it was read before."""
 
     is_listed = False
 
@@ -93,15 +85,11 @@ class StreamShard(Shard):
 
     @cached_property
     def key(self) -> str:
-        """As of `ImageStream.shard_key`."""
+        """See `ImageStream.shard_key`."""
         return self._stream.shard_key(self._number)
 
     def rows(self, start: int = 0) -> Iterator[Row]:
-        """The shard's images, from one on.
-
-        Raises:
-            UserError: The stream broke off, or a label is none of its classes.
-        """
+        """The shard's images, from one on; a `UserError` where it breaks off or a label is no class."""
         for image in self._stream.read(self._number, start):
             named = self._labels.named(image.label, self.location(image.row, image.name))
             load = partial(decode_image, image.content)

@@ -9,14 +9,15 @@ import json
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mgd3_fast.datasets.batches import run_ahead
 from mgd3_fast.datasets.images import FileList, ScannedFile, pack_names, sha256_of_lines, unpack_name
 from mgd3_fast.datasets.tars import Member, tar_members
 from mgd3_fast.progress import Bar
@@ -48,11 +49,11 @@ class TarRange(NamedTuple):
 
 
 class IndexedImage(NamedTuple):
-    """What a scan finds of an image; `label` is its class as the tar writes it, or empty."""
+    """What a scan finds of an image: file, where it starts, and its class where the tar writes it."""
 
     file: ScannedFile
     offset: int
-    label: str
+    label: str = ""
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,7 @@ class TarIndexes:
     """Finds the images of tar files, in this run or in an earlier one.
 
     Args:
-        folder: Where indexes are kept; one file for each tar.
+        folder: Keeps a file for each tar.
         kind: Names the scan: another one gives another index of the same file.
         scan: Reads a tar's headers, and counts what it leaves out.
     """
@@ -101,13 +102,9 @@ class TarIndexes:
         Raises:
             UserError: One is not a tar, or is broken off.
         """
-        with ThreadPoolExecutor(_SCAN_THREADS, thread_name_prefix="index") as pool:
-            try:
-                for index in pool.map(self.one, ranges):
-                    yield index
-                    bar.advance()
-            finally:
-                pool.shutdown(wait=False, cancel_futures=True)
+        for index in run_ahead((partial(self.one, tar) for tar in ranges), _SCAN_THREADS, 2 * _SCAN_THREADS):
+            yield index
+            bar.advance()
 
     def one(self, tar: TarRange) -> TarIndex:
         """The index of one tar; see `of`."""

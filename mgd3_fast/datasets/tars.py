@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import lzma
 import os
 import tarfile
@@ -82,7 +81,7 @@ def tar_members(
                     yield Member(found.name, found.offset_data, found.size, mtime_ns, content)
             raise ReadError(f"broken off after {stop:,} bytes")
     except (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError) as error:
-        raise UserError(f"{where} must be a whole tar file: {error}") from None
+        raise UserError(f"{where} is not a whole tar file: {error}") from None
 
 
 class _StrictInfo(tarfile.TarInfo):
@@ -118,26 +117,25 @@ def load_from_tar(tar: Path, offset: int, size: int) -> Image.Image:
     return decode_image(content)
 
 
-class _Pushed(io.RawIOBase):
+class _Pushed:
     """A file whose first bytes were read, with these bytes before it again."""
+
+    closed = False
 
     def __init__(self, head: bytes, file: IO[bytes]) -> None:
         self._head, self._file = head, file
 
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
-        content = self._head or self._file.read(len(buffer))
-        count = min(len(content), len(buffer))
-        buffer[:count], self._head = content[:count], self._head[count:]
-        return count
+    def read(self, size: int) -> bytes:
+        if not self._head:
+            return self._file.read(size)
+        head, self._head = self._head[:size], self._head[size:]
+        return head + self._file.read(size - len(head))
 
 
 def _without_zstd(file: IO[bytes], where: str) -> IO[bytes]:
     """The bytes of a file that may be compressed by zstd, which `tarfile` knows from Python 3.14 on."""
     head = file.read(len(_ZSTD_MAGIC))
-    whole = io.BufferedReader(_Pushed(head, file))
+    whole = cast("IO[bytes]", _Pushed(head, file))
     if head != _ZSTD_MAGIC:
         return whole
     try:
@@ -146,4 +144,4 @@ def _without_zstd(file: IO[bytes], where: str) -> IO[bytes]:
         raise UserError(
             f"{where} is compressed by zstd, which the package pyarrow reads: pip install 'mgd3-fast[data]'"
         ) from None
-    return cast("IO[bytes]", pyarrow.CompressedInputStream(pyarrow.PythonFile(whole), "zstd"))
+    return cast("IO[bytes]", pyarrow.CompressedInputStream(pyarrow.PythonFile(whole, mode="r"), "zstd"))

@@ -18,6 +18,7 @@ from mgd3_fast.datasets.streams import StreamedImage, split_options
 from mgd3_fast.datasets.tars import is_compressed, tar_members
 from mgd3_fast.errors import UserError
 from mgd3_fast.progress import Progress
+from mgd3_fast.storage.cache import expanded
 
 _COMPANIONS = ("classnames.txt", "classes.txt")
 
@@ -110,15 +111,14 @@ def _expand(pattern: str) -> tuple[str, ...]:
         from braceexpand import braceexpand
     except ImportError:
         raise _missing_extra() from None
-    urls: list[str] = []
     try:
-        for part in pattern.split("::"):
-            for url in braceexpand(part):
-                local = _is_path(url)
-                path = str(Path(url.removeprefix("file:")).expanduser()) if local else url
-                urls += sorted(glob(path)) if local and "*" in path else [path]  # noqa: PTH207
+        named = [url for part in pattern.split("::") for url in braceexpand(part)]
     except ValueError as error:
         raise UserError(f"dataset must be wds: with balanced braces, got {pattern!r}: {error}") from None
+    urls: list[str] = []
+    for url in named:
+        path = str(expanded(url.removeprefix("file:"))) if _is_path(url) else url
+        urls += sorted(glob(path)) if _is_path(url) and "*" in path else [path]  # noqa: PTH207
     missing = [url for url in urls if _is_path(url) and not Path(url).is_file()]
     if missing or not urls:
         raise UserError(f"dataset must name existing shards, got {missing[0] if missing else pattern!r}")
@@ -127,7 +127,7 @@ def _expand(pattern: str) -> tuple[str, ...]:
 
 def _class_names(urls: Sequence[str], given: str | None) -> tuple[str, ...] | None:
     if given is not None:
-        return read_names(Path(given).expanduser())
+        return read_names(expanded(given))
     beside = [Path(urls[0]).parent / companion for companion in _COMPANIONS] if _is_path(urls[0]) else []
     return next((read_names(path) for path in beside if path.is_file()), None)
 

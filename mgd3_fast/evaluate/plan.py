@@ -162,10 +162,10 @@ def _recipes(
 
 def _notes(name: str, folder: LabelledFolder, dataset: Dataset) -> list[str]:
     """What makes figures of a folder less than they seem."""
+    notes = [f"{name}: {note}" for note in folder.notes]
     if not folder.manifest:
-        return []
+        return notes
     source = folder.manifest["dataset"]
-    notes = []
     if source["class_list_hash"] != dataset.class_list_hash:
         notes.append(f"{name} was distilled from {source['name']}, whose class list is another one")
     if dataset.split in ("train", "val of train") and source["split"] == "train":

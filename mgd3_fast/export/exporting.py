@@ -18,7 +18,7 @@ from mgd3_fast.errors import UserError
 from mgd3_fast.generators import load_generator
 from mgd3_fast.progress import SILENT
 from mgd3_fast.run.sampler import MOST_ROWS_CUDA, batch_rows
-from mgd3_fast.storage.cache import cache_dir_or_default
+from mgd3_fast.storage.cache import cache_dir_or_default, expanded
 
 if TYPE_CHECKING:
     from mgd3_engine.dit import DiT
@@ -145,7 +145,7 @@ def _engine(
 
 
 def _checked_out(config: ExportConfig) -> Path:
-    out = Path(str(config.out)).expanduser()
+    out = expanded(str(config.out))
     if out.is_dir():
         raise UserError(f"out must be a file name, got the folder {out}")
     try:

@@ -120,7 +120,7 @@ class BatchEncoder:
         if got != self.shape:
             raise UserError(f"autoencoder must give latents {self.shape}, got {got}")
         if not torch.isfinite(latents).all():
-            raise UserError(f"latents must be finite, got NaN or infinity in {where}: try fp32")
+            raise UserError(f"the latents of {where} hold NaN or infinity: try precision fp32")
         return latents
 
 

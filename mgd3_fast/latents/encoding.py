@@ -116,10 +116,10 @@ def encode_dataset(
         autoencoder: Encodes; moved to `device` when there is work.
         store: Receives latents; sets resolution, number format and flip.
         resolution: The store's, if given.
-        batch_size: Images per batch, rounded up to a multiple of 8; by default what the device takes well.
+        batch_size: See `make_job`, as for the next four.
         device: Where to encode.
         on_bad_image: "error" or "skip".
-        num_workers: Decoding threads; see `stream_images`.
+        num_workers: Decoding threads.
         progress: Where the bar and notes go.
         check: Compare stored latents with their checksums, which reads them; damaged ones are made anew.
         share: The shards of this process; classes that are not stored in whole are then left out of the
@@ -236,8 +236,8 @@ def _check_room(store: LatentStore, images: int, shape: tuple[int, int, int], pr
     free = shutil.disk_usage(store.folder).free
     if needed + _MARGIN_BYTES > free:
         raise UserError(
-            f"cache_dir must have room for {_size(needed)} of latents and {_size(_MARGIN_BYTES)}"
-            f" to spare, got {_size(free)} free in {store.folder}"
+            f"{_size(needed)} of latents and {_size(_MARGIN_BYTES)} to spare do not fit into the"
+            f" {_size(free)} free in {store.folder}: give a larger cache_dir"
         )
 
 

@@ -38,15 +38,9 @@ _WAIT_S = 0.5
 
 @dataclass(frozen=True)
 class EncodeJob:
-    """An encoder on its device, the store it fills, and the rules.
+    """An encoder on its device, the store it fills, and the rules; see `make_job`.
 
-    Args:
-        encoder: Encodes batches.
-        store: Receives latents.
-        rows: Most rows of a batch, a multiple of 8.
-        on_bad_image: "error" or "skip".
-        num_workers: Decoding threads, None for one per processor.
-        progress: Where bars and notes go.
+    `rows` is the most rows of a batch, a multiple of 8.
     """
 
     encoder: BatchEncoder
@@ -126,12 +120,7 @@ class _Item(NamedTuple):
 
 
 class ShardEncoder:
-    """Encodes shards one after another, those that no other process has taken.
-
-    Args:
-        job: How to encode.
-        bar: Counts rows.
-    """
+    """Encodes shards one after another, those that no other process has taken; the bar counts rows."""
 
     def __init__(self, job: EncodeJob, bar: Bar) -> None:
         self.encoded = Encoded()

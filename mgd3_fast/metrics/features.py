@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mgd3_fast.errors import UserError
+from mgd3_fast.errors import UserError, listed
 from mgd3_fast.evaluate.colours import normalise
 from mgd3_fast.latents.encoder import Encoder
 
@@ -63,7 +63,7 @@ def onnx_space(path: Path, input_range: str) -> FeatureSpace:
         raise UserError(f"features must be an ONNX network, got {path}: {reason}") from None
     inputs = [one.name for one in session.get_inputs()]
     if len(inputs) != 1:
-        raise UserError(f"features must be an ONNX network of one input, got {', '.join(inputs)} in {path}")
+        raise UserError(f"features must be an ONNX network of one input, got {listed(inputs)} in {path}")
 
     def features(images: Tensor) -> NDArray[np.float32]:
         try:

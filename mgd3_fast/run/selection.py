@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from mgd3_fast.config.distill import REAL_METHODS
-from mgd3_fast.datasets import BadImage, BadImageError, Dataset, image_batches
+from mgd3_fast.datasets import BadImage, BadImageError, Dataset, bad_image_error, image_batches
 from mgd3_fast.errors import UserError
 from mgd3_fast.modes import ModeDiscovery, method_named
 from mgd3_fast.modes.herding import HerdingDiscovery
@@ -101,10 +101,7 @@ def _draw(
             cls.images.load(place)
         except BadImageError as error:
             if on_bad_image == "error":
-                raise UserError(
-                    f"images must be readable, got {cls.images.location(place)}: {error}"
-                    " (on_bad_image=skip leaves such images out)"
-                ) from None
+                raise bad_image_error(cls.images.location(place), str(error)) from None
             if bad_images is not None:
                 bad_images.append(BadImage(cls.name, place, cls.images.name(place), str(error)))
             continue

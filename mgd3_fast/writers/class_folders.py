@@ -28,7 +28,8 @@ def every_class(path: Path, dataset: Dataset, recorded: Mapping[str, str], optio
         UserError: A class is missing or there twice, or a folder is of no opened class.
     """
     unknown: list[str] = []
-    found = dict(recorded)
+    spelled = matched(recorded, dataset.all_class_names)
+    found = {spelled.get(name, name): folder for name, folder in recorded.items()}
     if not recorded:
         found, unknown = _folders_by_class(path, dataset.all_class_names, option)
     wanted = dataset.class_names

@@ -111,6 +111,7 @@ class LabelledFolder:
             a run took some classes of a folder.
         images: Class after class in label order, at least one.
         manifest: Content of the run's `manifest.json`; empty where there is none.
+        notes: One-line warnings about files that were found.
     """
 
     path: Path
@@ -118,6 +119,7 @@ class LabelledFolder:
     names: tuple[str | None, ...]
     images: tuple[LabelledImage, ...]
     manifest: dict[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:

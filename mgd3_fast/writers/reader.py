@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -17,7 +18,7 @@ from typing import Any, TypeVar
 from mgd3_fast.datasets import Dataset, run_ahead
 from mgd3_fast.datasets.class_list import built_in_list, class_list
 from mgd3_fast.datasets.dataset import list_hash
-from mgd3_fast.datasets.folders import class_folders, scan_folder
+from mgd3_fast.datasets.folders import class_folders, left_out_notes, scan_folder
 from mgd3_fast.datasets.selector import matched
 from mgd3_fast.errors import UserError
 from mgd3_fast.progress import Progress
@@ -75,12 +76,14 @@ def read_classes(path: Path, dataset: Dataset, option: str, ipc: int | None = No
     recorded_folders = {one["name"]: _inside(one["folder"], path) for one in manifest.get("classes", ())}
     found = every_class(path, dataset, recorded_folders, option)
     recorded = {record["file"]: record for record in manifest.get("images", ())}
+    left_out: Counter[str] = Counter()
     images = [
         image
         for cls in dataset.classes
-        for image in _scanned(path, found[cls.name], cls.label, cls.name, recorded)
+        for image in _scanned(path, found[cls.name], cls.label, cls.name, recorded, left_out)
     ]
-    folder = LabelledFolder(path, dataset.name, dataset.all_class_names, tuple(images), manifest)
+    notes = tuple(left_out_notes(left_out))
+    folder = LabelledFolder(path, dataset.name, dataset.all_class_names, tuple(images), manifest, notes)
     if ipc is not None:
         return folder.first(ipc)
     folder.check_even()
@@ -215,12 +218,15 @@ def _inside(name: str, path: Path) -> str:
 def _of_class_folders(path: Path, dataset: str, option: str, progress: Progress) -> LabelledFolder:
     name, names = class_list(dataset)
     found = some_classes(path, name, names, option, progress)
+    left_out: Counter[str] = Counter()
     images = [
         image
         for label, class_name in enumerate(names)
         if class_name in found
-        for image in _scanned(path, found[class_name], label, class_name, {}, _natural)
+        for image in _scanned(path, found[class_name], label, class_name, {}, left_out, _natural)
     ]
+    for note in left_out_notes(left_out):
+        progress.note(note)
     with progress.stage("read", total=len(images), unit="img") as bar:
         for place, digest in enumerate(read_ahead(images, _digest)):
             images[place] = replace(images[place], sha256=digest)
@@ -234,10 +240,12 @@ def _scanned(
     label: int,
     class_name: str,
     recorded: Mapping[str, Mapping[str, Any]],
+    left_out: Counter[str],
     key: Callable[[str], Any] | None = None,
 ) -> Iterator[LabelledImage]:
-    """The images in the folder of a class, by name."""
-    files, _ = scan_folder(path / folder)
+    """The images in the folder of a class, by name; other files are counted."""
+    files, others = scan_folder(path / folder)
+    left_out += others
     if not len(files):
         raise UserError(f"{path} must hold images of every class, got none of {class_name}")
     for index, name in enumerate(sorted(map(files.name, range(len(files))), key=key)):

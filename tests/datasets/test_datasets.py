@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from unicodedata import normalize
 
 import numpy as np
 import pytest
 
 from mgd3_fast.datasets import (
+    BadImage,
     Dataset,
     FileImages,
     ScannedFile,
     describe,
+    image_batches,
     open_dataset,
 )
-from mgd3_fast.datasets.selector import select_classes
-from mgd3_fast.errors import UserError
+from mgd3_fast.datasets.selector import matched, select_classes
+from mgd3_fast.errors import UserError, printable
 from tests.fakes.pictures import encoded, photo
+
+BYTES = os.fsdecode(b"b\xe9te")
 
 
 @pytest.fixture
@@ -97,8 +102,8 @@ class TestImageFolder:
     def test_keys_cover_names_sizes_and_mtimes(self, other: list[tuple[str, int, int]], changed: str) -> None:
         first = FileImages(Path("x"), [ScannedFile("a", 1, 0), ScannedFile("bc", 1, 0)])
         second = FileImages(Path("y"), [ScannedFile(*file) for file in other])
-        assert (first.content_key() != second.content_key()) == (changed == "content")
-        assert first.cache_key() != second.cache_key()
+        assert (first.key(times=False) != second.key(times=False)) == (changed == "content")
+        assert first.key(times=True) != second.key(times=True)
 
     @pytest.mark.parametrize(
         ("make", "message"),
@@ -132,6 +137,119 @@ class TestImageFolder:
         tracemalloc.stop()
         assert images.name(19_999) == "n01440764_19999.JPEG"
         assert kept / 20_000 < 48  # bytes a file; measured 44
+
+
+class TestFilesOfAFolder:
+    """Which files are images, and what is said of the others."""
+
+    @pytest.mark.parametrize(
+        ("suffix", "kind"),
+        [
+            *((".jpg", "JPEG"), (".jpeg", "JPEG"), (".png", "PNG"), (".webp", "WEBP"), (".bmp", "BMP")),
+            *((".tif", "TIFF"), (".tiff", "TIFF"), (".ppm", "PPM"), (".pgm", "PPM"), (".TIF", "TIFF")),
+        ],
+    )
+    def test_suffixes_of_torchvision_are_images(self, tmp_path: Path, suffix: str, kind: str) -> None:
+        (tmp_path / "a").mkdir()
+        image = photo(0).convert("L") if suffix == ".pgm" else photo(0)
+        (tmp_path / "a" / f"x{suffix}").write_bytes(encoded(image, kind))
+        dataset = open_dataset(str(tmp_path))
+        assert dataset.load(0, 0).size == (40, 30)
+        assert dataset.notes == []
+
+    def test_other_files_are_counted_by_suffix(self, folder: Path) -> None:
+        for name in ("cat/a.GIF", "ant/b.gif", "ant/c.gif", "ant/README", "cat/more/d.txt"):
+            (folder / name).write_bytes(b"")
+        dataset = open_dataset(str(folder))
+        assert dataset.notes == ["6 files were left out: 3 .gif, 2 .txt, 1 without suffix"]
+        assert f"warning: {dataset.notes[0]}" in describe(dataset)
+        assert open_dataset(str(folder), classes="cat").notes == ["3 files were left out: 2 .txt, 1 .gif"]
+
+    def test_a_class_of_other_files_alone_is_told_with_their_suffixes(self, tmp_path: Path) -> None:
+        (tmp_path / "a").mkdir()
+        (tmp_path / "a" / "x.gif").write_bytes(b"")
+        with pytest.raises(UserError, match=r"empty: a; 1 file was left out: 1 \.gif$"):
+            open_dataset(str(tmp_path))
+
+    def test_dangling_links_are_bad_images(self, folder: Path) -> None:
+        (folder / "ant" / "3.png").symlink_to("/no/such/file")
+        (folder / "ant" / "4.png").symlink_to("4.png")
+        dataset = open_dataset(str(folder))
+        assert names_of(dataset, 0) == ["10.jpeg", "2.jpg", "3.png", "4.png"]
+        with pytest.raises(
+            UserError, match=r"ant/3\.png cannot be read: the link leads nowhere, to /no/such"
+        ):
+            list(image_batches(dataset, 0, 8, 8))
+        bad: list[BadImage] = []
+        (batch,) = image_batches(dataset, 0, 8, 8, "skip", bad_images=bad)
+        assert batch.indices.tolist() == [0, 1]
+        assert [one.image_name for one in bad] == ["3.png", "4.png"]
+
+    def test_dangling_links_to_class_folders_are_told(self, folder: Path) -> None:
+        (folder / "dog").symlink_to("/no/such/folder")
+        dataset = open_dataset(str(folder))
+        assert dataset.class_names == ("ant", "cat")
+        assert "1 link that leads nowhere is no class: dog" in dataset.notes
+
+    def test_links_to_images_and_folders_are_followed_but_not_in_circles(self, folder: Path) -> None:
+        (folder / "ant" / "loop").symlink_to(folder)
+        (folder / "ant" / "more").symlink_to(folder / "cat" / "more")
+        (folder / "ant" / "3.png").symlink_to(folder / "cat" / "a.png")
+        assert names_of(open_dataset(str(folder)), 0) == ["10.jpeg", "2.jpg", "3.png", "more/c.bmp"]
+
+
+class TestNamesOfFolders:
+    """Folders whose names sort, or are spelled, in ways that surprise."""
+
+    def make(self, root: Path, *names: str) -> Path:
+        for number, name in enumerate(names):
+            (root / name).mkdir(parents=True)
+            (root / name / f"{name}.png").write_bytes(encoded(photo(number), "PNG"))
+        return root
+
+    @pytest.mark.parametrize(
+        ("names", "note"),
+        [
+            (map(str, range(12)), "label 2 is '10', not '2'"),
+            (["class9", "class10"], "label 0 is 'class10', not 'class9'"),
+            (["0", "1", "2"], None),
+            (["00", "01", "10"], None),
+            (["a10", "b9"], None),
+        ],
+        ids=["numbers", "words-with-numbers", "one-digit", "padded", "words"],
+    )
+    def test_numbers_sorted_as_words_are_told(
+        self, tmp_path: Path, names: list[str], note: str | None
+    ) -> None:
+        dataset = open_dataset(str(self.make(tmp_path, *names)))
+        told = [one for one in dataset.notes if one.startswith("classes are sorted as words, not as numbers")]
+        assert len(told) == (note is not None)
+        assert note is None or told[0].endswith(note)
+
+    def test_accents_spelled_otherwise_in_val_are_the_classes_of_train(self, tmp_path: Path) -> None:
+        nfc, nfd = (normalize(form, "Café") for form in ("NFC", "NFD"))
+        assert nfc != nfd
+        self.make(tmp_path / "train", nfc, "Cafz", BYTES)
+        self.make(tmp_path / "val", nfd, "Cafz", BYTES)
+        train, val = (open_dataset(str(tmp_path), split=split) for split in ("train", "val"))
+        assert train.class_names == val.class_names == ("Cafz", nfc, BYTES)
+        assert train.class_list_hash == val.class_list_hash
+        assert np.asarray(val.load(1, 0)).shape == (30, 40, 3)
+        assert val.subset(nfd).class_names == (nfc,)
+        assert val.subset("b\\xe9te").class_names == (BYTES,)
+
+    def test_spellings_that_could_be_two_classes_stay_as_they_are(self, tmp_path: Path) -> None:
+        nfc, nfd = (normalize(form, "é") for form in ("NFC", "NFD"))
+        self.make(tmp_path / "train", nfc, nfd)
+        self.make(tmp_path / "val", nfc, nfd)
+        assert open_dataset(str(tmp_path), split="val").class_names == (nfd, nfc)
+        assert matched([normalize("NFC", "ệ")], [normalize("NFD", "ệ"), "ẹ\u0302"]) == {}
+
+    def test_names_that_are_not_utf8_keep_their_bytes(self, tmp_path: Path) -> None:
+        dataset = open_dataset(str(self.make(tmp_path, BYTES)))
+        assert os.fsencode(dataset.classes[0].images.name(0)) == b"b\xe9te.png"
+        assert dataset.load(0, 0).size == (40, 30)
+        assert "b\\xe9te" in printable(describe(dataset))
 
 
 class TestNames:

@@ -203,7 +203,7 @@ def test_label_column_without_class_names_must_be_named(write: Writer) -> None:
 @pytest.mark.parametrize("label", [-1, None])
 def test_row_without_a_label_is_told(write: Writer, label: int | None) -> None:
     stream = stream_of(f"hf:{write([[0, label]])}")
-    with pytest.raises(UserError, match=rf"must have a label in each row, got {label} in 00000/0000001"):
+    with pytest.raises(UserError, match="has no label in column label of row 00000/0000001"):
         rows_of(stream)
 
 

@@ -93,7 +93,7 @@ class TestMembers:
         kept = {"header": 512 * 3 + 100, "content": 512 * 2, "before-a-header": 512 * 3, "end": 512 * 6}
         kept["nothing"] = 0
         stop = kept[cut] if in_a_file else None
-        with pytest.raises(UserError, match=r"^t\.tar must be a whole tar file"):
+        with pytest.raises(UserError, match=r"^t\.tar is not a whole tar file"):
             list(tar_members(io.BytesIO(content[: kept[cut]]), "t.tar", lambda name: True, stop))
 
     @pytest.mark.parametrize("cut", ["nothing", "header", "content", "before-a-header", "end"])
@@ -102,11 +102,11 @@ class TestMembers:
         kept = {"header": 512 * 3 + 100, "content": 512 * 2, "before-a-header": 512 * 3, "end": 512 * 6}
         stop = kept.get(cut, 0)
         file = io.BytesIO(inner[:stop] + tar_bytes({"next": b"z"}))
-        with pytest.raises(UserError, match=r"^t\.tar must be a whole tar file"):
+        with pytest.raises(UserError, match=r"^t\.tar is not a whole tar file"):
             list(tar_members(file, "t.tar", lambda name: True, stop))
 
     def test_another_file_is_told(self) -> None:
-        with pytest.raises(UserError, match="must be a whole tar file"):
+        with pytest.raises(UserError, match="is not a whole tar file"):
             list(tar_members(io.BytesIO(b"no tar" * 200), "t.tar", lambda name: True))
 
     def test_a_tar_inside_a_file_ends_where_it_ends(self) -> None:
@@ -143,6 +143,15 @@ class TestTrainTar:
 
     def test_the_tar_itself_may_be_named(self, downloaded: Path, tmp_path: Path) -> None:
         assert len(opened(downloaded / "ILSVRC2012_img_train.tar", tmp_path)) == 30
+
+    def test_other_files_are_counted_now_and_when_the_index_is_read(self, tmp_path: Path) -> None:
+        files = {"1.JPEG": train_image(WNIDS[0], 1), "2.tif": b"", "3.gif": b"", ".DS_Store": b""}
+        tar = {f"{wnid}.tar": tar_bytes(files) for wnid in WNIDS}
+        (tmp_path / "ILSVRC2012_img_train.tar").write_bytes(tar_bytes(tar))
+        for _ in range(2):
+            dataset = opened(tmp_path, tmp_path)
+            assert dataset.counts == dict.fromkeys(WNIDS, 2)
+            assert "10 files were left out: 10 .gif" in dataset.notes
 
     def test_headers_are_read_once(
         self, downloaded: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -181,7 +190,7 @@ class TestTrainTar:
     def test_broken_off_download_is_told(self, downloaded: Path, tmp_path: Path) -> None:
         tar = downloaded / "ILSVRC2012_img_train.tar"
         tar.write_bytes(tar.read_bytes()[:-40_000])
-        with pytest.raises(UserError, match=r"ILSVRC2012_img_train\.tar must be a whole tar file"):
+        with pytest.raises(UserError, match=r"ILSVRC2012_img_train\.tar is not a whole tar file"):
             opened(downloaded, tmp_path)
 
     def test_folder_with_neither_tree_nor_tar_names_both(self, tmp_path: Path) -> None:

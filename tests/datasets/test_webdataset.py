@@ -2,21 +2,49 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
+import lzma
 import sys
+from functools import partial
 from pathlib import Path
+from unicodedata import normalize
 
 import numpy as np
 import pytest
 
-from mgd3_fast.datasets import Dataset, ImageStream, StreamedImage, open_dataset, open_source
+from mgd3_fast.datasets import (
+    Dataset,
+    ImageStream,
+    StreamedImage,
+    decode_image,
+    open_dataset,
+    open_source,
+)
 from mgd3_fast.errors import UserError
-from tests.fakes.pictures import photo
+from tests.fakes.pictures import encoded, photo
 from tests.fakes.tars import tar_bytes, write_shards
 
 pytest.importorskip("webdataset")
 
 LABELS = [["1", "0", "1"], ["0", "2"]]
+
+
+def zstd(content: bytes) -> bytes:
+    pyarrow = pytest.importorskip("pyarrow")
+    packed = pyarrow.BufferOutputStream()
+    with pyarrow.CompressedOutputStream(packed, "zstd") as stream:
+        stream.write(content)
+    return bytes(packed.getvalue())
+
+
+COMPRESSED = {
+    **dict.fromkeys(("tar.gz", "tgz"), gzip.compress),
+    **dict.fromkeys(("tar.bz2", "bin"), bz2.compress),
+    "tar.xz": lzma.compress,
+    "tar.lzma": partial(lzma.compress, format=lzma.FORMAT_ALONE),
+    "tar.zst": zstd,
+}
 
 
 @pytest.fixture
@@ -93,6 +121,44 @@ class TestLocalShards:
         write_shards(tmp_path, [["0"]], kind=kind)
         assert opened(f"wds:{tmp_path}/000.tar", tmp_path).load(0, 0).size == (40, 30)
 
+    @pytest.mark.parametrize(
+        ("images", "names"),
+        [
+            (["a.b/c.png", "a.b/d.png"], ["a.b/c.png", "a.b/d.png"]),
+            (["x.v2.png", "y.v2.PNG"], ["x.v2.png", "y.v2.PNG"]),
+            (["x.depth.png", "x.png", "y.jpg.png"], ["x.png", "y.jpg.png"]),
+            (["x.tif", "x.txt", "y.TIFF"], ["x.tif", "y.TIFF"]),
+        ],
+        ids=["folders", "extensions", "the-plain-one", "kinds"],
+    )
+    def test_keys_end_at_the_first_dot_of_the_last_part(
+        self, tmp_path: Path, images: list[str], names: list[str]
+    ) -> None:
+        contents: dict[str, bytes] = {}
+        for number, name in enumerate(images):
+            contents[name] = encoded(photo(number), "PNG")
+            key = name.rpartition("/")[0] + "/" + name.rpartition("/")[2].partition(".")[0]
+            contents[f"{key.lstrip('/')}.cls"] = b"0"
+        (tmp_path / "t.tar").write_bytes(tar_bytes(dict(sorted(contents.items()))))
+        found = opened(f"wds:{tmp_path}/t.tar", tmp_path).classes[0].images
+        assert [found.name(place) for place in range(len(found))] == [f"t.tar/{name}" for name in names]
+        (streamed,) = rows_of(stream_of(f"wds:pipe:cat {tmp_path}/t.tar", tmp_path))
+        assert [row.name for row in streamed] == [f"t.tar/{name}" for name in names]
+
+    def test_other_files_are_counted_now_and_when_the_index_is_read(self, tmp_path: Path) -> None:
+        picture = encoded(photo(0), "PNG")
+        sample = {"a.png": picture, "a.seg.png": picture, "a.cls": b"0", "a.txt": b"", "a.meta.json": b"{}"}
+        (tmp_path / "t.tar").write_bytes(tar_bytes({**sample, "b.png": picture, "b.cls": b"0", "b.txt": b""}))
+        for _ in range(2):
+            notes = opened(f"wds:{tmp_path}/t.tar", tmp_path).notes
+            assert notes == ["3 files were left out: 2 .txt, 1 .png"]
+
+    def test_accents_of_labels_may_be_spelled_otherwise(self, tmp_path: Path) -> None:
+        write_shards(tmp_path, [[normalize("NFD", "café"), "7"]])
+        (tmp_path / "classes.txt").write_text("\n".join([normalize("NFC", "café"), *"abcdefg"]))
+        dataset = opened(f"wds:{tmp_path}/000.tar", tmp_path, classes="0,7")
+        assert dataset.counts == {normalize("NFC", "café"): 1, "g": 1}
+
     def test_fingerprint_knows_neither_folder_nor_time(self, tmp_path: Path) -> None:
         for folder in ("here", "there"):
             write_shards(tmp_path / folder, LABELS)
@@ -105,12 +171,37 @@ class TestLocalShards:
 
 
 class TestStreams:
-    def test_pipes_and_compressed_files_are_streams(self, shards: Path, tmp_path: Path) -> None:
-        (shards / "000.tar.gz").write_bytes(gzip.compress((shards / "000.tar").read_bytes()))
+    @pytest.mark.parametrize("suffix", ["tar.gz", "tgz", "tar.bz2", "tar.xz", "tar.lzma", "tar.zst", "bin"])
+    @pytest.mark.parametrize("way", ["", "pipe:cat "])
+    def test_compressed_files_are_streams(self, shards: Path, tmp_path: Path, suffix: str, way: str) -> None:
+        packed = shards / f"000.{suffix}"
+        packed.write_bytes(COMPRESSED[suffix]((shards / "000.tar").read_bytes()))
+        (unpacked,) = rows_of(stream_of(f"wds:{way}{packed}", tmp_path))
+        assert [row.label for row in unpacked] == LABELS[0]
+        dataset = opened(f"wds:{shards}/000.tar", tmp_path)
+        pixels = [np.asarray(decode_image(unpacked[row].content)) for row in (0, 2)]
+        assert all(np.array_equal(one, dataset.load(1, place)) for place, one in enumerate(pixels))
+
+    @pytest.mark.parametrize("suffix", ["tar.gz", "tar.bz2", "tar.xz", "tar.zst"])
+    def test_cut_off_compressed_file_is_told(self, shards: Path, tmp_path: Path, suffix: str) -> None:
+        content = COMPRESSED[suffix]((shards / "000.tar").read_bytes())
+        for length in (len(content) // 2, 40):
+            (shards / suffix).write_bytes(content[:length])
+            with pytest.raises(UserError, match=f"{suffix} (is not a whole tar file|broke off)"):
+                rows_of(stream_of(f"wds:{shards}/{suffix}", tmp_path))
+
+    def test_zstd_without_its_package_is_told(
+        self, shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        packed = shards / "000.tar.zst"
+        packed.write_bytes(COMPRESSED["tar.zst"]((shards / "000.tar").read_bytes()))
+        monkeypatch.setitem(sys.modules, "pyarrow", None)
+        with pytest.raises(UserError, match=r"is compressed by zstd, .*: pip install 'mgd3-fast\[data\]'$"):
+            rows_of(stream_of(f"wds:{packed}", tmp_path))
+
+    def test_pipes_are_streams(self, shards: Path, tmp_path: Path) -> None:
         piped = rows_of(stream_of(f"wds:pipe:cat {shards}/{{000..001}}.tar", tmp_path))
-        unpacked = rows_of(stream_of(f"wds:{shards}/000.tar.gz", tmp_path))
         assert [[row.label for row in rows] for rows in piped] == LABELS
-        assert [row.content for row in unpacked[0]] == [row.content for row in piped[0]]
 
     def test_reading_starts_at_a_row(self, shards: Path, tmp_path: Path) -> None:
         rows = rows_of(stream_of(f"wds:pipe:cat {shards}/{{000..001}}.tar", tmp_path), start=1)
@@ -138,7 +229,7 @@ class TestStreams:
 
     def test_cut_off_download_is_told(self, shards: Path, tmp_path: Path) -> None:
         stream = stream_of(f"wds:pipe:head -c 3000 {shards}/000.tar", tmp_path)
-        with pytest.raises(UserError, match="must be a whole tar file"):
+        with pytest.raises(UserError, match="is not a whole tar file"):
             rows_of(stream)
 
     def test_stopping_early_is_no_mistake(self, shards: Path, tmp_path: Path) -> None:
@@ -158,7 +249,7 @@ class TestStreams:
 
     def test_a_stream_that_was_never_read_is_no_dataset_yet(self, tmp_path: Path) -> None:
         with pytest.raises(
-            UserError, match=r"must have been read once, got 'wds:pipe:x', .*`mgd3-fast encode`"
+            UserError, match=r"^'wds:pipe:x' is a stream that nobody has read yet, .*`mgd3-fast encode`"
         ):
             opened("wds:pipe:x", tmp_path)
 
@@ -167,15 +258,29 @@ class TestMistakes:
     @pytest.mark.parametrize(
         ("contents", "message"),
         [
-            ({"a.txt": b"0"}, r"samples must have an image \(jpg .*\), got a with txt in .*t\.tar"),
-            ({"a.png": b"0"}, r"samples must have a label \(cls, or json .*\), got a with png in .*t\.tar"),
-            ({"a.png": b"0", "a.json": b"{}"}, "samples must have a label"),
-            ({"a.png": b"0", "a.json": b"["}, "samples must have a label"),
-            ({"a.png": b"0", "a.cls": b""}, "samples must have a label"),
-            ({"a.png": b"0", "a.cls": b"2"}, r"classes of wds:.* must have images, none in 0, 1 "),
+            ({"a.txt": b"0"}, r"sample a of .*t\.tar holds no image \(jpg .*\), only txt"),
+            ({"a.png": b"0"}, r"sample a of .*t\.tar holds no label \(cls, or json .*\), only png"),
+            ({"a.png": b"0", "a.json": b"{}"}, "sample a of .* holds no label"),
+            ({"a.png": b"0", "a.json": b"["}, "sample a of .* holds no label"),
+            ({"a.png": b"0", "a.cls": b""}, "sample a of .* holds no label"),
+            ({"a.1.png": b"0", "a.2.png": b"0"}, r"sample a of .*t\.tar holds 1\.png, 2\.png, .*first dot"),
+            ({"a.1.cls": b"0", "a.2.cls": b"0", "a.png": b""}, r"sample a of .* holds 1\.cls, 2\.cls"),
+            ({"a.PNG": b"0", "a.png": b"0"}, r"sample a of .*t\.tar holds png twice"),
+            ({"a.png": b"0", "a.cls": b"2"}, r"wds:.* has no images of 0, 1 "),
             ({"a.png": b"0", "a.cls": b"99999999"}, "labels must be class indices up to 1,000,000 or names"),
         ],
-        ids=["no-image", "no-label", "json-without", "json-broken", "empty-label", "gaps", "hash"],
+        ids=[
+            *(
+                "no-image",
+                "no-label",
+                "json-without",
+                "json-broken",
+                "empty-label",
+                "two-images",
+                "two-labels",
+            ),
+            *("twice", "gaps", "hash"),
+        ],
     )
     def test_wrong_samples(self, tmp_path: Path, contents: dict[str, bytes], message: str) -> None:
         (tmp_path / "t.tar").write_bytes(tar_bytes(contents))
@@ -186,7 +291,7 @@ class TestMistakes:
     def test_label_outside_the_list(self, tmp_path: Path, label: str) -> None:
         write_shards(tmp_path, [["0", label]])
         (tmp_path / "classes.txt").write_text("ant\nbee\ncow\n")
-        message = rf"labels must be indices from 0 to 2 or class names, got '{label}' for .*sample0001"
+        message = rf"label '{label}' of .*sample0001.* is no class: labels are indices from 0 to 2 or names"
         with pytest.raises(UserError, match=message):
             opened(f"wds:{tmp_path}/000.tar", tmp_path)
 

@@ -215,8 +215,9 @@ def test_classes_are_called_by_their_names() -> None:
     assert prompts.texts == ("tench", "sea snake", "golf ball", "crane", "crane")
     assert prompts.negative == ""
     assert prompts.describe().splitlines() == [
-        "prompts: 'tench' for n01440764, 'sea snake' for sea_snake, 'golf ball' for golf ball, ... 5 in all",
-        f"warning: classes {' and '.join(CRANES)} share the prompt 'crane'; --prompts can tell them apart",
+        f"prompts: 'tench' for n01440764, 'sea snake' for sea_snake, 'golf ball' for golf ball, 'crane' for"
+        f" {CRANES[0]} and 1 more",
+        f"warning: classes {', '.join(CRANES)} share the prompt 'crane'; --prompts can tell them apart",
     ]
     photos = class_prompts(dataset, template="a photo of a {}, {}", negative="cartoon")
     assert photos.texts[1] == "a photo of a sea snake, sea snake"

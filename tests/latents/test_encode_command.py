@@ -190,6 +190,28 @@ def test_mistakes_are_one_line(
     assert capsys.readouterr().err.startswith(f"mgd3-fast: error: {message}")
 
 
+def test_links_that_lead_nowhere_are_skipped_and_counted_or_named(
+    run: Run, tmp_path: Path, tiny_generator: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("ant", "bee", "cow"):
+        (tmp_path / "set" / name).mkdir(parents=True)
+        (tmp_path / "set" / name / "0.png").write_bytes(encoded(photo(0), "PNG"))
+    link = tmp_path / "set" / "bee" / "1.png"
+    link.symlink_to(tmp_path / "gone.png")
+    words = ["encode", "--dataset", str(tmp_path / "set"), "--generator", str(tiny_generator)]
+    words += ["--cache-dir", str(tmp_path / "cache")]
+    for _ in range(2):
+        assert main([*words, "--on-bad-image", "skip"]) == 0
+        told = capsys.readouterr()
+        reason = f"the link leads nowhere, to {tmp_path}/gone.png"
+        assert f"skipped bee/1.png: {reason}" in told.err.splitlines()
+        assert ", 1 skipped, in" in told.out
+        assert main(words) == 2
+        assert f"error: {link} cannot be read: {reason} (" in capsys.readouterr().err
+    link.unlink()
+    assert run(tmp_path / "set")["skipped"] == 0
+
+
 @pytest.mark.parametrize("read_before", [False, True])
 def test_streams_have_no_held_out_part(run: Run, piped: str, tmp_path: Path, read_before: bool) -> None:
     if read_before:

@@ -97,7 +97,7 @@ def test_truncated_file_is_told(store: LatentStore) -> None:
     put_latents(store, CLASS, LATENTS, INDEX)
     path = store.path(CLASS)
     path.write_bytes(path.read_bytes()[:-1])
-    with pytest.raises(DamagedFileError, match="is damaged"):
+    with pytest.raises(DamagedFileError, match=r"is damaged: .*; `mgd3-fast encode` makes it anew$"):
         store.get(CLASS)
 
 
@@ -108,7 +108,7 @@ def test_flipped_bit_is_told_when_asked(store: LatentStore) -> None:
     content[-30] ^= 1
     path.write_bytes(content)
     assert store.open(CLASS) is not None
-    with pytest.raises(DamagedFileError, match="checksum"):
+    with pytest.raises(DamagedFileError, match=r"checksum; `mgd3-fast encode` makes it anew$"):
         store.open(CLASS, check=True)
 
 
@@ -116,7 +116,9 @@ def test_file_of_another_class_is_told(store: LatentStore) -> None:
     other = ImageClass("other", 0, CLASS.images)
     put_latents(store, other, LATENTS, INDEX)
     store.path(other).rename(store.path(CLASS))
-    with pytest.raises(DamagedFileError, match="not the latents that its name says"):
+    with pytest.raises(
+        DamagedFileError, match=r"not the latents that its name says; `mgd3-fast encode` makes it anew$"
+    ):
         store.open(CLASS)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 
 from mgd3_fast.datasets import Dataset, open_dataset
 from mgd3_fast.errors import UserError
-from mgd3_fast.progress import SILENT
+from mgd3_fast.progress import SILENT, Progress
 from mgd3_fast.writers import write_manifest, write_png
 from mgd3_fast.writers.labelled import LabelledFolder, LabelledImage
 from mgd3_fast.writers.reader import read_ahead, read_classes, read_labelled, read_run
@@ -120,6 +121,16 @@ def test_bytes_are_compared_where_they_are_copied(tmp_path: Path) -> None:
     for read in (second.content, second.load, run.check_files):
         with pytest.raises(UserError, match=r"images must all be there, missing .*f1/1\.png .*again"):
             read()
+
+
+def test_files_that_are_no_images_are_counted(tmp_path: Path, dataset: Dataset) -> None:
+    (tmp_path / "real" / "ant" / "1.gif").write_bytes(b"")
+    (tmp_path / "real" / "bee" / "notes.txt").write_bytes(b"")
+    counted = "2 files were left out: 1 .gif, 1 .txt"
+    assert read_classes(tmp_path / "real", dataset, "folder").notes == (counted,)
+    lines = io.StringIO()
+    read_labelled(tmp_path / "real", str(tmp_path / "real"), "folder", Progress(stream=lines))
+    assert lines.getvalue().splitlines()[0] == counted
 
 
 def test_a_folder_without_manifest_is_hashed_and_numbered(tmp_path: Path, dataset: Dataset) -> None:
