@@ -261,7 +261,7 @@ def test_what_a_hub_dataset_lacks_is_said_of_it(hub: Callable[..., str]) -> None
     with pytest.raises(UserError, match=r"hf:.* has no label in column label of row"):
         opened(spec)
     shutil.rmtree(Path(spec.removeprefix("hf:")))
-    with pytest.raises(UserError, match="must have images, none in bee"):
+    with pytest.raises(UserError, match="has no images of bee"):
         opened(hub(test=([0, 2], 0)))
 
 
@@ -306,7 +306,7 @@ def test_unlabelled_test_shards_give_way_to_validation_shards(
     path.rename(tmp_path / "wds/in-test-000.tar")
     dataset = opened(spec)
     assert dataset.split == "val"
-    assert re.match("the test shards cannot be tested on: sample sample0000 of .* holds no label", dataset.notes[-1])
+    assert re.match("the test shards cannot be tested on: sample .* holds no label", dataset.notes[-1])
 
 
 def test_compressed_shards_are_read_once(shards: Callable[..., str], tmp_path: Path) -> None:
