@@ -17,7 +17,7 @@ from mgd3_fast.datasets.selector import select_classes
 from mgd3_fast.datasets.shard_index import ShardColumns, build_index
 from mgd3_fast.errors import LONGEST_LINE, UserError, listed, printable, shortened
 from mgd3_fast.generators.prompts import class_prompts, read_prompts
-from mgd3_fast.progress import Progress
+from mgd3_fast.progress import SILENT, Progress
 from mgd3_fast.writers.reader import read_classes, read_labelled
 from tests.fakes.encoders import array_dataset
 from tests.fakes.tars import tar_bytes
@@ -70,11 +70,20 @@ def test_bytes_that_are_not_utf8_are_written_as_numbers() -> None:
 MANY = [f"{'x' * 90}{number}" for number in range(1000)]
 
 
-def folders(root: Path) -> Path:
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A thousand class folders, each with a file of a kind of its own."""
+    root = tmp_path_factory.mktemp("thousand")
     for name in MANY:
-        (root / name).mkdir(parents=True)
+        (root / name).mkdir()
         (root / name / f"a.{name}").write_bytes(b"")
+    return root
+
+
+def tree(root: Path, folders: Path) -> Path:
+    """An ImageNet tree of one class."""
+    (root / "train").mkdir()
+    (root / "train" / "n01440764").symlink_to(folders)
     return root
 
 
@@ -93,23 +102,23 @@ def index_of(labels: list[str], names: list[str]) -> object:
 @pytest.mark.parametrize(
     "mistake",
     [
-        lambda root: open_dataset(str(folders(root))),
-        lambda root: open_dataset(f"wds:{one_sample(root)}/t.tar"),
-        lambda root: open_dataset("imagenet1k", data_dir=folders(root / "train" / "n01440764").parents[1]),
-        lambda root: index_of(["0"], MANY),
-        lambda root: select_classes(range(1000, 2000), MANY),
-        lambda root: read_labelled(folders(root), "imagenet1k", "src", Progress(quiet=True)),
-        lambda root: read_classes(folders(root), array_dataset(*[1] * 1000), "folder"),
-        lambda root: read_names(listing(root, [*MANY, *MANY])),
-        lambda root: read_prompts(listing(root, ["a\tb"]), MANY, MANY),
+        lambda root, folders: open_dataset(str(folders)),
+        lambda root, folders: open_dataset(f"wds:{one_sample(root)}/t.tar"),
+        lambda root, folders: open_dataset("imagenet1k", data_dir=tree(root, folders)),
+        lambda root, folders: index_of(["0"], MANY),
+        lambda root, folders: select_classes(range(1000, 2000), MANY),
+        lambda root, folders: read_labelled(folders, "imagenet1k", "src", SILENT),
+        lambda root, folders: read_classes(folders, array_dataset(*[1] * 1000), "folder"),
+        lambda root, folders: read_names(listing(root, [*MANY, *MANY])),
+        lambda root, folders: read_prompts(listing(root, ["a\tb"]), MANY, MANY),
     ],
     ids=["folders", "samples", "wnids", "classes", "labels", "run", "list", "names", "prompts"],
 )
 def test_no_list_of_a_thousand_makes_a_long_message(
-    tmp_path: Path, mistake: Callable[[Path], object]
+    tmp_path: Path, folders: Path, mistake: Callable[[Path, Path], object]
 ) -> None:
     with pytest.raises(UserError) as told:
-        mistake(tmp_path)
+        mistake(tmp_path, folders)
     whole = ValueError.__str__(told.value)
     assert len(whole) <= LONGEST_LINE, "the middle of the message would be left out"
     assert "\n" not in whole
@@ -121,9 +130,11 @@ def listing(root: Path, lines: list[str]) -> Path:
 
 
 def test_no_list_of_a_thousand_makes_a_long_note(tmp_path: Path) -> None:
-    for name in folders(tmp_path).iterdir():
-        (name / "0.png").symlink_to("/no/such/file")
-        (tmp_path / f"link-{name.name}").symlink_to("/no/such/folder")
+    for name in MANY:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / f"a.{name}").write_bytes(b"")
+        (tmp_path / name / "0.png").symlink_to("/no/such/file")
+        (tmp_path / f"link-{name}").symlink_to("/no/such/folder")
     dataset = open_dataset(str(tmp_path))
     assert [note[:5] for note in dataset.notes] == ["class", "1,000", "1,000"]
     assert all(len(line) <= LONGEST_LINE for line in describe(dataset).splitlines())

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import MISSING, Field, fields
 from typing import Any, NoReturn, TypeVar
 
+from mgd3_fast.errors import printable, shortened
 from mgd3_fast.progress import Progress
 
 Config = TypeVar("Config")
@@ -18,7 +19,8 @@ class OneLineParser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Say what is wrong and where the help is, then leave with status 2."""
-        print(f"mgd3-fast: error: {' '.join(message.split())} (see {self.prog} --help)", file=sys.stderr)
+        line = shortened(printable(" ".join(message.split())))
+        print(f"mgd3-fast: error: {line} (see {self.prog} --help)", file=sys.stderr)
         raise SystemExit(2)
 
 

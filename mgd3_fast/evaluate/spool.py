@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import pairwise
 from typing import IO
 
@@ -52,7 +54,8 @@ def read_once(stream: ImageStream, classes: str | None, split: str, progress: Pr
         for shard in range(len(stream.shards)):
             labels, names, ends = [], [], [file.tell()]
             for image in stream.read(shard):
-                _append(file, image.content)
+                with _enough_room():
+                    file.write(image.content)
                 labels.append(image.label)
                 names.append(image.name)
                 ends.append(file.tell())
@@ -60,7 +63,8 @@ def read_once(stream: ImageStream, classes: str | None, split: str, progress: Pr
             sizes = [stop - start for start, stop in pairwise(ends)]
             columns.append(ShardColumns.of(labels, names, sizes))
             starts.append(ends)
-    file.flush()
+    with _enough_room():
+        file.flush()
     index = build_index(columns, stream.class_names, stream.location)
     label_index = LabelIndex(index.names, implied=stream.class_names is None)
     shards = []
@@ -71,9 +75,10 @@ def read_once(stream: ImageStream, classes: str | None, split: str, progress: Pr
     return index.dataset(stream, shards, classes, split, is_stream=False)
 
 
-def _append(file: IO[bytes], content: bytes) -> None:
+@contextmanager
+def _enough_room() -> Iterator[None]:
     try:
-        file.write(content)
+        yield
     except OSError as error:
         raise UserError(
             f"the images to test on do not fit into {tempfile.gettempdir()}: {error.strerror}"

@@ -136,26 +136,19 @@ class Reading:
     """What is stored of a shard, read for all its images or for those of some classes.
 
     Args:
-        folder: Where its parts lie.
-        stem: What their names start with.
         parts: From the shard's start on, without a gap.
-        damage: What is wrong with the part that comes next, if it is there.
+        next_path: Where the part after them is to lie.
+        damage: What is wrong with that part, if it is there.
     """
 
-    folder: Path
-    stem: str
     parts: tuple[Part, ...]
+    next_path: Path
     damage: str | None = None
 
     @property
     def next_row(self) -> int:
         """First row that is not stored."""
         return self.parts[-1].next_row if self.parts else 0
-
-    @property
-    def next_path(self) -> Path:
-        """Where the next part is to lie."""
-        return part_path(self.folder, self.stem, self.next_row)
 
     @property
     def is_complete(self) -> bool:
@@ -217,15 +210,16 @@ def read_parts(folder: Path, stem: str, key: str, *, check: bool = False) -> Rea
         check: Also compare contents with their checksums, which reads them.
     """
     parts: list[Part] = []
+    path = part_path(folder, stem, 0)
     while not parts or not parts[-1].last:
-        path = part_path(folder, stem, parts[-1].next_row if parts else 0)
         try:
             parts.append(_read(path, key, check))
         except FileNotFoundError:
             break
         except DamagedFileError as error:
-            return Reading(folder, stem, tuple(parts), str(error))
-    return Reading(folder, stem, tuple(parts))
+            return Reading(tuple(parts), path, str(error))
+        path = part_path(folder, stem, parts[-1].next_row)
+    return Reading(tuple(parts), path)
 
 
 def read_columns(parts: Sequence[Part]) -> ShardColumns:

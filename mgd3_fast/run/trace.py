@@ -16,6 +16,7 @@ from torch import Tensor
 
 from mgd3_engine import ModeGuidance, StepState
 from mgd3_engine.files.renaming import renamed
+from mgd3_fast.datasets.selector import matched
 from mgd3_fast.devices import autoencoder_dtype
 from mgd3_fast.errors import UserError, printable
 from mgd3_fast.modes import ModeSet
@@ -69,12 +70,13 @@ def requested_trace(
         UserError: A class is not in the run or has fewer images, or a t_stop is out of range.
     """
     wanted, (names, ipc) = config.traced(), (layout.class_names, layout.ipc)
+    known = matched((name for name, _ in wanted), names)
     for name, mode in wanted:
-        if name not in names:
+        if name not in known:
             raise UserError(f"trace must name classes of the run, such as {names[0]}, got {name!r}")
         if mode >= ipc:
             raise UserError(f"trace must name images 0 to {ipc - 1} of a class, got {name}/{mode}")
-    images = [names.index(name) * ipc + mode for name, mode in wanted]
+    images = [names.index(known[name]) * ipc + mode for name, mode in wanted]
     return images, config.stops_traced(sampling.steps, sampling.t_stop)
 
 

@@ -120,27 +120,11 @@ def open_tensors(path: Path) -> TensorFile:
         raise DamagedFileError(f"{path} is damaged: {error}") from None
 
 
-@contextmanager
-def _utf8_path(path: Path) -> Iterator[Path]:
-    """A path that the library takes, which wants UTF-8: an open file has one that is a number."""
-    if printable(str(path)) == str(path):
-        yield path
-        return
-    with path.open("rb") as file:
-        yield Path("/dev/fd") / str(file.fileno())
-
-
-def open_if_whole(path: Path, *, check: bool = True) -> TensorFile | None:
-    """Map a file that can be made again: a damaged one is as good as none.
-
-    Args:
-        path: The file.
-        check: Also compare contents with their checksum, which reads them.
-    """
+def open_if_whole(path: Path) -> TensorFile | None:
+    """Map a file that can be made again, and read it all: a damaged one is as good as none."""
     try:
         file = open_tensors(path)
-        if check:
-            check_contents(path, file)
+        check_contents(path, file)
     except (FileNotFoundError, DamagedFileError):
         return None
     return file
@@ -169,6 +153,16 @@ def remove_leftovers(folder: Path) -> int:
             path.unlink(missing_ok=True)
             removed += 1
     return removed
+
+
+@contextmanager
+def _utf8_path(path: Path) -> Iterator[Path]:
+    """A path that the library takes, which wants UTF-8: an open file has one that is a number."""
+    if printable(str(path)) == str(path):
+        yield path
+        return
+    with path.open("rb") as file:
+        yield Path("/dev/fd") / str(file.fileno())
 
 
 def _is_abandoned(path: Path, process: int, host: str) -> bool:

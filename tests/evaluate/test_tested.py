@@ -14,11 +14,13 @@ import numpy as np
 import pytest
 
 from mgd3_fast.cli import main
-from mgd3_fast.datasets import Dataset
+from mgd3_fast.datasets import Dataset, imagenet_classes, open_source
+from mgd3_fast.datasets.shard_index import ShardColumns, build_index, index_path, write_index
 from mgd3_fast.errors import UserError
 from mgd3_fast.evaluate import EvaluateConfig, evaluate
 from mgd3_fast.evaluate.tested import open_tested
 from mgd3_fast.progress import SILENT
+from tests.fakes.full_disks import largest_file
 from tests.fakes.manifests import whole_manifest
 from tests.fakes.pictures import encoded, photo
 from tests.fakes.tars import write_shards
@@ -125,6 +127,12 @@ def test_images_held_out_of_train_are_still_called_val(root: Path) -> None:
     assert (opened(root, "val").split, len(opened(root, "val"))) == ("val of train", 3)
 
 
+@pytest.mark.parametrize("split", ["test", "validation"])
+def test_imagenet_is_tested_on_its_validation_images(tmp_path: Path, split: str) -> None:
+    write_classes(tmp_path / "val", imagenet_classes("imagewoof"), count=1)
+    assert opened("imagewoof", split, data_dir=tmp_path).split == "val"
+
+
 @pytest.fixture
 def distilled(tmp_path: Path) -> Path:
     return write_classes(tmp_path / "set")
@@ -228,6 +236,24 @@ def test_any_split_of_a_hub_dataset_can_be_named(hub: Callable[..., str]) -> Non
         opened(spec, "other")
     with pytest.raises(UserError, match=r"eval_split must name a split of hf:.*: no images are held out"):
         opened(spec, "val")
+
+
+def test_a_hub_dataset_that_was_encoded_is_tested_on_alike(hub: Callable[..., str]) -> None:
+    """Its index is kept then, and it opens as a dataset whose images are still read from front to back."""
+    spec = hub(train=([0, 1, 2], 0), test=([2, 0, 1], 50))
+    fresh, stream = opened(spec), open_source(spec, split="test")
+    rows = list(stream.read(0))
+    columns = ShardColumns.of(*([getattr(row, name) for row in rows] for name in ("label", "name")), [9] * 3)
+    write_index(index_path(stream, None), build_index([columns], NAMES, spec))
+    assert open_source(spec, split="test").stream is not None
+    known = opened(spec)
+    assert (known.stream, known.split, known.fingerprint) == (None, "test", fresh.fingerprint)
+
+
+def test_a_full_disk_is_one_line(hub: Callable[..., str]) -> None:
+    spec = hub(train=([0], 0), test=([0, 1, 2], 50))
+    with largest_file(100), pytest.raises(UserError, match=r"images to test on do not fit into .*TMPDIR"):
+        opened(spec)
 
 
 def test_what_a_hub_dataset_lacks_is_said_of_it(hub: Callable[..., str]) -> None:

@@ -318,24 +318,17 @@ def test_resolution_the_autoencoder_cannot_take(tmp_path: Path) -> None:
 
 
 def test_kl_autoencoder_gives_the_same_bytes_whatever_shares_the_batch(tmp_path: Path) -> None:
-    from diffusers import AutoencoderKL
+    from mgd3_engine.autoencoder import AutoencoderKL, KLConfig
 
     torch.manual_seed(0)
-    vae = AutoencoderKL(
-        down_block_types=("DownEncoderBlock2D",) * 2,
-        up_block_types=("UpDecoderBlock2D",) * 2,
-        block_out_channels=(8, 16),
-        norm_num_groups=4,
-        latent_channels=4,
-        sample_size=16,
-    ).eval()
+    vae = AutoencoderKL(KLConfig(block_out_channels=(8, 16), norm_num_groups=4)).eval()
 
     class KL(PoolingEncoder):
         downsample = 2
 
         @torch.no_grad()
         def encode(self, images: Tensor) -> Tensor:
-            return vae.encode(images / 127.5 - 1).latent_dist.mean * 0.5
+            return vae.encode(images / 127.5 - 1)[0] * 0.5
 
     dataset = array_dataset(19, side=16)
     (images,) = dataset.classes

@@ -70,6 +70,16 @@ def test_the_same_run_goes_on_and_a_folder_may_be_called_anything(place: Path, t
     assert (out / "modes" / "modes.safetensors").is_file()
 
 
+def test_images_are_traced_by_names_as_they_are_written(
+    made: Path, place: Path, tiny_generator: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(made, tmp_path / "run")
+    source = ("--dataset", place / "data", "--generator", tiny_generator, *CPU)
+    steps = ("--ipc", "1", "--steps", "2", "--t-stop", "1", "--flip", "random", "--out", tmp_path / "run")
+    run("distill", *source, *steps, "--trace", f"{NFD}/0,b\\xe9te/0", "--trace-stops", "0")
+    assert (tmp_path / "run" / "trace.png").is_file()
+
+
 @pytest.mark.parametrize("classes", [f"{NFD},{BYTES}", "b\\xe9te,1", f"0-1,{NFC}"])
 def test_classes_are_chosen_as_they_are_spelled_or_written(place: Path, tmp_path: Path, classes: str) -> None:
     words = ("--dataset", place / "data", "--method", "random", "--ipc", "1", "--classes", classes, *CPU)
