@@ -36,15 +36,8 @@ def open_image_folder(
 ) -> Dataset:
     """Open a folder of class folders, or a folder whose train/ and val/ are such folders.
 
-    Args:
-        root: The folder. It is taken as split into train/ and val/ when it holds nothing but these; a class
-            of val/ has its name in train/ where these differ in Unicode's normalisation alone.
-        classes: Selector of `--classes`; all by default.
-        split: "train", "val" or "test".
-        progress: Where the bar goes.
-
-    Returns:
-        Classes labelled in sorted order of their names.
+    It is taken as split into train/ and val/ when it holds nothing but these; a class of val/ has its name in
+    train/ where these differ in Unicode's normalisation alone. Labels follow the sorted order of names.
 
     Raises:
         UserError: No such folder, no class folders, an empty one, or no such split.
@@ -88,7 +81,7 @@ def scan_classes(
     progress: Progress = SILENT,
     folders: Mapping[str, str] | None = None,
 ) -> tuple[tuple[ImageClass, ...], list[str]]:
-    """List the images of some class folders.
+    """List the images of some class folders, those of folders inside them included, by relative name.
 
     Args:
         root: Folder that holds them.
@@ -98,8 +91,7 @@ def scan_classes(
         folders: Folder of each class; that of its name by default.
 
     Returns:
-        One class per label, images sorted by relative name, folders inside a class folder included; and a
-        note where files were left out.
+        One class per label; and a note where files were left out.
 
     Raises:
         UserError: A folder is missing, or holds no image.
