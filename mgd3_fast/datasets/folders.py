@@ -36,8 +36,15 @@ def open_image_folder(
 ) -> Dataset:
     """Open a folder of class folders, or a folder whose train/ and val/ are such folders.
 
-    It is taken as split into train/ and val/ when it holds nothing but these; a class of val/ has its name in
-    train/ where these differ in Unicode's normalisation alone. Labels follow the sorted order of names.
+    Args:
+        root: The folder. It is taken as split into train/ and val/ when it holds nothing but these; a class
+            of val/ has its name in train/ where these differ in Unicode's normalisation alone.
+        classes: Selector of `--classes`; all by default.
+        split: "train", "val" or "test".
+        progress: Where the bar goes.
+
+    Returns:
+        Classes labelled in sorted order of their names.
 
     Raises:
         UserError: No such folder, no class folders, an empty one, or no such split.
