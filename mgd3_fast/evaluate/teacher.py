@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from mgd3_engine.files.weights import check_finite, read_weights, rooted
+from mgd3_engine.files.weights import check_weights, read_weights, rooted
 from mgd3_fast.datasets import Dataset, imagenet_classes
 from mgd3_fast.errors import UserError
 from mgd3_fast.evaluate.networks import build_network
@@ -60,7 +60,7 @@ def _read(path: Path, first: str) -> dict[str, Tensor]:
     except (OSError, ValueError) as error:
         raise UserError(f"teacher must be a file of plain tensors by name: {error}") from None
     try:
-        check_finite(state)
+        check_weights(state)
     except ValueError as error:
         raise UserError(f"teacher {path} is damaged: {error}") from None
     return state

@@ -77,6 +77,8 @@ def export(config: ExportConfig, progress: Progress = SILENT) -> Exported:
         check_capabilities(flavour, config.capabilities())
     started, precision = time.perf_counter(), config.resolved_precision()
     generator = load_generator(config.generator, heads=config.generator_heads)
+    for note in generator.notes:
+        progress.note(note)
     dtype = dtype_of(precision)
     dit = require_dit(generator.denoiser("cpu", dtype), dtype, "export")
     identity = identify(dit)

@@ -55,7 +55,9 @@ def read_autoencoder(path: Path) -> dict[str, Tensor]:
     weights = from_original(weights) if is_original(weights) else present_names(weights)
     for name, tensor in weights.items():
         if not tensor.is_floating_point():
-            raise UserError(f"{path} holds {name} as {tensor.dtype}, and weights are floating-point numbers")
+            raise UserError(
+                f"the tensor {name} of {path} holds {tensor.dtype}, and weights are floating-point numbers"
+            )
     return {name: tensor.to(torch.float32) for name, tensor in weights.items()}
 
 

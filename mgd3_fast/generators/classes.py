@@ -111,14 +111,14 @@ def names_beside(path: Path, num_classes: int) -> tuple[tuple[str, ...] | None, 
 
     Returns:
         The names, or None, and a note on what was found, or None.
-
-    Raises:
-        UserError: There is a list, and it cannot be read.
     """
     folder = path if path.is_dir() else path.parent
     candidates = (folder / f"{path.stem}.classes.txt", *(folder / name for name in LIST_NAMES))
     for file in filter(Path.is_file, candidates):
-        names = _read_names(file)
+        try:
+            names = _read_names(file)
+        except UserError as error:
+            return None, f"{error}: it is not used"
         if len(names) == num_classes:
             return names, f"class names of {path.name}: {file}"
         return None, f"{file} names {len(names)} classes and {path.name} has {num_classes}: it is not used"

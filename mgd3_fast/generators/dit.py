@@ -203,7 +203,10 @@ def _pipeline_names(
     if not index.get("id2label"):
         return None, None
     place = f"id2label of {source}/{MODEL_INDEX}"
-    names = names_by_id(index["id2label"], place)
+    try:
+        names = names_by_id(index["id2label"], place)
+    except UserError as error:
+        return None, f"{error}: it is not used"
     if len(names) == num_classes:
         return names, None
     return None, f"{place} names {len(names)} classes and the network has {num_classes}: it is not used"

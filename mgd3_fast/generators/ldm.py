@@ -18,7 +18,7 @@ from torch import Tensor
 
 from mgd3_engine import NoiseSchedule
 from mgd3_engine.files.digest import weights_digest
-from mgd3_engine.files.weights import check_finite, read_model_weights, read_weights
+from mgd3_engine.files.weights import check_weights, read_model_weights, read_weights
 from mgd3_fast.config import SamplingDefaults
 from mgd3_fast.datasets.imagenet import imagenet_classes
 from mgd3_fast.errors import UserError
@@ -160,7 +160,7 @@ def _from_file(path: Path, vae: str | None) -> Generator:
     def load() -> tuple[Any, Tensor]:
         with loaded_or_refused(path, "U-Net"):
             weights = original_unet(path, settings)
-            check_finite(weights)
+            check_weights(weights)
             return filled_unet(settings, weights), class_table(path)
 
     autoencoder = open_autoencoder(vae or path)

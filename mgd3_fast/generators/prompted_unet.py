@@ -17,7 +17,7 @@ from torch import Tensor
 
 from mgd3_engine.files.digest import weights_digest
 from mgd3_engine.files.json_file import read_json
-from mgd3_engine.files.weights import TRANSFORMERS_STEMS, check_finite, read_model_weights
+from mgd3_engine.files.weights import TRANSFORMERS_STEMS, check_weights, read_model_weights
 from mgd3_fast.errors import UserError
 from mgd3_fast.generators.base import Network
 from mgd3_fast.generators.hub import ModelFiles, loaded_or_refused
@@ -142,7 +142,7 @@ def _load_encoder(transformers: Any, folder: Path) -> Any:
         weights = encoder_weights(folder)
         if config.num_hidden_layers > len(weights):  # before minutes are spent on building them
             raise ValueError(f"it states {config.num_hidden_layers} layers, and holds {len(weights)} tensors")
-        check_finite(weights)
+        check_weights(weights)
         with torch.device("meta"):
             network = transformers.CLIPTextModel(config)
         names = {name.removeprefix(_PREFIX): name for name in network.state_dict()}

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from mgd3_engine.files.json_file import read_json
-from mgd3_engine.files.weights import check_finite, read_model_weights
+from mgd3_engine.files.weights import check_weights, read_model_weights
 from mgd3_fast.errors import UserError
 from mgd3_fast.generators.hub import loaded_or_refused
 
@@ -66,7 +66,7 @@ def load_unet(folder: Path) -> Any:
     # Diffusers' `from_pretrained` fills a tensor that the file lacks with whatever is in memory, and warns.
     with loaded_or_refused(folder, _CLASS):
         weights = read_model_weights(folder)
-        check_finite(weights)
+        check_weights(weights)
         return filled_unet(settings, weights)
 
 
@@ -100,7 +100,7 @@ def latent_size(settings: Mapping[str, Any], place: str) -> tuple[int, int]:
 
 
 def filled_unet(settings: Mapping[str, Any], weights: Mapping[str, Tensor]) -> Any:
-    """Build a `UNet2DConditionModel` of some `config` around weights by diffusers' names, which it keeps.
+    """Build a `UNet2DConditionModel` around weights by diffusers' names, which become its own.
 
     Raises:
         RuntimeError, ValueError: The weights are not those of such a network.

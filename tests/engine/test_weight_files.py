@@ -8,6 +8,7 @@ import math
 import os
 from collections import OrderedDict, defaultdict
 from collections.abc import Callable
+from datetime import datetime, timezone
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -22,7 +23,7 @@ from mgd3_engine.files.pickled import read_pickled
 from mgd3_engine.files.weights import (
     WRAPPER_PARTS,
     WRAPPERS,
-    check_finite,
+    check_weights,
     read_model_weights,
     read_weights,
     rooted,
@@ -204,6 +205,8 @@ def options() -> argparse.Namespace:
         simple=SimpleNamespace(b=2),
         lists=defaultdict(list, a=[1]),
         ordered=OrderedDict(a=1),
+        started=datetime(2025, 1, 2, tzinfo=timezone.utc),
+        layers=range(3),
     )
 
 
@@ -219,6 +222,7 @@ def test_options_of_a_training_script(tmp_path: Path) -> None:
     content: Any = read_pickled(tmp_path / "w.pt")
     kept = content["hyper_parameters"]
     assert (str(kept["path"]), kept["lr"], kept["betas"].tolist()) == ("/runs/1", 1e-4, [0.9, 0.999])
+    assert (kept["started"].year, kept["layers"]) == (2025, range(3))
     assert (kept["lists"], kept["ordered"], vars(kept["simple"])) == ({"a": [1]}, {"a": 1}, {"b": 2})
 
 
@@ -244,10 +248,15 @@ def test_nothing_is_called(call: tuple[Any, ...], tmp_path: Path) -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float64])
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 def test_a_tensor_that_is_not_finite_is_named(dtype: torch.dtype, value: float) -> None:
-    weights = {"good": torch.ones(3, dtype=dtype), "count": torch.tensor([3]), "empty": torch.ones(0)}
-    check_finite(weights)
+    weights = {"good": torch.ones(3, dtype=dtype), "count": torch.tensor(3), "empty": torch.ones(0)}
+    check_weights(weights)
     with pytest.raises(ValueError, match=r"the tensor layers.bad holds NaN or infinity"):
-        check_finite({**weights, "layers.bad": torch.tensor([1.0, value, 2.0], dtype=dtype)})
+        check_weights({**weights, "layers.bad": torch.tensor([1.0, value, 2.0], dtype=dtype)})
+
+
+def test_whole_numbers_are_not_taken_for_weights() -> None:
+    with pytest.raises(ValueError, match=r"the tensor q holds torch.int8, and weights are floating-point"):
+        check_weights({"w": torch.ones(3), "q": torch.ones(3, dtype=torch.int8)})
 
 
 def nested_in_itself() -> dict[str, object]:

@@ -135,6 +135,13 @@ def test_a_list_beside_the_weights(name: str, checkpoint: Path, vae: str) -> Non
     assert generator.notes == (f"{path} names 1 classes and pets.safetensors has 3: it is not used",)
 
 
+def test_a_list_beside_that_cannot_be_read_is_named(checkpoint: Path, vae: str) -> None:
+    (checkpoint.parent / "classes.txt").write_bytes(b"\xff\xfe\x00")
+    generator = load_generator(str(checkpoint), vae=vae)
+    assert generator.class_names is None
+    assert generator.notes[0].endswith("it is not used")
+
+
 def test_a_guess_is_said_and_warned_of_where_names_are_not_sorted(checkpoint: Path, vae: str) -> None:
     generator = load_generator(str(checkpoint), vae=vae)
     for names, lines in ((("ant", "cat", "fox"), 1), (NAMES, 2)):
@@ -176,8 +183,11 @@ def test_names_of_a_pipeline_that_do_not_fit(pipeline: Callable[[object], Path])
     assert generator.notes == (
         f"id2label of {folder}/model_index.json names 2 classes and the network has 3: it is not used",
     )
-    with pytest.raises(UserError, match=r"id2label of .* must name each class id from 0 on once"):
-        load_generator(str(pipeline({"0": "fox", "5": "cat", "6": "ant"})))
+    folder = pipeline({"0": "fox", "5": "cat", "6": "ant"})
+    (note,) = load_generator(str(folder)).notes
+    assert note.endswith("model_index.json must name each class id from 0 on once: it is not used")
+    (folder / "list.txt").write_text("\n".join(NAMES))
+    assert load_generator(str(folder), classes=folder / "list.txt").class_names == NAMES
 
 
 def test_a_list_beside_is_for_what_states_no_names(pipeline: Callable[[object], Path]) -> None:

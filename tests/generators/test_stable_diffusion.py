@@ -589,6 +589,26 @@ def test_nan_in_a_part_is_named(file: str, tensor: str, changed: Callable[..., P
 
 
 @pytest.mark.parametrize(
+    ("file", "tensor"),
+    [
+        ("unet/diffusion_pytorch_model.safetensors", "conv_out.weight"),
+        ("text_encoder/model.safetensors", "final_layer_norm.weight"),
+    ],
+)
+def test_quantised_parts_are_refused(file: str, tensor: str, changed: Callable[..., Path]) -> None:
+    from safetensors.torch import load_file, save_file
+
+    folder = changed("model_index.json")
+    weights = load_file(folder / file)
+    stored = next(name for name in weights if name.endswith(tensor))
+    save_file(weights | {stored: weights[stored].to(torch.int8)}, folder / file)
+    with pytest.raises(
+        UserError, match=f"is no usable .*{tensor} holds torch.int8, and weights are floating"
+    ):
+        opened(folder).for_prompts(PROMPTS).denoiser("cpu", torch.float32)
+
+
+@pytest.mark.parametrize(
     ("name", "setting"),
     [("unet/config.json", "layers_per_block"), ("text_encoder/config.json", "num_hidden_layers")],
 )

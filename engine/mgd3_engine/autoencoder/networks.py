@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from mgd3_engine.autoencoder.blocks import DownBlock, MidBlock, UpBlock
 from mgd3_engine.autoencoder.config import AutoencoderConfig, KLConfig, VQConfig
 from mgd3_engine.autoencoder.layers import Conv, Norm
-from mgd3_engine.files.weights import check_finite
+from mgd3_engine.files.weights import check_weights
 
 
 class Encoder(nn.Module):
@@ -155,5 +155,5 @@ def filled_network(config: AutoencoderConfig, weights: Mapping[str, Tensor]) -> 
     with torch.device("meta"):
         network = VQModel(config) if isinstance(config, VQConfig) else AutoencoderKL(config)  # type: ignore[arg-type]
     network.load_state_dict(weights, assign=True)
-    check_finite(weights)
+    check_weights(weights)
     return network.eval().requires_grad_(False)

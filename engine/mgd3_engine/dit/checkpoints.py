@@ -23,7 +23,7 @@ from mgd3_engine.dit.model import DiT, position_embedding
 from mgd3_engine.dit.presets import HEADS_OF_HIDDEN_SIZE
 from mgd3_engine.files.json_file import read_json
 from mgd3_engine.files.weights import (
-    check_finite,
+    check_weights,
     read_model_weights,
     read_weights,
     rooted,
@@ -239,7 +239,7 @@ def _assemble(config: DiTConfig, weights: Mapping[str, Tensor], dtype: torch.dty
                 f"{name} must be floating-point of shape {list(expected[name].shape)},"
                 f" got {tensor.dtype} {list(tensor.shape)}"
             )
-    check_finite(weights)
+    check_weights(weights)
     dit.load_state_dict({name: tensor.to(dtype) for name, tensor in weights.items()}, assign=True)
     return dit.eval().requires_grad_(False)
 

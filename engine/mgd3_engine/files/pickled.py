@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pathlib
 from collections import OrderedDict
+from datetime import date, datetime, timedelta, timezone
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -40,7 +41,8 @@ MAPPINGS = (
 """Classes that checkpoints hold beside their weights: none of them is imported."""
 
 _PATHS = {"Posix": pathlib.PurePosixPath, "Windows": pathlib.PureWindowsPath}
-_BUILTINS = (bool, dict, float, int, list, str, tuple)
+_BUILTINS = (bool, dict, float, int, list, range, slice, str, tuple)
+_TIMES = (date, datetime, timedelta, timezone)
 
 
 class StandIn:
@@ -113,6 +115,7 @@ def _allowed() -> list[Any]:
         (np.dtype, "numpy.dtype"),
         *((kind, f"numpy.dtypes.{kind.__name__}") for kind in dtypes),
         *((kind, f"builtins.{kind.__name__}") for kind in _BUILTINS),
+        *((kind, f"datetime.{kind.__name__}") for kind in _TIMES),
     ]
 
 

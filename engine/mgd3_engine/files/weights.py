@@ -119,13 +119,18 @@ def rooted(weights: Mapping[str, Tensor], anchors: Collection[str]) -> dict[str,
     return {name.removeprefix(prefix): weights[name] for name in weights if name.startswith(prefix)}
 
 
-def check_finite(weights: Mapping[str, Tensor]) -> None:
-    """Refuse weights that no network can be computed with.
+def check_weights(weights: Mapping[str, Tensor]) -> None:
+    """Refuse weights that no network can be computed with; single whole numbers are counters.
 
     Raises:
-        ValueError: A tensor holds NaN or infinity; the message names it.
+        ValueError: A tensor holds NaN or infinity, or whole numbers, as in a quantised network, that would be
+            cast to other weights than were meant; the message names it.
     """
     for name, tensor in weights.items():
+        if tensor.ndim and not tensor.is_floating_point():
+            raise ValueError(
+                f"the tensor {name} holds {tensor.dtype}, and weights are floating-point numbers"
+            )
         if not tensor.is_floating_point() or not tensor.numel():
             continue
         values = tensor.to(torch.float16) if tensor.itemsize == 1 else tensor
