@@ -2,10 +2,15 @@
 
 Exit status 0: done. 2: the user's mistake, one line on standard error. 130: interrupted, what was done is
 kept. 1 with a traceback: a bug of ours.
+
+A command is a module here with `configure(parser)`, which declares its options, and
+`run(arguments, progress)`, which does the job and returns its result, for `--json` and as text.
 """
 
 from __future__ import annotations
 
+import argparse
+import json
 import os
 import signal
 import sys
@@ -17,8 +22,9 @@ from types import FrameType
 from typing import NoReturn
 
 from mgd3_fast import __version__
-from mgd3_fast.cli.mistakes import is_users_mistake, one_line
 from mgd3_fast.cli.options import OneLineParser
+from mgd3_fast.errors import UserError
+from mgd3_fast.progress import Progress
 
 COMMANDS = {
     "distill": "the main job: encode -> discover -> sample -> decode -> write; skips what is already there",
@@ -33,6 +39,7 @@ COMMANDS = {
     "doctor": "what this machine has, which backends work and why the others do not",
 }
 DONE, BUG, MISTAKE, INTERRUPTED = 0, 1, 2, 130
+OUR_PACKAGES = ("mgd3_fast", "mgd3_engine", "mgd3_kernels")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -46,24 +53,32 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     try:
         with _terminable():
-            arguments = list(sys.argv[1:] if argv is None else argv)
-            return _run(arguments)
+            _run(list(sys.argv[1:] if argv is None else argv))
+            return DONE
     except SystemExit as left:
         return left.code if isinstance(left.code, int) else BUG
     except KeyboardInterrupt as interruption:
-        print(f"mgd3-fast: interrupted{_kept(interruption)}", file=sys.stderr)
+        kept = f": {interruption}" if str(interruption) else ""
+        print(f"mgd3-fast: interrupted{kept}", file=sys.stderr)
         return INTERRUPTED
     except Exception as error:
-        if not is_users_mistake(error):
+        mistake = _is_users_mistake(error)
+        if not mistake or os.environ.get("MGD3_DEBUG"):
             traceback.print_exc()
+        if not mistake:
             return BUG
-        if os.environ.get("MGD3_DEBUG"):
-            traceback.print_exc()
-        print(f"mgd3-fast: error: {one_line(error)}", file=sys.stderr)
+        print(f"mgd3-fast: error: {_one_line(error)}", file=sys.stderr)
         return MISTAKE
 
 
-def _run(argv: list[str]) -> int:
+def configure(command: str, parser: argparse.ArgumentParser) -> None:
+    """Declare the options of a command, those that every command has at the end."""
+    import_module(f"mgd3_fast.cli.{command}").configure(parser)
+    parser.add_argument("--quiet", action="store_true", help="print no progress, only mistakes")
+    parser.add_argument("--json", action="store_true", help="print the result as one JSON object")
+
+
+def _run(argv: list[str]) -> None:
     """Only the named command's module is imported, and heavy libraries only when it runs."""
     parser = OneLineParser(
         prog="mgd3-fast",
@@ -76,14 +91,14 @@ def _run(argv: list[str]) -> int:
     for name, summary in COMMANDS.items():
         command = commands.add_parser(name, help=summary, description=summary, allow_abbrev=False)
         if name in argv[:1]:
-            import_module(f"mgd3_fast.cli.{name}").configure(command)
+            configure(name, command)
     arguments = parser.parse_args(argv)
-    status: int = import_module(f"mgd3_fast.cli.{arguments.command}").run(arguments)
-    return status
-
-
-def _kept(interruption: KeyboardInterrupt) -> str:
-    return f": {interruption}" if str(interruption) else ""
+    module = import_module(f"mgd3_fast.cli.{arguments.command}")
+    result, text = module.run(arguments, Progress(quiet=arguments.quiet))
+    if arguments.json:
+        print(json.dumps(result))
+    elif not arguments.quiet or arguments.command == "doctor":  # whose only result is this text
+        print(text)
 
 
 @contextmanager
@@ -102,3 +117,35 @@ def _terminable() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, previous)
+
+
+def _is_users_mistake(error: BaseException) -> bool:
+    """Tell a mistake of the user from a bug.
+
+    A `UserError` and an `OSError` (a missing file, a full disk) are the user's to mend, and so is a
+    `ValueError` that one of our own checks raised; the same type out of a library's depths is a bug, and
+    keeps its traceback.
+    """
+    if isinstance(error, (UserError, OSError)) or _is_out_of_memory(error):
+        return True
+    trace = error.__traceback__
+    if trace is None or not isinstance(error, (ValueError, ImportError)):
+        return False
+    while trace.tb_next is not None:
+        trace = trace.tb_next
+    return str(trace.tb_frame.f_globals.get("__name__", "")).split(".")[0] in OUR_PACKAGES
+
+
+def _one_line(error: BaseException) -> str:
+    """Say an error in one line: the file first where the system names one."""
+    if _is_out_of_memory(error):
+        return "the memory does not hold a batch: try a smaller --batch-size where the command has one"
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename is not None else error.strerror
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    """By name and words: torch, whose errors these are, need not be loaded to tell."""
+    refused = isinstance(error, RuntimeError) and "DefaultCPUAllocator: can't allocate memory" in str(error)
+    return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or refused

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import json
 from typing import Any
 
-from mgd3_fast.cli.options import add_reporting, progress_from
 from mgd3_fast.cli.process import loading
 from mgd3_fast.errors import UserError
+from mgd3_fast.progress import Progress
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -22,35 +21,31 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--generator", metavar="NAME|PATH|ID", help="whose network --accuracy samples (default: demo-mnist5k)"
     )
-    add_reporting(parser)
 
 
-def run(arguments: argparse.Namespace) -> int:
-    """Examine the machine, or its backends' accuracy, and report."""
+def run(arguments: argparse.Namespace, progress: Progress) -> tuple[dict[str, Any], str]:
+    """Examine the machine, or its backends' accuracy."""
     if arguments.accuracy:
-        return _run_accuracy(arguments)
+        return _accuracy(arguments.generator, progress)
     if arguments.generator is not None:
         raise UserError(f"generator must be given with --accuracy only, got {arguments.generator!r}")
-    progress_from(arguments).note("trying each backend; compiling takes some seconds")
+    progress.note("trying each backend; compiling takes some seconds")
     with loading():
         from mgd3_fast.doctor.machine import examine
 
     found = examine(online=arguments.online)
-    print(json.dumps(found) if arguments.json else _report(found))
-    return 0
+    return found, _report(found)
 
 
-def _run_accuracy(arguments: argparse.Namespace) -> int:
-    progress = progress_from(arguments)
-    if arguments.generator == "":
+def _accuracy(generator: str | None, progress: Progress) -> tuple[dict[str, Any], str]:
+    if generator == "":
         raise UserError("generator must not be empty, got ''")
     progress.note("sampling by each backend in each number format; compiling and exporting take their time")
     with loading():
         from mgd3_fast.doctor.accuracy import measure_accuracy
 
-    found = measure_accuracy(arguments.generator or "demo-mnist5k", progress=progress)
-    print(json.dumps(found) if arguments.json else _accuracy_report(found))
-    return 0
+    found = measure_accuracy(generator or "demo-mnist5k", progress=progress)
+    return found, _accuracy_report(found)
 
 
 def _accuracy_report(found: dict[str, Any]) -> str:

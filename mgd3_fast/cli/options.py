@@ -8,8 +8,6 @@ from collections.abc import Mapping
 from dataclasses import MISSING, Field, fields
 from typing import Any, NoReturn, TypeVar
 
-from mgd3_fast.progress import Progress
-
 Config = TypeVar("Config")
 
 
@@ -45,23 +43,14 @@ def add_options(
 
 
 def config_from(arguments: argparse.Namespace, config_class: type[Config]) -> Config:
-    """Build a configuration from parsed options; what was not given keeps its default.
-
-    Args:
-        arguments: What `add_options`' parser returned.
-        config_class: The same dataclass.
-
-    Returns:
-        The configuration, checked.
+    """Build and check a configuration from parsed options; what was not given keeps its default.
 
     Raises:
         UserError: If a value is out of range.
     """
-    given: dict[str, Any] = {}
-    for one in fields(config_class):  # type: ignore[arg-type]
-        if hasattr(arguments, one.name):
-            given[one.name] = _parsed(one, getattr(arguments, one.name))
-    return config_class(**given)
+    declared: tuple[Field[Any], ...] = fields(config_class)  # type: ignore[arg-type]
+    given = [one for one in declared if hasattr(arguments, one.name)]
+    return config_class(**{one.name: _parsed(one, getattr(arguments, one.name)) for one in given})
 
 
 def _help_text(one: Field[Any]) -> str:
@@ -80,14 +69,3 @@ def _parsed(one: Field[Any], text: str | list[str]) -> Any:
         return one.metadata["parse"](text)
     except ValueError:
         return text
-
-
-def add_reporting(parser: argparse.ArgumentParser) -> None:
-    """Give a parser `--quiet` and `--json`."""
-    parser.add_argument("--quiet", action="store_true", help="print no progress, only mistakes")
-    parser.add_argument("--json", action="store_true", help="print the result as one JSON object")
-
-
-def progress_from(arguments: argparse.Namespace) -> Progress:
-    """Make the progress display that `add_reporting`'s options ask for."""
-    return Progress(quiet=arguments.quiet)

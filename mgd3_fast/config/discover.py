@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mgd3_fast.config.encode import EncodeConfig
-from mgd3_fast.config.fields import LARGEST_SEED, check_options, check_whole, option
+from mgd3_fast.config.fields import LARGEST_SEED, check_options, option, path, whole
 
 DISCOVERIES = ("kmeans", "kmeans-closest", "kmeans-pooled", "gmm", "gmm-pca", "dbscan", "spectral", "random")
 PROJECTIONS = ("tsne", "pca")
@@ -17,20 +17,17 @@ KMEANS_RUNNERS = ("auto", "sklearn", "cuml", "triton")
 class DiscoverConfig(EncodeConfig):
     """What the discover stage needs besides latents: how many modes per class, found how, written where."""
 
-    ipc: int = option("images per class, and so modes per class", parse=int, metavar="N")
-    out: Path | str = option("folder that receives the result", parse=Path, metavar="PATH")
+    ipc: int = whole("images per class, and so modes per class")
+    out: Path | str = path("folder that receives the result")
     discovery: str = option("how modes are found in the latents", default="kmeans", choices=DISCOVERIES)
     kmeans: str = option(
         "what runs K-means; auto is triton (all classes at once) on a GPU, else sklearn; their modes differ",
         default="auto",
         choices=KMEANS_RUNNERS,
     )
-    seed: int = option("seed of the run: of the modes and of every image", default=0, parse=int, metavar="N")
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_whole("ipc", self.ipc, 1)
-        check_whole("seed", self.seed, 0, LARGEST_SEED)
+    seed: int = whole(
+        "seed of the run: of the modes and of every image", default=0, lowest=0, highest=LARGEST_SEED
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

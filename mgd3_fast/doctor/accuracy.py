@@ -15,13 +15,12 @@ from torch import Tensor
 from mgd3_engine import GuidedSampler, ModeGuidance, backend_names, image_seeds
 from mgd3_fast.config.distill import FLOAT8_BACKENDS
 from mgd3_fast.config.encode import PRECISIONS
-from mgd3_fast.devices import device_name, dtype_of, resolve_device, resolve_precision
+from mgd3_fast.devices import device_name, resolve_device, resolve_precision
 from mgd3_fast.errors import UserError
 from mgd3_fast.generators import Generator, TextGenerator, load_generator
-from mgd3_fast.generators.placing import place_network
 from mgd3_fast.generators.prompts import ClassPrompts
 from mgd3_fast.progress import SILENT, Progress
-from mgd3_fast.storage.cache import default_cache_dir
+from mgd3_fast.run.sampler import make_sampler
 from mgd3_fast.versions import installed_version
 
 REFERENCE = ("eager", "fp32")
@@ -161,23 +160,15 @@ class _Bench:
         )
 
     def _sampler(self, backend: str, precision: str) -> GuidedSampler:
-        generator, defaults = self.generator, self.generator.defaults
-        precision = resolve_precision(precision, self.device)
-        return GuidedSampler(
-            place_network(generator, self.device, precision),
-            schedule=generator.schedule,
-            method=defaults.sampler,
-            steps=defaults.steps,
-            prediction=generator.prediction,
-            cfg_scale=defaults.cfg_scale,
-            null_class=generator.null_class,
-            cfg_channels=generator.cfg_channels,
-            guidance=ModeGuidance(scale=defaults.mode_scale, t_stop=defaults.t_stop),
-            backend=backend,
-            cache_dir=default_cache_dir(),
+        defaults = self.generator.defaults
+        return make_sampler(
+            self.generator,
+            self.device,
+            resolve_precision(precision, self.device),
+            defaults,
+            ModeGuidance(scale=defaults.mode_scale, t_stop=defaults.t_stop),
             batch_size=self.images,
-            device=self.device,
-            dtype=dtype_of(precision),
+            backend=backend,
         )
 
     def _run(self, sampler: GuidedSampler) -> tuple[Tensor, float]:

@@ -1,21 +1,11 @@
 """Latents of a class become its modes: as many points of latent space as images are wanted."""
 
 from mgd3_fast.modes.discovering import check_ipc, classes_without_modes, discover_modes, modes_key
-from mgd3_fast.modes.kmeans_runners import (
-    NO_RUNNER,
-    RUNNER_NAMES,
-    choose_runner,
-    kmeans_runner,
-)
-from mgd3_fast.modes.method import (
-    KMEANS_METHOD_NAMES,
-    METHOD_NAMES,
-    ModeDiscovery,
-    Modes,
-    method_named,
-)
+from mgd3_fast.modes.kmeans_runners import NO_RUNNER, RUNNER_NAMES, kmeans_runner
+from mgd3_fast.modes.method import KMEANS_METHOD_NAMES, METHOD_NAMES, ModeDiscovery, Modes, method_named
 from mgd3_fast.modes.mode_set import ModeSet
-from mgd3_fast.modes.spec import Discovery, choose_discovery
+from mgd3_fast.modes.real_latents import HerdingDiscovery
+from mgd3_fast.modes.spec import Discovery, choose_discovery, choose_runner
 
 __all__ = [
     "KMEANS_METHOD_NAMES",
@@ -23,6 +13,7 @@ __all__ = [
     "NO_RUNNER",
     "RUNNER_NAMES",
     "Discovery",
+    "HerdingDiscovery",
     "ModeDiscovery",
     "ModeSet",
     "Modes",

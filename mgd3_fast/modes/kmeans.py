@@ -12,10 +12,9 @@ from itertools import accumulate, pairwise
 import torch
 from torch import Tensor
 
-from mgd3_fast.modes.clusters import few_distinct, member_means, nearest_samples, shares
-from mgd3_fast.modes.kmeans_runners import Clusters, KMeansRunner, SklearnKMeans
+from mgd3_fast.modes.clusters import few_distinct, member_means, nearest_samples, one_thread, shares
+from mgd3_fast.modes.kmeans_runners import KMeansRunner, SklearnKMeans
 from mgd3_fast.modes.method import Modes
-from mgd3_fast.modes.threads import one_thread
 
 POOLED_SIDE = 8
 
@@ -142,13 +141,11 @@ class PooledDiscovery(KMeansDiscovery):
         for whole, points in ((False, pooled), (True, classes)):
             chosen = [place for place, is_coarse in enumerate(coarse) if is_coarse == whole]
             if chosen:
-                clusters = self._clusters([points[place] for place in chosen], ipc, seed)
-                sizes = [len(points[place]) for place in chosen]
-                labels.update(zip(chosen, torch.split(clusters.labels, sizes), strict=True))
+                clustered = [points[place] for place in chosen]
+                found = self._runner.cluster(torch.cat(clustered), _offsets(clustered), ipc, seed)
+                sizes = [len(samples) for samples in clustered]
+                labels.update(zip(chosen, torch.split(found.labels, sizes), strict=True))
         return [_of_members(samples, labels[place], ipc) for place, samples in enumerate(classes)]
-
-    def _clusters(self, classes: Sequence[Tensor], ipc: int, seed: int) -> Clusters:
-        return self._runner.cluster(torch.cat(list(classes)), _offsets(classes), ipc, seed)
 
     def _pool(self, samples: Tensor) -> Tensor:
         height, width = (min(POOLED_SIDE, -(-side // 2)) for side in self._latent_shape[1:])

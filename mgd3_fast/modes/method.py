@@ -31,7 +31,7 @@ _METHODS = {
     "gmm-pca": "mgd3_fast.modes.gmm:ProjectedMixtureDiscovery",
     "dbscan": "mgd3_fast.modes.dbscan:DbscanDiscovery",
     "spectral": "mgd3_fast.modes.spectral:SpectralDiscovery",
-    "random": "mgd3_fast.modes.random_images:RandomDiscovery",
+    "random": "mgd3_fast.modes.real_latents:RandomDiscovery",
 }
 METHOD_NAMES = tuple(_METHODS)
 KMEANS_METHOD_NAMES = tuple(_KMEANS_METHODS)
@@ -81,9 +81,6 @@ def method_named(
         name: One of `METHOD_NAMES`.
         latent_shape: (C, h, w) of what a row of features is; `kmeans-pooled` needs it.
         runner: What runs the K-means of `KMEANS_METHOD_NAMES`; scikit-learn's by default.
-
-    Returns:
-        The method.
 
     Raises:
         UserError: No such method.

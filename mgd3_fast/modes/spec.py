@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 
-from mgd3_fast.modes.kmeans_runners import NO_RUNNER, RUNNER_NAMES, choose_runner
+from mgd3_fast.errors import UserError
+from mgd3_fast.modes.kmeans_runners import MOST_TRITON_CLUSTERS, NO_RUNNER, RUNNER_NAMES, without_cuml
 from mgd3_fast.modes.method import KMEANS_METHOD_NAMES
 from mgd3_fast.modes.mode_set import runner_of_file
 
@@ -62,3 +64,51 @@ def choose_discovery(config: DiscoverConfig, device: torch.device, given: Path |
     if config.kmeans == "auto" and runner != NO_RUNNER and made_by in RUNNER_NAMES:
         runner, reason = made_by, "the modes that are given are its"
     return Discovery(method=method, ipc=ipc, seed=seed, runner=runner, reason=reason, device=device)
+
+
+def choose_runner(wanted: str, method: str, ipc: int, device: torch.device) -> tuple[str, str]:
+    """Decide what runs the K-means of a method.
+
+    Args:
+        wanted: "auto" or one of `RUNNER_NAMES`.
+        method: Name of the discovery method.
+        ipc: Modes per class.
+        device: Where the networks run, and a runner of GPUs.
+
+    Returns:
+        A runner and why it is this one: what was named, if it can run; for "auto" the batched kernels on CUDA
+        and scikit-learn elsewhere; `NO_RUNNER` for a method without K-means.
+
+    Raises:
+        UserError: The runner does not fit the method, the number of modes or the machine.
+    """
+    if wanted not in ("auto", *RUNNER_NAMES):
+        raise UserError(f"kmeans must be one of auto, {', '.join(RUNNER_NAMES)}, got {wanted!r}")
+    if method not in KMEANS_METHOD_NAMES:
+        if wanted != "auto":
+            raise UserError(
+                f"kmeans must be auto with discovery {method}, which has no choice of runner, got {wanted!r}"
+            )
+        return NO_RUNNER, f"{method} has no choice of runner"
+    if wanted == "auto":
+        return _best_runner(ipc, device)
+    if wanted == "cuml":
+        if device.type != "cuda":
+            allowed = "auto, sklearn or triton"
+            raise UserError(f"kmeans must be {allowed} on {device.type}, got 'cuml', which needs CUDA")
+        missing = [package for package in ("cuml", "cupy") if find_spec(package) is None]
+        if missing:
+            raise without_cuml(f"no module named {missing[0]}")
+    if wanted == "triton" and ipc > MOST_TRITON_CLUSTERS:
+        raise UserError(f"ipc must be at most {MOST_TRITON_CLUSTERS} with kmeans triton, got {ipc}")
+    return wanted, "asked for"
+
+
+def _best_runner(ipc: int, device: torch.device) -> tuple[str, str]:
+    if device.type != "cuda":
+        return "sklearn", "no CUDA device"
+    if find_spec("triton") is None:
+        return "sklearn", "Triton is not installed"
+    if ipc > MOST_TRITON_CLUSTERS:
+        return "sklearn", f"the batched kernels make at most {MOST_TRITON_CLUSTERS} clusters"
+    return "triton", "all classes at once on CUDA"

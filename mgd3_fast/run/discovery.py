@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from mgd3_fast.errors import UserError
 from mgd3_fast.modes import (
@@ -19,44 +19,40 @@ from mgd3_fast.modes import (
     modes_key,
 )
 from mgd3_fast.pictures import MOST_CLASSES, check_drawable, plot_modes
-from mgd3_fast.progress import SILENT
-from mgd3_fast.run.encoding import encode_latents
-from mgd3_fast.run.run import Run, Timings, left_out
+from mgd3_fast.progress import SILENT, Progress
+from mgd3_fast.run.run import Timings, left_out
 from mgd3_fast.run.sources import Sources, open_sources
-from mgd3_fast.writers import MODES, Layout, RunFolder, check_ours, check_writable
+from mgd3_fast.writers import MODES, WORK, check_ours, check_writable
 
 if TYPE_CHECKING:
     from mgd3_fast.config import DiscoverConfig, PlotConfig
     from mgd3_fast.datasets import Dataset
-    from mgd3_fast.progress import Progress
 
 KEPT_MODES = "modes"
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModeSource:
-    """Where the modes of a run come from.
+class ModeFinder:
+    """Where the modes of a run come from: a file that is given, earlier calls, or the latents.
 
     Args:
         config: What was asked for.
         sources: Dataset, generator, device and latents.
         discovery: How modes are found.
+        progress: Receives bars and notes.
+        timings: Receives the seconds of each stage.
     """
 
     config: DiscoverConfig
     sources: Sources
     discovery: Discovery
+    progress: Progress
+    timings: Timings
 
-    @property
-    def dataset(self) -> Dataset:
-        """The classes of the run."""
-        return self.sources.dataset
-
-    def encode(self, run: Run[Any], classes: Sequence[int]) -> list[dict[str, str]]:
+    def encode(self, classes: Sequence[int]) -> list[dict[str, str]]:
         """Encode what the modes of some classes still lack; writes to the cache only.
 
         Args:
-            run: The run; its folder need not be opened.
             classes: Places of the classes in the run.
 
         Returns:
@@ -69,67 +65,56 @@ class ModeSource:
         if given is not None:
             self.load(given)
             return []
-        lacking = self._lacking(run, self._subset(classes))
+        lacking = self._without_modes(self._subset(classes))
         if lacking is None:
             return []
-        with run.timings.measure("encode"):
-            report = encode_latents(self.sources, lacking, self.config.on_bad_image, run.progress)
+        with self.timings.measure("encode"):
+            report = self.sources.encode(lacking, self.config.on_bad_image, self.progress)
         check_ipc(report.counts, self.config.ipc)
         return left_out(report.bad_images)
 
-    def find_modes(self, run: Run[Any], classes: Sequence[int]) -> ModeSet:
-        """Load, take up or find the modes of some classes.
+    def find(self, classes: Sequence[int]) -> ModeSet:
+        """Load, take up or find the modes of at least some classes.
 
         Args:
-            run: The run; its folder keeps the modes of single classes for later calls and other shards.
             classes: Places of the classes in the run.
-
-        Returns:
-            The modes of at least these classes.
 
         Raises:
             UserError: As `encode`.
         """
-        given = given_modes(self.config)
+        given, wanted = given_modes(self.config), self.discovery
         if given is not None:
             return self.load(given)
-        dataset, wanted = self._subset(classes), self.discovery
-        lacking = self._lacking(run, dataset)
-        if lacking is not None:
-            with run.timings.measure("encode"):
-                encode_latents(self.sources, lacking, self.config.on_bad_image, run.progress)
-            run.progress.note(f"discover: {wanted.method}, K-means runner {wanted.runner} ({wanted.reason})")
-        with run.timings.measure("discover"):
+        dataset = self._subset(classes)
+        if self._without_modes(dataset) is not None:
+            self.encode(classes)
+            self.progress.note(f"discover: {wanted.method}, K-means runner {wanted.runner} ({wanted.reason})")
+        with self.timings.measure("discover"):
             return discover_modes(
                 dataset,
                 self.sources.store,
                 self.sources.generator.latent_shape,
                 wanted,
-                run.folder.work / KEPT_MODES,
-                run.progress,
+                self._work,
+                self.progress,
             )
 
     def load(self, path: Path) -> ModeSet:
-        """Read modes of this very run.
-
-        Args:
-            path: File of an earlier run, or of `discover`.
-
-        Returns:
-            The modes of all classes.
+        """Read modes of this very run from a file of an earlier run, or of `discover`.
 
         Raises:
             UserError: They were found otherwise, or in other latents; naming what differs.
         """
         modes, wanted = ModeSet.load(path), self.discovery
-        if modes.key == modes_key(self.dataset, self.sources.store, wanted):
+        dataset = self.sources.dataset
+        if modes.key == modes_key(dataset, self.sources.store, wanted):
             return modes
         for name, got, asked in (
             ("ipc", modes.ipc, wanted.ipc),
             ("seed", modes.seed, wanted.seed),
             ("discovery", modes.method, wanted.method),
             ("kmeans", modes.kmeans, wanted.kmeans),
-            ("classes", len(modes.class_names), len(self.dataset.classes)),
+            ("classes", len(modes.class_names), len(dataset.classes)),
         ):
             if got != asked:
                 raise UserError(f"modes must be of this run, got {path}, whose {name} is {got}, not {asked}")
@@ -138,13 +123,18 @@ class ModeSource:
             " autoencoder"
         )
 
-    def _subset(self, classes: Sequence[int]) -> Dataset:
-        return self.dataset.subset([self.dataset.classes[index].label for index in classes])
+    @property
+    def _work(self) -> Path:
+        """Keeps the modes of single classes for later calls and other shards."""
+        return Path(self.config.out) / WORK / KEPT_MODES
 
-    def _lacking(self, run: Run[Any], dataset: Dataset) -> Dataset | None:
-        """Return the classes whose modes are not kept in the working state, or None."""
-        kept = run.folder.work / KEPT_MODES
-        labels = classes_without_modes(dataset, self.sources.store, self.discovery, kept)
+    def _subset(self, classes: Sequence[int]) -> Dataset:
+        dataset = self.sources.dataset
+        return dataset.subset([dataset.classes[index].label for index in classes])
+
+    def _without_modes(self, dataset: Dataset) -> Dataset | None:
+        """The classes whose modes are not kept, if any."""
+        labels = classes_without_modes(dataset, self.sources.store, self.discovery, self._work)
         return dataset.subset(labels) if labels else None
 
 
@@ -173,18 +163,21 @@ def discover(
         UserError: If the folder holds something else, or as `encode` does.
     """
     sources = sources or open_sources(config, progress)
-    dataset = sources.dataset
-    check_ipc(dataset.counts, config.ipc)
-    discovery = choose_discovery(config, sources.device, given_modes(config))
-    source = ModeSource(config=config, sources=sources, discovery=discovery)
-    layout = Layout(dataset.class_names, tuple(cls.label for cls in dataset.classes), config.ipc)
-    run = Run(source, RunFolder(Path(config.out), {}, layout, 1, 1), progress, Timings())
-    check_ours(run.folder.out)
-    target, work = run.folder.out / MODES, run.folder.work
+    check_ipc(sources.dataset.counts, config.ipc)
+    finder = ModeFinder(
+        config=config,
+        sources=sources,
+        discovery=choose_discovery(config, sources.device, given_modes(config)),
+        progress=progress,
+        timings=Timings(),
+    )
+    out = Path(config.out)
+    check_ours(out)
+    target, work = out / MODES, out / WORK
     if target.exists():
-        return target, source.load(target)
-    check_writable(run.folder.out)
-    modes = source.find_modes(run, range(len(dataset.classes)))
+        return target, finder.load(target)
+    check_writable(out)
+    modes = finder.find(range(len(sources.dataset.classes)))
     modes.save(work / MODES)
     (work / MODES).replace(target)
     if not (work / "run.json").exists():
@@ -217,7 +210,7 @@ def discover_and_plot(
     drawn = sources.dataset.subset(pictured.plot_classes or labels)
     check_writable(folder)
     path, modes = discover(config, progress, sources=sources)
-    encode_latents(sources, drawn, config.on_bad_image, progress)  # modes may be there, and latents gone
+    sources.encode(drawn, config.on_bad_image, progress)  # modes may be there, and latents gone
     pictures = plot_modes(
         drawn,
         sources.store,

@@ -9,48 +9,55 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from mgd3_engine import GuidedSampler, ModeGuidance, image_seed, image_seeds
+from mgd3_engine import GuidanceTerm, GuidedSampler, ModeGuidance, image_seed, image_seeds
 from mgd3_fast.config import DistillConfig
 from mgd3_fast.devices import autoencoder_dtype, device_name
 from mgd3_fast.generators import SamplingDefaults, for_run
 from mgd3_fast.modes import choose_discovery
 from mgd3_fast.run.decoding import DecodeQueue
-from mgd3_fast.run.discovery import ModeSource, given_modes
-from mgd3_fast.run.run import Run, dataset_settings, layout_for
-from mgd3_fast.run.sampler import class_ids, make_sampler, mode_guidance, start_strength
+from mgd3_fast.run.discovery import ModeFinder, given_modes
+from mgd3_fast.run.run import Run, Timings, layout_for
+from mgd3_fast.run.sampler import batch_rows, class_ids, make_sampler
 from mgd3_fast.run.sources import Sources, open_sources
 from mgd3_fast.run.trace import requested_trace
-from mgd3_fast.writers import MODES, Layout, PngWriter
+from mgd3_fast.writers import MODES, PngWriter
 
 if TYPE_CHECKING:
     from mgd3_fast.modes import ModeSet
     from mgd3_fast.progress import Progress
 
+D4M_STRENGTH = 0.7  # Su et al. 2024
+
 
 @dataclass(frozen=True, kw_only=True)
-class GeneratedImages(ModeSource):
-    """A source of images with every choice made.
+class GeneratedImages(Run):
+    """A run whose images are generated.
 
     Args:
+        finder: Finds the modes; knows dataset, generator and device.
         sampling: Sampler, steps, scales and `t_stop`, with the generator's defaults filled in.
-        layout: The image list.
         class_ids: The generator's class id of each class of the run.
         guidance: Mode guidance, or None where it is off.
         sampler: Makes latents, in batches of `sampler.batch_shape` rows.
     """
 
-    config: DistillConfig
+    finder: ModeFinder
     sampling: SamplingDefaults
-    layout: Layout
     class_ids: tuple[int, ...]
     guidance: ModeGuidance | None
     sampler: GuidedSampler
-    kept: str = "finished latents and modes"
+
+    kept: ClassVar[str] = "finished latents and modes"
+
+    @property
+    def sources(self) -> Sources:
+        """Dataset, generator, device and latents."""
+        return self.finder.sources
 
     @property
     def device(self) -> str:
@@ -58,10 +65,10 @@ class GeneratedImages(ModeSource):
         return device_name(self.sources.device)
 
     def settings(self) -> dict[str, Any]:
-        """Name what decides the images; see `ImageSource`."""
+        """Name what decides the images; see `Run`."""
         config, sampling, generator = self.config, self.sampling, self.sources.generator
         return {
-            **dataset_settings(config, self.dataset),
+            **super().settings(),
             "generator": generator.name,
             "generator_digest": generator.digest,
             **(generator.prompts.settings() if generator.prompts else {}),
@@ -69,7 +76,7 @@ class GeneratedImages(ModeSource):
             "flip": config.flip,
             "storage": config.storage,
             "discovery": config.discovery,
-            "kmeans": self.discovery.kmeans,
+            "kmeans": self.finder.discovery.kmeans,
             "sampler": sampling.sampler,
             "steps": sampling.steps,
             "spacing": config.spacing,
@@ -84,7 +91,15 @@ class GeneratedImages(ModeSource):
             "batch_size": self.sampler.batch_shape,
         }
 
-    def make_images(self, run: Run[Any], images: Sequence[int], modes: ModeSet) -> list[dict[str, str]]:
+    def encode(self, classes: Sequence[int]) -> list[dict[str, str]]:
+        """Encode what the modes of some classes still lack."""
+        return self.finder.encode(classes)
+
+    def find_modes(self, classes: Sequence[int]) -> ModeSet:
+        """Load, take up or find the modes of at least some classes."""
+        return self.finder.find(classes)
+
+    def make_images(self, images: Sequence[int], modes: ModeSet) -> list[dict[str, str]]:
         """Sample some images batch after batch; each batch is decoded and written while the next is sampled.
 
         Image (class, k) is pulled to mode k of its class and its noise has a seed of its own, so a file does
@@ -92,7 +107,6 @@ class GeneratedImages(ModeSource):
         run beside the sampler, so that seconds of the stages can add up to more than the total.
 
         Args:
-            run: The run, with its folder opened.
             images: Image numbers.
             modes: Modes of at least the classes of these images.
 
@@ -100,9 +114,9 @@ class GeneratedImages(ModeSource):
             Nothing: images that cannot be read are left out by `encode`.
         """
         block, B = self.layout.block(*self.config.shard_of()), self.sampler.batch_shape
-        preparation, folder = self.sampler.preparation, run.folder
+        preparation, progress, timings = self.sampler.preparation, self.progress, self.timings
         with (
-            run.progress.stage(
+            progress.stage(
                 "sample",
                 total=len(block),
                 unit="img",
@@ -110,21 +124,21 @@ class GeneratedImages(ModeSource):
                 batch=B,
                 first_apart=bool(preparation),
             ) as bar,
-            PngWriter(folder.out, folder.temporary, folder.record) as writer,
+            PngWriter(self.folder.out, self.folder.temporary, self.folder.record) as writer,
         ):
-            with run.progress.activity("loading the autoencoder"):
+            with progress.activity("loading the autoencoder"):
                 dtype = autoencoder_dtype(self.sources.precision)
                 autoencoder = self.sources.generator.autoencoder.to(self.sources.device, dtype)
-            first = run.progress.activity(f"first batch: {preparation}") if preparation else nullcontext()
+            first = progress.activity(f"first batch: {preparation}") if preparation else nullcontext()
             with DecodeQueue(autoencoder, writer, self.sources.device, bar.advance) as decoding:
                 for start in range(0, len(images), B):
                     batch = images[start : start + B]
-                    with run.timings.measure("sample"), first if start == 0 else nullcontext():
+                    with timings.measure("sample"), first if start == 0 else nullcontext():
                         latents = self.sampler.sample(*self.inputs(batch, modes))  # [B, C, h, w]
                     decoding.put([(image, self.layout.file(image)) for image in batch], latents)
             for stage, seconds in decoding.seconds.items():
-                run.timings.add(stage, seconds)
-            with run.timings.measure("write"):
+                timings.add(stage, seconds)
+            with timings.measure("write"):
                 writer.close()
         return []
 
@@ -147,14 +161,14 @@ class GeneratedImages(ModeSource):
             image_seeds(self.config.seed, identities),
         )
 
-    def save_modes(self, run: Run[Any], modes: ModeSet) -> tuple[str, ...]:
-        """Write the file of modes; see `ImageSource`."""
-        modes.save(run.folder.work / MODES)
-        (run.folder.work / MODES).replace(run.folder.out / MODES)
+    def save_modes(self, modes: ModeSet) -> tuple[str, ...]:
+        """Write the file of modes."""
+        modes.save(self.folder.work / MODES)
+        (self.folder.work / MODES).replace(self.folder.out / MODES)
         return (MODES,)
 
     def origin(self, modes: ModeSet, image: int) -> dict[str, Any]:
-        """Tell what an image was made from; see `ImageSource`."""
+        """Tell what an image was made from; see `Run`."""
         class_index, mode = self.layout.place(image)
         return {
             "weight": round(float(modes.weights[class_index, mode]), 6),
@@ -170,7 +184,7 @@ class GeneratedImages(ModeSource):
                 "form": self.guidance.form if self.guidance else "none",
                 "scale": sampling.mode_scale,
                 "t_stop": sampling.t_stop,
-                "guided_steps": self.guided_steps(),
+                "guided_steps": self._guided_steps(),
                 "steps": sampling.steps,
             },
             "generator": {
@@ -184,10 +198,6 @@ class GeneratedImages(ModeSource):
             **({"prompts": generator.prompts.by_class()} if generator.prompts else {}),
         }
 
-    def guided_steps(self) -> int:
-        """Count the steps on which mode guidance acts: those with index above `t_stop`."""
-        return self.sampling.steps - 1 - self.guidance.t_stop if self.guidance else 0
-
     def describe(self) -> str:
         """Say in two lines what is about to be done."""
         sampling = self.sampling
@@ -197,7 +207,7 @@ class GeneratedImages(ModeSource):
         if self.guidance is not None:
             guidance = (
                 f"mode guidance {self.guidance.form}, scale {self.guidance.scale:g},"
-                f" on {self.guided_steps()} of {sampling.steps} steps (t_stop {self.guidance.t_stop})"
+                f" on {self._guided_steps()} of {sampling.steps} steps (t_stop {self.guidance.t_stop})"
             )
         return (
             f"{sampling.sampler}, {sampling.steps} steps, cfg scale {sampling.cfg_scale:g}; {guidance}\n"
@@ -205,39 +215,93 @@ class GeneratedImages(ModeSource):
             f" classes, in batches of {self.sampler.batch_shape}, backend {self.sampler.backend}"
         )
 
+    def tracing_sampler(self, guidance: ModeGuidance | None, rows: int, term: GuidanceTerm) -> GuidedSampler:
+        """Make a sampler like the run's own but for its guidance and batches, whose steps a term sees."""
+        return _sampler(
+            self.config,
+            self.sources,
+            self.sampling,
+            guidance,
+            batch_size=rows,
+            backend="eager",
+            terms=(term,),
+        )
+
+    def _guided_steps(self) -> int:
+        """Count the steps on which mode guidance acts: those with index above `t_stop`."""
+        return self.sampling.steps - 1 - self.guidance.t_stop if self.guidance else 0
+
 
 def open_generated(config: DistillConfig, progress: Progress) -> GeneratedImages:
     """Open dataset and generator, decide everything and check that it can be done; nothing is written.
 
-    Args:
-        config: What is asked for.
-        progress: Receives the description.
-
-    Returns:
-        The source of images.
-
     Raises:
         UserError: If something named does not exist, does not fit, or cannot be done on this machine.
     """
+    timings = Timings()
     sources = _with_prompts(open_sources(config, progress), config, progress)
-    layout = layout_for(config, sources.dataset)
-    sampling = config.sampling(sources.generator.defaults)
-    guidance = mode_guidance(config, sampling)
-    with progress.activity(f"loading {sources.generator.name}"):
-        sampler = make_sampler(config, sampling, sources, guidance, len(layout))
-    source = GeneratedImages(
+    generator, layout = sources.generator, layout_for(config, sources.dataset)
+    sampling = config.sampling(generator.defaults)
+    guidance, rows = _mode_guidance(config, sampling), config.batch_size
+    if not isinstance(rows, int):
+        _, height, width = generator.latent_shape
+        rows = batch_rows(len(layout), height * width, sources.device.type)
+    with progress.activity(f"loading {generator.name}"):
+        sampler = _sampler(config, sources, sampling, guidance, batch_size=rows, backend=config.backend)
+    discovery = choose_discovery(config, sources.device, given_modes(config))
+    run = GeneratedImages(
         config=config,
-        sources=sources,
-        discovery=choose_discovery(config, sources.device, given_modes(config)),
-        sampling=sampling,
+        dataset=sources.dataset,
         layout=layout,
+        progress=progress,
+        timings=timings,
+        finder=ModeFinder(
+            config=config, sources=sources, discovery=discovery, progress=progress, timings=timings
+        ),
+        sampling=sampling,
         class_ids=class_ids(sources, progress),
         guidance=guidance,
         sampler=sampler,
     )
     requested_trace(config, layout, sampling)  # a wrong one is found before any work
-    progress.note(source.describe())
-    return source
+    progress.note(run.describe())
+    return run
+
+
+def start_strength(config: DistillConfig) -> float | None:
+    """Share of the steps that `method` d4m takes from the noised mode; None for a start at noise."""
+    if config.method != "d4m":
+        return None
+    return D4M_STRENGTH if config.start_strength is None else config.start_strength
+
+
+def _mode_guidance(config: DistillConfig, sampling: SamplingDefaults) -> ModeGuidance | None:
+    if config.method != "mgd3" or sampling.mode_scale == 0 or sampling.t_stop >= sampling.steps - 1:
+        return None
+    guidance = ModeGuidance(scale=sampling.mode_scale, t_stop=sampling.t_stop, form=config.guidance_form)
+    return guidance.resolve(sampling.sampler)
+
+
+def _sampler(
+    config: DistillConfig,
+    sources: Sources,
+    sampling: SamplingDefaults,
+    guidance: ModeGuidance | None,
+    **own: Any,
+) -> GuidedSampler:
+    """A sampler of a run; see `make_sampler` for what is its own: batch size, backend, terms."""
+    return make_sampler(
+        sources.generator,
+        sources.device,
+        sources.precision,
+        sampling,
+        guidance,
+        cache_dir=config.cache_dir,
+        spacing=config.spacing,
+        eta=config.eta,
+        start_strength=start_strength(config),
+        **own,
+    )
 
 
 def _with_prompts(sources: Sources, config: DistillConfig, progress: Progress) -> Sources:

@@ -1,8 +1,9 @@
-"""The sampler of a run: its guidance, its batches, and the class ids it is asked for."""
+"""The sampler of a run: its network, its batches, and the class ids it is asked for."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mgd3_engine import GuidanceTerm, GuidedSampler, ModeGuidance
@@ -12,12 +13,12 @@ from mgd3_fast.generators.placing import place_network
 from mgd3_fast.storage.cache import cache_dir_or_default
 
 if TYPE_CHECKING:
-    from mgd3_fast.config import DistillConfig
-    from mgd3_fast.generators import SamplingDefaults
+    import torch
+
+    from mgd3_fast.generators import Generator, SamplingDefaults
     from mgd3_fast.progress import Progress
     from mgd3_fast.run.sources import Sources
 
-D4M_STRENGTH = 0.7  # Su et al. 2024
 ROW_MULTIPLE = 8
 MOST_ROWS_CPU = 64
 MOST_ROWS_CUDA = 256
@@ -69,68 +70,57 @@ def class_ids(sources: Sources, progress: Progress) -> tuple[int, ...]:
     return tuple(ids[cls.label] for cls in dataset.classes)
 
 
-def start_strength(config: DistillConfig) -> float | None:
-    """Share of the steps that `method` d4m takes from the noised mode; None for a start at noise."""
-    if config.method != "d4m":
-        return None
-    return D4M_STRENGTH if config.start_strength is None else config.start_strength
-
-
-def mode_guidance(config: DistillConfig, sampling: SamplingDefaults) -> ModeGuidance | None:
-    """Mode guidance of a run, or None where it is off."""
-    if config.method != "mgd3" or sampling.mode_scale == 0 or sampling.t_stop >= sampling.steps - 1:
-        return None
-    guidance = ModeGuidance(scale=sampling.mode_scale, t_stop=sampling.t_stop, form=config.guidance_form)
-    return guidance.resolve(sampling.sampler)
-
-
 def make_sampler(
-    config: DistillConfig,
+    generator: Generator,
+    device: torch.device,
+    precision: str,
     sampling: SamplingDefaults,
-    sources: Sources,
     guidance: ModeGuidance | None,
-    images: int,
     *,
+    batch_size: int,
+    backend: str,
+    cache_dir: Path | str | None = None,
+    spacing: str = "linspace",
+    eta: float = 0.0,
+    start_strength: float | None = None,
     terms: Sequence[GuidanceTerm] = (),
 ) -> GuidedSampler:
-    """Make what turns seeds and modes into latents.
+    """Make what turns seeds and modes into latents by a generator's network.
 
     Args:
-        config: Spacing, eta, backend and batch size.
+        generator: Network, schedule and conditioning.
+        device: Where it runs.
+        precision: fp32, bf16, fp16 or fp8.
         sampling: Sampler, steps and scales.
-        sources: Generator, device and precision.
         guidance: Mode guidance, or None where it is off.
-        images: Images of the whole run, which decide the batch size unless the configuration does.
+        batch_size: Rows of a batch.
+        backend: What runs the network.
+        cache_dir: Where graphs and engines are kept; `default_cache_dir()` by default.
+        spacing: Which of the timesteps are visited.
+        eta: Noise of ddim.
+        start_strength: Share of the steps taken from the noised mode; None for a start at noise.
         terms: Further guidance.
-
-    Returns:
-        The sampler.
 
     Raises:
         ValueError: The backend cannot run on this machine.
     """
-    generator, dtype = sources.generator, dtype_of(sources.precision)
-    _, height, width = generator.latent_shape
-    rows = config.batch_size
-    if not isinstance(rows, int):
-        rows = batch_rows(images, height * width, sources.device.type)
     return GuidedSampler(
-        place_network(generator, sources.device, sources.precision),
+        place_network(generator, device, precision),
         schedule=generator.schedule,
         method=sampling.sampler,
         steps=sampling.steps,
-        spacing=config.spacing,
-        eta=config.eta,
+        spacing=spacing,
+        eta=eta,
         prediction=generator.prediction,
         cfg_scale=sampling.cfg_scale,
         null_class=generator.null_class,
         cfg_channels=generator.cfg_channels,
         guidance=guidance,
         terms=terms,
-        start_strength=start_strength(config),
-        backend=config.backend,
-        cache_dir=cache_dir_or_default(config.cache_dir),
-        batch_size=rows,
-        device=sources.device,
-        dtype=dtype,
+        start_strength=start_strength,
+        backend=backend,
+        cache_dir=cache_dir_or_default(cache_dir),
+        batch_size=batch_size,
+        device=device,
+        dtype=dtype_of(precision),
     )

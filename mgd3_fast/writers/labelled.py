@@ -56,7 +56,7 @@ class LabelledImage:
             raise self._missing() from None
 
     def content(self) -> bytes:
-        """Read the file, as it is.
+        """The bytes of the file.
 
         Raises:
             UserError: It is gone, or has another sha256 than recorded.
@@ -67,8 +67,8 @@ class LabelledImage:
             raise self._missing() from None
         if self.sha256 not in (None, hashlib.sha256(content).hexdigest()):
             raise UserError(
-                f"images must be unchanged, got {self.path} with another sha256 than recorded"
-                " (the distill command that wrote the folder makes it again)"
+                f"{self.path} was changed: it has another sha256 than recorded (the distill command that"
+                " wrote the folder makes it again)"
             )
         return content
 
@@ -87,7 +87,7 @@ class LabelledImage:
 
     def _missing(self) -> UserError:
         again = " (the distill command that wrote the folder makes it again)" if self.sha256 else ""
-        return UserError(f"images must all be there, missing {self.path}{again}")
+        return UserError(f"{self.path} is missing{again}")
 
 
 @dataclass(frozen=True)
@@ -208,11 +208,7 @@ class LabelledFolder:
 def distinct_names(folders: Sequence[LabelledFolder]) -> list[str]:
     """What folders are called side by side.
 
-    Args:
-        folders: In any order.
-
-    Returns:
-        Last parts of the paths, or the paths where two are the same; a number where even these are.
+    Last parts of the paths, or the paths where two are the same, with a number where even these are.
     """
     names = [folder.name for folder in folders]
     if len(set(names)) < len(names):

@@ -11,15 +11,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from mgd3_fast.cli import COMMANDS, main
+from mgd3_fast.cli import COMMANDS, configure, main
 from mgd3_fast.generators.autoencoder import KLAutoencoder
-from mgd3_fast.run import encoding
+from mgd3_fast.run import sources
 from mgd3_fast.run.generated import GeneratedImages
 
 pytestmark = pytest.mark.usefixtures("cache")
@@ -227,7 +226,7 @@ def words(tiny_generator: Path, pictures: Path) -> Callable[..., list[str]]:
 @pytest.mark.parametrize("command", sorted(OPTIONS))
 def test_options_are_frozen(command: str) -> None:
     parser = argparse.ArgumentParser(add_help=False)
-    import_module(f"mgd3_fast.cli.{command}").configure(parser)
+    configure(command, parser)
     declared = [option for action in parser._actions for option in action.option_strings]
     assert sorted(declared) == sorted(OPTIONS[command])
 
@@ -378,7 +377,7 @@ def test_a_value_error_of_a_library_is_a_bug(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(encoding, "encode_dataset", lambda *given, **options: json.loads("{"))
+    monkeypatch.setattr(sources, "encode_dataset", lambda *given, **options: json.loads("{"))
     assert main(words("encode")) == 1
     assert "Traceback" in capsys.readouterr().err
 

@@ -29,7 +29,7 @@ from mgd3_fast.generators.placing import place_network
 from mgd3_fast.generators.prompts import ClassPrompts, class_prompts
 from mgd3_fast.progress import SILENT
 from mgd3_fast.run.distillation import distill
-from mgd3_fast.run.encoding import encode
+from mgd3_fast.run.sources import encode
 from tests.fakes.tiny_diffusion import LENGTH, SHAPE, WIDTH, write_stable_diffusion
 
 transformers = pytest.importorskip("transformers")

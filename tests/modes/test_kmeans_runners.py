@@ -124,9 +124,9 @@ class TestChoice:
     def test_of_a_runner(
         self, wanted: str, method: str, ipc: int, device: torch.device, name: str, reason: str
     ) -> None:
-        choice = choose_runner(wanted, method, ipc, device)
-        assert choice.name == name
-        assert reason in choice.reason
+        chosen, why = choose_runner(wanted, method, ipc, device)
+        assert chosen == name
+        assert reason in why
 
     @pytest.mark.parametrize(
         ("wanted", "method", "ipc", "device", "message"),
@@ -152,11 +152,11 @@ class TestChoice:
             choose_runner(wanted, method, ipc, device)
 
     def test_without_triton(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("mgd3_fast.modes.kmeans_runners.find_spec", lambda name: None)
+        monkeypatch.setattr("mgd3_fast.modes.spec.find_spec", lambda name: None)
         assert choose_runner("auto", "kmeans", 10, CUDA) == ("sklearn", "Triton is not installed")
 
     def test_cuml_where_it_is_installed(self, cuml: list[RecordingKMeans]) -> None:
-        assert choose_runner("cuml", "kmeans", 300, CUDA).name == "cuml"
+        assert choose_runner("cuml", "kmeans", 300, CUDA)[0] == "cuml"
 
     @pytest.mark.parametrize(
         ("options", "runner"),
@@ -333,7 +333,7 @@ def test_next_chunk_is_read_while_one_is_used() -> None:
 def test_error_of_the_background_is_told_and_ends_it() -> None:
     def open_class(place: int) -> Tensor:
         if place == 1:
-            raise UserError("latents of class b must stay during a run, got deleted")
+            raise UserError("the latents of class b were deleted")
         return latents_of(1, place)
 
     chunks = read_chunks(open_class, [1] * 3, 3, torch.float32, CPU, most_bytes=1)
@@ -434,7 +434,7 @@ class TestDiscoverOnDevice:
         latents = found.latents.clone()
         latents[7, 1, 0, 1] = value
         store.put(cls, latents, found.index)
-        with pytest.raises(UserError, match="latents of class 2 must be finite"):
+        with pytest.raises(UserError, match="latents of class 2 hold infinite or undefined numbers"):
             discover(encoded, runner=kmeans)
 
     @pytest.mark.gpu

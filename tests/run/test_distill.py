@@ -21,12 +21,12 @@ from mgd3_fast.errors import Interrupted, UserError
 from mgd3_fast.generators.autoencoder import KLAutoencoder
 from mgd3_fast.modes import ModeSet
 from mgd3_fast.progress import SILENT
-from mgd3_fast.run import discovery, distillation, encoding, finishing, generated
+from mgd3_fast.run import discovery, distillation, finishing, generated, sources
 from mgd3_fast.run.discovery import discover
 from mgd3_fast.run.distillation import DistilledDataset, distill, prepare
-from mgd3_fast.run.encoding import encode
 from mgd3_fast.run.generated import GeneratedImages
 from mgd3_fast.run.sampler import batch_rows
+from mgd3_fast.run.sources import encode
 from mgd3_fast.writers import WORK, RunFolder
 from tests.fakes.killing import kill_python
 from tests.fakes.pictures import photo
@@ -146,7 +146,7 @@ def test_a_finished_folder_is_left_alone(
     before = {path: path.stat().st_mtime_ns for path in whole.rglob("*")}
     for module, name in (
         (GeneratedImages, "make_images"),
-        (encoding, "encode_dataset"),
+        (sources, "encode_dataset"),
         (discovery, "discover_modes"),
     ):
         monkeypatch.setattr(module, name, must_not_run)
@@ -229,13 +229,12 @@ def test_every_unit_can_be_done_twice(
 ) -> None:
     settings: dict[str, Any] = {"dataset": str(pictures), "generator": str(tiny_generator), "ipc": 2}
     prepared = prepare(DistillConfig(out=tmp_path / "units", **settings | options), SILENT)
-    source, layout = prepared.source, prepared.layout
     with prepared.folder.open():
         for unit in (0, 1, 2, 1):
-            source.encode(prepared, [unit])
+            prepared.encode([unit])
         for image in (5, 0, 1, 2, 3, 4, 3):
-            modes = source.find_modes(prepared, layout.classes_of([image]))
-            source.make_images(prepared, [image], modes)
+            modes = prepared.find_modes(prepared.layout.classes_of([image]))
+            prepared.make_images([image], modes)
         manifest, missing = distillation.finish(prepared, modes)
     assert manifest is not None
     assert missing == 0
@@ -421,7 +420,7 @@ def test_encode_and_discover_are_taken_up_by_distill(
     path, modes = discover(DiscoverConfig(**source, ipc=4, out=tmp_path / "out"))
     assert path.read_bytes() == (whole / "modes.safetensors").read_bytes()
     assert [one.name for one in (tmp_path / "out").iterdir()] == ["modes.safetensors"]
-    monkeypatch.setattr(encoding, "encode_dataset", None)
+    monkeypatch.setattr(sources, "encode_dataset", None)
     monkeypatch.setattr(discovery, "discover_modes", None)
     assert discover(DiscoverConfig(**source, ipc=4, out=tmp_path / "out"))[1].key == modes.key
     run(tmp_path / "out")
