@@ -33,6 +33,11 @@ _FOREIGN = {
 }
 
 
+def _check_batch_size(name: str, value: object) -> None:
+    if value != "auto":
+        check_whole(name, value, 1)
+
+
 @dataclass(frozen=True, kw_only=True)
 class DistillConfig(DiscoverConfig):
     """Everything the main job is asked to do; `None` stands for the generator's own default."""
@@ -90,7 +95,7 @@ class DistillConfig(DiscoverConfig):
         default="auto",
         parse=auto_or_int,
         metavar="N|auto",
-        check=lambda name, value: value == "auto" or check_whole(name, value, 1),
+        check=_check_batch_size,
     )
     shard: str = option(
         "do the I-th of N parts; parts may run at the same time, on any machines, into one --out",

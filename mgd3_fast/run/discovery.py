@@ -73,7 +73,7 @@ class ModeFinder:
         check_ipc(report.counts, self.config.ipc)
         return left_out(report.bad_images)
 
-    def find(self, classes: Sequence[int]) -> ModeSet:
+    def find_modes(self, classes: Sequence[int]) -> ModeSet:
         """Load, take up or find the modes of at least some classes.
 
         Args:
@@ -177,7 +177,7 @@ def discover(
     if target.exists():
         return target, finder.load(target)
     check_writable(out)
-    modes = finder.find(range(len(sources.dataset.classes)))
+    modes = finder.find_modes(range(len(sources.dataset.classes)))
     modes.save(work / MODES)
     (work / MODES).replace(target)
     if not (work / "run.json").exists():

@@ -5,16 +5,18 @@ Shape letters: B images of a batch, C channels, h w latent size.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from mgd3_engine import GuidanceTerm, GuidedSampler, ModeGuidance, image_seed, image_seeds
+from mgd3_engine import GuidedSampler, ModeGuidance, image_seed, image_seeds
 from mgd3_fast.config import DistillConfig
 from mgd3_fast.devices import autoencoder_dtype, device_name
 from mgd3_fast.generators import SamplingDefaults, for_run
@@ -35,29 +37,25 @@ D4M_STRENGTH = 0.7  # Su et al. 2024
 
 
 @dataclass(frozen=True, kw_only=True)
-class GeneratedImages(Run):
+class GeneratedImages(ModeFinder, Run):
     """A run whose images are generated.
 
     Args:
-        finder: Finds the modes; knows dataset, generator and device.
         sampling: Sampler, steps, scales and `t_stop`, with the generator's defaults filled in.
         class_ids: The generator's class id of each class of the run.
         guidance: Mode guidance, or None where it is off.
         sampler: Makes latents, in batches of `sampler.batch_shape` rows.
+        sampler_like: Makes another one with the run's network and steps; see `make_sampler` for the rest.
     """
 
-    finder: ModeFinder
+    config: DistillConfig
     sampling: SamplingDefaults
     class_ids: tuple[int, ...]
     guidance: ModeGuidance | None
     sampler: GuidedSampler
+    sampler_like: Callable[..., GuidedSampler]
 
     kept: ClassVar[str] = "finished latents and modes"
-
-    @property
-    def sources(self) -> Sources:
-        """Dataset, generator, device and latents."""
-        return self.finder.sources
 
     @property
     def device(self) -> str:
@@ -76,7 +74,7 @@ class GeneratedImages(Run):
             "flip": config.flip,
             "storage": config.storage,
             "discovery": config.discovery,
-            "kmeans": self.finder.discovery.kmeans,
+            "kmeans": self.discovery.kmeans,
             "sampler": sampling.sampler,
             "steps": sampling.steps,
             "spacing": config.spacing,
@@ -85,19 +83,11 @@ class GeneratedImages(Run):
             "mode_scale": sampling.mode_scale,
             "t_stop": sampling.t_stop,
             "guidance_form": self.guidance.form if self.guidance else "none",
-            "start_strength": start_strength(config),
+            "start_strength": _start_strength(config),
             "backend": self.sampler.backend,
             "precision": self.sources.precision,
             "batch_size": self.sampler.batch_shape,
         }
-
-    def encode(self, classes: Sequence[int]) -> list[dict[str, str]]:
-        """Encode what the modes of some classes still lack."""
-        return self.finder.encode(classes)
-
-    def find_modes(self, classes: Sequence[int]) -> ModeSet:
-        """Load, take up or find the modes of at least some classes."""
-        return self.finder.find(classes)
 
     def make_images(self, images: Sequence[int], modes: ModeSet) -> list[dict[str, str]]:
         """Sample some images batch after batch; each batch is decoded and written while the next is sampled.
@@ -203,7 +193,7 @@ class GeneratedImages(Run):
         sampling = self.sampling
         guidance = "no mode guidance"
         if self.config.method == "d4m":
-            guidance = f"starting at the noised mode, strength {start_strength(self.config):g}"
+            guidance = f"starting at the noised mode, strength {_start_strength(self.config):g}"
         if self.guidance is not None:
             guidance = (
                 f"mode guidance {self.guidance.form}, scale {self.guidance.scale:g},"
@@ -213,18 +203,6 @@ class GeneratedImages(Run):
             f"{sampling.sampler}, {sampling.steps} steps, cfg scale {sampling.cfg_scale:g}; {guidance}\n"
             f"{len(self.layout):,} images, {self.config.ipc} for each of {len(self.layout.class_names):,}"
             f" classes, in batches of {self.sampler.batch_shape}, backend {self.sampler.backend}"
-        )
-
-    def tracing_sampler(self, guidance: ModeGuidance | None, rows: int, term: GuidanceTerm) -> GuidedSampler:
-        """Make a sampler like the run's own but for its guidance and batches, whose steps a term sees."""
-        return _sampler(
-            self.config,
-            self.sources,
-            self.sampling,
-            guidance,
-            batch_size=rows,
-            backend="eager",
-            terms=(term,),
         )
 
     def _guided_steps(self) -> int:
@@ -244,31 +222,40 @@ def open_generated(config: DistillConfig, progress: Progress) -> GeneratedImages
     sampling = config.sampling(generator.defaults)
     guidance, rows = _mode_guidance(config, sampling), config.batch_size
     if not isinstance(rows, int):
-        _, height, width = generator.latent_shape
-        rows = batch_rows(len(layout), height * width, sources.device.type)
+        rows = batch_rows(len(layout), math.prod(generator.latent_shape[1:]), sources.device.type)
+    sampler_like = partial(
+        make_sampler,
+        generator,
+        sources.device,
+        sources.precision,
+        sampling,
+        cache_dir=config.cache_dir,
+        spacing=config.spacing,
+        eta=config.eta,
+        start_strength=_start_strength(config),
+    )
     with progress.activity(f"loading {generator.name}"):
-        sampler = _sampler(config, sources, sampling, guidance, batch_size=rows, backend=config.backend)
-    discovery = choose_discovery(config, sources.device, given_modes(config))
+        sampler = sampler_like(guidance, batch_size=rows, backend=config.backend)
     run = GeneratedImages(
         config=config,
         dataset=sources.dataset,
         layout=layout,
         progress=progress,
         timings=timings,
-        finder=ModeFinder(
-            config=config, sources=sources, discovery=discovery, progress=progress, timings=timings
-        ),
+        sources=sources,
+        discovery=choose_discovery(config, sources.device, given_modes(config)),
         sampling=sampling,
         class_ids=class_ids(sources, progress),
         guidance=guidance,
         sampler=sampler,
+        sampler_like=sampler_like,
     )
     requested_trace(config, layout, sampling)  # a wrong one is found before any work
     progress.note(run.describe())
     return run
 
 
-def start_strength(config: DistillConfig) -> float | None:
+def _start_strength(config: DistillConfig) -> float | None:
     """Share of the steps that `method` d4m takes from the noised mode; None for a start at noise."""
     if config.method != "d4m":
         return None
@@ -280,28 +267,6 @@ def _mode_guidance(config: DistillConfig, sampling: SamplingDefaults) -> ModeGui
         return None
     guidance = ModeGuidance(scale=sampling.mode_scale, t_stop=sampling.t_stop, form=config.guidance_form)
     return guidance.resolve(sampling.sampler)
-
-
-def _sampler(
-    config: DistillConfig,
-    sources: Sources,
-    sampling: SamplingDefaults,
-    guidance: ModeGuidance | None,
-    **own: Any,
-) -> GuidedSampler:
-    """A sampler of a run; see `make_sampler` for what is its own: batch size, backend, terms."""
-    return make_sampler(
-        sources.generator,
-        sources.device,
-        sources.precision,
-        sampling,
-        guidance,
-        cache_dir=config.cache_dir,
-        spacing=config.spacing,
-        eta=config.eta,
-        start_strength=start_strength(config),
-        **own,
-    )
 
 
 def _with_prompts(sources: Sources, config: DistillConfig, progress: Progress) -> Sources:

@@ -245,7 +245,7 @@ class RunFolder:
             if found.get(name) != wanted.get(name):
                 raise UserError(
                     f"{self.out} holds a run of other settings, whose {name} is {found.get(name)!r} while"
-                    f" {wanted.get(name)!r} is asked for: ask for the same, or for another out"
+                    f" {wanted.get(name)!r} is asked for: choose another out"
                 )
 
 

@@ -261,7 +261,9 @@ def test_discover_tries_its_out_before_it_encodes(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("mgd3_fast.run.discovery.ModeFinder.find", lambda *_: pytest.fail("work was begun"))
+    monkeypatch.setattr(
+        "mgd3_fast.run.discovery.ModeFinder.find_modes", lambda *_: pytest.fail("work was begun")
+    )
     (tmp_path / "file").write_bytes(b"mine")
     arguments = ["discover", "--dataset", str(pictures), "--generator", str(tiny_generator), "--quiet"]
     assert main([*arguments, "--ipc", "2", "--out", str(tmp_path / out)]) == 2
