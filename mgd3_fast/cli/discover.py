@@ -9,6 +9,7 @@ from typing import Any
 from mgd3_fast.cli.options import add_options, config_from
 from mgd3_fast.cli.process import loading
 from mgd3_fast.config import DiscoverConfig, PlotConfig
+from mgd3_fast.config.fields import check_folder
 from mgd3_fast.errors import UserError
 from mgd3_fast.progress import Progress
 
@@ -34,13 +35,15 @@ def run(arguments: argparse.Namespace, progress: Progress) -> tuple[dict[str, An
         raise UserError("projection and plot_classes must come with plot, got no plot")
     with loading():
         from mgd3_fast.run.discovery import discover, discover_and_plot
+        from mgd3_fast.run.mode_finder import modes_file
         from mgd3_fast.writers import MODE_PLOTS
 
     pictures: list[Path] = []
     if arguments.plot is None:
         path, modes = discover(config, progress)
     else:
-        folder = Path(arguments.plot or Path(config.out) / MODE_PLOTS)
+        folder = Path(arguments.plot or modes_file(config)[0].parent / MODE_PLOTS)
+        check_folder("plot", folder)
         path, modes, pictures = discover_and_plot(config, pictured, folder, progress)
     result = {
         "file": str(path),

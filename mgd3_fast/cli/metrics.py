@@ -27,19 +27,20 @@ def run(arguments: argparse.Namespace, progress: Progress) -> tuple[dict[str, An
     """Measure distilled folders, and write and draw what is found if asked to."""
     config = config_from(arguments, MetricsConfig)
     with loading():
-        from mgd3_fast.metrics.measuring import measure
+        from mgd3_fast.metrics.measuring import measure, result_file
         from mgd3_fast.writers import check_writable
 
-    if config.out is not None:
-        check_writable(Path(config.out))
+    target = None if config.out is None else result_file(Path(config.out))
+    if target is not None:
+        check_writable(target.parent)
     measured = measure(config, progress)
     written: list[Path] = []
-    if config.out is not None:
-        written.append(measured.save(Path(config.out)))
-    if config.plot == "on" and config.out is not None:
+    if target is not None:
+        written.append(measured.save(target))
+    if config.plot == "on" and target is not None:
         from mgd3_fast.metrics.plots import draw
 
-        written += draw(measured, Path(config.out))
+        written += draw(measured, target.parent)
     result = measured.to_json() | {"files": [str(path) for path in written]}
     return result, "\n".join([*_table(measured), *(f"written: {path}" for path in written)])
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 from mgd3_fast.config.distill import FORMATS
-from mgd3_fast.config.fields import check_options, option, whole
+from mgd3_fast.config.fields import check_folder, check_options, option, whole
 from mgd3_fast.errors import UserError
 
 CONVERTED_FORMATS = ("tensor", "parquet", "webdataset")  # what `distill` makes beside its folders of images
@@ -38,7 +38,7 @@ class ConvertConfig:
     """
 
     src: Path | str = field(metadata={"parse": Path})
-    out: Path | str = field(metadata={"parse": Path})
+    out: Path | str = field(metadata={"parse": Path, "check": check_folder})
     format: str = option("what OUT is to be", choices=FORMATS)
     dataset: str | None = option(
         "name or path of the dataset whose class list gives the labels, for a SRC without manifest.json",

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mgd3_fast.config.encode import EncodeConfig
-from mgd3_fast.config.fields import LARGEST_SEED, check_options, option, path, whole
+from mgd3_fast.config.fields import LARGEST_SEED, check_folder, check_options, option, whole
 
 DISCOVERIES = ("kmeans", "kmeans-closest", "kmeans-pooled", "gmm", "gmm-pca", "dbscan", "spectral", "random")
 PROJECTIONS = ("tsne", "pca")
@@ -18,7 +18,12 @@ class DiscoverConfig(EncodeConfig):
     """What the discover stage needs besides latents: how many modes per class, found how, written where."""
 
     ipc: int = whole("images per class, and so modes per class")
-    out: Path | str = path("folder that receives the result")
+    out: Path | str = option(
+        "folder that receives modes.safetensors, or the file itself, ending in .safetensors",
+        parse=Path,
+        metavar="PATH",
+        check=lambda name, out: check_folder(name, out, ".safetensors"),
+    )
     discovery: str = option("how modes are found in the latents", default="kmeans", choices=DISCOVERIES)
     kmeans: str = option(
         "what runs K-means; auto is triton (all classes at once) on a GPU, else sklearn; their modes differ",
@@ -27,6 +32,13 @@ class DiscoverConfig(EncodeConfig):
     )
     seed: int = whole(
         "seed of the run: of the modes and of every image", default=0, lowest=0, highest=LARGEST_SEED
+    )
+    discovery_seed: int | None = whole(
+        "seed of the modes alone, so that one set of them serves several seeds of noise; MGD3's own code"
+        " always takes 0 (default: that of the modes that are given, else --seed)",
+        default=None,
+        lowest=0,
+        highest=LARGEST_SEED,
     )
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from mgd3_fast.config.discover import DiscoverConfig
 from mgd3_fast.config.encode import read_shard
-from mgd3_fast.config.fields import auto_or_int, check_whole, number, option, path, whole
+from mgd3_fast.config.fields import auto_or_int, check_whole, folder, number, option, path, whole
 from mgd3_fast.config.sampling import SamplingDefaults
 from mgd3_fast.errors import UserError
 
@@ -23,7 +23,15 @@ FORMATS = ("imagefolder", "numeric", "tensor", "parquet", "webdataset")
 
 _GUIDANCE = ("mode_scale", "t_stop")
 _SAMPLING = ("sampler", "steps", "cfg_scale", *_GUIDANCE)
-_OF_GENERATION = ("modes", "vae", "prompts", "prompt_template", "negative_prompt", *_SAMPLING)
+_OF_GENERATION = (
+    "modes",
+    "discovery_seed",
+    "vae",
+    "prompts",
+    "prompt_template",
+    "negative_prompt",
+    *_SAMPLING,
+)
 # Options that a method does not have; real images are made without any of generation.
 _FOREIGN = {
     "mgd3": ("start_strength",),
@@ -42,6 +50,7 @@ def _check_batch_size(name: str, value: object) -> None:
 class DistillConfig(DiscoverConfig):
     """Everything the main job is asked to do; `None` stands for the generator's own default."""
 
+    out: Path | str = folder("folder that receives the result")
     method: str = option(
         "mgd3; to compare with: unguided (the generator alone), d4m (start at the noised mode), or real"
         " images, chosen without a generator: random, herding, kmeans-closest",

@@ -12,6 +12,7 @@ from mgd3_fast.config.fields import (
     classes_option,
     data_dir_option,
     device_option,
+    folder,
     folders_of,
     number,
     option,
@@ -97,7 +98,7 @@ class EvaluateConfig:
         default="test",
         choices=EVAL_SPLITS,
     )
-    out: Path | str = path(
+    out: Path | str = folder(
         "folder of results; trainings found there are not done again", default="evaluation"
     )
 

@@ -14,6 +14,9 @@ from mgd3_fast.errors import UserError
 
 LARGEST_SEED = 2**32 - 1  # scikit-learn takes no larger one
 LARGEST_WHOLE = 2**31 - 1  # libraries count in 32 or 64 bits; nothing here has so many of anything
+FILE_SUFFIX = re.compile(
+    r"\.(ckpt|csv|gz|html|jpe?g|json|log|np[yz]|onnx|parquet|pdf|png|pth?|safetensors|svg|tar|txt|yaml|zip)"
+)
 CACHE = "(default: $MGD3_CACHE or ~/.cache/mgd3-fast)"
 
 
@@ -67,6 +70,11 @@ def path(help: str, *, default: Any = MISSING, metavar: str = "PATH") -> Any:
     return option(help, default=default, parse=Path, metavar=metavar)
 
 
+def folder(help: str, *, default: Any = MISSING) -> Any:
+    """Declare a folder that is written; see `option` and `check_folder`."""
+    return option(help, default=default, parse=Path, metavar="PATH", check=check_folder)
+
+
 def device_option() -> Any:
     """Declare the device that networks run on."""
     return option("auto, cpu, cuda or cuda:N", default="auto", metavar="NAME", check=_check_device)
@@ -112,6 +120,17 @@ def check_options(config: Any) -> None:
             raise UserError(f"{name} must not be empty, got ''")
         if check and not (value is None and declared.default is None):
             check(name, value)
+
+
+def check_folder(name: str, value: Path | str, *but: str) -> None:
+    """Refuse a new folder that would be named as a file is; suffixes in `but` are welcome.
+
+    Raises:
+        UserError: Naming the field and the value.
+    """
+    suffix = Path(value).suffix.lower()
+    if FILE_SUFFIX.fullmatch(suffix) and suffix not in but and not Path(value).exists():
+        raise UserError(f"{name} must be a folder, got {str(value)!r}, which is named like a {suffix} file")
 
 
 def check_whole(name: str, value: object, lowest: int, highest: int | None = None) -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from mgd3_fast.config.encode import EncodeConfig
-from mgd3_fast.config.fields import LARGEST_SEED, folders_of, option, path, whole
+from mgd3_fast.config.fields import LARGEST_SEED, check_folder, folders_of, option, whole
 from mgd3_fast.errors import UserError
 
 INPUT_RANGES = ("imagenet", "symmetric", "unit", "byte")
@@ -52,8 +52,13 @@ class MetricsConfig(EncodeConfig):
         choices=("on", "off"),
     )
     seed: int = whole("seed of the t-SNE maps", default=0, lowest=0, highest=LARGEST_SEED)
-    out: Path | str | None = path(
-        "folder for metrics.json and, with --plot, pictures (default: nothing is written)", default=None
+    out: Path | str | None = option(
+        "folder for metrics.json and, with --plot, pictures; or the .json file itself, pictures beside it"
+        " (default: nothing is written)",
+        default=None,
+        parse=Path,
+        metavar="PATH",
+        check=lambda name, out: check_folder(name, out, ".json"),
     )
     plot: str = option("draw the maps and scores into --out", default="off", choices=("on", "off"))
 

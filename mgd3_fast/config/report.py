@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from mgd3_fast.config.fields import CACHE, check_options, data_dir_option, option, path, whole
+from mgd3_fast.config.fields import CACHE, FILE_SUFFIX, check_options, data_dir_option, option, path, whole
 from mgd3_fast.errors import UserError
 
 
@@ -54,5 +54,8 @@ class ReportConfig:
 
     def __post_init__(self) -> None:
         check_options(self)
+        suffix = "" if self.out is None else Path(self.out).suffix.lower()
+        if FILE_SUFFIX.fullmatch(suffix) and suffix != ".html":
+            raise UserError(f"out must be an .html file, got {str(self.out)!r}")
         if not isinstance(self.evaluation, tuple):
             raise UserError(f"evaluation must be paths separated by commas, got {self.evaluation!r}")

@@ -16,6 +16,7 @@ from mgd3_fast.config.fields import (
     classes_option,
     data_dir_option,
     device_option,
+    folder,
     number,
     option,
     path,
@@ -58,7 +59,7 @@ class TrainConfig:
     )
     data_dir: Path | str | None = data_dir_option()
     classes: str | None = classes_option()
-    out: Path | str = path("generator folder that is written")
+    out: Path | str = folder("generator folder that is written")
     part: str = option(
         "train the autoencoder, the DiT, or one after the other", default="both", choices=PARTS
     )

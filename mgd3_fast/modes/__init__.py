@@ -1,9 +1,15 @@
 """Latents of a class become its modes: as many points of latent space as images are wanted."""
 
-from mgd3_fast.modes.discovering import check_ipc, classes_without_modes, discover_modes, modes_key
+from mgd3_fast.modes.discovering import (
+    check_ipc,
+    classes_without_modes,
+    discover_modes,
+    latents_of,
+    modes_key,
+)
 from mgd3_fast.modes.kmeans_runners import NO_RUNNER, RUNNER_NAMES, kmeans_runner
 from mgd3_fast.modes.method import KMEANS_METHOD_NAMES, METHOD_NAMES, ModeDiscovery, Modes, method_named
-from mgd3_fast.modes.mode_set import ModeSet
+from mgd3_fast.modes.mode_set import ModeSet, header_of
 from mgd3_fast.modes.real_latents import HerdingDiscovery
 from mgd3_fast.modes.spec import Discovery, choose_discovery, choose_runner
 
@@ -22,7 +28,9 @@ __all__ = [
     "choose_runner",
     "classes_without_modes",
     "discover_modes",
+    "header_of",
     "kmeans_runner",
+    "latents_of",
     "method_named",
     "modes_key",
 ]

@@ -51,6 +51,22 @@ def modes_key(dataset: Dataset, store: LatentStore, discovery: Discovery) -> str
     return hashlib.sha256("\n".join(modes.key(cls) for cls in dataset.classes).encode()).hexdigest()
 
 
+def latents_of(dataset: Dataset, store: LatentStore) -> dict[str, str]:
+    """Say what latents are of and how they are made; what `ModeSet.latents` keeps.
+
+    The first four are what modes may not differ in, the others are number formats.
+    """
+    images = "\n".join(cls.fingerprint for cls in dataset.classes)
+    return {
+        "images": hashlib.sha256(images.encode()).hexdigest(),
+        "autoencoder": store.autoencoder_digest,
+        "resolution": f"{store.resolution} px",
+        "flip": store.flip,
+        "precision": str(store.dtype).removeprefix("torch."),
+        "storage": str(store.storage_dtype).removeprefix("torch."),
+    }
+
+
 def classes_without_modes(
     dataset: Dataset, store: LatentStore, discovery: Discovery, workdir: Path
 ) -> list[int]:
@@ -126,7 +142,7 @@ def discover_modes(
         tuple(cls.images.name(image) for image in images)
         for cls, images in zip(dataset.classes, found.source_index.tolist(), strict=True)
     ]
-    return replace(found, source_images=tuple(names))
+    return replace(found, source_images=tuple(names), latents=latents_of(dataset, store))
 
 
 def _check_latents(

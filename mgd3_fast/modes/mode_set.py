@@ -6,7 +6,8 @@ Shape letters: N classes, K modes of a class (= ipc), C channels, h w latent siz
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -37,6 +38,7 @@ class ModeSet:
         seed: Its seed.
         kmeans: Name of the runner that ran its K-means, or "none".
         source_images: N tuples of K names, the images that `source_index` counts to; empty if unknown.
+        latents: What the latents were made of and by, see `latents_of`; empty if unknown.
 
     Raises:
         ValueError: Shapes do not agree.
@@ -51,6 +53,7 @@ class ModeSet:
     seed: int
     kmeans: str = "sklearn"
     source_images: tuple[tuple[str, ...], ...] = ()
+    latents: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         leading = self.modes.shape[:2]
@@ -68,6 +71,18 @@ class ModeSet:
     def ipc(self) -> int:
         """K."""
         return self.modes.shape[1]
+
+    def repeating(self) -> dict[str, int]:
+        """Different modes of each class that has fewer of them than K."""
+        found = {}
+        for name, modes, sources in zip(
+            self.class_names, self.modes, self.source_index.tolist(), strict=True
+        ):
+            if len(set(sources)) < self.ipc:  # equal modes have one nearest image, and are rare
+                different = len({mode.numpy().tobytes() for mode in modes})
+                if different < self.ipc:
+                    found[name] = different
+        return found
 
     def of_class(self, name: str) -> Tensor:
         """Modes [K, C, h, w] of a class.
@@ -100,6 +115,7 @@ class ModeSet:
             "kmeans": self.kmeans,
             "key": self.key,
             "source_images": json.dumps(self.source_images),
+            "latents": json.dumps(self.latents),
         }
         tensors = {"modes": self.modes, "weights": self.weights, "source_index": self.source_index}
         save_tensors(Path(path), tensors, metadata)
@@ -122,14 +138,14 @@ class ModeSet:
             file = open_tensors(path)
             if file.metadata.get("format") != _FORMAT:
                 got = file.metadata.get("format", "another kind of file")
-                raise UserError(f"modes must be a file of format {_FORMAT!r}, got {got} in {path}")
+                raise UserError(f"modes must be a file of modes, {_FORMAT!r}, got {got} in {path}")
             check_contents(path, file)
         except FileNotFoundError:
             raise UserError(f"modes must be an existing file, got {path}") from None
         except OSError as error:
             raise UserError(f"modes must be a readable file, got {path}: {error}") from None
         except DamagedFileError as error:
-            raise UserError(f"modes must be an undamaged file: {error}") from None
+            raise UserError(f"modes cannot be read: {error}") from None
         return cls(
             class_names=tuple(json.loads(file.metadata["class_names"])),
             modes=file.tensors["modes"],
@@ -140,15 +156,17 @@ class ModeSet:
             seed=int(file.metadata["seed"]),
             kmeans=file.metadata["kmeans"],
             source_images=tuple(tuple(names) for names in json.loads(file.metadata["source_images"])),
+            latents=json.loads(file.metadata.get("latents", "{}")),
         )
 
 
-def runner_of_file(path: Path) -> str | None:
-    """Name of the K-means runner in the header of a file of modes; None for any other file, or none."""
+def header_of(path: Path) -> dict[str, str]:
+    """What the header of a file of modes states; nothing for any other file, or none."""
     try:
-        return open_tensors(path).metadata.get("kmeans")
+        header = open_tensors(path).metadata
     except (OSError, DamagedFileError):
-        return None
+        return {}
+    return header if header.get("format") == _FORMAT else {}
 
 
 def empty_mode_set(

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.util import find_spec
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -12,7 +12,6 @@ import torch
 from mgd3_fast.errors import UserError
 from mgd3_fast.modes.kmeans_runners import MOST_TRITON_CLUSTERS, NO_RUNNER, RUNNER_NAMES, without_cuml
 from mgd3_fast.modes.method import KMEANS_METHOD_NAMES
-from mgd3_fast.modes.mode_set import runner_of_file
 
 if TYPE_CHECKING:
     from mgd3_fast.config import DiscoverConfig
@@ -44,24 +43,27 @@ class Discovery:
         return self.runner if self.method in KMEANS_METHOD_NAMES else NO_RUNNER
 
 
-def choose_discovery(config: DiscoverConfig, device: torch.device, given: Path | None = None) -> Discovery:
-    """Decide how the modes of a run are found; K-means on auto is run by what made the given modes, if any.
+def choose_discovery(
+    config: DiscoverConfig, device: torch.device, given: Mapping[str, str] | None = None
+) -> Discovery:
+    """Decide how the modes of a run are found.
 
     Args:
-        config: Method, ipc, seed and K-means runner.
+        config: Method, ipc, seeds and K-means runner.
         device: Where the networks run.
-        given: File of modes that the run takes up, if any.
-
-    Returns:
-        The decision.
+        given: Header of a file of modes that is taken up: its K-means runner wins over what is asked for, and
+            its seed over `--seed`.
 
     Raises:
         UserError: The runner does not fit the method, the number of modes or the machine.
     """
-    method, ipc, seed = config.discovery, config.ipc, config.seed
+    given = given or {}
+    method, ipc, seed = config.discovery, config.ipc, config.discovery_seed
+    if seed is None:
+        seed = int(given.get("seed", config.seed))
     runner, reason = choose_runner(config.kmeans, method, ipc, device)
-    made_by = runner_of_file(given) if given else None
-    if config.kmeans == "auto" and runner != NO_RUNNER and made_by in RUNNER_NAMES:
+    made_by = given.get("kmeans")
+    if runner != NO_RUNNER and made_by in RUNNER_NAMES:
         runner, reason = made_by, "the modes that are given are its"
     return Discovery(method=method, ipc=ipc, seed=seed, runner=runner, reason=reason, device=device)
 

@@ -1,158 +1,30 @@
-"""The second stage of a run, and a command of its own: latents to modes."""
+"""Modes as a command of its own, and their pictures."""
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mgd3_fast.errors import UserError
-from mgd3_fast.modes import (
-    Discovery,
-    ModeSet,
-    check_ipc,
-    choose_discovery,
-    classes_without_modes,
-    discover_modes,
-    modes_key,
-)
+from mgd3_fast.modes import ModeSet, check_ipc, choose_discovery, header_of
 from mgd3_fast.pictures import MOST_CLASSES, check_drawable, plot_modes
 from mgd3_fast.progress import SILENT, Progress
-from mgd3_fast.run.run import Timings, left_out
+from mgd3_fast.run.mode_finder import ModeFinder, modes_file
+from mgd3_fast.run.run import Timings
 from mgd3_fast.run.sources import Sources, open_sources
-from mgd3_fast.writers import MODES, WORK, check_ours, check_writable
+from mgd3_fast.writers import MODES, check_ours, check_writable
 
 if TYPE_CHECKING:
     from mgd3_fast.config import DiscoverConfig, PlotConfig
-    from mgd3_fast.datasets import Dataset
-
-KEPT_MODES = "modes"
-
-
-@dataclass(frozen=True, kw_only=True)
-class ModeFinder:
-    """Where the modes of a run come from: a file that is given, earlier calls, or the latents.
-
-    Args:
-        config: What was asked for.
-        sources: Dataset, generator, device and latents.
-        discovery: How modes are found.
-        progress: Receives bars and notes.
-        timings: Receives the seconds of each stage.
-    """
-
-    config: DiscoverConfig
-    sources: Sources
-    discovery: Discovery
-    progress: Progress
-    timings: Timings
-
-    def encode(self, classes: Sequence[int]) -> list[dict[str, str]]:
-        """Encode what the modes of some classes still lack; writes to the cache only.
-
-        Args:
-            classes: Places of the classes in the run.
-
-        Returns:
-            Images that were left out because they cannot be read, and why.
-
-        Raises:
-            UserError: If given modes are of something else, an image is damaged, or the disk has no room.
-        """
-        given = given_modes(self.config)
-        if given is not None:
-            self.load(given)
-            return []
-        lacking = self._without_modes(self._subset(classes))
-        if lacking is None:
-            return []
-        with self.timings.measure("encode"):
-            report = self.sources.encode(lacking, self.config.on_bad_image, self.progress)
-        check_ipc(report.counts, self.config.ipc)
-        return left_out(report.bad_images)
-
-    def find_modes(self, classes: Sequence[int]) -> ModeSet:
-        """Load, take up or find the modes of at least some classes.
-
-        Args:
-            classes: Places of the classes in the run.
-
-        Raises:
-            UserError: As `encode`.
-        """
-        given, wanted = given_modes(self.config), self.discovery
-        if given is not None:
-            return self.load(given)
-        dataset = self._subset(classes)
-        if self._without_modes(dataset) is not None:
-            self.encode(classes)
-            self.progress.note(f"discover: {wanted.method}, K-means runner {wanted.runner} ({wanted.reason})")
-        with self.timings.measure("discover"):
-            return discover_modes(
-                dataset,
-                self.sources.store,
-                self.sources.generator.latent_shape,
-                wanted,
-                self._work,
-                self.progress,
-            )
-
-    def load(self, path: Path) -> ModeSet:
-        """Read modes of this very run from a file of an earlier run, or of `discover`.
-
-        Raises:
-            UserError: They were found otherwise, or in other latents; naming what differs.
-        """
-        modes, wanted = ModeSet.load(path), self.discovery
-        dataset = self.sources.dataset
-        if modes.key == modes_key(dataset, self.sources.store, wanted):
-            return modes
-        for name, got, asked in (
-            ("ipc", modes.ipc, wanted.ipc),
-            ("seed", modes.seed, wanted.seed),
-            ("discovery", modes.method, wanted.method),
-            ("kmeans", modes.kmeans, wanted.kmeans),
-            ("classes", len(modes.class_names), len(dataset.classes)),
-        ):
-            if got != asked:
-                raise UserError(f"modes must be of this run, got {path}, whose {name} is {got}, not {asked}")
-        raise UserError(
-            f"modes must be of this run, got {path}, which was made from other images or with another"
-            " autoencoder"
-        )
-
-    @property
-    def _work(self) -> Path:
-        """Keeps the modes of single classes for later calls and other shards."""
-        return Path(self.config.out) / WORK / KEPT_MODES
-
-    def _subset(self, classes: Sequence[int]) -> Dataset:
-        dataset = self.sources.dataset
-        return dataset.subset([dataset.classes[index].label for index in classes])
-
-    def _without_modes(self, dataset: Dataset) -> Dataset | None:
-        """The classes whose modes are not kept, if any."""
-        labels = classes_without_modes(dataset, self.sources.store, self.discovery, self._work)
-        return dataset.subset(labels) if labels else None
-
-
-def given_modes(config: DiscoverConfig) -> Path | None:
-    """Find the file of modes that a run takes up: the named one, or the one in its output folder if any."""
-    named, in_folder = getattr(config, "modes", None), Path(config.out) / MODES
-    if named is not None:
-        return Path(named)
-    return in_folder if in_folder.exists() else None
 
 
 def discover(
     config: DiscoverConfig, progress: Progress = SILENT, *, sources: Sources | None = None
 ) -> tuple[Path, ModeSet]:
-    """Find the modes of a dataset, encoding what is not encoded yet, and write `OUT/modes.safetensors`.
+    """Find the modes of a dataset, encoding what is not encoded yet, and write them into a file.
 
     Args:
-        config: Dataset, generator, ipc, method, output folder.
+        config: Dataset, generator, ipc, method; output folder, which receives `modes.safetensors`, or file.
         progress: Receives bars and notes.
         sources: What `open_sources(config)` gave, if it is open already.
 
@@ -160,28 +32,32 @@ def discover(
         The file and the modes.
 
     Raises:
-        UserError: If the folder holds something else, or as `encode` does.
+        UserError: If the file or folder is or holds something else, or as `encode` does.
     """
     sources = sources or open_sources(config, progress)
     check_ipc(sources.dataset.counts, config.ipc)
+    target, work = modes_file(config)
+    # On auto, K-means is run by what made the modes that are there already.
+    header = header_of(target)
+    given = {"kmeans": header["kmeans"]} if header and config.kmeans == "auto" else {}
     finder = ModeFinder(
         config=config,
         sources=sources,
-        discovery=choose_discovery(config, sources.device, given_modes(config)),
+        discovery=choose_discovery(config, sources.device, given),
+        header=given,
         progress=progress,
         timings=Timings(),
     )
-    out = Path(config.out)
-    check_ours(out)
-    target, work = out / MODES, out / WORK
-    if target.exists():
-        return target, finder.load(target)
-    check_writable(out)
+    if target == Path(config.out) / MODES:
+        check_ours(target.parent)
+    if finder.given is None:
+        check_writable(target.parent)
     modes = finder.find_modes(range(len(sources.dataset.classes)))
-    modes.save(work / MODES)
-    (work / MODES).replace(target)
-    if not (work / "run.json").exists():
-        shutil.rmtree(work, ignore_errors=True)
+    if finder.given is None:
+        modes.save(work / MODES)
+        (work / MODES).replace(target)
+        if not (work / "run.json").exists():
+            shutil.rmtree(work, ignore_errors=True)
     return target, modes
 
 

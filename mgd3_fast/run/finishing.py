@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from mgd3_fast.config.convert import CONVERTED_FORMATS
+from mgd3_fast.datasets.scanning import listed
 from mgd3_fast.errors import Interrupted
 from mgd3_fast.formats.converting import convert_run
 from mgd3_fast.run.run import Run
@@ -82,6 +83,18 @@ def _write(run: Run, modes: Any, digests: dict[int, str], sessions: list[dict[st
         "images": [_image_record(run, modes, image, digests[image]) for image in range(len(layout))],
     }
     write_manifest(folder.out / MANIFEST, content, folder.work / MANIFEST)
+    _note_equal_images(run, digests)
+
+
+def _note_equal_images(run: Run, digests: dict[int, str]) -> None:
+    """Say which classes have the same image twice, as real images may."""
+    ipc, equal = run.layout.ipc, []
+    for row, name in enumerate(run.layout.class_names):
+        different = len({digests[image] for image in range(row * ipc, (row + 1) * ipc)})
+        if different < ipc:
+            equal.append(f"{name} ({different} of {ipc})")
+    if equal:
+        run.progress.note(f"equal images were chosen; different ones of class {listed(equal)}")
 
 
 def _source_sections(run: Run, sessions: list[dict[str, Any]]) -> dict[str, Any]:

@@ -20,9 +20,9 @@ from mgd3_engine import GuidedSampler, ModeGuidance, image_seed, image_seeds
 from mgd3_fast.config import DistillConfig
 from mgd3_fast.devices import autoencoder_dtype, device_name
 from mgd3_fast.generators import SamplingDefaults, for_run
-from mgd3_fast.modes import choose_discovery
+from mgd3_fast.modes import choose_discovery, header_of
 from mgd3_fast.run.decoding import DecodeQueue
-from mgd3_fast.run.discovery import ModeFinder, given_modes
+from mgd3_fast.run.mode_finder import ModeFinder, given_modes
 from mgd3_fast.run.run import Run, Timings, layout_for
 from mgd3_fast.run.sampler import batch_rows, class_ids, make_sampler
 from mgd3_fast.run.sources import Sources, open_sources
@@ -56,6 +56,7 @@ class GeneratedImages(ModeFinder, Run):
     sampler_like: Callable[..., GuidedSampler]
 
     kept: ClassVar[str] = "finished latents and modes"
+    takes_other_formats: ClassVar[bool] = True
 
     @property
     def device(self) -> str:
@@ -75,6 +76,7 @@ class GeneratedImages(ModeFinder, Run):
             "storage": config.storage,
             "discovery": config.discovery,
             "kmeans": self.discovery.kmeans,
+            **self._settings_of_modes(),
             "sampler": sampling.sampler,
             "steps": sampling.steps,
             "spacing": config.spacing,
@@ -205,6 +207,15 @@ class GeneratedImages(ModeFinder, Run):
             f" classes, in batches of {self.sampler.batch_shape}, backend {self.sampler.backend}"
         )
 
+    def _settings_of_modes(self) -> dict[str, Any]:
+        """What decides the modes beside the rest of the settings; usually nothing."""
+        settings: dict[str, Any] = {}
+        if self.discovery.seed != self.config.seed:
+            settings["discovery_seed"] = self.discovery.seed
+        if self.foreign_key is not None:
+            settings["modes"] = self.foreign_key
+        return settings
+
     def _guided_steps(self) -> int:
         """Count the steps on which mode guidance acts: those with index above `t_stop`."""
         return self.sampling.steps - 1 - self.guidance.t_stop if self.guidance else 0
@@ -236,6 +247,8 @@ def open_generated(config: DistillConfig, progress: Progress) -> GeneratedImages
     )
     with progress.activity(f"loading {generator.name}"):
         sampler = sampler_like(guidance, batch_size=rows, backend=config.backend)
+    given = given_modes(config)
+    header = header_of(given) if given else {}
     run = GeneratedImages(
         config=config,
         dataset=sources.dataset,
@@ -243,7 +256,8 @@ def open_generated(config: DistillConfig, progress: Progress) -> GeneratedImages
         progress=progress,
         timings=timings,
         sources=sources,
-        discovery=choose_discovery(config, sources.device, given_modes(config)),
+        discovery=choose_discovery(config, sources.device, header),
+        header=header,
         sampling=sampling,
         class_ids=class_ids(sources, progress),
         guidance=guidance,

@@ -41,7 +41,17 @@ ENCODE = [
 ]
 OPTIONS = {
     "encode": [*ENCODE, "--shard", *REPORTING],
-    "discover": [*ENCODE, "--ipc", "--out", "--method", "--kmeans", "--seed", *PLOTTING, *REPORTING],
+    "discover": [
+        *ENCODE,
+        "--ipc",
+        "--out",
+        "--method",
+        "--kmeans",
+        "--seed",
+        "--discovery-seed",
+        *PLOTTING,
+        *REPORTING,
+    ],
     "distill": [
         *ENCODE,
         "--ipc",
@@ -49,6 +59,7 @@ OPTIONS = {
         "--discovery",
         "--kmeans",
         "--seed",
+        "--discovery-seed",
         "--method",
         "--start-strength",
         "--modes",

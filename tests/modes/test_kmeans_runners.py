@@ -36,7 +36,6 @@ from mgd3_fast.modes import (
 from mgd3_fast.modes.class_chunks import Chunk, read_chunks, split_into_chunks
 from mgd3_fast.modes.discovering import classes_without_modes
 from mgd3_fast.modes.kmeans_runners import MOST_TRITON_CLUSTERS, NO_RUNNER
-from mgd3_fast.storage.tensor_files import save_tensors
 from mgd3_kernels import batched_kmeans
 from tests.fakes.encoders import PoolingEncoder, array_dataset
 
@@ -162,21 +161,19 @@ class TestChoice:
         ("options", "runner"),
         [
             ({}, "cuml"),
-            ({"kmeans": "sklearn"}, "sklearn"),
+            ({"kmeans": "triton"}, "cuml"),
             ({"discovery": "gmm"}, NO_RUNNER),
         ],
     )
-    def test_auto_is_what_made_the_given_modes(
-        self, tmp_path: Path, options: dict[str, str], runner: str
-    ) -> None:
-        given = tmp_path / "modes.safetensors"
-        save_tensors(given, {"modes": torch.zeros(1)}, {"kmeans": "cuml"})
-        config = DiscoverConfig(dataset="mnist5k", ipc=3, seed=7, out=tmp_path, **options)
-        found = choose_discovery(config, CPU, given)
+    def test_is_what_made_the_given_modes(self, options: dict[str, str], runner: str) -> None:
+        config = DiscoverConfig(dataset="mnist5k", ipc=3, seed=7, out="out", **options)
+        found = choose_discovery(config, CPU, {"kmeans": "cuml", "seed": "5"})
         assert (found.runner, found.kmeans) == (runner, runner)
-        assert (found.method, found.ipc, found.seed) == (config.discovery, 3, 7)
-        other = choose_discovery(config, CPU, tmp_path / "missing").runner
-        assert other == ("sklearn" if runner == "cuml" else runner)
+        assert (found.method, found.ipc, found.seed) == (config.discovery, 3, 5)
+        own = choose_discovery(config, CPU)
+        assert own.seed == 7
+        assert own.runner == {"gmm": NO_RUNNER}.get(config.discovery, options.get("kmeans", "sklearn"))
+        assert choose_discovery(replace(config, discovery_seed=2), CPU, {"seed": "5"}).seed == 2
 
     def test_runner_by_name(self, monkeypatch: pytest.MonkeyPatch) -> None:
         with pytest.raises(UserError, match="kmeans must be one of auto, sklearn, cuml, triton, got 'faiss'"):

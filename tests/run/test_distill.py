@@ -21,7 +21,7 @@ from mgd3_fast.errors import Interrupted, UserError
 from mgd3_fast.generators.autoencoder import KLAutoencoder
 from mgd3_fast.modes import ModeSet
 from mgd3_fast.progress import SILENT
-from mgd3_fast.run import discovery, distillation, finishing, generated, sources
+from mgd3_fast.run import distillation, finishing, generated, mode_finder, sources
 from mgd3_fast.run.discovery import discover
 from mgd3_fast.run.distillation import DistilledDataset, distill, prepare
 from mgd3_fast.run.generated import GeneratedImages
@@ -147,7 +147,7 @@ def test_a_finished_folder_is_left_alone(
     for module, name in (
         (GeneratedImages, "make_images"),
         (sources, "encode_dataset"),
-        (discovery, "discover_modes"),
+        (mode_finder, "discover_modes"),
     ):
         monkeypatch.setattr(module, name, must_not_run)
     result = run(whole)
@@ -191,7 +191,7 @@ def after(calls: int, function: Callable[..., Any], error: BaseException) -> Cal
 
 
 KILL_POINTS = [
-    pytest.param(discovery, "discover_modes", 0, id="before the modes"),
+    pytest.param(mode_finder, "discover_modes", 0, id="before the modes"),
     pytest.param(generated, "PngWriter", 0, id="after the modes"),
     pytest.param(KLAutoencoder, "decode_batches", 0, id="in the first batch"),
     pytest.param(KLAutoencoder, "decode_batches", 1, id="in the second batch"),
@@ -421,39 +421,12 @@ def test_encode_and_discover_are_taken_up_by_distill(
     assert path.read_bytes() == (whole / "modes.safetensors").read_bytes()
     assert [one.name for one in (tmp_path / "out").iterdir()] == ["modes.safetensors"]
     monkeypatch.setattr(sources, "encode_dataset", None)
-    monkeypatch.setattr(discovery, "discover_modes", None)
+    monkeypatch.setattr(mode_finder, "discover_modes", None)
     assert discover(DiscoverConfig(**source, ipc=4, out=tmp_path / "out"))[1].key == modes.key
     run(tmp_path / "out")
     run(tmp_path / "other", modes=whole / "modes.safetensors")
     assert contents(tmp_path / "out") == contents(whole)
     assert contents(tmp_path / "other") == contents(whole)
-
-
-def test_auto_takes_modes_of_any_runner(run: Callable[..., DistilledDataset], tmp_path: Path) -> None:
-    run(tmp_path / "first", kmeans="triton")
-    result = run(tmp_path / "second", modes=tmp_path / "first" / "modes.safetensors")
-    assert result.manifest is not None
-    assert result.manifest["settings"]["kmeans"] == "triton"
-    assert contents(tmp_path / "second") == contents(tmp_path / "first")
-    assert run(tmp_path / "first").made == 0
-
-
-@pytest.mark.parametrize(
-    ("changes", "words"),
-    [
-        pytest.param({"ipc": 3}, "whose ipc is 4, not 3", id="ipc"),
-        pytest.param({"seed": 1}, "whose seed is 0, not 1", id="seed"),
-        pytest.param({"discovery": "gmm"}, "whose discovery is kmeans, not gmm", id="discovery"),
-        pytest.param({"kmeans": "triton"}, "whose kmeans is sklearn, not triton", id="kmeans"),
-        pytest.param({"classes": "ant"}, "whose classes is 3, not 1", id="classes"),
-    ],
-)
-def test_modes_of_another_run_are_refused(
-    run: Callable[..., DistilledDataset], whole: Path, tmp_path: Path, changes: dict[str, Any], words: str
-) -> None:
-    with pytest.raises(UserError, match=words):
-        run(tmp_path / "out", modes=whole / "modes.safetensors", **changes)
-    assert not (tmp_path / "out").exists()
 
 
 def test_skipped_images_are_left_out_and_told(
