@@ -403,6 +403,21 @@ def test_debug_shows_the_traceback_of_a_mistake(
     assert "ipc must be" in printed.splitlines()[-1]
 
 
+@pytest.mark.parametrize("library", ["tqdm", "torch"], ids=["command line", "command"])
+def test_interruption_of_imports_is_one_line(library: str, tmp_path: Path) -> None:
+    """Where it ends a text run by exec(), as those by which dataclasses are made, Python remembers it."""
+    (tmp_path / f"{library}.py").write_text("exec('raise KeyboardInterrupt')")
+    path = os.pathsep.join([str(tmp_path), *sys.path])
+    done = subprocess.run(
+        [sys.executable, "-m", "mgd3_fast", "doctor", "--quiet"],
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "mgd3-fast: interrupted\n")
+
+
 def test_module_can_be_run() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "mgd3_fast", "--version"], capture_output=True, text=True, check=True
