@@ -1,4 +1,4 @@
-"""What a GPU must show of attention with heads of 72 numbers; `gpu_checks.py` runs it.
+"""What a GPU must show of attention with heads of 72 numbers; `checks.py` runs it.
 
 Shape letters: N rows of a batch, T tokens, d hidden size, h heads, e numbers of a head.
 """

@@ -1,4 +1,4 @@
-"""What a GPU must show of the autoencoder; `gpu_checks.py` runs these and writes what they return.
+"""What a GPU must show of the autoencoder; `checks.py` runs these and writes what they return.
 
 Shape letters: B images, P resolution in pixels, h w latent size.
 

@@ -1,4 +1,4 @@
-"""What a GPU must show of mode discovery; `gpu_checks.py` runs these and writes what they return.
+"""What a GPU must show of mode discovery; `checks.py` runs these and writes what they return.
 
 Shape letters: n images of a class, P classes, K modes, D = C*h*w.
 

@@ -1,4 +1,4 @@
-"""What a GPU must show of the DiT's fused products and of both its ends; `gpu_checks.py` runs these.
+"""What a GPU must show of the DiT's fused products and of both its ends; `checks.py` runs these.
 
 Shape letters: N rows of a batch, T tokens, i and o features in and out of a linear map, B images of a batch.
 

@@ -1,4 +1,4 @@
-"""What a GPU must show of encoding; `gpu_checks.py` runs this and writes what it returns.
+"""What a GPU must show of encoding; `checks.py` runs this and writes what it returns.
 
 It needs the packages of `decode_checks`. On the CPU it runs a tiny autoencoder and judges no speed.
 

@@ -1,4 +1,4 @@
-"""What a GPU must show of evaluation; `gpu_checks.py` runs these and writes what they return.
+"""What a GPU must show of evaluation; `checks.py` runs these and writes what they return.
 
 They need numpy, Pillow and tqdm beside torch, and are skipped without.
 

@@ -1,4 +1,4 @@
-"""What a GPU must show of 8-bit rows; `gpu_checks.py` runs these and writes what they return.
+"""What a GPU must show of 8-bit rows; `checks.py` runs these and writes what they return.
 
 Shape letters: N rows of a batch, T tokens, h heads, d hidden size.
 

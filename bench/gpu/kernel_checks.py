@@ -1,4 +1,4 @@
-"""What a GPU must show of the kernels; `gpu_checks.py` runs these and writes what they return.
+"""What a GPU must show of the kernels; `checks.py` runs these and writes what they return.
 
 Shape letters: B images, C channels, H W latent size, S steps.
 

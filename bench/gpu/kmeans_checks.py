@@ -1,4 +1,4 @@
-"""What a GPU must show of batched K-means; `gpu_checks.py` runs these and writes what they return.
+"""What a GPU must show of batched K-means; `checks.py` runs these and writes what they return.
 
 Shape letters: P problems, N rows of all problems, n rows of one, D features, K clusters.
 

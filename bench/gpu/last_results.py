@@ -77,7 +77,7 @@ def filled(page: str, sittings: Sequence[Sitting]) -> str:
         sittings: Oldest first.
 
     Returns:
-        The page; rows whose name stands in parentheses are not from `gpu_checks.py` and stay as they are.
+        The page; rows whose name stands in parentheses are not from `checks.py` and stay as they are.
     """
     lines = page.split("\n")
     heading = next(place for place, line in enumerate(lines) if line.startswith("| check |"))
@@ -103,7 +103,7 @@ def main() -> int:
         print(wanted, end="")
     elif wanted != page:
         print(
-            "last_results: GPU_CHECKS.md differs from bench/results; run bench/gpu/last_results.py --write",
+            "GPU_CHECKS.md differs from bench/results; run python -m bench.gpu.last_results --write",
             file=sys.stderr,
         )
         return 1

@@ -1,4 +1,4 @@
-"""What a GPU must show of the DiT itself; `gpu_checks.py` runs these and writes what they return.
+"""What a GPU must show of the DiT itself; `checks.py` runs these and writes what they return.
 
 Shape letters: N rows of a batch, T tokens, d hidden size.
 

@@ -32,7 +32,7 @@ class Sitting:
     Args:
         folder: Where they lie.
         machine: Device, driver, versions, commit, time.
-        checks: By name, as `gpu_checks.py` wrote them.
+        checks: By name, as `checks.py` wrote them.
         peers: Sampler and rivals, or nothing.
     """
 

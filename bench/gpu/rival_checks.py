@@ -1,4 +1,4 @@
-"""The sampler against its best rival on a GPU; `gpu_checks.py` runs this and writes what it returns.
+"""The sampler against its best rival on a GPU; `checks.py` runs this and writes what it returns.
 
 Needs diffusers beside torch, and is skipped without. Whether both give equal latents is `bench_sampler.py`'s
 part, where they have the same weights.
@@ -18,6 +18,7 @@ from bench.gpu.checking import Check, Setting, median_seconds, needs_packages, r
 from bench.gpu.sampler_checks import TINY, make_images, make_sampler, random_dit
 from bench.speed.sampling_rivals import DiTPipelineLatents
 from mgd3_engine.dit import DiTConfig, dit_config
+from tests.fakes.random_networks import diffusers_dit
 
 COMPILED_RIVAL_GOAL = 1.15
 FULL_STEPS = 50
@@ -63,19 +64,8 @@ def check_sampler_against_diffusers(setting: Setting) -> dict[str, Any]:
 
 def random_transformer(config: DiTConfig, setting: Setting) -> Any:
     """diffusers' DiT of the same architecture, its own random weights."""
-    from diffusers import DiTTransformer2DModel
-
     with torch.device(setting.device):
-        transformer = DiTTransformer2DModel(
-            num_attention_heads=config.num_heads,
-            attention_head_dim=config.hidden_size // config.num_heads,
-            in_channels=config.in_channels,
-            out_channels=config.out_channels,
-            num_layers=config.depth,
-            sample_size=config.input_size,
-            patch_size=config.patch_size,
-            num_embeds_ada_norm=config.num_classes,
-        )
+        transformer = diffusers_dit(config)
     return nn.Module.to(transformer, torch.bfloat16).requires_grad_(False).eval()
 
 

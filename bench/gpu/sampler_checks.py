@@ -1,4 +1,4 @@
-"""What a GPU must show of the whole sampler; `gpu_checks.py` runs these and writes what they return.
+"""What a GPU must show of the whole sampler; `checks.py` runs these and writes what they return.
 
 Shape letters: N images, B images of a batch, C channels, H W latent size, S steps.
 

@@ -1,4 +1,4 @@
-"""What a GPU with TensorRT must show of backend tensorrt; `gpu_checks.py` runs these.
+"""What a GPU with TensorRT must show of backend tensorrt; `checks.py` runs these.
 
 Each is skipped, with the reason, where neither TensorRT nor TensorRT-RTX knows the GPU or the packages that
 export a graph are missing. On the CPU they run backend onnxruntime in its place, on a tiny network, and judge

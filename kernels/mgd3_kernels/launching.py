@@ -26,6 +26,6 @@ def kernel_launcher(module: str) -> Callable[..., None]:
         if error.name is None or error.name.partition(".")[0] != "triton":
             raise
         raise ValueError(
-            "device must be cpu where Triton is missing, got cuda: install it with pip install 'triton>=3.2'"
+            "a CUDA device needs Triton, which is not installed: pip install 'triton>=3.2'"
         ) from error
     return launch

@@ -62,7 +62,7 @@ def test_every_pair_is_listed_with_figures_or_a_reason(
     assert half["speedup"] > 0
     assert half["prepared_s"] >= 0
     assert "needs a GPU of capability 8.9 or later" in results["eager fp8"]["reason"]
-    assert "device must be cuda" in results["tensorrt bf16"]["reason"]
+    assert "needs a CUDA device" in results["tensorrt bf16"]["reason"]
     assert "precision must be fp32, bf16 or fp16 for backend tensorrt" in results["tensorrt fp8"]["reason"]
 
 

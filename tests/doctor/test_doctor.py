@@ -68,7 +68,7 @@ def test_backends_that_take_only_a_dit_are_tried_with_one() -> None:
         for name in doctor.DIT_BACKENDS
     }
     assert tried["onnxruntime"]["works"], tried
-    assert "device must be cuda for backend tensorrt" in tried["tensorrt"]["reason"]
+    assert "backend tensorrt needs a CUDA device" in tried["tensorrt"]["reason"]
 
 
 def test_a_backend_with_wrong_results_does_not_work(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -79,7 +79,7 @@ def test_auto_on_cuda_compiles_nothing_without_a_measurement(caplog, make, reaso
 
 def test_a_named_backend_that_cannot_run_is_an_error(monkeypatch):
     monkeypatch.setenv("CXX", "no-such-compiler")
-    with pytest.raises(ValueError, match=r"backend compiled must have a C\+\+ compiler \(no-such-compiler\)"):
+    with pytest.raises(ValueError, match=r"backend compiled needs a C\+\+ compiler \(no-such-compiler\)"):
         make_sampler(ToyNet(), "compiled")
 
 

@@ -172,7 +172,7 @@ def test_damage_is_noticed(tmp_path: Path) -> None:
     path = tmp_path / "some.engine"
     fake_engine(path)
     path.write_bytes(b"enginf")
-    with pytest.raises(ValueError, match="must have the contents its description names"):
+    with pytest.raises(ValueError, match="is damaged or another than its description says"):
         EngineFile.open(path).read(TARGET)
     described = json.loads(description_file(path).read_text())
     description_file(path).write_text(json.dumps({**described, "format": 2}))
@@ -242,20 +242,20 @@ def test_flavours_that_are_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
         return modules[name]
 
     monkeypatch.setattr("mgd3_engine.tensorrt.flavour.import_module", load)
-    with pytest.raises(ValueError, match=r"tensorrt must be of version 10\.13 or later, got 10\.12\.0\.36"):
+    with pytest.raises(ValueError, match=r"tensorrt 10\.12\.0\.36 is too old: it must be 10\.13 or later"):
         load_flavour("tensorrt")
     with pytest.raises(
-        ValueError, match=r"tensorrt-rtx must be installed.*pip install 'mgd3-fast\[tensorrt-rtx\]'"
+        ValueError, match=r"tensorrt-rtx is not installed.*pip install 'mgd3-fast\[tensorrt-rtx\]'"
     ):
         load_flavour("tensorrt-rtx")
-    with pytest.raises(ValueError, match="must have TensorRT or TensorRT-RTX, got neither"):
+    with pytest.raises(ValueError, match="finds neither TensorRT nor TensorRT-RTX"):
         installed_flavour("8.9")
     members = {"NONE": 0, "CURRENT": 1, "SM86": 2, "SM89": 3, "SM120": 4}
     api = SimpleNamespace(__version__="1.7.0", ComputeCapability=SimpleNamespace(__members__=members))
     modules["tensorrt_rtx"] = api
     assert installed_flavour("12.0") == Flavour("tensorrt-rtx", api)
     with pytest.raises(
-        ValueError, match=r"tensorrt-rtx must have a GPU of capability 8\.6, 8\.9, 12\.0, got 9\.0"
+        ValueError, match=r"tensorrt-rtx knows capabilities 8\.6, 8\.9, 12\.0, and this GPU has 9\.0"
     ):
         installed_flavour("9.0")
     modules["tensorrt"] = SimpleNamespace(__version__="10.13.0.35")
@@ -265,20 +265,16 @@ def test_flavours_that_are_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
 @without_gpu
 def test_without_a_gpu_the_backend_says_what_it_needs(tmp_path: Path) -> None:
     request = BackendRequest(denoiser=random_dit(CONFIG), device=CPU, dtype=torch.float32, rows=16)
-    with pytest.raises(
-        ValueError, match=r"device must be cuda for backend tensorrt, got cpu; .*export"
-    ) as error:
+    with pytest.raises(ValueError, match=r"backend tensorrt needs a CUDA device, got cpu; .*export") as error:
         create_backend("tensorrt", request)
     assert "\n" not in str(error.value)
 
 
 @without_gpu
 def test_without_a_gpu_only_named_ones_are_built_for(rtx: Flavour) -> None:
-    with pytest.raises(
-        ValueError, match="tensorrt-rtx must have a GPU here to build for, got none: give the"
-    ):
+    with pytest.raises(ValueError, match="tensorrt-rtx has no GPU here to build for: give the"):
         check_capabilities(rtx, ())
-    with pytest.raises(ValueError, match=r"tensorrt must have a GPU here .* tensorrt-rtx builds without one"):
+    with pytest.raises(ValueError, match=r"tensorrt has no GPU here .* tensorrt-rtx builds without one"):
         check_capabilities(Flavour("tensorrt", None), ())
     with pytest.raises(ValueError, match=r"compute_capability must not be given for tensorrt, .* got 8\.9"):
         check_capabilities(Flavour("tensorrt", None), ("8.9",))

@@ -30,11 +30,11 @@ def random_dit(config: DiTConfig, *, seed: int = 0) -> DiT:
     return dit
 
 
-def random_diffusers_dit(config: DiTConfig, *, seed: int = 0, norm_eps: float = 1e-6) -> Any:
-    """Build diffusers' DiT of the same architecture; the blocks' copies of the embedders agree."""
+def diffusers_dit(config: DiTConfig, norm_eps: float = 1e-6) -> Any:
+    """Build diffusers' DiT of the same architecture with its own starting weights."""
     from diffusers import DiTTransformer2DModel
 
-    network = DiTTransformer2DModel(
+    return DiTTransformer2DModel(
         num_attention_heads=config.num_heads,
         attention_head_dim=config.hidden_size // config.num_heads,
         in_channels=config.in_channels,
@@ -45,7 +45,11 @@ def random_diffusers_dit(config: DiTConfig, *, seed: int = 0, norm_eps: float = 
         num_embeds_ada_norm=config.num_classes,
         norm_eps=norm_eps,
     )
-    randomised(network, seed=seed)
+
+
+def random_diffusers_dit(config: DiTConfig, *, seed: int = 0, norm_eps: float = 1e-6) -> Any:
+    """Build diffusers' DiT of the same architecture; the blocks' copies of the embedders agree."""
+    network = randomised(diffusers_dit(config, norm_eps), seed=seed)
     first = network.transformer_blocks[0].norm1.emb
     for block in network.transformer_blocks:
         block.norm1.emb.load_state_dict(first.state_dict())

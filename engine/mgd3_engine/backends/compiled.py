@@ -58,7 +58,9 @@ def create(request: BackendRequest) -> Denoiser:
     """
     missing = missing_compiler(request.device)
     if missing:
-        raise ValueError(f"backend compiled must have {missing}, got a machine without; use backend eager")
+        raise ValueError(
+            f"backend compiled needs {missing}, which this machine does not have; use backend eager"
+        )
     if isinstance(request.denoiser, HoistedDenoiser):
         return CompiledHoistedDenoiser(request.denoiser)
     return CompiledDenoiser(request.denoiser)

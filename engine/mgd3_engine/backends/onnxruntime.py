@@ -107,14 +107,13 @@ def _providers(runtime: Any, device: torch.device, dtype: torch.dtype) -> list[A
     if device.type == "cpu":
         if dtype == torch.bfloat16:
             raise ValueError(
-                "precision must be fp32 or fp16 for backend onnxruntime on a CPU, which multiplies no bf16"
-                " matrices, got bf16"
+                "backend onnxruntime multiplies no bf16 matrices on a CPU: precision must be fp32 or fp16"
             )
         return ["CPUExecutionProvider"]
     available = runtime.get_available_providers()
     if device.type != "cuda" or _CUDA_PROVIDER not in available:
         raise ValueError(
-            f"backend onnxruntime must have a provider for {device.type}, got {', '.join(available)};"
+            f"onnxruntime has no provider for {device.type} here, only {', '.join(available)};"
             " for cuda, pip install onnxruntime-gpu in place of onnxruntime"
         )
     # Without its own word ONNX Runtime rounds the factors of float32 products to TF32.
@@ -132,8 +131,8 @@ def _open(runtime: Any, graph: Path, providers: list[Any]) -> Any:
     except Exception as error:  # its exceptions have no base class of their own
         reason = " ".join(str(error).split())
         raise ValueError(
-            f"graph {graph} must be one that ONNX Runtime {runtime.__version__} can open; if it is damaged,"
-            f" delete it: {reason}"
+            f"ONNX Runtime {runtime.__version__} cannot open graph {graph};"
+            f" if it is damaged, delete it: {reason}"
         ) from error
 
 
@@ -142,7 +141,6 @@ def _import_runtime() -> Any:
         import onnxruntime
     except ImportError:
         raise ValueError(
-            "backend onnxruntime must have the package onnxruntime, which is not installed:"
-            " pip install 'mgd3-fast[onnx]'"
+            "backend onnxruntime needs the package onnxruntime: pip install 'mgd3-fast[onnx]'"
         ) from None
     return onnxruntime

@@ -35,7 +35,7 @@ def create(request: BackendRequest) -> Denoiser:
     device = request.device
     if device.type != "cuda":
         raise ValueError(
-            f"device must be cuda for backend tensorrt, got {device.type}; for another machine,"
+            f"backend tensorrt needs a CUDA device, got {device.type}; for another machine,"
             " export an engine ahead of time"
         )
     dit = require_dit(request.denoiser, request.dtype, "backend tensorrt")

@@ -191,7 +191,7 @@ def _import_onnx() -> Any:
         import onnxscript  # noqa: F401 - torch.onnx needs it, and says so less clearly
     except ImportError as error:
         raise ValueError(
-            f"the packages onnx and onnxscript must be there to export a network, {error.name} is not:"
+            f"to export a network, install onnx and onnxscript ({error.name} is missing):"
             " pip install 'mgd3-fast[onnx]'"
         ) from None
     return onnx

@@ -56,6 +56,6 @@ def check_finite(latents: Tensor, image_index: Tensor, dtype: torch.dtype) -> No
     if not finite.all():
         image = int(image_index[int((~finite).long().argmax())])
         raise ValueError(
-            f"latents must be finite, got NaN or infinity for image {image}:"
+            f"the latents of image {image} became NaN or infinite:"
             f" the network overflows in {dtype}, or mode_scale or cfg_scale is too large"
         )

@@ -139,8 +139,7 @@ def check_capabilities(flavour: Flavour, capabilities: Sequence[str]) -> None:
     if not capabilities and not torch.cuda.is_available():
         hint = f"give the compute capabilities it is for, of {', '.join(known)}" if known else ""
         raise ValueError(
-            f"{flavour.name} must have a GPU here to build for, got none:"
-            f" {hint or 'tensorrt-rtx builds without one'}"
+            f"{flavour.name} has no GPU here to build for: {hint or 'tensorrt-rtx builds without one'}"
         )
     if capabilities and not known:
         raise ValueError(

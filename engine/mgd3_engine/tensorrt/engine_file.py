@@ -154,7 +154,9 @@ class EngineFile:
             raise ValueError(f"engine {self.path} {refusal}")
         engine = self.path.read_bytes()
         if hashlib.sha256(engine).hexdigest() != self.description.sha256:
-            raise ValueError(f"engine {self.path} must have the contents its description names, got others")
+            raise ValueError(
+                f"engine {self.path} is damaged or another than its description says; build it again"
+            )
         return engine
 
 

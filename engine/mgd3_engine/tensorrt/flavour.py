@@ -85,11 +85,11 @@ def load_flavour(name: str) -> Flavour:
         flavour = Flavour(name, import_module(FLAVOURS[name]))
     except (ImportError, OSError) as error:
         reason = " ".join(str(error).split())
-        raise ValueError(f"{name} must be installed, and is not ({reason}): {_INSTALLED_BY[name]}") from None
+        raise ValueError(f"{name} is not installed ({reason}): {_INSTALLED_BY[name]}") from None
     found = tuple(int(part) for part in re.findall(r"\d+", flavour.version)[:2])
     if found < _EARLIEST[name]:
         earliest = ".".join(map(str, _EARLIEST[name]))
-        raise ValueError(f"{name} must be of version {earliest} or later, got {flavour.version}")
+        raise ValueError(f"{name} {flavour.version} is too old: it must be {earliest} or later")
     return flavour
 
 
@@ -115,7 +115,5 @@ def installed_flavour(capability: str) -> Flavour:
         if not flavour.builds_ahead or capability in flavour.capabilities():
             return flavour
         known = ", ".join(flavour.capabilities())
-        reasons.append(f"{name} must have a GPU of capability {known}, got {capability}")
-    raise ValueError(
-        f"backend tensorrt must have TensorRT or TensorRT-RTX, got neither: {'; '.join(reasons)}"
-    )
+        reasons.append(f"{name} knows capabilities {known}, and this GPU has {capability}")
+    raise ValueError(f"backend tensorrt finds neither TensorRT nor TensorRT-RTX: {'; '.join(reasons)}")
