@@ -134,6 +134,7 @@ def encode_dataset(
     left = work_left(wanted, store, on_bad_image, progress, check=check)
     encoded = Encoded()
     if left.work:
+        store.check_writable()
         job = make_job(
             autoencoder,
             store,
@@ -178,6 +179,7 @@ def encode_stream(
     started = time.monotonic()
     store, progress = job.store, job.progress
     store.prepare()
+    store.check_writable()
     names = stream.class_names
     labels = None
     if names is not None:

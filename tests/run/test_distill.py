@@ -30,6 +30,7 @@ from mgd3_fast.run.sources import encode
 from mgd3_fast.writers import WORK, RunFolder
 from tests.fakes.killing import kill_python
 from tests.fakes.pictures import photo
+from tests.fakes.read_only import read_only
 
 pytestmark = pytest.mark.usefixtures("cache")
 
@@ -427,6 +428,26 @@ def test_encode_and_discover_are_taken_up_by_distill(
     run(tmp_path / "other", modes=whole / "modes.safetensors")
     assert contents(tmp_path / "out") == contents(whole)
     assert contents(tmp_path / "other") == contents(whole)
+
+
+def test_a_whole_cache_that_cannot_be_written_serves_a_run(
+    run: Callable[..., DistilledDataset], whole: Path, pictures: Path, tmp_path: Path
+) -> None:
+    cache = tmp_path / "cache"
+    run(tmp_path / "filling", cache_dir=cache, ipc=2)
+    (store,) = (cache / "latents-2").iterdir()
+    (store / ".left.lock").touch()
+    others = Path(shutil.copytree(pictures, tmp_path / "pictures"))
+    photo(99).save(others / "bee/7.png")
+    with read_only(cache):
+        run(tmp_path / "out", cache_dir=cache)
+        with pytest.raises(
+            UserError, match=r"cache_dir must be a writable folder, got .* latents are missing"
+        ):
+            run(tmp_path / "more", cache_dir=cache, dataset=str(others))
+        with pytest.raises(UserError, match=r"cache_dir must be a writable folder, got .*: Read-only file"):
+            run(tmp_path / "flipped", cache_dir=cache, flip="both")
+    assert contents(tmp_path / "out") == contents(whole)
 
 
 def test_skipped_images_are_left_out_and_told(
