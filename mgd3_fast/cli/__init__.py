@@ -3,8 +3,8 @@
 Exit status 0: done. 2: the user's mistake, one line on standard error. 130: interrupted, what was done is
 kept. 1 with a traceback: a bug of ours.
 
-A command is a module here with `configure(parser)`, which declares its options, and
-`run(arguments, progress)`, which does the job and returns its result, for `--json` and as text.
+A command is a module here with its `CONFIG`, whose fields are its options, and `run(config, progress)`, which
+does the job and returns its result, for `--json` and as text.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from types import FrameType
 from typing import NoReturn
 
 from mgd3_fast import __version__
-from mgd3_fast.cli.options import OneLineParser
+from mgd3_fast.cli.options import OneLineParser, add_options, config_from
 from mgd3_fast.errors import UserError
 from mgd3_fast.progress import Progress
 
@@ -73,7 +73,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def configure(command: str, parser: argparse.ArgumentParser) -> None:
     """Declare the options of a command, those that every command has at the end."""
-    import_module(f"mgd3_fast.cli.{command}").configure(parser)
+    module = import_module(f"mgd3_fast.cli.{command}")
+    add_options(parser, module.CONFIG, getattr(module, "FLAGS", {}))
     parser.add_argument("--quiet", action="store_true", help="print no progress, only mistakes")
     parser.add_argument("--json", action="store_true", help="print the result as one JSON object")
 
@@ -94,7 +95,8 @@ def _run(argv: list[str]) -> None:
             configure(name, command)
     arguments = parser.parse_args(argv)
     module = import_module(f"mgd3_fast.cli.{arguments.command}")
-    result, text = module.run(arguments, Progress(quiet=arguments.quiet))
+    config = config_from(arguments, module.CONFIG)
+    result, text = module.run(config, Progress(quiet=arguments.quiet))
     if arguments.json:
         print(json.dumps(result))
     elif not arguments.quiet or arguments.command == "doctor":  # whose only result is this text

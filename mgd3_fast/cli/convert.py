@@ -2,28 +2,18 @@
 
 from __future__ import annotations
 
-import argparse
 from dataclasses import asdict
 from typing import Any
 
-from mgd3_fast.cli.options import add_options, config_from
 from mgd3_fast.cli.process import loading
 from mgd3_fast.config.convert import ConvertConfig
 from mgd3_fast.progress import Progress
 
-
-def configure(parser: argparse.ArgumentParser) -> None:
-    """Declare folders and options."""
-    parser.add_argument(
-        "src", metavar="SRC", help="folder that distill wrote, or any folder of class folders"
-    )
-    parser.add_argument("out", metavar="OUT", help="folder that receives the result")
-    add_options(parser, ConvertConfig)
+CONFIG = ConvertConfig
 
 
-def run(arguments: argparse.Namespace, progress: Progress) -> tuple[dict[str, Any], str]:
+def run(config: ConvertConfig, progress: Progress) -> tuple[dict[str, Any], str]:
     """Convert a folder of images."""
-    config = config_from(arguments, ConvertConfig)
     with loading():
         from mgd3_fast.formats import convert
 

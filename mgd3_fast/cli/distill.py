@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import argparse
 from typing import TYPE_CHECKING, Any
 
-from mgd3_fast.cli.options import add_options, config_from
 from mgd3_fast.cli.process import loading
 from mgd3_fast.config import DistillConfig
 from mgd3_fast.progress import Progress
@@ -13,15 +11,11 @@ from mgd3_fast.progress import Progress
 if TYPE_CHECKING:
     from mgd3_fast.run.distillation import DistilledDataset
 
-
-def configure(parser: argparse.ArgumentParser) -> None:
-    """Declare the options."""
-    add_options(parser, DistillConfig)
+CONFIG = DistillConfig
 
 
-def run(arguments: argparse.Namespace, progress: Progress) -> tuple[dict[str, Any], str]:
+def run(config: DistillConfig, progress: Progress) -> tuple[dict[str, Any], str]:
     """Distil a dataset."""
-    config = config_from(arguments, DistillConfig)
     with loading():
         from mgd3_fast.run.distillation import distill
 

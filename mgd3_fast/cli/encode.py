@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-import argparse
 from typing import Any
 
-from mgd3_fast.cli.options import add_options, config_from
 from mgd3_fast.cli.process import loading
 from mgd3_fast.config import EncodeShareConfig
 from mgd3_fast.config.encode import read_shard
 from mgd3_fast.progress import Progress
 
-
-def configure(parser: argparse.ArgumentParser) -> None:
-    """Declare the options."""
-    add_options(parser, EncodeShareConfig)
+CONFIG = EncodeShareConfig
 
 
-def run(arguments: argparse.Namespace, progress: Progress) -> tuple[dict[str, Any], str]:
+def run(config: EncodeShareConfig, progress: Progress) -> tuple[dict[str, Any], str]:
     """Encode a dataset."""
-    config = config_from(arguments, EncodeShareConfig)
     with loading():
         from mgd3_fast.run.sources import encode
 

@@ -2,28 +2,19 @@
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 from typing import Any
 
-from mgd3_fast.cli.options import add_options, config_from
 from mgd3_fast.cli.process import loading
 from mgd3_fast.cli.table import table_lines
 from mgd3_fast.config.evaluate import EvaluateConfig
 from mgd3_fast.progress import Progress
 
-
-def configure(parser: argparse.ArgumentParser) -> None:
-    """Declare folders and options."""
-    parser.add_argument(
-        "folders", nargs="+", metavar="DIR", help="distilled folders, compared with the first"
-    )
-    add_options(parser, EvaluateConfig)
+CONFIG = EvaluateConfig
 
 
-def run(arguments: argparse.Namespace, progress: Progress) -> tuple[dict[str, Any], str]:
+def run(config: EvaluateConfig, progress: Progress) -> tuple[dict[str, Any], str]:
     """Train classifiers on distilled folders and test them."""
-    config = config_from(arguments, EvaluateConfig)
     with loading():
         from mgd3_fast.evaluate import evaluate
 

@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-import argparse
 from typing import Any
 
-from mgd3_fast.cli.options import add_options, config_from
 from mgd3_fast.cli.process import loading
 from mgd3_fast.config.export import ExportConfig
 from mgd3_fast.progress import Progress
 
-
-def configure(parser: argparse.ArgumentParser) -> None:
-    """Declare the options."""
-    add_options(parser, ExportConfig)
+CONFIG = ExportConfig
 
 
-def run(arguments: argparse.Namespace, progress: Progress) -> tuple[dict[str, Any], str]:
+def run(config: ExportConfig, progress: Progress) -> tuple[dict[str, Any], str]:
     """Write a graph or an engine."""
-    config = config_from(arguments, ExportConfig)
     with loading():
         from mgd3_fast.export import export
 

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import argparse
 import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mgd3_fast.cli.options import add_options, config_from
 from mgd3_fast.cli.process import loading
 from mgd3_fast.cli.table import table_lines
 from mgd3_fast.config.metrics import MetricsConfig
@@ -16,16 +14,11 @@ from mgd3_fast.progress import Progress
 if TYPE_CHECKING:
     from mgd3_fast.metrics.measuring import Measured
 
-
-def configure(parser: argparse.ArgumentParser) -> None:
-    """Declare folders and options."""
-    parser.add_argument("folders", nargs="+", metavar="DIR", help="distilled folders")
-    add_options(parser, MetricsConfig)
+CONFIG = MetricsConfig
 
 
-def run(arguments: argparse.Namespace, progress: Progress) -> tuple[dict[str, Any], str]:
+def run(config: MetricsConfig, progress: Progress) -> tuple[dict[str, Any], str]:
     """Measure distilled folders, and write and draw what is found if asked to."""
-    config = config_from(arguments, MetricsConfig)
     with loading():
         from mgd3_fast.metrics.measuring import measure, result_file
         from mgd3_fast.writers import check_writable

@@ -6,9 +6,7 @@ import argparse
 import sys
 from collections.abc import Mapping
 from dataclasses import MISSING, Field, fields
-from typing import Any, NoReturn, TypeVar
-
-Config = TypeVar("Config")
+from typing import Any, NoReturn
 
 
 class OneLineParser(argparse.ArgumentParser):
@@ -20,36 +18,38 @@ class OneLineParser(argparse.ArgumentParser):
         raise SystemExit(2)
 
 
-def add_options(
-    parser: argparse.ArgumentParser, config_class: type[Any], *, flags: Mapping[str, str] | None = None
-) -> None:
-    """Give a parser one option per field that was declared with `mgd3_fast.config.fields.option`.
+def add_options(parser: argparse.ArgumentParser, config_class: type[Any], flags: Mapping[str, str]) -> None:
+    """Give a parser one option, or argument, per field of a configuration; see `mgd3_fast.config.fields`.
 
     Args:
         parser: Receives the options.
         config_class: Dataclass whose fields carry help, choices and parser in their metadata.
         flags: Option names that differ from the field's, by field name.
     """
-    declared = [one for one in fields(config_class) if "help" in one.metadata]
-    for one in sorted(declared, key=lambda one: one.default is not MISSING):
+    for one in sorted(fields(config_class), key=lambda one: one.default is not MISSING):
+        told = dict(one.metadata["argparse"])
+        if told.get("action") != "store_true":
+            told["metavar"] = one.metadata["metavar"] or "|".join(one.metadata["choices"]) or one.name.upper()
+        if "positional" in one.metadata:
+            parser.add_argument(one.name, help=one.metadata["help"], **told)
+            continue
         parser.add_argument(
-            (flags or {}).get(one.name, "--" + one.name.replace("_", "-")),
+            flags.get(one.name, "--" + one.name.replace("_", "-")),
             dest=one.name,
             default=argparse.SUPPRESS,
             required=one.default is MISSING,
-            metavar=one.metadata["metavar"] or "|".join(one.metadata["choices"]) or one.name.upper(),
             help=_help_text(one),
+            **told,
         )
 
 
-def config_from(arguments: argparse.Namespace, config_class: type[Config]) -> Config:
+def config_from(arguments: argparse.Namespace, config_class: type[Any]) -> Any:
     """Build and check a configuration from parsed options; what was not given keeps its default.
 
     Raises:
         UserError: If a value is out of range.
     """
-    declared: tuple[Field[Any], ...] = fields(config_class)  # type: ignore[arg-type]
-    given = [one for one in declared if hasattr(arguments, one.name)]
+    given = [one for one in fields(config_class) if hasattr(arguments, one.name)]
     return config_class(**{one.name: _parsed(one, getattr(arguments, one.name)) for one in given})
 
 
@@ -58,7 +58,7 @@ def _help_text(one: Field[Any]) -> str:
     if one.default is MISSING:
         return f"{text} (required)"
     default = ",".join(map(str, one.default)) if isinstance(one.default, tuple) else one.default
-    return text if default in (None, "") else f"{text} (default: {default})"
+    return text if default is None or default is False else f"{text} (default: {default})"
 
 
 def _parsed(one: Field[Any], text: str | list[str]) -> Any:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 from mgd3_fast.config.distill import FORMATS
-from mgd3_fast.config.fields import check_folder, check_options, option, whole
+from mgd3_fast.config.fields import argument, check_folder, check_options, option, whole
 from mgd3_fast.errors import UserError
 
 CONVERTED_FORMATS = ("tensor", "parquet", "webdataset")  # what `distill` makes beside its folders of images
@@ -37,8 +37,8 @@ class ConvertConfig:
         UserError: If a field is out of range or does not concern the format.
     """
 
-    src: Path | str = field(metadata={"parse": Path})
-    out: Path | str = field(metadata={"parse": Path, "check": check_folder})
+    src: Path | str = argument("folder that distill wrote, or any folder of class folders", metavar="SRC")
+    out: Path | str = argument("folder that receives the result", metavar="OUT", check=check_folder)
     format: str = option("what OUT is to be", choices=FORMATS)
     dataset: str | None = option(
         "name or path of the dataset whose class list gives the labels, for a SRC without manifest.json",

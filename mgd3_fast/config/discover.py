@@ -6,10 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mgd3_fast.config.encode import EncodeConfig
-from mgd3_fast.config.fields import LARGEST_SEED, check_folder, check_options, option, whole
+from mgd3_fast.config.fields import LARGEST_SEED, check_folder, option, whole
+from mgd3_fast.errors import UserError
 
 DISCOVERIES = ("kmeans", "kmeans-closest", "kmeans-pooled", "gmm", "gmm-pca", "dbscan", "spectral", "random")
 PROJECTIONS = ("tsne", "pca")
+BESIDE_THE_MODES = "auto"
 KMEANS_RUNNERS = ("auto", "sklearn", "cuml", "triton")
 
 
@@ -43,9 +45,19 @@ class DiscoverConfig(EncodeConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class PlotConfig:
-    """How the modes of a run are drawn."""
+class DiscoverAndPlotConfig(DiscoverConfig):
+    """What the discover command is asked to do: modes, and pictures of them."""
 
+    plot: Path | str | None = option(
+        "draw a map of each class with its modes, and the images nearest to them, into this folder"
+        " (without PATH: mode-plots beside the modes); needs the extra plot",
+        default=None,
+        parse=Path,
+        metavar="PATH",
+        check=check_folder,
+        nargs="?",
+        const=BESIDE_THE_MODES,
+    )
     projection: str = option(
         "plane that --plot maps latents and modes to; tsne takes seconds a class",
         default="tsne",
@@ -56,4 +68,6 @@ class PlotConfig:
     )
 
     def __post_init__(self) -> None:
-        check_options(self)
+        super().__post_init__()
+        if self.plot is None and (self.projection != "tsne" or self.plot_classes is not None):
+            raise UserError("projection and plot_classes must come with plot, got no plot")

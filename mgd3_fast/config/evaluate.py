@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from mgd3_fast.config.fields import (
     LARGEST_SEED,
+    argument,
     check_options,
     check_whole,
     classes_option,
@@ -61,7 +62,9 @@ class EvaluateConfig:
         UserError: If a field is out of range; the message names the field, the rule and the value.
     """
 
-    folders: tuple[Path, ...] = field(metadata={"parse": folders_of})
+    folders: tuple[Path, ...] = argument(
+        "distilled folders, compared with the first", metavar="DIR", nargs="+", parse=folders_of
+    )
     dataset: str = option(
         "mnist5k, an ImageNet subset's name as for distill, or the path of a folder with train/ and val/",
         metavar="NAME|PATH",

@@ -28,6 +28,7 @@ def option(
     choices: Sequence[str] = (),
     metavar: str | None = None,
     check: Callable[[str, Any], object] | None = None,
+    **arguments: Any,
 ) -> Any:
     """Declare a field that the command line offers as an option.
 
@@ -38,12 +39,19 @@ def option(
         choices: Allowed words.
         metavar: How the value is named in the help.
         check: Called with the field's name and value; raises a `UserError`.
+        arguments: Of argparse, for an option that is not one word with its value.
 
     Returns:
         A dataclass field.
     """
     metadata = {"help": help, "parse": parse, "choices": tuple(choices), "metavar": metavar, "check": check}
-    return field(default=default, metadata=metadata)
+    return field(default=default, metadata={**metadata, "argparse": arguments})
+
+
+def argument(help: str, *, metavar: str, **rest: Any) -> Any:
+    """Declare what the command line takes by its place instead of by its name; see `option`."""
+    declared = option(help, metavar=metavar, **{"parse": Path, **rest})
+    return field(metadata={**declared.metadata, "positional": True})
 
 
 def whole(

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from mgd3_fast.config.encode import EncodeConfig
-from mgd3_fast.config.fields import LARGEST_SEED, check_folder, folders_of, option, whole
+from mgd3_fast.config.fields import LARGEST_SEED, argument, check_folder, folders_of, option, whole
 from mgd3_fast.errors import UserError
 
 INPUT_RANGES = ("imagenet", "symmetric", "unit", "byte")
@@ -24,7 +24,7 @@ class MetricsConfig(EncodeConfig):
         UserError: If a field is out of range; the message names the field, the rule and the value.
     """
 
-    folders: tuple[Path, ...] = field(metadata={"parse": folders_of})
+    folders: tuple[Path, ...] = argument("distilled folders", metavar="DIR", nargs="+", parse=folders_of)
     features: str = option(
         "where distances are taken: latents of the generator's autoencoder, pixels, or the output of an"
         " ONNX network given by its file",

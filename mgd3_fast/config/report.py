@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
-from mgd3_fast.config.fields import CACHE, FILE_SUFFIX, check_options, data_dir_option, option, path, whole
+from mgd3_fast.config.fields import (
+    CACHE,
+    FILE_SUFFIX,
+    argument,
+    check_options,
+    data_dir_option,
+    option,
+    path,
+    whole,
+)
 from mgd3_fast.errors import UserError
 
 
@@ -28,7 +37,7 @@ class ReportConfig:
         UserError: If a field is out of range; the message names the field, the rule and the value.
     """
 
-    folder: Path | str = field(metadata={"parse": Path})
+    folder: Path | str = argument("a finished run of distill", metavar="DIR")
     dataset: str | None = option(
         "where the real images are: a name or path, as for distill (default: the run's own dataset)",
         default=None,

@@ -20,7 +20,8 @@ from mgd3_fast.errors import UserError
 from mgd3_fast.generators import Generator, TextGenerator, load_generator
 from mgd3_fast.generators.prompts import ClassPrompts
 from mgd3_fast.progress import SILENT, Progress
-from mgd3_fast.run.sampler import make_sampler
+from mgd3_fast.run.sampler import sampler_of
+from mgd3_fast.storage.cache import default_cache_dir
 from mgd3_fast.versions import installed_version
 
 REFERENCE = ("eager", "fp32")
@@ -161,14 +162,12 @@ class _Bench:
 
     def _sampler(self, backend: str, precision: str) -> GuidedSampler:
         defaults = self.generator.defaults
-        return make_sampler(
-            self.generator,
-            self.device,
-            resolve_precision(precision, self.device),
-            defaults,
-            ModeGuidance(scale=defaults.mode_scale, t_stop=defaults.t_stop),
-            batch_size=self.images,
+        precision = resolve_precision(precision, self.device)
+        return sampler_of(self.generator, self.device, precision, defaults)(
+            guidance=ModeGuidance(scale=defaults.mode_scale, t_stop=defaults.t_stop),
             backend=backend,
+            cache_dir=default_cache_dir(),
+            batch_size=self.images,
         )
 
     def _run(self, sampler: GuidedSampler) -> tuple[Tensor, float]:

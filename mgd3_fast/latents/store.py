@@ -114,7 +114,7 @@ class LatentStore:
                 remove_leftovers(folder)
             remove_unheld(self.folder)
         except OSError as error:
-            raise self._unwritable(error.strerror) from None
+            raise self._unwritable(str(error.strerror)) from None
 
     def check_writable(self) -> None:
         """Refuse a folder that cannot be written, before work whose results it is to keep.

@@ -21,10 +21,10 @@ READERS = 4
 
 @dataclass(frozen=True)
 class Chunk:
-    """Latents of some classes.
+    """Latents of the classes at some places among those that are to be read.
 
     Args:
-        places: Where each class stands among those that are to be read.
+        places: The places.
         features: float32 or float16 [N, D], on the device.
         offsets: Rows offsets[p]..offsets[p + 1] are of the class at places[p].
     """
@@ -43,15 +43,7 @@ def chunk_bytes(device: torch.device) -> int:
 
 
 def split_into_chunks(class_bytes: Sequence[int], most: int) -> list[range]:
-    """Group neighbouring classes so that each group has at most `most` bytes, or is one class.
-
-    Args:
-        class_bytes: Bytes of each class's features.
-        most: See `chunk_bytes`.
-
-    Returns:
-        Ranges of places, in order, that cover all classes.
-    """
+    """Group neighbouring classes, given by their bytes, into ranges of `most` bytes or of one class."""
     chunks, begin, held = [], 0, 0
     for place, size in enumerate(class_bytes):
         if place > begin and held + size > most:

@@ -20,7 +20,8 @@ from mgd3_fast.datasets import ImageClass
 from mgd3_fast.errors import UserError
 from mgd3_fast.latents import ClassLatents, LatentStore
 from mgd3_fast.modes.class_chunks import read_chunks
-from mgd3_fast.modes.method import BatchedDiscovery, ModeDiscovery, Modes
+from mgd3_fast.modes.kmeans import KMeansDiscovery
+from mgd3_fast.modes.method import ModeDiscovery, Modes
 from mgd3_fast.modes.spec import Discovery
 from mgd3_fast.storage.tensor_files import open_if_whole, save_tensors
 
@@ -86,7 +87,7 @@ class ClassModes:
                 raise
 
     def fit_in_chunks(
-        self, classes: Sequence[ImageClass], method: BatchedDiscovery, chunk_bytes: int | None
+        self, classes: Sequence[ImageClass], method: KMeansDiscovery, chunk_bytes: int | None
     ) -> Generator[tuple[int, Modes], None, None]:
         """Fit as many classes at a time as their latents fit the device.
 

@@ -9,19 +9,21 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import replace
 from pathlib import Path
+
+import torch
 
 from mgd3_fast.datasets import Dataset, ImageClass
 from mgd3_fast.errors import UserError
 from mgd3_fast.latents import LatentStore
 from mgd3_fast.modes.class_modes import ClassModes
 from mgd3_fast.modes.clusters import one_thread
+from mgd3_fast.modes.kmeans import KMeansDiscovery
 from mgd3_fast.modes.kmeans_runners import NO_RUNNER, kmeans_runner
-from mgd3_fast.modes.method import BatchedDiscovery, method_named
-from mgd3_fast.modes.mode_set import ModeSet, empty_mode_set
+from mgd3_fast.modes.method import Modes, method_named
+from mgd3_fast.modes.mode_set import ModeSet
 from mgd3_fast.modes.spec import Discovery
 from mgd3_fast.progress import SILENT, Progress
 from mgd3_fast.storage.tensor_files import remove_leftovers
@@ -115,34 +117,49 @@ def discover_modes(
     if workdir is not None:
         workdir.mkdir(parents=True, exist_ok=True)
         remove_leftovers(workdir)
-    key = modes_key(dataset, store, discovery)
-    found = empty_mode_set(dataset.class_names, latent_shape, discovery, key)
-    for position, kept in enumerate(results):
-        if kept is not None:
-            found.fill(position, kept)
     if classes:
-        # Made first: it loads the libraries whose threads are limited next.
-        runner = None if discovery.kmeans == NO_RUNNER else kmeans_runner(discovery.kmeans)
-        method = method_named(discovery.method, latent_shape=latent_shape, runner=runner)
-        if runner is not None and runner.on_device and isinstance(method, BatchedDiscovery):
-            fitted = of_class.fit_in_chunks(classes, method, chunk_bytes)
-        else:
-            workers = num_workers or min(16, len(os.sched_getaffinity(0)), len(classes))
-            fitted = of_class.fit_side_by_side(classes, method, workers)
-        total = len(results)
+        fitted, total = _fitted(of_class, classes, latent_shape, num_workers, chunk_bytes), len(results)
         with (
             one_thread("blas"),
-            progress.stage("discover", total=total, unit="class", initial=total - len(lacking)) as bar,
+            progress.stage("discover", total=total, unit="class", initial=total - len(classes)) as bar,
             closing(fitted),
         ):
             for place, modes in fitted:
-                found.fill(lacking[place], modes)
+                results[lacking[place]] = modes
                 bar.advance()
-    names = [
-        tuple(cls.images.name(image) for image in images)
-        for cls, images in zip(dataset.classes, found.source_index.tolist(), strict=True)
-    ]
-    return replace(found, source_images=tuple(names), latents=latents_of(dataset, store))
+    found = [modes for modes in results if modes is not None]
+    return ModeSet(
+        class_names=dataset.class_names,
+        modes=torch.stack([modes.centers.reshape(-1, *latent_shape) for modes in found]),
+        weights=torch.stack([modes.weights for modes in found]),
+        source_index=torch.stack([modes.source_index for modes in found]),
+        key=modes_key(dataset, store, discovery),
+        method=discovery.method,
+        seed=discovery.seed,
+        kmeans=discovery.kmeans,
+        source_images=tuple(
+            tuple(map(cls.images.name, modes.source_index.tolist()))
+            for cls, modes in zip(dataset.classes, found, strict=True)
+        ),
+        latents=latents_of(dataset, store),
+    )
+
+
+def _fitted(
+    of_class: ClassModes,
+    classes: Sequence[ImageClass],
+    latent_shape: tuple[int, int, int],
+    num_workers: int | None,
+    chunk_bytes: int | None,
+) -> Generator[tuple[int, Modes], None, None]:
+    """Choose how classes are fitted; the method's libraries are loaded when this returns."""
+    wanted = of_class.discovery
+    runner = None if wanted.kmeans == NO_RUNNER else kmeans_runner(wanted.kmeans)
+    method = method_named(wanted.method, latent_shape=latent_shape, runner=runner)
+    if isinstance(method, KMeansDiscovery) and method.on_device:
+        return of_class.fit_in_chunks(classes, method, chunk_bytes)
+    workers = num_workers or min(16, len(os.sched_getaffinity(0)), len(classes))
+    return of_class.fit_side_by_side(classes, method, workers)
 
 
 def _check_latents(

@@ -32,6 +32,11 @@ class KMeansDiscovery:
     ) -> None:
         self._runner = runner or SklearnKMeans()
 
+    @property
+    def on_device(self) -> bool:
+        """Whether features are wanted on the runner's device, many classes in one call."""
+        return self._runner.on_device
+
     def fit(self, features: Tensor, ipc: int, seed: int) -> Modes:
         """Cluster the latents of a class.
 

@@ -2,16 +2,14 @@
 
 A further method is a file with a class that has `fit`, and its line in `_METHODS`.
 
-Shape letters: n images of a class, N images of several, P classes, K modes (= ipc), C channels, h w latent
-size, D = C*h*w.
+Shape letters: n images of a class, K modes (= ipc), C channels, h w latent size, D = C*h*w.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import import_module
-from typing import TYPE_CHECKING, Protocol, cast, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, cast
 
 from torch import Tensor
 
@@ -57,15 +55,6 @@ class ModeDiscovery(Protocol):
 
     def fit(self, features: Tensor, ipc: int, seed: int) -> Modes:
         """Find `ipc` modes among float32 features [n, D], n >= ipc."""
-        ...
-
-
-@runtime_checkable
-class BatchedDiscovery(Protocol):
-    """Finds the modes of several classes in one call, each as `fit` would."""
-
-    def fit_many(self, features: Tensor, offsets: Sequence[int], ipc: int, seed: int) -> list[Modes]:
-        """Find `ipc` modes in each of P classes; class p has rows offsets[p]..offsets[p + 1] of [N, D]."""
         ...
 
 

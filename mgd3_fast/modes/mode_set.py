@@ -9,17 +9,11 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-import torch
 from torch import Tensor
 
 from mgd3_fast.errors import UserError
-from mgd3_fast.modes.method import Modes
 from mgd3_fast.storage.tensor_files import DamagedFileError, check_contents, open_tensors, save_tensors
-
-if TYPE_CHECKING:
-    from mgd3_fast.modes.spec import Discovery
 
 _FORMAT = "mgd3-fast modes 2"
 
@@ -85,27 +79,13 @@ class ModeSet:
         return found
 
     def of_class(self, name: str) -> Tensor:
-        """Modes [K, C, h, w] of a class.
-
-        Raises:
-            UserError: The class has no modes here.
-        """
+        """Modes [K, C, h, w] of a class; a `UserError` where it has none here."""
         if name not in self.class_names:
             raise UserError(f"modes must cover class {name}, got only {len(self.class_names)} others")
         return self.modes[self.class_names.index(name)]
 
-    def fill(self, position: int, modes: Modes) -> None:
-        """Set the modes of the class at a position; see `empty_mode_set`."""
-        self.modes[position] = modes.centers.reshape(self.modes.shape[1:])
-        self.weights[position] = modes.weights
-        self.source_index[position] = modes.source_index
-
     def save(self, path: Path | str) -> None:
-        """Write a safetensors file, atomically and with a checksum.
-
-        Raises:
-            OSError: The file cannot be written.
-        """
+        """Write a safetensors file, atomically and with a checksum; see `save_tensors`."""
         metadata = {
             "format": _FORMAT,
             "class_names": json.dumps(self.class_names),
@@ -122,13 +102,7 @@ class ModeSet:
 
     @classmethod
     def load(cls, path: Path | str) -> ModeSet:
-        """Read a file written by `save` and compare it with its checksum.
-
-        Args:
-            path: The file.
-
-        Returns:
-            The modes, memory-mapped.
+        """Read a file written by `save`, memory-mapped, and compare it with its checksum.
 
         Raises:
             UserError: No such file, damaged, or not a file of modes.
@@ -167,20 +141,3 @@ def header_of(path: Path) -> dict[str, str]:
     except (OSError, DamagedFileError):
         return {}
     return header if header.get("format") == _FORMAT else {}
-
-
-def empty_mode_set(
-    class_names: tuple[str, ...], shape: tuple[int, int, int], discovery: Discovery, key: str
-) -> ModeSet:
-    """A mode set of the right shapes, to be filled class by class; unfilled modes are NaN."""
-    leading = (len(class_names), discovery.ipc)
-    return ModeSet(
-        class_names,
-        torch.full((*leading, *shape), float("nan")),
-        torch.full(leading, float("nan")),
-        torch.full(leading, -1, dtype=torch.int64),
-        key,
-        discovery.method,
-        discovery.seed,
-        discovery.kmeans,
-    )

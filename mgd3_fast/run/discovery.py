@@ -6,16 +6,17 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mgd3_fast.config.discover import BESIDE_THE_MODES
 from mgd3_fast.modes import ModeSet, check_ipc, choose_discovery, header_of
 from mgd3_fast.pictures import MOST_CLASSES, check_drawable, plot_modes
 from mgd3_fast.progress import SILENT, Progress
 from mgd3_fast.run.mode_finder import ModeFinder, modes_file
 from mgd3_fast.run.run import Timings
 from mgd3_fast.run.sources import Sources, open_sources
-from mgd3_fast.writers import MODES, check_ours, check_writable
+from mgd3_fast.writers import MODE_PLOTS, MODES, check_ours, check_writable
 
 if TYPE_CHECKING:
-    from mgd3_fast.config import DiscoverConfig, PlotConfig
+    from mgd3_fast.config import DiscoverAndPlotConfig, DiscoverConfig
 
 
 def discover(
@@ -62,14 +63,12 @@ def discover(
 
 
 def discover_and_plot(
-    config: DiscoverConfig, pictured: PlotConfig, folder: Path, progress: Progress = SILENT
+    config: DiscoverAndPlotConfig, progress: Progress = SILENT
 ) -> tuple[Path, ModeSet, list[Path]]:
     """Find the modes of a dataset as `discover` does, and draw those of some classes.
 
     Args:
-        config: As for `discover`.
-        pictured: Which classes, in which projection.
-        folder: Receives the pictures.
+        config: As for `discover`; which classes are drawn, in which projection, into which folder.
         progress: Receives bars and notes.
 
     Returns:
@@ -80,10 +79,13 @@ def discover_and_plot(
             any work starts.
         OSError: The folder cannot be written.
     """
-    check_drawable(pictured.projection)
+    check_drawable(config.projection)
+    folder = Path(str(config.plot))
+    if str(folder) == BESIDE_THE_MODES:
+        folder = modes_file(config)[0].parent / MODE_PLOTS
     sources = open_sources(config, progress)
     labels = [cls.label for cls in sources.dataset.classes[:MOST_CLASSES]]
-    drawn = sources.dataset.subset(pictured.plot_classes or labels)
+    drawn = sources.dataset.subset(config.plot_classes or labels)
     check_writable(folder)
     path, modes = discover(config, progress, sources=sources)
     sources.encode(drawn, config.on_bad_image, progress)  # modes may be there, and latents gone
@@ -93,7 +95,7 @@ def discover_and_plot(
         modes,
         folder,
         resolution=sources.generator.resolution,
-        projection=pictured.projection,
+        projection=config.projection,
         progress=progress,
     )
     return path, modes, pictures

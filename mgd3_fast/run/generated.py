@@ -24,9 +24,10 @@ from mgd3_fast.modes import choose_discovery, header_of
 from mgd3_fast.run.decoding import DecodeQueue
 from mgd3_fast.run.mode_finder import ModeFinder, given_modes
 from mgd3_fast.run.run import Run, Timings, layout_for
-from mgd3_fast.run.sampler import batch_rows, class_ids, make_sampler
+from mgd3_fast.run.sampler import batch_rows, class_ids, sampler_of
 from mgd3_fast.run.sources import Sources, open_sources
 from mgd3_fast.run.trace import requested_trace
+from mgd3_fast.storage.cache import cache_dir_or_default
 from mgd3_fast.writers import MODES, PngWriter
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ class GeneratedImages(ModeFinder, Run):
         class_ids: The generator's class id of each class of the run.
         guidance: Mode guidance, or None where it is off.
         sampler: Makes latents, in batches of `sampler.batch_shape` rows.
-        sampler_like: Makes another one with the run's network and steps; see `make_sampler` for the rest.
+        sampler_like: Makes another one of the same network and steps; guidance, batches and backend are free.
     """
 
     config: DistillConfig
@@ -234,19 +235,15 @@ def open_generated(config: DistillConfig, progress: Progress) -> GeneratedImages
     guidance, rows = _mode_guidance(config, sampling), config.batch_size
     if not isinstance(rows, int):
         rows = batch_rows(len(layout), math.prod(generator.latent_shape[1:]), sources.device.type)
-    sampler_like = partial(
-        make_sampler,
-        generator,
-        sources.device,
-        sources.precision,
-        sampling,
-        cache_dir=config.cache_dir,
-        spacing=config.spacing,
-        eta=config.eta,
-        start_strength=_start_strength(config),
-    )
     with progress.activity(f"loading {generator.name}"):
-        sampler = sampler_like(guidance, batch_size=rows, backend=config.backend)
+        sampler_like = partial(
+            sampler_of(generator, sources.device, sources.precision, sampling),
+            spacing=config.spacing,
+            eta=config.eta,
+            start_strength=_start_strength(config),
+            cache_dir=cache_dir_or_default(config.cache_dir),
+        )
+        sampler = sampler_like(guidance=guidance, batch_size=rows, backend=config.backend)
     given = given_modes(config)
     header = header_of(given) if given else {}
     run = GeneratedImages(

@@ -55,9 +55,13 @@ class RealImages(Run):
 
     Args:
         resolution: Side of the square crop that is written, in pixels.
+        found: The chosen images of classes, by their place in the run, as far as they were asked for.
+        bad_images: Images that cannot be read, as far as they were come upon.
     """
 
     resolution: int
+    found: dict[int, Selection] = field(default_factory=dict)
+    bad_images: list[BadImage] = field(default_factory=list)
 
     kept: ClassVar[str] = "finished choices"
     device: ClassVar[str] = "cpu"
@@ -74,16 +78,16 @@ class RealImages(Run):
         """Do nothing: images are compared by their pixels."""
         return []
 
-    def find_modes(self, classes: Sequence[int]) -> _Choices:
-        """Prepare to choose."""
-        return _Choices(self)
+    def find_modes(self, classes: Sequence[int]) -> Dataset:
+        """Give all classes: their images are chosen when they are first asked for."""
+        return self.dataset
 
-    def make_images(self, images: Sequence[int], modes: _Choices) -> list[dict[str, str]]:
+    def make_images(self, images: Sequence[int], modes: Dataset) -> list[dict[str, str]]:
         """Choose the images of each class, and write those that are to be written.
 
         Args:
             images: Image numbers, ascending.
-            modes: What is chosen.
+            modes: The classes.
 
         Returns:
             Images that cannot be read.
@@ -96,7 +100,7 @@ class RealImages(Run):
             for class_index, group in groupby(images, lambda image: layout.place(image)[0]):
                 of_class = list(group)
                 with self.timings.measure("choose"):
-                    chosen = modes.of(class_index)
+                    chosen = self._chosen(class_index)
                 with self.timings.measure("write"):
                     for image in of_class:
                         source = chosen.indices[layout.place(image)[1]]
@@ -105,16 +109,16 @@ class RealImages(Run):
                 bar.advance(len(of_class))
             with self.timings.measure("write"):
                 writer.close()
-        return left_out(modes.bad_images)
+        return left_out(self.bad_images)
 
-    def save_modes(self, modes: _Choices) -> tuple[str, ...]:
+    def save_modes(self, modes: Dataset) -> tuple[str, ...]:
         """Write nothing: the manifest names the chosen images."""
         return ()
 
-    def origin(self, modes: _Choices, image: int) -> dict[str, Any]:
+    def origin(self, modes: Dataset, image: int) -> dict[str, Any]:
         """Tell which real image an image is."""
         class_index, place = self.layout.place(image)
-        chosen = modes.of(class_index)
+        chosen = self._chosen(class_index)
         return {
             "weight": round(chosen.weights[place], 6),
             "source_index": chosen.indices[place],
@@ -125,28 +129,13 @@ class RealImages(Run):
         """Say that there is no guidance and no generator."""
         return {"guidance": None, "generator": {"name": None, "resolution": self.resolution}}
 
-
-@dataclass(frozen=True)
-class _Choices:
-    """The chosen images of every class, chosen or taken up when they are first asked for."""
-
-    run: RealImages
-    bad_images: list[BadImage] = field(default_factory=list)
-    found: dict[int, Selection] = field(default_factory=dict)
-
-    @property
-    def class_names(self) -> tuple[str, ...]:
-        """All classes of the run."""
-        return self.run.dataset.class_names
-
-    def of(self, class_index: int) -> Selection:
-        """Chosen images of the class at a place in the run."""
+    def _chosen(self, class_index: int) -> Selection:
         if class_index not in self.found:
             self.found[class_index] = self._kept_or_made(class_index)
         return self.found[class_index]
 
     def _kept_or_made(self, class_index: int) -> Selection:
-        config, folder = self.run.config, self.run.folder
+        config, folder = self.config, self.folder
         path = folder.work / _CHOSEN / f"{class_index}.json"
         try:
             kept = json.loads(path.read_text(encoding="utf-8"))
@@ -154,7 +143,7 @@ class _Choices:
         except (FileNotFoundError, ValueError, KeyError, TypeError):
             pass
         chosen = select_images(
-            self.run.dataset,
+            self.dataset,
             class_index,
             config.method,
             config.ipc,

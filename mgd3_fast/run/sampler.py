@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
-from mgd3_engine import GuidanceTerm, GuidedSampler, ModeGuidance
+from mgd3_engine import GuidedSampler
 from mgd3_fast.datasets import imagenet_classes
 from mgd3_fast.devices import dtype_of
 from mgd3_fast.generators.placing import place_network
-from mgd3_fast.storage.cache import cache_dir_or_default
 
 if TYPE_CHECKING:
     import torch
@@ -70,57 +69,30 @@ def class_ids(sources: Sources, progress: Progress) -> tuple[int, ...]:
     return tuple(ids[cls.label] for cls in dataset.classes)
 
 
-def make_sampler(
-    generator: Generator,
-    device: torch.device,
-    precision: str,
-    sampling: SamplingDefaults,
-    guidance: ModeGuidance | None,
-    *,
-    batch_size: int,
-    backend: str,
-    cache_dir: Path | str | None = None,
-    spacing: str = "linspace",
-    eta: float = 0.0,
-    start_strength: float | None = None,
-    terms: Sequence[GuidanceTerm] = (),
-) -> GuidedSampler:
-    """Make what turns seeds and modes into latents by a generator's network.
+def sampler_of(
+    generator: Generator, device: torch.device, precision: str, sampling: SamplingDefaults
+) -> Callable[..., GuidedSampler]:
+    """Load a generator's network, and make `GuidedSampler` with all that the generator decides.
 
     Args:
         generator: Network, schedule and conditioning.
         device: Where it runs.
         precision: fp32, bf16, fp16 or fp8.
         sampling: Sampler, steps and scales.
-        guidance: Mode guidance, or None where it is off.
-        batch_size: Rows of a batch.
-        backend: What runs the network.
-        cache_dir: Where graphs and engines are kept; `default_cache_dir()` by default.
-        spacing: Which of the timesteps are visited.
-        eta: Noise of ddim.
-        start_strength: Share of the steps taken from the noised mode; None for a start at noise.
-        terms: Further guidance.
 
-    Raises:
-        ValueError: The backend cannot run on this machine.
+    Returns:
+        `GuidedSampler`, of which guidance, batches, backend and cache are left to the caller.
     """
-    return GuidedSampler(
+    return partial(
+        GuidedSampler,
         place_network(generator, device, precision),
         schedule=generator.schedule,
         method=sampling.sampler,
         steps=sampling.steps,
-        spacing=spacing,
-        eta=eta,
         prediction=generator.prediction,
         cfg_scale=sampling.cfg_scale,
         null_class=generator.null_class,
         cfg_channels=generator.cfg_channels,
-        guidance=guidance,
-        terms=terms,
-        start_strength=start_strength,
-        backend=backend,
-        cache_dir=cache_dir_or_default(cache_dir),
-        batch_size=batch_size,
         device=device,
         dtype=dtype_of(precision),
     )

@@ -106,7 +106,7 @@ def _clean_latents(
     if stop < sampling.steps - 1 and sampling.mode_scale > 0:
         form = run.config.guidance_form
         guidance = ModeGuidance(scale=sampling.mode_scale, t_stop=stop, form=form).resolve(sampling.sampler)
-    sampler = run.sampler_like(guidance, batch_size=len(images), backend="eager", terms=(term,))
+    sampler = run.sampler_like(guidance=guidance, batch_size=len(images), backend="eager", terms=(term,))
     sampler.sample(*run.inputs(images, modes))
     return term.by_step
 
