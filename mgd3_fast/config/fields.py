@@ -55,12 +55,7 @@ def argument(help: str, *, metavar: str, **rest: Any) -> Any:
 
 
 def whole(
-    help: str,
-    *,
-    default: Any = MISSING,
-    lowest: int = 1,
-    highest: int | None = None,
-    metavar: str = "N",
+    help: str, *, default: Any = MISSING, lowest: int = 1, highest: int | None = None, metavar: str = "N"
 ) -> Any:
     """Declare a whole number; see `option` and `check_whole`."""
     check = partial(check_whole, lowest=lowest, highest=highest)

@@ -34,8 +34,7 @@ class Chunk:
     offsets: tuple[int, ...]
 
 
-def chunk_bytes(device: torch.device) -> int:
-    """Bytes that the features of a chunk may have: at most an eighth of the memory that is free."""
+def _chunk_bytes(device: torch.device) -> int:
     if device.type != "cuda":
         return CHUNK_ON_CPU
     free, _ = torch.cuda.mem_get_info(device)
@@ -70,10 +69,10 @@ def read_chunks(
         width: D.
         dtype: float32 or float16.
         device: Where the features are wanted.
-        most_bytes: Bytes of a chunk; `chunk_bytes(device)` by default.
+        most_bytes: Of a chunk; by default at most an eighth of the memory that is free on the device.
     """
     row_bytes = width * dtype.itemsize
-    chunks = split_into_chunks([n * row_bytes for n in rows], most_bytes or chunk_bytes(device))
+    chunks = split_into_chunks([n * row_bytes for n in rows], most_bytes or _chunk_bytes(device))
     if not chunks:
         return
     largest = max(sum(rows[place] for place in chunk) for chunk in chunks)

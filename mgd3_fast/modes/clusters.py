@@ -42,18 +42,9 @@ class ClusteringDiscovery(ABC):
     """A method of scikit-learn's, on one class at a time and one thread."""
 
     def fit(self, features: Tensor, ipc: int, seed: int) -> Modes:
-        """Find the modes of a class; one with `ipc` distinct samples or fewer has these, see `few_distinct`.
+        """Find the modes of a class, as `ModeDiscovery.fit`.
 
-        Args:
-            features: float32 [n, D], n >= ipc.
-            ipc: K.
-            seed: 0..2^32-1.
-
-        Returns:
-            Modes, their weights, and the sample nearest to each.
-
-        Raises:
-            ValueError: n < ipc.
+        One with `ipc` distinct samples or fewer has these; see `few_distinct`.
         """
         samples = check_samples(features, ipc)
         few = few_distinct(samples, ipc, enough=ipc + 1)

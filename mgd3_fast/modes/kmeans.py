@@ -38,22 +38,9 @@ class KMeansDiscovery:
         return self._runner.on_device
 
     def fit(self, features: Tensor, ipc: int, seed: int) -> Modes:
-        """Cluster the latents of a class.
+        """Cluster the latents of a class, as `ModeDiscovery.fit`; modes are in K-means' order.
 
-        Fewer than `ipc` distinct samples would leave clusters empty. Then the modes are the distinct
-        samples in order of first appearance, repeated in turn until there are `ipc`, and the copies of a
-        sample share its weight equally.
-
-        Args:
-            features: float32 [n, D], n >= ipc.
-            ipc: K.
-            seed: 0..2^32-1.
-
-        Returns:
-            Modes in K-means order, their shares of the samples, and the sample nearest to each.
-
-        Raises:
-            ValueError: n < ipc.
+        Where there are fewer than `ipc` distinct samples, these are the modes; see `few_distinct`.
         """
         return self.fit_many(features, (0, len(features)), ipc, seed)[0]
 

@@ -54,15 +54,24 @@ class ModeDiscovery(Protocol):
     """Finds modes; must give the same bytes for the same arguments, whatever the machine's thread count."""
 
     def fit(self, features: Tensor, ipc: int, seed: int) -> Modes:
-        """Find `ipc` modes among float32 features [n, D], n >= ipc."""
+        """Find the modes of a class.
+
+        Args:
+            features: float32 [n, D], n >= ipc.
+            ipc: K.
+            seed: 0..2^32-1.
+
+        Returns:
+            Modes, their weights, and the sample nearest to each.
+
+        Raises:
+            ValueError: n < ipc.
+        """
         ...
 
 
 def method_named(
-    name: str,
-    *,
-    latent_shape: tuple[int, int, int] | None = None,
-    runner: KMeansRunner | None = None,
+    name: str, *, latent_shape: tuple[int, int, int] | None = None, runner: KMeansRunner | None = None
 ) -> ModeDiscovery:
     """Make a method known by name.
 

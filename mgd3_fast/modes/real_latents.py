@@ -17,18 +17,9 @@ class RandomDiscovery:
     """Latents of `ipc` different images of the class, each as likely as any other: MGD3's Table 7."""
 
     def fit(self, features: Tensor, ipc: int, seed: int) -> Modes:
-        """Draw the latents of `ipc` images; copies of an image count as one.
+        """Draw latents, which stay in the class's order; copies of an image count as one.
 
-        Args:
-            features: float32 [n, D], n >= ipc.
-            ipc: K.
-            seed: 0..2^32-1.
-
-        Returns:
-            Real latents in the class's order, and the share of the images nearest to each.
-
-        Raises:
-            ValueError: n < ipc.
+        As `ModeDiscovery.fit`; a weight is the share of the images nearest to the mode.
         """
         samples = check_samples(features, ipc)
         few = few_distinct(samples, ipc, enough=ipc)
@@ -47,16 +38,8 @@ class HerdingDiscovery:
 
         x_k = argmin_x |mu - (x + x_1 + ... + x_{k-1}) / k| over the images that are not chosen yet.
 
-        Args:
-            features: float32 `[n, D]`, n >= ipc.
-            ipc: K.
-            seed: Of no use: nothing is random.
-
-        Returns:
-            The chosen images in order of choice, and the share of the images nearest to each.
-
-        Raises:
-            ValueError: n < ipc.
+        As `ModeDiscovery.fit`, in order of choice; a weight is the share of the images nearest to the mode.
+        The seed is of no use: nothing is random.
         """
         samples = check_samples(features, ipc)
         points = samples.double()

@@ -11,12 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from mgd3_fast.config import DistillConfig
-from mgd3_fast.config.distill import REAL_METHODS
 from mgd3_fast.errors import Interrupted
 from mgd3_fast.progress import SILENT, Progress
 from mgd3_fast.run.finishing import export_images, finish
-from mgd3_fast.run.generated import GeneratedImages, open_generated
-from mgd3_fast.run.real_images import open_real_images
+from mgd3_fast.run.generated import GeneratedImages
+from mgd3_fast.run.preparing import prepare
 from mgd3_fast.run.run import Run
 from mgd3_fast.run.trace import write_trace
 from mgd3_fast.versions import versions
@@ -94,17 +93,6 @@ def distill(config: DistillConfig, progress: Progress = SILENT) -> DistilledData
     return DistilledDataset(
         run.folder.out, manifest, len(left.images), missing, run.timings.rounded(), export
     )
-
-
-def prepare(config: DistillConfig, progress: Progress) -> Run:
-    """Open what a run starts from, and decide and check everything; nothing is written.
-
-    Raises:
-        UserError: As `distill`.
-    """
-    if config.method in REAL_METHODS:
-        return open_real_images(config, progress)
-    return open_generated(config, progress)
 
 
 @dataclass(frozen=True)

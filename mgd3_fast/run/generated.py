@@ -5,11 +5,9 @@ Shape letters: B images of a batch, C channels, h w latent size.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -19,20 +17,14 @@ from torch import Tensor
 from mgd3_engine import GuidedSampler, ModeGuidance, image_seed, image_seeds
 from mgd3_fast.config import DistillConfig
 from mgd3_fast.devices import autoencoder_dtype, device_name
-from mgd3_fast.generators import SamplingDefaults, for_run
-from mgd3_fast.modes import choose_discovery, header_of
+from mgd3_fast.generators import SamplingDefaults
 from mgd3_fast.run.decoding import DecodeQueue
-from mgd3_fast.run.mode_finder import ModeFinder, given_modes
-from mgd3_fast.run.run import Run, Timings, layout_for
-from mgd3_fast.run.sampler import batch_rows, class_ids, sampler_of
-from mgd3_fast.run.sources import Sources, open_sources
-from mgd3_fast.run.trace import requested_trace
-from mgd3_fast.storage.cache import cache_dir_or_default
+from mgd3_fast.run.mode_finder import ModeFinder
+from mgd3_fast.run.run import Run
 from mgd3_fast.writers import MODES, PngWriter
 
 if TYPE_CHECKING:
     from mgd3_fast.modes import ModeSet
-    from mgd3_fast.progress import Progress
 
 D4M_STRENGTH = 0.7  # Su et al. 2024
 
@@ -86,7 +78,7 @@ class GeneratedImages(ModeFinder, Run):
             "mode_scale": sampling.mode_scale,
             "t_stop": sampling.t_stop,
             "guidance_form": self.guidance.form if self.guidance else "none",
-            "start_strength": _start_strength(config),
+            "start_strength": start_strength(config),
             "backend": self.sampler.backend,
             "precision": self.sources.precision,
             "batch_size": self.sampler.batch_shape,
@@ -99,12 +91,7 @@ class GeneratedImages(ModeFinder, Run):
         not depend on which others are made in this call or share its batch. On a GPU decoding and writing
         run beside the sampler, so that seconds of the stages can add up to more than the total.
 
-        Args:
-            images: Image numbers.
-            modes: Modes of at least the classes of these images.
-
-        Returns:
-            Nothing: images that cannot be read are left out by `encode`.
+        Images that cannot be read are left out by `encode`.
         """
         block, B = self.layout.block(*self.config.shard_of()), self.sampler.batch_shape
         preparation, progress, timings = self.sampler.preparation, self.progress, self.timings
@@ -196,7 +183,7 @@ class GeneratedImages(ModeFinder, Run):
         sampling = self.sampling
         guidance = "no mode guidance"
         if self.config.method == "d4m":
-            guidance = f"starting at the noised mode, strength {_start_strength(self.config):g}"
+            guidance = f"starting at the noised mode, strength {start_strength(self.config):g}"
         if self.guidance is not None:
             guidance = (
                 f"mode guidance {self.guidance.form}, scale {self.guidance.scale:g},"
@@ -222,75 +209,11 @@ class GeneratedImages(ModeFinder, Run):
         return self.sampling.steps - 1 - self.guidance.t_stop if self.guidance else 0
 
 
-def open_generated(config: DistillConfig, progress: Progress) -> GeneratedImages:
-    """Open dataset and generator, decide everything and check that it can be done; nothing is written.
-
-    Raises:
-        UserError: If something named does not exist, does not fit, or cannot be done on this machine.
-    """
-    timings = Timings()
-    sources = _with_prompts(open_sources(config, progress), config, progress)
-    generator, layout = sources.generator, layout_for(config, sources.dataset)
-    sampling = config.sampling(generator.defaults)
-    guidance, rows = _mode_guidance(config, sampling), config.batch_size
-    if not isinstance(rows, int):
-        rows = batch_rows(len(layout), math.prod(generator.latent_shape[1:]), sources.device.type)
-    with progress.activity(f"loading {generator.name}"):
-        sampler_like = partial(
-            sampler_of(generator, sources.device, sources.precision, sampling),
-            spacing=config.spacing,
-            eta=config.eta,
-            start_strength=_start_strength(config),
-            cache_dir=cache_dir_or_default(config.cache_dir),
-        )
-        sampler = sampler_like(guidance=guidance, batch_size=rows, backend=config.backend)
-    given = given_modes(config)
-    header = header_of(given) if given else {}
-    run = GeneratedImages(
-        config=config,
-        dataset=sources.dataset,
-        layout=layout,
-        progress=progress,
-        timings=timings,
-        sources=sources,
-        discovery=choose_discovery(config, sources.device, header),
-        header=header,
-        sampling=sampling,
-        class_ids=class_ids(sources, progress),
-        guidance=guidance,
-        sampler=sampler,
-        sampler_like=sampler_like,
-    )
-    requested_trace(config, layout, sampling)  # a wrong one is found before any work
-    progress.note(run.describe())
-    return run
-
-
-def _start_strength(config: DistillConfig) -> float | None:
+def start_strength(config: DistillConfig) -> float | None:
     """Share of the steps that `method` d4m takes from the noised mode; None for a start at noise."""
     if config.method != "d4m":
         return None
     return D4M_STRENGTH if config.start_strength is None else config.start_strength
-
-
-def _mode_guidance(config: DistillConfig, sampling: SamplingDefaults) -> ModeGuidance | None:
-    if config.method != "mgd3" or sampling.mode_scale == 0 or sampling.t_stop >= sampling.steps - 1:
-        return None
-    guidance = ModeGuidance(scale=sampling.mode_scale, t_stop=sampling.t_stop, form=config.guidance_form)
-    return guidance.resolve(sampling.sampler)
-
-
-def _with_prompts(sources: Sources, config: DistillConfig, progress: Progress) -> Sources:
-    generator = for_run(
-        sources.generator,
-        sources.dataset,
-        prompts=config.prompts,
-        prompt_template=config.prompt_template,
-        negative_prompt=config.negative_prompt,
-    )
-    if generator.prompts is not None:
-        progress.note(generator.prompts.describe())
-    return replace(sources, generator=generator)
 
 
 def _portable(source: str) -> str:

@@ -60,13 +60,7 @@ class ModeFinder:
     """Whether given modes may have been found in latents of another number format."""
 
     def encode(self, classes: Sequence[int]) -> list[dict[str, str]]:
-        """Encode what the modes of some classes still lack; writes to the cache only.
-
-        Args:
-            classes: Places of the classes in the run.
-
-        Returns:
-            Images that were left out because they cannot be read, and why.
+        """Encode what the modes of some classes still lack, and return which images are left out; see `Run`.
 
         Raises:
             UserError: If given modes are of something else, an image is damaged, or the disk has no room.
@@ -80,10 +74,7 @@ class ModeFinder:
         return left_out(report.bad_images)
 
     def find_modes(self, classes: Sequence[int]) -> ModeSet:
-        """Load, take up or find the modes of at least some classes.
-
-        Args:
-            classes: Places of the classes in the run.
+        """Load, take up or find the modes of at least some classes; see `Run`.
 
         Raises:
             UserError: As `encode`.

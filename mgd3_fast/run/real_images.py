@@ -83,15 +83,7 @@ class RealImages(Run):
         return self.dataset
 
     def make_images(self, images: Sequence[int], modes: Dataset) -> list[dict[str, str]]:
-        """Choose the images of each class, and write those that are to be written.
-
-        Args:
-            images: Image numbers, ascending.
-            modes: The classes.
-
-        Returns:
-            Images that cannot be read.
-        """
+        """Choose the images of each class, and write those that are to be written; see `Run`."""
         folder, layout = self.folder, self.layout
         with (
             self.progress.stage("choose", total=len(images), unit="img") as bar,

@@ -51,8 +51,9 @@ class Timings:
 class Run(ABC):
     """A run with every choice made.
 
-    `encode`, `find_modes` and `make_images` are its units of work. Each can be done twice, by any process:
-    what is there already is taken up, and what comes out is the same.
+    `encode`, `find_modes` and `make_images` are its units of work, given places of classes in the run, or
+    ascending numbers of images. Each can be done twice, by any process: what is there already is taken up,
+    and what comes out is the same.
 
     Args:
         config: What was asked for.
@@ -108,7 +109,7 @@ class Run(ABC):
 
     @abstractmethod
     def make_images(self, images: Sequence[int], modes: Any) -> list[dict[str, str]]:
-        """Make and write some images, and return which source images were left out."""
+        """Make and write some images from modes of their classes; return which sources were left out."""
 
     @abstractmethod
     def save_modes(self, modes: Any) -> tuple[str, ...]:

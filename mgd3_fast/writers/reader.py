@@ -159,8 +159,8 @@ def _of_manifest(path: Path, manifest: dict[str, Any]) -> LabelledFolder:
     listed, held = {one["name"] for one in manifest["classes"]}, {image.class_name for image in images}
     if listed != held:
         raise UserError(
-            f"classes must be those of the images, got {min(listed ^ held)!r} on one side only"
-            f" in the manifest of {path}"
+            f"the manifest of {path} is damaged: class {min(listed ^ held)!r} is in its list of classes or in"
+            " its images, but not in both"
         )
     for image in (images[0], images[-1]):
         if not 0 <= image.label < len(names):

@@ -8,11 +8,9 @@ written: the manifest is there if and only if the run is complete.
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -23,13 +21,13 @@ from mgd3_fast.progress import SILENT, Progress
 from mgd3_fast.writers.journal import Journal, read_journal
 from mgd3_fast.writers.layout import Layout
 from mgd3_fast.writers.manifest import MANIFEST, read_manifest
+from mgd3_fast.writers.out_files import file_digest, unwritable_error
 
 WORK = ".mgd3-fast"
 MODES = "modes.safetensors"
 MODE_PLOTS = "mode-plots"
 CONTACT_SHEET = "contact_sheet.png"
 MANY_IMAGES = 2000  # reading more takes seconds
-_CHUNK_BYTES = 1 << 20
 
 
 def check_ours(out: Path) -> None:
@@ -48,25 +46,6 @@ def check_ours(out: Path) -> None:
     if foreign:
         more = f" and {len(foreign) - 1} more" if len(foreign) > 1 else ""
         raise UserError(f"out must be empty or hold a run of mgd3-fast, got {out} with {foreign[0]!r}{more}")
-
-
-def check_writable(out: Path) -> None:
-    """Try whether a folder, which need not exist, can be made and written, and leave no trace.
-
-    Raises:
-        UserError: With the system's reason.
-    """
-    made = [folder for folder in (out, *out.parents) if not folder.exists()]
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=out) as probe:
-            probe.write(b"x")
-    except OSError as error:
-        raise unwritable_error(out, error) from None
-    finally:
-        with suppress(OSError):
-            for folder in made:
-                folder.rmdir()
 
 
 class RunFolder:
@@ -247,25 +226,3 @@ class RunFolder:
                     f"{self.out} holds a run of other settings, whose {name} is {found.get(name)!r} while"
                     f" {wanted.get(name)!r} is asked for: choose another out"
                 )
-
-
-def file_digest(path: Path) -> str | None:
-    """The sha256 of a file, or None where there is none."""
-    try:
-        return sha256_of(path)
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-
-
-def sha256_of(path: Path) -> str:
-    """The sha256 of a file of any size, as hexadecimal digits."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(_CHUNK_BYTES):
-            digest.update(chunk)
-    return digest.hexdigest()
-
-
-def unwritable_error(out: Path, error: OSError) -> UserError:
-    """Say that an output folder cannot be written, with the system's reason."""
-    return UserError(f"out must be a folder that can be written, got {out}: {error.strerror}")
