@@ -43,13 +43,10 @@ OUR_PACKAGES = ("mgd3_fast", "mgd3_engine", "mgd3_kernels")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command.
+    """Run one command, and return its exit status.
 
     Args:
         argv: Arguments without the program's name; the process's own by default.
-
-    Returns:
-        The exit status.
     """
     try:
         with _terminable():

@@ -153,14 +153,7 @@ class DistillConfig(DiscoverConfig):
         return [] if self.trace is None else _read_images(self.trace)
 
     def stops_traced(self, steps: int, t_stop: int) -> list[int]:
-        """Read `trace_stops`.
-
-        Args:
-            steps: S of the run.
-            t_stop: Its own t_stop.
-
-        Returns:
-            Each t_stop to trace, ascending.
+        """Read `trace_stops` of a run of S `steps` with a `t_stop`: each t_stop to trace, ascending.
 
         Raises:
             UserError: If one is not a whole number from 0 to S.
@@ -178,12 +171,6 @@ class DistillConfig(DiscoverConfig):
 
     def sampling(self, defaults: SamplingDefaults) -> SamplingDefaults:
         """Fill every `None` from a generator's defaults; `t_stop` keeps its share of the steps.
-
-        Args:
-            defaults: What the generator is sampled with unless told otherwise.
-
-        Returns:
-            Sampler, steps, scales and `t_stop` of this run.
 
         Raises:
             UserError: If what was given does not fit what was filled in.

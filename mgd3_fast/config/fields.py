@@ -30,7 +30,7 @@ def option(
     check: Callable[[str, Any], object] | None = None,
     **arguments: Any,
 ) -> Any:
-    """Declare a field that the command line offers as an option.
+    """Declare a field of a dataclass that the command line offers as an option.
 
     Args:
         help: Help text, without the default, which is added.
@@ -40,9 +40,6 @@ def option(
         metavar: How the value is named in the help.
         check: Called with the field's name and value; raises a `UserError`.
         arguments: Of argparse, for an option that is not one word with its value.
-
-    Returns:
-        A dataclass field.
     """
     metadata = {"help": help, "parse": parse, "choices": tuple(choices), "metavar": metavar, "check": check}
     return field(default=default, metadata={**metadata, "argparse": arguments})

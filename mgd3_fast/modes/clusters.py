@@ -104,16 +104,13 @@ def distinct_samples(samples: Tensor) -> tuple[NDArray[np.int64], NDArray[np.int
 
 
 def nearest_samples(samples: Tensor, centers: Tensor) -> Tensor:
-    """Row of the sample nearest to each centre, the first one of equals.
+    """Row of the sample nearest to each centre, the first one of equals; int64 [K].
 
     A matrix product narrows the choice, differences make it: cancellation decides no near tie.
 
     Args:
         samples: [n, D].
         centers: [K, D], on the same device.
-
-    Returns:
-        int64 [K].
     """
     points, centers = samples.double(), centers.double()
     squares = points.square().sum(1)

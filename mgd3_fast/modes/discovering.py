@@ -88,7 +88,7 @@ def discover_modes(
     num_workers: int | None = None,
     chunk_bytes: int | None = None,
 ) -> ModeSet:
-    """Find the modes of every class.
+    """Find the modes of every class, in the dataset's order.
 
     Args:
         dataset: The classes.
@@ -101,9 +101,6 @@ def discover_modes(
             not depend on it.
         chunk_bytes: Latents that a runner for GPUs gets at a time; chosen from free memory by default. The
             result does not depend on it.
-
-    Returns:
-        The modes, classes in the dataset's order.
 
     Raises:
         UserError: A class without latents, with fewer images than `ipc`, or of another latent shape, found

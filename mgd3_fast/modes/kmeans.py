@@ -45,16 +45,13 @@ class KMeansDiscovery:
         return self.fit_many(features, (0, len(features)), ipc, seed)[0]
 
     def fit_many(self, features: Tensor, offsets: Sequence[int], ipc: int, seed: int) -> list[Modes]:
-        """Cluster the latents of P classes in one call of the runner, each as `fit` would.
+        """Cluster P classes in one call of the runner, each as `fit` would; their modes are on the CPU.
 
         Args:
             features: float32 or float16 [N, D], on the runner's device.
             offsets: P + 1 numbers; class p has rows offsets[p]..offsets[p + 1], at least ipc.
             ipc: K.
             seed: 0..2^32-1, the same for each class.
-
-        Returns:
-            Modes of each class, on the CPU.
 
         Raises:
             ValueError: A class has fewer rows than ipc.

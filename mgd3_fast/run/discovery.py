@@ -29,9 +29,6 @@ def discover(
         progress: Receives bars and notes.
         sources: What `open_sources(config)` gave, if it is open already.
 
-    Returns:
-        The file and the modes.
-
     Raises:
         UserError: If the file or folder is or holds something else, or as `encode` does.
     """
@@ -65,14 +62,7 @@ def discover(
 def discover_and_plot(
     config: DiscoverAndPlotConfig, progress: Progress = SILENT
 ) -> tuple[Path, ModeSet, list[Path]]:
-    """Find the modes of a dataset as `discover` does, and draw those of some classes.
-
-    Args:
-        config: As for `discover`; which classes are drawn, in which projection, into which folder.
-        progress: Receives bars and notes.
-
-    Returns:
-        The file of modes, the modes, and the pictures.
+    """Find the modes of a dataset as `discover` does, and draw those of some classes: also the pictures.
 
     Raises:
         UserError: As `discover`, for classes that are not opened, and without matplotlib; all of it before

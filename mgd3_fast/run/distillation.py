@@ -72,9 +72,6 @@ def distill(config: DistillConfig, progress: Progress = SILENT) -> DistilledData
         config: What to distil, with what, into which folder.
         progress: Receives bars and notes.
 
-    Returns:
-        The distilled dataset.
-
     Raises:
         UserError: If the configuration does not fit the dataset, the generator or this machine, or the folder
             holds something else.

@@ -92,9 +92,9 @@ def _note_equal_images(run: Run, digests: dict[int, str]) -> None:
     for row, name in enumerate(run.layout.class_names):
         different = len({digests[image] for image in range(row * ipc, (row + 1) * ipc)})
         if different < ipc:
-            equal.append(f"{name} ({different} of {ipc})")
+            equal.append(f"{name} has {different} of {ipc}")
     if equal:
-        run.progress.note(f"equal images were chosen; different ones of class {listed(equal)}")
+        run.progress.note(f"images are not all different: {listed(equal)}")
 
 
 def _source_sections(run: Run, sessions: list[dict[str, Any]]) -> dict[str, Any]:

@@ -80,10 +80,10 @@ class ModeFinder:
             UserError: As `encode`.
         """
         modes = self.given or self._found(classes)
-        repeating = [f"{name} ({different} of {modes.ipc})" for name, different in modes.repeating().items()]
+        repeating = [f"{name} has {count} of {modes.ipc}" for name, count in modes.repeating().items()]
         if repeating:
             self.progress.note(
-                "fewer different images than modes, which repeat in turn; different modes of class"
+                "modes are not all different, because there are not as many different images:"
                 f" {listed(repeating)}"
             )
         return modes
@@ -103,7 +103,7 @@ class ModeFinder:
         wanted = _described(
             self.discovery, dataset.class_names, self.discovery.kmeans, latents_of(dataset, store)
         )
-        differing = [name for name in found if found[name] != wanted[name]]
+        differing = [name for name in wanted if name in found and found[name] != wanted[name]]
         for name in differing:
             if not (self.takes_other_formats and name in _NUMBER_FORMATS):
                 said = _MISFITS.get(name, f"its {name} is {found[name]}, not {wanted[name]}")

@@ -185,7 +185,7 @@ def select_images(
     on_bad_image: str = "error",
     bad_images: list[BadImage] | None = None,
 ) -> Selection:
-    """Choose `ipc` real images of a class.
+    """Choose `ipc` real images of a class, the same on every machine.
 
     "random" draws different ones, each as likely. "herding" and "kmeans-closest" (the image nearest to each
     K-means centre) compare pixels: the centre crop at 32 x 32, in 0..1.
@@ -198,9 +198,6 @@ def select_images(
         seed: Of "random" and of K-means.
         on_bad_image: "error", or "skip": bad images are never chosen.
         bad_images: Receives those that were found.
-
-    Returns:
-        The choice; the same on every machine.
 
     Raises:
         UserError: No such method, too few good images, or a bad one with `on_bad_image="error"`.

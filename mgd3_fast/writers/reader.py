@@ -34,14 +34,11 @@ _NOT_FACTS = ("file", "label", "class", "sha256")
 
 
 def read_run(path: Path, option: str) -> LabelledFolder:
-    """Read what a finished run's manifest lists; no image is touched.
+    """Read what a finished run's manifest lists, with its sha256; no image is touched.
 
     Args:
         path: A folder that `distill` wrote.
         option: What the folder was given as, for messages.
-
-    Returns:
-        The images with the sha256 of the manifest.
 
     Raises:
         UserError: There is no finished run of this version, or its manifest names what cannot be.
