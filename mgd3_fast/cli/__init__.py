@@ -15,14 +15,14 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import MISSING, Field, fields
 from importlib import import_module
 from types import FrameType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from mgd3_fast import __version__
-from mgd3_fast.cli.options import OneLineParser, add_options, config_from
 from mgd3_fast.errors import UserError
 from mgd3_fast.progress import Progress
 
@@ -71,14 +71,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 def configure(command: str, parser: argparse.ArgumentParser) -> None:
     """Declare the options of a command, those that every command has at the end."""
     module = import_module(f"mgd3_fast.cli.{command}")
-    add_options(parser, module.CONFIG, getattr(module, "FLAGS", {}))
+    _add_options(parser, module.CONFIG, getattr(module, "FLAGS", {}))
     parser.add_argument("--quiet", action="store_true", help="print no progress, only mistakes")
     parser.add_argument("--json", action="store_true", help="print the result as one JSON object")
 
 
 def _run(argv: list[str]) -> None:
     """Only the named command's module is imported, and heavy libraries only when it runs."""
-    parser = OneLineParser(
+    parser = _OneLineParser(
         prog="mgd3-fast",
         description="Mode-guided diffusion dataset distillation: a labelled dataset in, a small one out.",
         epilog="`mgd3-fast COMMAND --help` lists a command's options.",
@@ -92,12 +92,67 @@ def _run(argv: list[str]) -> None:
             configure(name, command)
     arguments = parser.parse_args(argv)
     module = import_module(f"mgd3_fast.cli.{arguments.command}")
-    config = config_from(arguments, module.CONFIG)
+    config = _config_from(arguments, module.CONFIG)
     result, text = module.run(config, Progress(quiet=arguments.quiet))
     if arguments.json:
         print(json.dumps(result))
     elif not arguments.quiet or arguments.command == "doctor":  # whose only result is this text
         print(text)
+
+
+class _OneLineParser(argparse.ArgumentParser):
+    """An argument parser whose complaint is one line on standard error, exit status 2."""
+
+    def error(self, message: str) -> NoReturn:
+        """Say what is wrong and where the help is, then leave with status 2."""
+        print(f"mgd3-fast: error: {' '.join(message.split())} (see {self.prog} --help)", file=sys.stderr)
+        raise SystemExit(2)
+
+
+def _add_options(parser: argparse.ArgumentParser, config_class: type[Any], flags: Mapping[str, str]) -> None:
+    """Give a parser one option, or argument, per field of a configuration; see `mgd3_fast.config.fields`.
+
+    Options are named as their fields, or as `flags` says.
+    """
+    for one in sorted(fields(config_class), key=lambda one: one.default is not MISSING):
+        told = dict(one.metadata["argparse"])
+        if told.get("action") != "store_true":
+            told["metavar"] = one.metadata["metavar"] or "|".join(one.metadata["choices"]) or one.name.upper()
+        if "positional" in one.metadata:
+            parser.add_argument(one.name, help=one.metadata["help"], **told)
+            continue
+        parser.add_argument(
+            flags.get(one.name, "--" + one.name.replace("_", "-")),
+            dest=one.name,
+            default=argparse.SUPPRESS,
+            required=one.default is MISSING,
+            help=_help_text(one),
+            **told,
+        )
+
+
+def _config_from(arguments: argparse.Namespace, config_class: type[Any]) -> Any:
+    """Build and check a configuration from parsed options; what was not given keeps its default."""
+    given = [one for one in fields(config_class) if hasattr(arguments, one.name)]
+    return config_class(**{one.name: _parsed(one, getattr(arguments, one.name)) for one in given})
+
+
+def _help_text(one: Field[Any]) -> str:
+    text = str(one.metadata["help"]).replace("%", "%%")
+    if one.default is MISSING:
+        return f"{text} (required)"
+    default = ",".join(map(str, one.default)) if isinstance(one.default, tuple) else one.default
+    return text if default is None or default is False else f"{text} (default: {default})"
+
+
+def _parsed(one: Field[Any], text: str | list[str]) -> Any:
+    """Text the field's parser refuses goes on as it is: the configuration's own check names the rule."""
+    if text == "" or (isinstance(text, list) and "" in text):
+        return text  # as a path it would silently be the folder at hand
+    try:
+        return one.metadata["parse"](text)
+    except ValueError:
+        return text
 
 
 @contextmanager

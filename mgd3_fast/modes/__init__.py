@@ -8,10 +8,17 @@ from mgd3_fast.modes.discovering import (
     modes_key,
 )
 from mgd3_fast.modes.kmeans_runners import NO_RUNNER, RUNNER_NAMES, kmeans_runner
-from mgd3_fast.modes.method import KMEANS_METHOD_NAMES, METHOD_NAMES, ModeDiscovery, Modes, method_named
-from mgd3_fast.modes.mode_set import ModeSet, header_of
+from mgd3_fast.modes.method import (
+    KMEANS_METHOD_NAMES,
+    METHOD_NAMES,
+    Discovery,
+    ModeDiscovery,
+    choose_discovery,
+    choose_runner,
+    method_named,
+)
+from mgd3_fast.modes.mode_set import Modes, ModeSet, header_of
 from mgd3_fast.modes.real_latents import HerdingDiscovery
-from mgd3_fast.modes.spec import Discovery, choose_discovery, choose_runner
 
 __all__ = [
     "KMEANS_METHOD_NAMES",

@@ -21,8 +21,8 @@ from mgd3_fast.errors import UserError
 from mgd3_fast.latents import ClassLatents, LatentStore
 from mgd3_fast.modes.class_chunks import read_chunks
 from mgd3_fast.modes.kmeans import KMeansDiscovery
-from mgd3_fast.modes.method import ModeDiscovery, Modes
-from mgd3_fast.modes.spec import Discovery
+from mgd3_fast.modes.method import Discovery, ModeDiscovery
+from mgd3_fast.modes.mode_set import Modes
 from mgd3_fast.storage.tensor_files import open_if_whole, save_tensors
 
 _FORMAT = "mgd3-fast class modes 2"

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mgd3_fast.modes.method import Modes
+from mgd3_fast.modes.mode_set import Modes
 
 _ROWS_AT_A_TIME = 1024  # of float64 differences: 32 MiB at D = 4096
 

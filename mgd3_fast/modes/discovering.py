@@ -22,9 +22,8 @@ from mgd3_fast.modes.class_modes import ClassModes
 from mgd3_fast.modes.clusters import one_thread
 from mgd3_fast.modes.kmeans import KMeansDiscovery
 from mgd3_fast.modes.kmeans_runners import NO_RUNNER, kmeans_runner
-from mgd3_fast.modes.method import Modes, method_named
-from mgd3_fast.modes.mode_set import ModeSet
-from mgd3_fast.modes.spec import Discovery
+from mgd3_fast.modes.method import Discovery, method_named
+from mgd3_fast.modes.mode_set import Modes, ModeSet
 from mgd3_fast.progress import SILENT, Progress
 from mgd3_fast.storage.tensor_files import remove_leftovers
 

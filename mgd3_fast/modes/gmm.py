@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mgd3_fast.modes.clusters import ClusteringDiscovery, cluster_modes, few_distinct, nearest_samples
-from mgd3_fast.modes.method import Modes
+from mgd3_fast.modes.mode_set import Modes
 
 SAMPLES_PER_DIMENSION = 2
 MOST_COMPONENTS = 32

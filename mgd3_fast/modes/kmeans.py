@@ -14,7 +14,7 @@ from torch import Tensor
 
 from mgd3_fast.modes.clusters import few_distinct, member_means, nearest_samples, one_thread, shares
 from mgd3_fast.modes.kmeans_runners import KMeansRunner, SklearnKMeans
-from mgd3_fast.modes.method import Modes
+from mgd3_fast.modes.mode_set import Modes
 
 POOLED_SIDE = 8
 

@@ -1,6 +1,6 @@
-"""The modes of all classes of a run, and the file they are kept in.
+"""The modes of a class, those of all classes of a run, and the file they are kept in.
 
-Shape letters: N classes, K modes of a class (= ipc), C channels, h w latent size.
+Shape letters: N classes, D = C*h*w, K modes of a class (= ipc), C channels, h w latent size.
 """
 
 from __future__ import annotations
@@ -16,6 +16,21 @@ from mgd3_fast.errors import UserError
 from mgd3_fast.storage.tensor_files import DamagedFileError, check_contents, open_tensors, save_tensors
 
 _FORMAT = "mgd3-fast modes 2"
+
+
+@dataclass(frozen=True)
+class Modes:
+    """Modes of one class.
+
+    Args:
+        centers: float32 [K, D], in the units of the diffusion latents.
+        weights: float32 [K], share of the class's images that each mode stands for; they add up to 1.
+        source_index: int64 [K], row of the sample nearest to each mode.
+    """
+
+    centers: Tensor
+    weights: Tensor
+    source_index: Tensor
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from mgd3_fast.modes.clusters import check_samples, distinct_samples, few_distinct, nearest_centers, shares
-from mgd3_fast.modes.method import Modes
+from mgd3_fast.modes.mode_set import Modes
 
 
 class RandomDiscovery:

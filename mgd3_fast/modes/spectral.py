@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mgd3_fast.modes.clusters import ClusteringDiscovery, cluster_modes
-from mgd3_fast.modes.method import Modes
+from mgd3_fast.modes.mode_set import Modes
 
 NEIGHBOURS = 10
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from mgd3_fast.writers.work_queue import WorkQueue
+from mgd3_fast.writers import WorkQueue
 
 if TYPE_CHECKING:
     from mgd3_fast.generators import Autoencoder

@@ -70,7 +70,8 @@ def _open_generated(config: DistillConfig, progress: Progress) -> GeneratedImage
         sampler=sampler,
         sampler_like=sampler_like,
     )
-    requested_trace(config, layout, sampling)  # a wrong one is found before any work
+    if config.trace is not None:
+        requested_trace(config, layout, sampling)  # a wrong one is found before any work
     progress.note(run.describe())
     return run
 

@@ -151,7 +151,7 @@ class TestChoice:
             choose_runner(wanted, method, ipc, device)
 
     def test_without_triton(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("mgd3_fast.modes.spec.find_spec", lambda name: None)
+        monkeypatch.setattr("mgd3_fast.modes.method.find_spec", lambda name: None)
         assert choose_runner("auto", "kmeans", 10, CUDA) == ("sklearn", "Triton is not installed")
 
     def test_cuml_where_it_is_installed(self, cuml: list[RecordingKMeans]) -> None:
