@@ -142,7 +142,7 @@ def _help_text(one: Field[Any]) -> str:
     if one.default is MISSING:
         return f"{text} (required)"
     default = ",".join(map(str, one.default)) if isinstance(one.default, tuple) else one.default
-    return text if default is None or default is False else f"{text} (default: {default})"
+    return text if default in (None, "") or default is False else f"{text} (default: {default})"
 
 
 def _parsed(one: Field[Any], text: str | list[str]) -> Any:
