@@ -114,7 +114,8 @@ def _add_options(parser: argparse.ArgumentParser, config_class: type[Any], flags
 
     Options are named as their fields, or as `flags` says.
     """
-    for one in sorted(fields(config_class), key=lambda one: one.default is not MISSING):
+    declared = [one for one in fields(config_class) if "help" in one.metadata]
+    for one in sorted(declared, key=lambda one: one.default is not MISSING):
         told = dict(one.metadata["argparse"])
         if told.get("action") != "store_true":
             told["metavar"] = one.metadata["metavar"] or "|".join(one.metadata["choices"]) or one.name.upper()
