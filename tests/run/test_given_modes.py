@@ -200,7 +200,7 @@ def test_given_modes_of_any_runner_need_no_option(run: Run, tmp_path: Path) -> N
     assert run(tmp_path / "first")[0].made == 0
 
 
-@pytest.mark.parametrize("method", ["kmeans", "kmeans-closest", "kmeans-pooled", "gmm", "dbscan", "random"])
+@pytest.mark.parametrize("method", ["kmeans", "kmeans-pooled", "gmm", "random"])
 def test_repeating_modes_are_told_by_class_and_count(
     run: Run, pictures: Path, tmp_path: Path, method: str
 ) -> None:
