@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from mgd3_engine.files.weights import check_weights, read_weights, rooted
+from mgd3_engine.files.networks import check_weights, rooted
+from mgd3_engine.files.weights import read_weights
 from mgd3_fast.datasets import Dataset, imagenet_classes
 from mgd3_fast.errors import UserError
 from mgd3_fast.evaluate.networks import build_network

@@ -51,7 +51,7 @@ def read_autoencoder(path: Path) -> dict[str, Tensor]:
         FileNotFoundError: The weights are missing.
         ValueError: The files are damaged, or hold whole numbers, as of a quantised network.
     """
-    weights = first_stage(read_model_weights(path) if path.is_dir() else read_weights(path)[0])
+    weights = _first_stage(read_model_weights(path) if path.is_dir() else read_weights(path)[0], path)
     weights = from_original(weights) if is_original(weights) else present_names(weights)
     for name, tensor in weights.items():
         if not tensor.is_floating_point():
@@ -88,7 +88,7 @@ def vq_config(path: Path) -> VQConfig:
         return _stated(VQConfig, path / "config.json")
     weights, _ = read_weights(path)
     try:
-        return vq_config_of(first_stage(weights), weights.get(_SCALE))
+        return vq_config_of(_first_stage(weights, path), weights.get(_SCALE))
     except KeyError as error:
         raise UserError(f"{path} holds no vector-quantised autoencoder: {error.args[0]} is missing") from None
 
@@ -158,6 +158,13 @@ def save_autoencoder(
     settings = vae.config.settings() | {"scaling_factor": scaling_factor}
     with renamed(folder / "config.json", shared=True) as unfinished:
         unfinished.write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def _first_stage(weights: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
+    try:
+        return first_stage(weights)
+    except ValueError as error:
+        raise UserError(f"{path} cannot be read as an autoencoder: {error}") from None
 
 
 def _stated(kind: type[_Config], settings_file: Path) -> _Config:

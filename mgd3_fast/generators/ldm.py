@@ -18,7 +18,8 @@ from torch import Tensor
 
 from mgd3_engine import NoiseSchedule
 from mgd3_engine.files.digest import weights_digest
-from mgd3_engine.files.weights import check_weights, read_model_weights, read_weights
+from mgd3_engine.files.networks import check_weights
+from mgd3_engine.files.weights import read_model_weights, read_weights
 from mgd3_fast.config import SamplingDefaults
 from mgd3_fast.datasets.imagenet import imagenet_classes
 from mgd3_fast.errors import UserError

@@ -17,7 +17,8 @@ from torch import Tensor
 
 from mgd3_engine.files.digest import weights_digest
 from mgd3_engine.files.json_file import read_json
-from mgd3_engine.files.weights import TRANSFORMERS_STEMS, check_weights, read_model_weights
+from mgd3_engine.files.networks import check_weights
+from mgd3_engine.files.weights import TRANSFORMERS_STEMS, read_model_weights
 from mgd3_fast.errors import UserError
 from mgd3_fast.generators.base import Network
 from mgd3_fast.generators.hub import ModelFiles, loaded_or_refused

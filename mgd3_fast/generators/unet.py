@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from mgd3_engine.files.json_file import read_json
-from mgd3_engine.files.weights import check_weights, read_model_weights
+from mgd3_engine.files.networks import check_weights
+from mgd3_engine.files.weights import read_model_weights
 from mgd3_fast.errors import UserError
 from mgd3_fast.generators.hub import loaded_or_refused
 

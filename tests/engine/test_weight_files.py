@@ -19,15 +19,9 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from mgd3_engine.files.networks import check_weights, rooted
 from mgd3_engine.files.pickled import read_pickled
-from mgd3_engine.files.weights import (
-    WRAPPER_PARTS,
-    WRAPPERS,
-    check_weights,
-    read_model_weights,
-    read_weights,
-    rooted,
-)
+from mgd3_engine.files.weights import WRAPPER_PARTS, WRAPPERS, read_model_weights, read_weights
 from tests.fakes.random_networks import random_vae
 
 WEIGHTS = {"a.weight": torch.arange(6.0).view(2, 3), "b": torch.tensor([7], dtype=torch.int64)}
@@ -157,6 +151,15 @@ def test_one_network_of_a_file(layout: str) -> None:
     got = rooted({**others, **{f"{prefix}{name}": tensor for name, tensor in WEIGHTS.items()}}, ["a.weight"])
     assert got.keys() == WEIGHTS.keys()
     assert all(torch.equal(got[name], tensor) for name, tensor in WEIGHTS.items())
+
+
+def test_several_networks_of_a_file_are_not_chosen_from() -> None:
+    one = {f"{part}.a.weight": torch.ones(1) for part in ("student", "teacher")}
+    with pytest.raises(ValueError, match=r"it holds several networks, below student\. and teacher\."):
+        rooted(one, ["a.weight"])
+    assert rooted({**one, "model.a.weight": WEIGHTS["a.weight"]}, ["a.weight"]).keys() == {"a.weight"}
+    deep = {"net.a.weight": torch.ones(1), "net.layers.0.a.weight": torch.zeros(1)}
+    assert rooted(deep, ["a.weight"]).keys() == {"a.weight", "layers.0.a.weight"}
 
 
 def test_a_file_without_the_network_is_left_as_it_is() -> None:

@@ -377,6 +377,13 @@ def test_an_autoencoder_below_a_prefix(vae: Any, tmp_path: Path) -> None:
     assert KLAutoencoder(tmp_path / "vae.ckpt").digest == KLAutoencoder(tmp_path / "plain").digest
 
 
+def test_two_autoencoders_of_a_file_are_not_chosen_from(vae: Any, tmp_path: Path) -> None:
+    both = {f"{part}.{name}": one.clone() for part in ("a", "b") for name, one in vae.state_dict().items()}
+    torch.save(both, tmp_path / "vae.pt")
+    with pytest.raises(UserError, match=r"vae.pt cannot be read as an autoencoder: it holds several"):
+        _ = KLAutoencoder(tmp_path / "vae.pt").digest
+
+
 def test_half_precision_variant(vae: Any, tmp_path: Path) -> None:
     from copy import deepcopy
 

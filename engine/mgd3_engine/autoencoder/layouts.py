@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from mgd3_engine.files.weights import rooted
+from mgd3_engine.files.networks import rooted
 
 _ANCHORS = ("encoder.conv_in.weight", "decoder.conv_in.weight")  # both layouts have these names
 _PARTS = ("encoder.", "decoder.", "quant_conv.", "post_quant_conv.", "quantize.")

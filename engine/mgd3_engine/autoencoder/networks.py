@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from mgd3_engine.autoencoder.blocks import DownBlock, MidBlock, UpBlock
 from mgd3_engine.autoencoder.config import AutoencoderConfig, KLConfig, VQConfig
 from mgd3_engine.autoencoder.layers import Conv, Norm
-from mgd3_engine.files.weights import check_weights
+from mgd3_engine.files.networks import check_weights
 
 
 class Encoder(nn.Module):

@@ -22,14 +22,8 @@ from mgd3_engine.dit.layouts import (
 from mgd3_engine.dit.model import DiT, position_embedding
 from mgd3_engine.dit.presets import HEADS_OF_HIDDEN_SIZE
 from mgd3_engine.files.json_file import read_json
-from mgd3_engine.files.weights import (
-    check_weights,
-    read_model_weights,
-    read_weights,
-    rooted,
-    weight_files,
-    write_safetensors,
-)
+from mgd3_engine.files.networks import check_weights, rooted
+from mgd3_engine.files.weights import read_model_weights, read_weights, weight_files, write_safetensors
 
 _METADATA_KEY = "mgd3_dit_config"
 _ANCHORS = ("x_embedder.proj.weight", "pos_embed.proj.weight")  # the authors' name and diffusers'

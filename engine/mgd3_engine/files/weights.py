@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -94,49 +94,6 @@ def weight_files(stems: tuple[str, str] = DIFFUSERS_STEMS) -> tuple[tuple[str, s
         (f"{stem}.fp16.{end}", f"{stem}.fp16-*-of-?????.{end}", f"{stem}.{end}{_INDEX[1]}")
         for stem, end in formats
     )
-
-
-def rooted(weights: Mapping[str, Tensor], anchors: Collection[str]) -> dict[str, Tensor]:
-    """Take one network out of a file that has it under a name of its own, perhaps beside others.
-
-    "model.x_embedder.proj.weight" beside "loss.scale" is how Lightning stores the network of a module.
-
-    Args:
-        weights: All tensors of the file.
-        anchors: Names of tensors that the network has, one of which is enough.
-
-    Returns:
-        The tensors below the prefix of an anchor, without it: of several prefixes that of an average, else
-        the shortest. All of them where there is no prefix, or no anchor.
-    """
-    prefixes = {
-        name.removesuffix(anchor)
-        for name in weights
-        for anchor in anchors
-        if name == anchor or name.endswith(f".{anchor}")
-    }
-    prefix = min(prefixes, key=lambda one: (-one.count("ema"), len(one)), default="")
-    return {name.removeprefix(prefix): weights[name] for name in weights if name.startswith(prefix)}
-
-
-def check_weights(weights: Mapping[str, Tensor]) -> None:
-    """Refuse weights that no network can be computed with; single whole numbers are counters.
-
-    Raises:
-        ValueError: A tensor holds NaN or infinity, or whole numbers, as in a quantised network, that would be
-            cast to other weights than were meant; the message names it.
-    """
-    for name, tensor in weights.items():
-        if tensor.ndim and not tensor.is_floating_point():
-            raise ValueError(
-                f"the tensor {name} holds {tensor.dtype}, and weights are floating-point numbers"
-            )
-        if not tensor.is_floating_point() or not tensor.numel():
-            continue
-        values = tensor.to(torch.float16) if tensor.itemsize == 1 else tensor
-        # The extremes are NaN where there is any: 0.12 s for KL-f8 on a core, where isfinite takes 1.2.
-        if not torch.stack(values.aminmax()).isfinite().all():
-            raise ValueError(f"the tensor {name} holds NaN or infinity")
 
 
 def write_safetensors(path: Path, weights: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
