@@ -28,8 +28,11 @@ def run(arguments: argparse.Namespace) -> int:
     config = config_from(arguments, MetricsConfig)
     with loading():
         from mgd3_fast.metrics.measuring import measure
+        from mgd3_fast.pictures.style import check_matplotlib
         from mgd3_fast.writers import check_writable
 
+    if config.plot == "on":
+        check_matplotlib()
     if config.out is not None:
         check_writable(Path(config.out))
     measured = measure(config, progress_from(arguments))
