@@ -76,11 +76,7 @@ class LabelIndex:
         )
 
     def of(self, label: str, where: str) -> int:
-        """Place of a label's class in the names.
-
-        Args:
-            label: As the source writes it.
-            where: The image, for messages.
+        """Place in the names of the class of a label; `where` is its image, for messages.
 
         Raises:
             UserError: Out of range, or not a name.

@@ -133,7 +133,7 @@ def scan_classes(
     progress: Progress = SILENT,
     folders: Mapping[str, str] | None = None,
 ) -> tuple[tuple[ImageClass, ...], list[str]]:
-    """List the images of some class folders.
+    """List the images of some class folders, those of folders inside them included, by relative name.
 
     Args:
         root: Folder that holds them.
@@ -143,8 +143,7 @@ def scan_classes(
         folders: Folder of each class; that of its name by default.
 
     Returns:
-        One class per label, images sorted by relative name, folders inside a class folder included; and a
-        note where files were left out.
+        One class per label; and a note where files were left out.
 
     Raises:
         UserError: A folder is missing, or holds no image.

@@ -54,18 +54,11 @@ def open_ilsvrc_tar(
     """Find the images of some classes in a downloaded tar, without unpacking it.
 
     Names, sizes and times of change are those of the unpacked tree, and so are the keys made of them:
-    latents of one serve the other.
-
-    Args:
-        tar: ILSVRC2012_img_train.tar or ILSVRC2012_img_val.tar.
-        names: The full class list (wnids), in label order.
-        labels: Which of them to open.
-        split: "train" or "val".
-        indexes: Folder that keeps what a scan of the tar's headers found.
-        progress: Where the bar goes.
+    latents of one serve the other. Images are sorted by name; what a scan of the headers found is kept in
+    the folder `indexes`.
 
     Returns:
-        One class per label, images sorted by name; and a note where files were left out.
+        A class for each of the labels in the class list; and a note where files were left out.
 
     Raises:
         UserError: A class is missing, the tar is damaged, or the validation labels are not beside it.

@@ -78,20 +78,19 @@ def open_imagenet(
     progress: Progress = SILENT,
     cache_dir: Path | str | None = None,
 ) -> Dataset:
-    """Open a class list over an ILSVRC-2012 tree, or over its tar files as downloaded.
+    """Open a class list over an ILSVRC-2012 tree, or over its tar files as downloaded; see `open_dataset`.
+
+    `notes` of the dataset tell ILSVRC from fastai's re-splits and name unexpected counts.
 
     Args:
         name: One of `IMAGENET_NAMES`.
         data_dir: The tree: a folder with train/ (also nested as in ILSVRC/Data/CLS-LOC) or the folder of
             wnid folders itself; else the folder of ILSVRC2012_img_train.tar (and ILSVRC2012_img_val.tar
             with its labels), or such a file; $IMAGENET_DIR by default.
-        classes: Selector of `--classes`; all by default.
+        classes: Selector; all by default.
         split: "train" or "val".
         progress: Where the bar goes.
-        cache_dir: Where a tar's index is kept; `default_cache_dir()` by default.
-
-    Returns:
-        The dataset; `notes` tell ILSVRC from fastai's re-splits and name unexpected counts.
+        cache_dir: Keeps a tar's index.
 
     Raises:
         UserError: No tree given, no class folders in it, or some missing or empty.

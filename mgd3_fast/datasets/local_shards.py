@@ -75,14 +75,7 @@ def open_local_shards(
     cache_dir: Path | str | None,
     progress: Progress,
 ) -> Dataset:
-    """Open shards whose images can be read in any order.
-
-    Args:
-        shards: The shards.
-        paths: Their files, tars that are not compressed.
-        classes: Selector of `--classes`; all by default.
-        cache_dir: Where indexes are kept.
-        progress: Where the bar of a first scan goes.
+    """Open shards whose images can be read in any order: `paths` are tars that are not compressed.
 
     Raises:
         UserError: A damaged shard, a sample without image or label, a class without images.

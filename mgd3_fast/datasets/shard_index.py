@@ -116,14 +116,7 @@ class ShardIndex:
         *,
         is_stream: bool = True,
     ) -> Dataset:
-        """Open the dataset.
-
-        Args:
-            source: Names it.
-            shards: All of them, in the order of `source.shards`.
-            classes: Selector of `--classes`; all by default.
-            split: "train", "val" or "test".
-            is_stream: Whether it can only be read from front to back.
+        """Open the dataset of a source, whose shards are in the order of `source.shards`.
 
         Raises:
             UserError: An opened class has no image.
@@ -156,9 +149,9 @@ def build_index(
 
     Args:
         columns: Rows of each shard.
-        names: The class list as the source writes it; what the labels imply by default.
+        names: The class list as the source writes it; None for what the labels imply.
         where: The dataset, for messages.
-        left_out: Files that are no images, by suffix.
+        left_out: See `ShardIndex`.
 
     Raises:
         UserError: A label is out of range.

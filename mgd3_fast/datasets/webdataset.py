@@ -79,18 +79,10 @@ class Shards:
 def open_webdataset(
     spec: str, classes: str | None, split: str, cache_dir: Path | str | None, progress: Progress
 ) -> Dataset | Shards:
-    """Open `wds:PATTERN[#classes=FILE]`.
+    """Open `wds:PATTERN[#classes=FILE]`: the dataset where all shards are plain local tars, else a stream.
 
-    Args:
-        spec: Shards with brace expansion (`{000..146}`, `{a,b}`), `::` between patterns, and `*` in local
-            ones; paths, URLs, or `pipe:` and a command.
-        classes: Selector of `--classes`; all by default.
-        split: Only "train": shards have no splits.
-        cache_dir: Where indexes are kept.
-        progress: Where the bar goes.
-
-    Returns:
-        The dataset where all shards are plain local tars, otherwise a stream.
+    PATTERN has brace expansion (`{000..146}`, `{a,b}`), `::` between patterns, and `*` in local ones; it
+    names paths, URLs, or `pipe:` and a command. The split is "train": shards have no splits.
 
     Raises:
         UserError: No such shards, a damaged one, a sample without image or label, a class without images.

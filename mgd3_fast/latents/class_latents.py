@@ -88,12 +88,9 @@ class ClassLatents:
 
 
 def gather(class_name: str, readings: Iterable[tuple[int, NDArray[np.int64], Reading]]) -> ClassLatents:
-    """Find the latents of a class in what is stored of its shards.
+    """Find the latents of a class in complete readings of its shards, one at least.
 
-    Args:
-        class_name: Its name, for bad images.
-        readings: Of each shard, one at least: position in the class of the first image, rows of the images
-            in the shard, and a complete reading of it.
+    Of each shard are given the position in the class of its first image, and the rows of its images.
     """
     pieces: list[Piece] = []
     index = [np.empty(0, dtype=np.int64)]

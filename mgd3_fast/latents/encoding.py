@@ -174,8 +174,8 @@ def encode_stream(
     Args:
         stream: The stream.
         job: How to encode; its store's root also receives the stream's index.
-        classes: Selector of `--classes`: others are read and passed over.
-        split: "train", "val" or "test".
+        classes: Selector; others are read and passed over.
+        split: What the dataset's split is called.
         share: The shards of this process; by default all that no other process has taken, and it waits for
             the others.
 

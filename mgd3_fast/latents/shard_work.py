@@ -50,9 +50,9 @@ def work_left(
 
     Args:
         wanted: Shards and classes.
-        store: Where to look.
+        store: Where to look; damaged files are deleted, and told.
         on_bad_image: Under "error", images that were left out of what is stored are told.
-        progress: Told of damaged files, which are deleted.
+        progress: Receives notes.
         check: Compare what is stored with its checksums, which reads it.
 
     Returns:

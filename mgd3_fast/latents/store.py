@@ -101,18 +101,18 @@ class LatentStore:
         Raises:
             UserError: The folder cannot be made or written.
         """
-        why: str | None = "not writable"
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             for folder in (self.folder, *self.folder.glob("subset-*")):
                 remove_leftovers(folder)
             remove_unheld(self.folder)
-            if os.access(self.folder, os.W_OK | os.X_OK):
-                self.forget()
-                return
         except OSError as error:
-            why = error.strerror
-        raise UserError(f"cache_dir must be a writable folder, got {self.folder}: {why}")
+            raise UserError(
+                f"cache_dir must be a writable folder, got {self.folder}: {error.strerror}"
+            ) from None
+        if not os.access(self.folder, os.W_OK | os.X_OK):
+            raise UserError(f"cache_dir must be a writable folder, got {self.folder}: not writable")
+        self.forget()
 
     def claim(self, shard: Shard) -> Claim | None:
         """Take a shard to encode, unless another process has it; see `claims`."""
