@@ -15,8 +15,7 @@ from mgd3_fast.first_use import loaded_on_first_use
 if TYPE_CHECKING:
     from mgd3_fast.config import DistillConfig
     from mgd3_fast.errors import UserError
-    from mgd3_fast.run.distillation import distill
-    from mgd3_fast.run.distilled import DistilledDataset
+    from mgd3_fast.run.distillation import DistilledDataset, distill
 
 __version__ = "0.1.0"
 __all__ = ["DistillConfig", "DistilledDataset", "UserError", "__version__", "distill"]
@@ -24,7 +23,7 @@ __all__ = ["DistillConfig", "DistilledDataset", "UserError", "__version__", "dis
 __getattr__ = loaded_on_first_use(
     __name__,
     DistillConfig="mgd3_fast.config",
-    DistilledDataset="mgd3_fast.run.distilled",
+    DistilledDataset="mgd3_fast.run.distillation",
     UserError="mgd3_fast.errors",
     distill="mgd3_fast.run.distillation",
 )

@@ -7,23 +7,21 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Protocol, TextIO
+from typing import Any, TextIO
 
 from tqdm import tqdm
 
 from mgd3_fast.errors import printable, shortened
 
 
-class Bar(Protocol):
-    """One running stage."""
+class Bar:
+    """One running stage; this one shows nothing."""
 
     def advance(self, n: int = 1) -> None:
         """Count `n` more finished units."""
-        ...
 
     def skip(self, n: int) -> None:
         """Count `n` more units that an earlier run finished: they say nothing of the rate."""
-        ...
 
 
 class _Pace:
@@ -61,7 +59,7 @@ class _PacedTqdm(tqdm):  # type: ignore[type-arg]
         return shown if self.pace is None else {**shown, "rate": self.pace.rate()}
 
 
-class _TerminalBar:
+class _TerminalBar(Bar):
     def __init__(self, bar: _PacedTqdm, pace: _Pace | None) -> None:
         self._bar = bar
         bar.pace = pace
@@ -80,7 +78,7 @@ class _TerminalBar:
         self._bar.refresh()
 
 
-class _PlainBar:
+class _PlainBar(Bar):
     """Print a line at most every `period_s` seconds, and at the end."""
 
     def __init__(
@@ -123,14 +121,6 @@ def _duration(seconds: float) -> str:
     return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60} min"
 
 
-class _SilentBar:
-    def advance(self, n: int = 1) -> None:
-        pass
-
-    def skip(self, n: int) -> None:
-        pass
-
-
 class Progress:
     """Reports the stages of a run on a text stream.
 
@@ -168,7 +158,7 @@ class Progress:
             A bar whose `advance` counts finished units.
         """
         if self.quiet:
-            yield _SilentBar()
+            yield Bar()
         elif self.stream.isatty():
             paced = batch > 1 or first_apart  # else tqdm's own, which follows a rate that changes
             with _PacedTqdm(desc=name, total=total, unit=unit, initial=initial, file=self.stream) as bar:

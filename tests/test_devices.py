@@ -12,8 +12,7 @@ from mgd3_engine.dit import DiT
 from mgd3_engine.dit.float8 import Float8Linear, missing_float8
 from mgd3_fast.devices import autoencoder_dtype, device_name, dtype_of, resolve_device, resolve_precision
 from mgd3_fast.errors import UserError
-from mgd3_fast.generators import load_generator
-from mgd3_fast.generators.placing import place_network
+from mgd3_fast.generators import load_generator, place_network
 
 CPU = torch.device("cpu")
 GPU = torch.device("cuda:0")

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from mgd3_fast.cli.mistakes import one_line
+from mgd3_fast.cli import _one_line as one_line
 from mgd3_fast.datasets import describe, open_dataset
 from mgd3_fast.datasets.class_names import read_names
 from mgd3_fast.datasets.selector import select_classes

@@ -25,8 +25,7 @@ from bench.machine import describe_machine
 from mgd3_fast.config import DiscoverConfig
 from mgd3_fast.modes import METHOD_NAMES, Discovery, discover_modes
 from mgd3_fast.progress import SILENT, Progress
-from mgd3_fast.run.encoding import encode
-from mgd3_fast.run.sources import Sources, open_sources
+from mgd3_fast.run.sources import Sources, encode, open_sources
 
 RESULT = "discovery_methods.json"
 DATASET = "mnist5k"

@@ -2,40 +2,25 @@
 
 from __future__ import annotations
 
-import argparse
-import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from mgd3_fast.cli.options import add_options, add_reporting, config_from, progress_from
 from mgd3_fast.cli.process import loading
 from mgd3_fast.config import DistillConfig
+from mgd3_fast.progress import Progress
 
 if TYPE_CHECKING:
-    from mgd3_fast.run.distilled import DistilledDataset
+    from mgd3_fast.run.distillation import DistilledDataset
+
+CONFIG = DistillConfig
 
 
-def configure(parser: argparse.ArgumentParser) -> None:
-    """Declare the options."""
-    add_options(parser, DistillConfig)
-    add_reporting(parser)
-
-
-def run(arguments: argparse.Namespace) -> int:
-    """Distil and report."""
-    config = config_from(arguments, DistillConfig)
+def run(config: DistillConfig, progress: Progress) -> tuple[dict[str, Any], str]:
+    """Distil a dataset."""
     with loading():
         from mgd3_fast.run.distillation import distill
 
-    distilled = distill(config, progress_from(arguments))
-    if arguments.json:
-        print(json.dumps(_summary(distilled)))
-    elif not arguments.quiet:
-        print(_closing(distilled))
-    return 0
-
-
-def _summary(distilled: DistilledDataset) -> dict[str, object]:
-    return {
+    distilled = distill(config, progress)
+    result = {
         "folder": str(distilled.folder),
         "images": len(distilled),
         "classes": len(distilled.class_names),
@@ -45,6 +30,7 @@ def _summary(distilled: DistilledDataset) -> dict[str, object]:
         "export": str(distilled.export) if distilled.export else None,
         "timings_s": distilled.timings_s,
     }
+    return result, _closing(distilled)
 
 
 def _closing(distilled: DistilledDataset) -> str:

@@ -2,55 +2,32 @@
 
 from __future__ import annotations
 
-import argparse
-import json
 from typing import Any
 
-from mgd3_fast.cli.options import add_reporting, progress_from
 from mgd3_fast.cli.process import loading
-from mgd3_fast.errors import UserError
+from mgd3_fast.config.doctor import DoctorConfig
+from mgd3_fast.progress import Progress
+
+CONFIG = DoctorConfig
 
 
-def configure(parser: argparse.ArgumentParser) -> None:
-    """Declare the options."""
-    parser.add_argument("--online", action="store_true", help="also ask whether the Hugging Face hub answers")
-    parser.add_argument(
-        "--accuracy",
-        action="store_true",
-        help="instead, sample by every backend in every number format: error against eager float32, images/s",
-    )
-    parser.add_argument(
-        "--generator", metavar="NAME|PATH|ID", help="whose network --accuracy samples (default: demo-mnist5k)"
-    )
-    add_reporting(parser)
+def run(config: DoctorConfig, progress: Progress) -> tuple[dict[str, Any], str]:
+    """Examine the machine, or its backends' accuracy."""
+    if config.accuracy:
+        progress.note(
+            "sampling by each backend in each number format; compiling and exporting take their time"
+        )
+        with loading():
+            from mgd3_fast.doctor.accuracy import measure_accuracy
 
-
-def run(arguments: argparse.Namespace) -> int:
-    """Examine the machine, or its backends' accuracy, and report."""
-    if arguments.accuracy:
-        return _run_accuracy(arguments)
-    if arguments.generator is not None:
-        raise UserError(f"generator must be given with --accuracy only, got {arguments.generator!r}")
-    progress_from(arguments).note("trying each backend; compiling takes some seconds")
+        found = measure_accuracy(config.generator or "demo-mnist5k", progress=progress)
+        return found, _accuracy_report(found)
+    progress.note("trying each backend; compiling takes some seconds")
     with loading():
         from mgd3_fast.doctor.machine import examine
 
-    found = examine(online=arguments.online)
-    print(json.dumps(found) if arguments.json else _report(found))
-    return 0
-
-
-def _run_accuracy(arguments: argparse.Namespace) -> int:
-    progress = progress_from(arguments)
-    if arguments.generator == "":
-        raise UserError("generator must not be empty, got ''")
-    progress.note("sampling by each backend in each number format; compiling and exporting take their time")
-    with loading():
-        from mgd3_fast.doctor.accuracy import measure_accuracy
-
-    found = measure_accuracy(arguments.generator or "demo-mnist5k", progress=progress)
-    print(json.dumps(found) if arguments.json else _accuracy_report(found))
-    return 0
+    found = examine(online=config.online)
+    return found, _report(found)
 
 
 def _accuracy_report(found: dict[str, Any]) -> str:

@@ -2,37 +2,24 @@
 
 from __future__ import annotations
 
-import argparse
-import json
 from pathlib import Path
 from typing import Any
 
-from mgd3_fast.cli.options import add_options, add_reporting, config_from, progress_from
 from mgd3_fast.cli.process import loading
+from mgd3_fast.cli.table import table_lines
 from mgd3_fast.config.evaluate import EvaluateConfig
+from mgd3_fast.progress import Progress
+
+CONFIG = EvaluateConfig
 
 
-def configure(parser: argparse.ArgumentParser) -> None:
-    """Declare folders and options."""
-    parser.add_argument(
-        "folders", nargs="+", metavar="DIR", help="distilled folders, compared with the first"
-    )
-    add_options(parser, EvaluateConfig)
-    add_reporting(parser)
-
-
-def run(arguments: argparse.Namespace) -> int:
-    """Evaluate and report."""
-    config = config_from(arguments, EvaluateConfig)
+def run(config: EvaluateConfig, progress: Progress) -> tuple[dict[str, Any], str]:
+    """Train classifiers on distilled folders and test them."""
     with loading():
         from mgd3_fast.evaluate import evaluate
 
-    result = evaluate(config, progress_from(arguments))
-    if arguments.json:
-        print(json.dumps(result))
-    elif not arguments.quiet:
-        print(_report(result, Path(config.out)))
-    return 0
+    result = evaluate(config, progress)
+    return result, _report(result, Path(config.out))
 
 
 def _report(result: dict[str, Any], out: Path) -> str:
@@ -41,32 +28,22 @@ def _report(result: dict[str, Any], out: Path) -> str:
     lines = [
         f"protocol {result['protocol']}, preset {result['preset']}; {dataset['name']} ({dataset['split']}):"
         f" {dataset['images']:,} images of {dataset['classes']:,} classes; {result['repeats']}",
-        *_table([("network", row["network"], row["folder"], row) for row in result["rows"]]),
+        *_table("network", [(row["folder"], row) for row in result["rows"]]),
     ]
-    compared = [
-        ("difference", one["network"], f"{one['folder']} - {one['minus']}", one)
-        for one in result["differences"]
-    ]
+    compared = [(f"{one['folder']} - {one['minus']}", one) for one in result["differences"]]
     if compared:
-        lines += ["", *_table(compared)]
+        lines += ["", *_table("difference", compared)]
     return "\n".join([*lines, f"every setting and repeat: {out / 'evaluation.json'}"])
 
 
-def _table(rows: list[tuple[str, str, str, dict[str, Any]]]) -> list[str]:
-    head = (rows[0][0], "folder", "best, mean (std)", "95% interval", "last, mean (std)")
-    cells = [head]
-    for _, network, folder, row in rows:
-        cells.append((network, folder, _mean(row["best"]), _interval(row["best"]), _mean(row["last"])))
-    widths = [max(len(row[column]) for row in cells) for column in range(len(head))]
-    return [
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in cells
-    ]
+def _table(title: str, rows: list[tuple[str, dict[str, Any]]]) -> list[str]:
+    cells = [(title, "folder", "best, mean (std)", "95% interval", "last, mean (std)")]
+    for folder, row in rows:
+        best = row["best"]
+        interval = "one repeat" if best["ci95"] is None else "{:.2f} to {:.2f}".format(*best["ci95"])
+        cells.append((row["network"], folder, _mean(best), interval, _mean(row["last"])))
+    return table_lines(cells)
 
 
 def _mean(summary: dict[str, Any]) -> str:
     return f"{summary['mean']:.2f} ({summary['std']:.2f})"
-
-
-def _interval(summary: dict[str, Any]) -> str:
-    return "one repeat" if summary["ci95"] is None else "{:.2f} to {:.2f}".format(*summary["ci95"])

@@ -2,63 +2,53 @@
 
 from __future__ import annotations
 
-import argparse
-import json
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from mgd3_fast.cli.options import add_options, add_reporting, config_from, progress_from
 from mgd3_fast.cli.process import loading
+from mgd3_fast.cli.table import table_lines
 from mgd3_fast.config.metrics import MetricsConfig
+from mgd3_fast.progress import Progress
 
 if TYPE_CHECKING:
     from mgd3_fast.metrics.measuring import Measured
 
-
-def configure(parser: argparse.ArgumentParser) -> None:
-    """Declare the options."""
-    parser.add_argument("folders", nargs="+", metavar="DIR", help="distilled folders")
-    add_options(parser, MetricsConfig)
-    add_reporting(parser)
+CONFIG = MetricsConfig
 
 
-def run(arguments: argparse.Namespace) -> int:
-    """Measure and report."""
-    config = config_from(arguments, MetricsConfig)
+def run(config: MetricsConfig, progress: Progress) -> tuple[dict[str, Any], str]:
+    """Measure distilled folders, and write and draw what is found if asked to."""
     with loading():
-        from mgd3_fast.metrics.measuring import measure
+        from mgd3_fast.metrics.measuring import measure, result_file
         from mgd3_fast.pictures.style import check_matplotlib
         from mgd3_fast.writers import check_writable
 
     if config.plot == "on":
         check_matplotlib()
-    if config.out is not None:
-        check_writable(Path(config.out))
-    measured = measure(config, progress_from(arguments))
-    written = []
-    if config.out is not None:
-        written.append(measured.save(Path(config.out)))
-    if config.plot == "on" and config.out is not None:
+    target = None if config.out is None else result_file(Path(config.out))
+    if target is not None:
+        check_writable(target.parent)
+    measured = measure(config, progress)
+    written: list[Path] = []
+    if target is not None:
+        written.append(measured.save(target))
+    if config.plot == "on" and target is not None:
         from mgd3_fast.metrics.plots import draw
 
-        written += draw(measured, Path(config.out))
-    if arguments.json:
-        print(json.dumps(measured.to_json() | {"files": [str(path) for path in written]}))
-    elif not arguments.quiet:
-        print("\n".join([*_table(measured), *(f"written: {path}" for path in written)]))
-    return 0
+        written += draw(measured, target.parent)
+    result = measured.to_json() | {"files": [str(path) for path in written]}
+    return result, "\n".join([*_table(measured), *(f"written: {path}" for path in written)])
 
 
 def _table(measured: Measured) -> list[str]:
     """Scores of every folder, means over classes, a folder per column."""
-    rows = [["", *(folder.name for folder in measured.folders)]]
-    for score in measured.folders[0].mean:
-        rows.append([score.replace("_", " "), *(_number(one.mean[score]) for one in measured.folders)])
-    rows.append(["Fréchet distance", *(_number(folder.frechet) for folder in measured.folders)])
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    padded = ([cell.ljust(width) for cell, width in zip(row, widths, strict=True)] for row in rows)
-    return ["  ".join(row).rstrip() for row in padded]
+    folders = measured.folders
+    rows = [["", *(folder.name for folder in folders)]]
+    for score in folders[0].mean:
+        rows.append([score.replace("_", " "), *(_number(folder.mean[score]) for folder in folders)])
+    rows.append(["Fréchet distance", *(_number(folder.frechet) for folder in folders)])
+    return table_lines(rows)
 
 
 def _number(value: float | None) -> str:

@@ -2,29 +2,21 @@
 
 from __future__ import annotations
 
-import argparse
-import json
+from typing import Any
 
-from mgd3_fast.cli.options import add_options, add_reporting, config_from, progress_from
 from mgd3_fast.cli.process import loading
 from mgd3_fast.config.train import TrainConfig
+from mgd3_fast.progress import Progress
+
+CONFIG = TrainConfig
 
 
-def configure(parser: argparse.ArgumentParser) -> None:
-    """Declare the options."""
-    add_options(parser, TrainConfig)
-    add_reporting(parser)
-
-
-def run(arguments: argparse.Namespace) -> int:
-    """Train and report."""
-    config = config_from(arguments, TrainConfig)
+def run(config: TrainConfig, progress: Progress) -> tuple[dict[str, Any], str]:
+    """Fit a generator."""
     with loading():
         from mgd3_fast.train import train
 
-    folder = train(config, progress_from(arguments))
-    if arguments.json:
-        print(json.dumps({"folder": str(folder)}))
-    elif not arguments.quiet:
-        print(f"generator folder: {folder}\nuse it with: mgd3-fast distill --generator {folder} ...")
-    return 0
+    folder = train(config, progress)
+    return {"folder": str(folder)}, (
+        f"generator folder: {folder}\nuse it with: mgd3-fast distill --generator {folder} ..."
+    )

@@ -5,16 +5,16 @@ A command that needs what the stage before it needs grows from that one's config
 their fields. Importing this package loads nothing but these.
 """
 
-from mgd3_fast.config.discover import DiscoverConfig, PlotConfig
+from mgd3_fast.config.discover import DiscoverAndPlotConfig, DiscoverConfig
 from mgd3_fast.config.distill import DistillConfig
 from mgd3_fast.config.encode import EncodeConfig, EncodeShareConfig
 from mgd3_fast.config.sampling import SamplingDefaults
 
 __all__ = [
+    "DiscoverAndPlotConfig",
     "DiscoverConfig",
     "DistillConfig",
     "EncodeConfig",
     "EncodeShareConfig",
-    "PlotConfig",
     "SamplingDefaults",
 ]

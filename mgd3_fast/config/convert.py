@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 from mgd3_fast.config.distill import FORMATS
-from mgd3_fast.config.fields import check_options, check_whole, option
+from mgd3_fast.config.fields import argument, check_folder, check_options, option, whole
 from mgd3_fast.errors import UserError
 
 CONVERTED_FORMATS = ("tensor", "parquet", "webdataset")  # what `distill` makes beside its folders of images
@@ -37,19 +37,18 @@ class ConvertConfig:
         UserError: If a field is out of range or does not concern the format.
     """
 
-    src: Path | str = field(metadata={"parse": Path})
-    out: Path | str = field(metadata={"parse": Path})
+    src: Path | str = argument("folder that distill wrote, or any folder of class folders", metavar="SRC")
+    out: Path | str = argument("folder that receives the result", metavar="OUT", check=check_folder)
     format: str = option("what OUT is to be", choices=FORMATS)
     dataset: str | None = option(
         "name or path of the dataset whose class list gives the labels, for a SRC without manifest.json",
         default=None,
         metavar="NAME|PATH",
     )
-    size: int | None = option(
+    size: int | None = whole(
         "tensor: side that images are resized and centre-cropped to (default: their own)",
         default=None,
-        parse=int,
-        metavar="N",
+        highest=8192,
     )
     dtype: str = option("tensor: number format; uint8 is not normalised", default="float32", choices=DTYPES)
     normalisation: str = option(
@@ -60,8 +59,8 @@ class ConvertConfig:
     tensor_file: str = option(
         "tensor: images.safetensors, images.pt and labels.pt, or both", default="both", choices=TENSOR_FILES
     )
-    shard_mib: int = option(
-        "parquet, webdataset: MiB of images per file", default=DEFAULT_SHARD_MIB, parse=int, metavar="N"
+    shard_mib: int = whole(
+        "parquet, webdataset: MiB of images per file", default=DEFAULT_SHARD_MIB, highest=LARGEST_SHARD_MIB
     )
 
     def __post_init__(self) -> None:
@@ -73,9 +72,6 @@ class ConvertConfig:
                     f"{name} must be left out unless format is {' or '.join(formats)},"
                     f" got format {self.format}"
                 )
-        if self.size is not None:
-            check_whole("size", self.size, 1, 8192)
-        check_whole("shard_mib", self.shard_mib, 1, LARGEST_SHARD_MIB)
         if self.dtype == "uint8" and self.normalisation not in ("auto", "none"):
             raise UserError(f"normalisation must be none for dtype uint8, got {self.normalisation!r}")
 

@@ -6,10 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mgd3_fast.config.encode import EncodeConfig
-from mgd3_fast.config.fields import LARGEST_SEED, check_options, check_whole, option
+from mgd3_fast.config.fields import LARGEST_SEED, check_folder, option, whole
+from mgd3_fast.errors import UserError
 
 DISCOVERIES = ("kmeans", "kmeans-closest", "kmeans-pooled", "gmm", "gmm-pca", "dbscan", "spectral", "random")
 PROJECTIONS = ("tsne", "pca")
+BESIDE_THE_MODES = "auto"
 KMEANS_RUNNERS = ("auto", "sklearn", "cuml", "triton")
 
 
@@ -17,26 +19,45 @@ KMEANS_RUNNERS = ("auto", "sklearn", "cuml", "triton")
 class DiscoverConfig(EncodeConfig):
     """What the discover stage needs besides latents: how many modes per class, found how, written where."""
 
-    ipc: int = option("images per class, and so modes per class", parse=int, metavar="N")
-    out: Path | str = option("folder that receives the result", parse=Path, metavar="PATH")
+    ipc: int = whole("images per class, and so modes per class")
+    out: Path | str = option(
+        "folder that receives modes.safetensors, or the file itself, ending in .safetensors",
+        parse=Path,
+        metavar="PATH",
+        check=lambda name, out: check_folder(name, out, ".safetensors"),
+    )
     discovery: str = option("how modes are found in the latents", default="kmeans", choices=DISCOVERIES)
     kmeans: str = option(
         "what runs K-means; auto is triton (all classes at once) on a GPU, else sklearn; their modes differ",
         default="auto",
         choices=KMEANS_RUNNERS,
     )
-    seed: int = option("seed of the run: of the modes and of every image", default=0, parse=int, metavar="N")
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_whole("ipc", self.ipc, 1)
-        check_whole("seed", self.seed, 0, LARGEST_SEED)
+    seed: int = whole(
+        "seed of the run: of the modes and of every image", default=0, lowest=0, highest=LARGEST_SEED
+    )
+    discovery_seed: int | None = whole(
+        "seed of the modes alone, so that one set of them serves several seeds of noise; MGD3's own code"
+        " always takes 0 (default: that of the modes that are given, else --seed)",
+        default=None,
+        lowest=0,
+        highest=LARGEST_SEED,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
-class PlotConfig:
-    """How the modes of a run are drawn."""
+class DiscoverAndPlotConfig(DiscoverConfig):
+    """What the discover command is asked to do: modes, and pictures of them."""
 
+    plot: Path | str | None = option(
+        "draw a map of each class with its modes, and the images nearest to them, into this folder"
+        " (without PATH: mode-plots beside the modes); needs the extra plot",
+        default=None,
+        parse=Path,
+        metavar="PATH",
+        check=check_folder,
+        nargs="?",
+        const=BESIDE_THE_MODES,
+    )
     projection: str = option(
         "plane that --plot maps latents and modes to; tsne takes seconds a class",
         default="tsne",
@@ -47,4 +68,6 @@ class PlotConfig:
     )
 
     def __post_init__(self) -> None:
-        check_options(self)
+        super().__post_init__()
+        if self.plot is None and (self.projection != "tsne" or self.plot_classes is not None):
+            raise UserError("projection and plot_classes must come with plot, got no plot")

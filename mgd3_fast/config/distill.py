@@ -3,64 +3,104 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from mgd3_fast.config.discover import DiscoverConfig
 from mgd3_fast.config.encode import read_shard
-from mgd3_fast.config.fields import auto_or_int, check_number, check_whole, option
+from mgd3_fast.config.fields import auto_or_int, check_whole, folder, number, option, path, whole
 from mgd3_fast.config.sampling import SamplingDefaults
 from mgd3_fast.errors import UserError
 
 GENERATED_METHODS = ("mgd3", "unguided", "d4m")
 REAL_METHODS = ("random", "herding", "kmeans-closest")
 SAMPLERS = ("ddpm", "ddim")
-SPACINGS = ("linspace", "ddim")
+SPACINGS = ("linspace", "ddim", "leading")
+PRESETS = ("paper",)
+SYNONYMS = ("first", "all")
 GUIDANCE_FORMS = ("auto", "posterior", "epsilon", "x0")
 BACKENDS = ("auto", "eager", "compiled", "tensorrt", "onnxruntime")
 FLOAT8_BACKENDS = ("auto", "eager", "compiled")
 FORMATS = ("imagefolder", "numeric", "tensor", "parquet", "webdataset")
+
+_GUIDANCE = ("mode_scale", "t_stop")
+_SAMPLING = ("sampler", "steps", "cfg_scale", *_GUIDANCE)
+_OF_GENERATION = (
+    "modes",
+    "discovery_seed",
+    "vae",
+    "generator_classes",
+    "generator_heads",
+    "preset",
+    "image_size",
+    "prompts",
+    "prompt_template",
+    "negative_prompt",
+    "synonyms",
+    "steps_offset",
+    *_SAMPLING,
+)
+# Options that a method does not have; real images are made without any of generation.
+_FOREIGN = {
+    "mgd3": ("start_strength",),
+    "unguided": (*_GUIDANCE, "start_strength"),
+    "d4m": _GUIDANCE,
+    **dict.fromkeys(REAL_METHODS, (*_OF_GENERATION, "start_strength", "trace")),
+}
+
+
+def _check_batch_size(name: str, value: object) -> None:
+    if value != "auto":
+        check_whole(name, value, 1)
 
 
 @dataclass(frozen=True, kw_only=True)
 class DistillConfig(DiscoverConfig):
     """Everything the main job is asked to do; `None` stands for the generator's own default."""
 
+    out: Path | str = folder("folder that receives the result")
     method: str = option(
         "mgd3; to compare with: unguided (the generator alone), d4m (start at the noised mode), or real"
         " images, chosen without a generator: random, herding, kmeans-closest",
         default=GENERATED_METHODS[0],
         choices=(*GENERATED_METHODS, *REAL_METHODS),
     )
-    start_strength: float | None = option(
-        "share of the steps that d4m takes from the noised mode (default: 0.7)",
+    preset: str | None = option(
+        "paper: what is not given is as in MGD3's own code, which for Stable Diffusion is another sampler,"
+        " prompt, latent and image size than the defaults (default: the generator's defaults)",
         default=None,
-        parse=float,
-        metavar="X",
+        choices=PRESETS,
     )
-    modes: Path | str | None = option(
+    generator_classes: Path | str | None = path(
+        "file of the generator's class names in the order of its ids, line k being id k (default: those it"
+        " states, or a list that lies beside it)",
+        default=None,
+        metavar="FILE",
+    )
+    generator_heads: int | None = whole(
+        "attention heads of a DiT's file of unpublished width (default: what lies beside it)", default=None
+    )
+    start_strength: float | None = number(
+        "share of the steps that d4m takes from the noised mode (default: 0.7)", default=None, highest=1.0
+    )
+    modes: Path | str | None = path(
         "modes.safetensors of an earlier run or of `discover` (default: the one in --out, if any)",
         default=None,
-        parse=Path,
-        metavar="PATH",
     )
     sampler: str | None = option("reverse process (default: the generator's)", default=None, choices=SAMPLERS)
-    steps: int | None = option(
-        "denoising steps (default: the generator's, 50 for DiT)", default=None, parse=int, metavar="N"
+    steps: int | None = whole("denoising steps (default: the generator's, 50 for DiT)", default=None)
+    spacing: str | None = option(
+        "which of the timesteps are visited (default: linspace)", default=None, choices=SPACINGS
     )
-    spacing: str = option("which of the timesteps are visited", default="linspace", choices=SPACINGS)
-    eta: float = option("noise of ddim, from 0 (none) to 1", default=0.0, parse=float, metavar="X")
-    cfg_scale: float | None = option(
-        "classifier-free guidance (default: the generator's, 4.0 for DiT)",
-        default=None,
-        parse=float,
-        metavar="X",
+    steps_offset: int | None = whole("first timestep of spacing leading (default: 0)", default=None, lowest=0)
+    eta: float = number("noise of ddim, from 0 (none) to 1", default=0.0, highest=1.0)
+    cfg_scale: float | None = number(
+        "classifier-free guidance (default: the generator's, 4.0 for DiT)", default=None
     )
-    mode_scale: float | None = option(
-        "strength of mode guidance, 0 is off (default: the generator's, 0.1 for DiT)",
-        default=None,
-        parse=float,
-        metavar="X",
+    mode_scale: float | None = number(
+        "strength of mode guidance, 0 is off (default: the generator's, 0.1 for DiT)", default=None
     )
     t_stop: int | None = option(
         "guide while the step index is above this (default: the generator's, half of the steps for DiT)",
@@ -73,20 +113,28 @@ class DistillConfig(DiscoverConfig):
         default="auto",
         choices=GUIDANCE_FORMS,
     )
-    prompts: Path | str | None = option(
+    prompts: Path | str | None = path(
         "file of what Stable Diffusion calls the classes: lines of class, tab and prompt, or a line for each"
         " class in label order (default: their names)",
         default=None,
-        parse=Path,
-        metavar="PATH",
     )
     prompt_template: str | None = option(
         "prompt with {} where the class goes, such as 'a photo of a {}' (default: {})",
         default=None,
         metavar="TEXT",
     )
+    synonyms: str | None = option(
+        "what the prompt calls a class of ImageNet: the first of its synonyms, or all (default: first)",
+        default=None,
+        choices=SYNONYMS,
+    )
     negative_prompt: str | None = option(
         "what Stable Diffusion is led away from (default: an empty prompt)", default=None, metavar="TEXT"
+    )
+    image_size: int | None = whole(
+        "side that images are resized to before they are written (default: the generator's, not resized)",
+        default=None,
+        metavar="PX",
     )
     backend: str = option("what runs the network", default="auto", choices=BACKENDS)
     batch_size: int | str = option(
@@ -94,11 +142,13 @@ class DistillConfig(DiscoverConfig):
         default="auto",
         parse=auto_or_int,
         metavar="N|auto",
+        check=_check_batch_size,
     )
     shard: str = option(
         "do the I-th of N parts; parts may run at the same time, on any machines, into one --out",
         default="1/1",
         metavar="I/N",
+        check=lambda _, shard: read_shard(shard),
     )
     format: str = option(
         "imagefolder names folders by class, numeric by label; the others are made of an imagefolder, in"
@@ -110,6 +160,7 @@ class DistillConfig(DiscoverConfig):
         "also draw the denoising of these images, CLASS/NUMBER,.., into OUT/trace.png",
         default=None,
         metavar="IMAGES",
+        check=lambda _, images: _read_images(images),
     )
     trace_stops: str | None = option(
         "values of t_stop to draw it for, separated by commas (default: 0, the run's own and none)",
@@ -119,72 +170,56 @@ class DistillConfig(DiscoverConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.steps is not None:
-            check_whole("steps", self.steps, 1)
         if self.t_stop is not None:
             check_whole("t_stop", self.t_stop, 0, self.steps)
-        for name in ("cfg_scale", "mode_scale"):
-            if getattr(self, name) is not None:
-                check_number(name, getattr(self, name), 0.0)
-        check_number("eta", self.eta, 0.0, 1.0)
         if self.eta > 0 and self.sampler == "ddpm":
             raise UserError(f"eta must be 0 with sampler ddpm, which has its own noise, got {self.eta:g}")
-        if self.batch_size != "auto":
-            check_whole("batch_size", self.batch_size, 1)
+        if self.steps_offset and self.spacing != "leading" and self.preset is None:
+            raise UserError(f"steps_offset must come with spacing leading, got {self.steps_offset} alone")
         if self.precision == "fp8" and self.backend not in FLOAT8_BACKENDS:
             backends = ", ".join(FLOAT8_BACKENDS)
             raise UserError(f"backend must be one of {backends} with precision fp8, got {self.backend!r}")
-        self.shard_of()
-        self.traced()
         if self.trace is None and self.trace_stops is not None:
             raise UserError(f"trace_stops must come with trace, got {self.trace_stops!r} alone")
-        self._check_method()
-
-    def _check_method(self) -> None:
-        """Refuse options that the method does not have."""
-        guidance = ("mode_scale", "t_stop")
-        prompting = ("prompts", "prompt_template", "negative_prompt")
-        sampling = ("sampler", "steps", "cfg_scale", *guidance, "start_strength")
-        generation = ("modes", "vae", *prompting, *sampling, "trace")
-        foreign = {
-            "mgd3": ("start_strength",),
-            "unguided": (*guidance, "start_strength"),
-            "d4m": guidance,
-        }.get(self.method, generation)
-        for name in foreign:
+        for name in _FOREIGN[self.method]:
             if getattr(self, name) is not None:
                 raise UserError(
                     f"{name} must be left out with method {self.method}, which does not have it,"
                     f" got {getattr(self, name)}"
                 )
-        if self.start_strength is not None:
-            check_number("start_strength", self.start_strength, 0.0, 1.0)
 
-    def traced(self) -> list[tuple[str, int]]:
-        """Read `trace`.
-
-        Returns:
-            Class name and number of each image to trace; none by default.
-
-        Raises:
-            UserError: If it is not CLASS/NUMBER,...
-        """
-        if self.trace is None:
-            return []
-        if not re.fullmatch(r"[^/]+/\d+\s*(,[^/]+/\d+\s*)*", self.trace):
-            raise UserError(f"trace must be CLASS/NUMBER, several separated by commas, got {self.trace!r}")
-        images = re.findall(r"([^/]+)/(\d+)\s*,?", self.trace)  # class names may hold commas
-        return [(name.strip(), int(number)) for name, number in images]
-
-    def stops_traced(self, steps: int, t_stop: int) -> list[int]:
-        """Read `trace_stops`.
+    def completed(self, published: Mapping[str, Any]) -> DistillConfig:
+        """Fill what was not given from the settings that a generator was published with, where `preset` asks.
 
         Args:
-            steps: S of the run.
-            t_stop: Its own t_stop.
+            published: Options by name.
 
         Returns:
-            Each t_stop to trace, ascending.
+            The configuration; a `t_stop` of the published settings keeps its share of the steps.
+
+        Raises:
+            UserError: What was given does not fit what was filled in.
+        """
+        if self.preset is None:
+            return self
+        foreign = _FOREIGN[self.method]
+        filled = {
+            name: value
+            for name, value in published.items()
+            if name not in foreign and getattr(self, name) is None
+        }
+        if self.steps is not None and "t_stop" in filled:
+            filled["t_stop"] = round(filled["t_stop"] * self.steps / published["steps"])
+        if "steps_offset" in filled and self.spacing not in (None, "leading"):
+            del filled["steps_offset"]
+        return replace(self, **filled)
+
+    def traced(self) -> list[tuple[str, int]]:
+        """Read `trace`: class name and number of each image to trace; none by default."""
+        return [] if self.trace is None else _read_images(self.trace)
+
+    def stops_traced(self, steps: int, t_stop: int) -> list[int]:
+        """Read `trace_stops` of a run of S `steps` with a `t_stop`: each t_stop to trace, ascending.
 
         Raises:
             UserError: If one is not a whole number from 0 to S.
@@ -197,32 +232,25 @@ class DistillConfig(DiscoverConfig):
         return sorted({int(stop) for stop in stops})
 
     def shard_of(self) -> tuple[int, int]:
-        """Read `shard`.
-
-        Returns:
-            The number of this part, from 1, and how many parts there are.
-
-        Raises:
-            UserError: If it is not I/N with 1 <= I <= N.
-        """
+        """Read `shard`: the number of this part, from 1, and how many parts there are."""
         return read_shard(self.shard)
 
     def sampling(self, defaults: SamplingDefaults) -> SamplingDefaults:
         """Fill every `None` from a generator's defaults; `t_stop` keeps its share of the steps.
 
-        Args:
-            defaults: What the generator is sampled with unless told otherwise.
-
-        Returns:
-            Sampler, steps, scales and `t_stop` of this run.
-
         Raises:
             UserError: If what was given does not fit what was filled in.
         """
-        names = ("sampler", "steps", "cfg_scale", "mode_scale", "t_stop")
-        given = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+        given = {name: getattr(self, name) for name in _SAMPLING if getattr(self, name) is not None}
         steps = given.get("steps", defaults.steps)
         chosen = replace(defaults, **{"t_stop": round(defaults.t_stop * steps / defaults.steps), **given})
-        filled = {name: getattr(chosen, name) for name in names}
+        filled = {name: getattr(chosen, name) for name in _SAMPLING}
         replace(self, method="mgd3", start_strength=None, **filled)  # checks them against each other
         return chosen
+
+
+def _read_images(trace: str) -> list[tuple[str, int]]:
+    """Read CLASS/NUMBER,... with class names that may hold commas."""
+    if not re.fullmatch(r"[^/]+/\d+\s*(,[^/]+/\d+\s*)*", trace):
+        raise UserError(f"trace must be CLASS/NUMBER, several separated by commas, got {trace!r}")
+    return [(name.strip(), int(image)) for name, image in re.findall(r"([^/]+)/(\d+)\s*,?", trace)]

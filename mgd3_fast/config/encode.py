@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from mgd3_fast.config.fields import check_options, option
+from mgd3_fast.config.fields import CACHE, check_options, classes_option, device_option, option, path
 from mgd3_fast.errors import UserError
 
 TRAIN_PARTS = ("train", "fit")
@@ -14,6 +14,7 @@ PRECISIONS = ("auto", "fp32", "bf16", "fp16", "fp8")
 ON_BAD_IMAGE = ("error", "skip")
 FLIPS = ("none", "random", "both")
 STORAGES = ("fp32", "fp16")
+POSTERIORS = ("mean", "sample")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,16 +31,12 @@ class EncodeConfig:
         " (Hugging Face, streamed; also hf:./folder of parquet files), or wds:pattern (WebDataset shards)",
         metavar="NAME|PATH|hf:...|wds:...",
     )
-    data_dir: Path | str | None = option(
+    data_dir: Path | str | None = path(
         "ILSVRC tree that the imagenet names are class lists over, or the folder of its tar files as"
         " downloaded (default: $IMAGENET_DIR)",
         default=None,
-        parse=Path,
-        metavar="PATH",
     )
-    classes: str | None = option(
-        "only these classes: names separated by commas (default: all)", default=None, metavar="NAMES"
-    )
+    classes: str | None = classes_option()
     split: str = option(
         "train: all training images; fit: without those that `evaluate --eval-split val` tests on",
         default="train",
@@ -65,18 +62,19 @@ class EncodeConfig:
         default="auto",
         choices=PRECISIONS,
     )
-    device: str = option("auto, cpu, cuda or cuda:N", default="auto", metavar="NAME")
-    cache_dir: Path | str | None = option(
-        "where latents are kept for later runs (default: $MGD3_CACHE or ~/.cache/mgd3-fast)",
-        default=None,
-        parse=Path,
-        metavar="PATH",
-    )
+    device: str = device_option()
+    cache_dir: Path | str | None = path(f"where latents are kept for later runs {CACHE}", default=None)
     flip: str = option(
         "mirror images before they are encoded: random mirrors half of them, the same half in every run;"
         " both keeps each image and its mirror image",
         default="none",
         choices=FLIPS,
+    )
+    posterior: str | None = option(
+        "what of the encoder's distribution is the latent of an image: its mean, or a sample, drawn once for"
+        " each image (default: mean)",
+        default=None,
+        choices=POSTERIORS,
     )
     storage: str = option(
         "number format of latents on disk; fp16 takes half the room", default="fp32", choices=STORAGES
@@ -84,18 +82,10 @@ class EncodeConfig:
 
     def __post_init__(self) -> None:
         check_options(self)
-        if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device):
-            raise UserError(f"device must be auto, cpu, cuda or cuda:N, got {self.device!r}")
 
 
 def read_shard(shard: str) -> tuple[int, int]:
-    """Read "I/N".
-
-    Args:
-        shard: What `--shard` was given.
-
-    Returns:
-        The number of this part, from 1, and how many parts there are.
+    """Read "I/N", as `--shard` was given: the number of this part, from 1, and how many parts there are.
 
     Raises:
         UserError: If it is not I/N with 1 <= I <= N.
@@ -116,8 +106,5 @@ class EncodeShareConfig(EncodeConfig):
         " on any machines, into one --cache-dir",
         default="1/1",
         metavar="I/N",
+        check=lambda _, shard: read_shard(shard),
     )
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        read_shard(self.shard)

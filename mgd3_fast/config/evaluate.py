@@ -1,13 +1,25 @@
-"""What an evaluation is asked to do: a frozen configuration, checked when it is made."""
+"""What an evaluation is asked to do."""
 
 from __future__ import annotations
 
-import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from mgd3_fast.config.fields import LARGEST_SEED, check_number, check_options, check_whole, option
+from mgd3_fast.config.fields import (
+    LARGEST_SEED,
+    argument,
+    check_options,
+    check_whole,
+    classes_option,
+    data_dir_option,
+    device_option,
+    folder,
+    folders_of,
+    number,
+    option,
+    path,
+    whole,
+)
 from mgd3_fast.errors import UserError
 
 # Stand here and not beside their code, which needs torch: the command line reads them for its help.
@@ -31,9 +43,11 @@ def names_of(text: str) -> tuple[str, ...]:
     return tuple(name.strip() for name in text.split(",") if name.strip())
 
 
-def paths_of(words: list[str]) -> tuple[Path, ...]:
-    """Take the positional arguments."""
-    return tuple(Path(word) for word in words)
+def _check_epochs(name: str, value: object) -> None:
+    if isinstance(value, int):
+        check_whole(name, value, 1)
+    elif value not in EPOCH_RULES:
+        raise UserError(f"{name} must be code, paper or a whole number, got {value!r}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,18 +61,16 @@ class EvaluateConfig:
         UserError: If a field is out of range; the message names the field, the rule and the value.
     """
 
-    folders: tuple[Path, ...] = field(metadata={"parse": paths_of})
+    folders: tuple[Path, ...] = argument(
+        "distilled folders, compared with the first", metavar="DIR", nargs="+", parse=folders_of
+    )
     dataset: str = option(
         "mnist5k, an ImageNet subset's name as for distill, the path of a folder with train/ and val/,"
         " hf:owner/name, or wds:pattern",
         metavar="NAME|PATH|hf:...|wds:...",
     )
-    data_dir: Path | str | None = option(
-        "ILSVRC tree of the imagenet names (default: $IMAGENET_DIR)", default=None, parse=Path, metavar="PATH"
-    )
-    classes: str | None = option(
-        "only these classes: names separated by commas (default: all)", default=None, metavar="NAMES"
-    )
+    data_dir: Path | str | None = data_dir_option()
+    classes: str | None = classes_option()
     protocol: str = option(
         "hard: labels and CutMix (MinMax, MGD3); soft: a teacher labels every batch (RDED);"
         " cross: AlexNet, VGG11, ResNet18, ViT (GLaD)",
@@ -77,20 +89,12 @@ class EvaluateConfig:
         parse=names_of,
         metavar="NAME,..",
     )
-    repeats: int = option(
-        "trainings of each network on each folder, with seeds SEED, SEED+1, ...",
-        default=3,
-        parse=int,
-        metavar="N",
+    repeats: int = whole("trainings of each network on each folder, with seeds SEED, SEED+1, ...", default=3)
+    seed: int = whole(
+        "seed of the first repeat, the same for every folder", default=0, lowest=0, highest=LARGEST_SEED
     )
-    seed: int = option(
-        "seed of the first repeat, the same for every folder", default=0, parse=int, metavar="N"
-    )
-    ipc: int | None = option(
-        "use only the first N images of each class, by name as the authors do (default: all)",
-        default=None,
-        parse=int,
-        metavar="N",
+    ipc: int | None = whole(
+        "use only the first N images of each class, by name as the authors do (default: all)", default=None
     )
     eval_split: str = option(
         "test: the dataset's test images or, where these have no labels, its validation images; val: images"
@@ -98,20 +102,22 @@ class EvaluateConfig:
         default="test",
         metavar="test|val|NAME",
     )
-    out: Path | str = option(
-        "folder of results; trainings found there are not done again",
-        default="evaluation",
-        parse=Path,
-        metavar="PATH",
+    out: Path | str = folder(
+        "folder of results; trainings found there are not done again", default="evaluation"
     )
 
-    size: int | None = option(
-        "side of the images that the network sees, in pixels", default=None, parse=int, metavar="PX"
+    size: int | None = whole(
+        "side of the images that the network sees, in pixels",
+        default=None,
+        lowest=8,
+        highest=LARGEST_SIZE,
+        metavar="PX",
     )
-    stored_size: int | None = option(
+    stored_size: int | None = whole(
         "side that training images are brought to before augmentation (default: --size; their own for soft)",
         default=None,
-        parse=int,
+        lowest=8,
+        highest=LARGEST_SIZE,
         metavar="PX",
     )
     epochs: int | str = option(
@@ -119,14 +125,13 @@ class EvaluateConfig:
         default="code",
         parse=epochs_of,
         metavar="code|paper|N",
+        check=_check_epochs,
     )
-    batch_size: int | None = option("images of a step", default=None, parse=int, metavar="N")
-    lr: float | None = option("highest learning rate", default=None, parse=float, metavar="X")
-    tests: int | None = option(
+    batch_size: int | None = whole("images of a step", default=None)
+    lr: float | None = number("highest learning rate", default=None, above_zero=True)
+    tests: int | None = whole(
         "how often accuracy is measured, at equal distances; the best of them is kept beside the last",
         default=None,
-        parse=int,
-        metavar="N",
     )
     augment: str | None = option(
         "imagenet: crop, jitter, lighting; patches: RDED's; shift: by an eighth; siamese: GLaD's DSA",
@@ -134,13 +139,11 @@ class EvaluateConfig:
         choices=AUGMENTATIONS,
     )
     flip: str | None = option("mirror training images (off for digits)", default=None, choices=SWITCH)
-    crop_area: float | None = option(
-        "smallest share of an image that a random crop takes", default=None, parse=float, metavar="X"
+    crop_area: float | None = number(
+        "smallest share of an image that a random crop takes", default=None, highest=1.0, above_zero=True
     )
     mix: str | None = option("how images of a batch are mixed", default=None, choices=MIXES)
-    mix_probability: float | None = option(
-        "share of the batches that are mixed", default=None, parse=float, metavar="X"
-    )
+    mix_probability: float | None = number("share of the batches that are mixed", default=None, highest=1.0)
     large_rule: str = option(
         "when hard takes lr 0.1, weight decay 1e-4, batch 128: minmax above 100 classes, idc from 100",
         default="minmax",
@@ -150,10 +153,9 @@ class EvaluateConfig:
         "how cross trains: glad, or hard as MGD3 says", default="glad", choices=("glad", "hard")
     )
 
-    teacher: Path | str | None = option(
+    teacher: Path | str | None = path(
         "weights of the teacher of soft: a torchvision checkpoint, .pth or .safetensors",
         default=None,
-        parse=Path,
         metavar="FILE",
     )
     teacher_network: str | None = option(
@@ -161,20 +163,18 @@ class EvaluateConfig:
         default=None,
         metavar="NAME",
     )
-    temperature: float | None = option(
-        "of the soft labels (default: 20 for cutmix, 4 for mixup)", default=None, parse=float, metavar="X"
+    temperature: float | None = number(
+        "of the soft labels (default: 20 for cutmix, 4 for mixup)", default=None, above_zero=True
     )
-    patches: int | None = option(
-        "patches a side that soft shuffles, 1 for none (RDED's factor)", default=None, parse=int, metavar="N"
-    )
-    bn_updates: int | None = option(
+    patches: int | None = whole("patches a side that soft shuffles, 1 for none (RDED's factor)", default=None)
+    bn_updates: int | None = whole(
         "updates of batch norm's statistics a step: RDED's code does 2 (default for soft), others 1",
         default=None,
-        parse=int,
+        highest=2,
         metavar="1|2",
     )
 
-    device: str = option("auto, cpu, cuda or cuda:N", default="auto", metavar="NAME")
+    device: str = device_option()
     precision: str = option(
         "fp32 as the protocols, or bf16 autocast", default="fp32", choices=("fp32", "bf16")
     )
@@ -189,46 +189,8 @@ class EvaluateConfig:
         check_options(self)
         if not self.folders:
             raise UserError("folders must be at least one distilled folder, got none")
-        if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device):
-            raise UserError(f"device must be auto, cpu, cuda or cuda:N, got {self.device!r}")
         if self.networks is not None and not self.networks:
             raise UserError("networks must be names separated by commas, got none")
-        self._check_counts()
-        self._check_numbers()
-        self._check_teacher()
-
-    def _check_counts(self) -> None:
-        check_whole("repeats", self.repeats, 1)
-        check_whole("seed", self.seed, 0, LARGEST_SEED)
-        if self.epochs not in EPOCH_RULES and not isinstance(self.epochs, int):
-            raise UserError(f"epochs must be code, paper or a whole number, got {self.epochs!r}")
-        optional: tuple[tuple[str, int, int | None], ...] = (
-            ("ipc", 1, None),
-            ("size", 8, LARGEST_SIZE),
-            ("stored_size", 8, LARGEST_SIZE),
-            ("batch_size", 1, None),
-            ("tests", 1, None),
-            ("patches", 1, None),
-            ("bn_updates", 1, 2),
-        )
-        if isinstance(self.epochs, int):
-            optional += (("epochs", 1, None),)
-        for name, lowest, highest in optional:
-            if getattr(self, name) is not None:
-                check_whole(name, getattr(self, name), lowest, highest)
-
-    def _check_numbers(self) -> None:
-        for name, highest in (("lr", None), ("temperature", None), ("crop_area", 1.0)):
-            value: Any = getattr(self, name)
-            if value is None:
-                continue
-            check_number(name, value, 0.0, *([] if highest is None else [highest]))
-            if value == 0:
-                raise UserError(f"{name} must be above 0, got {value}")
-        if self.mix_probability is not None:
-            check_number("mix_probability", self.mix_probability, 0.0, 1.0)
-
-    def _check_teacher(self) -> None:
         soft = self.protocol == "soft"
         if soft and self.teacher is None:
             raise UserError(

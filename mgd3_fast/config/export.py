@@ -1,4 +1,4 @@
-"""What an export is asked to do: a frozen configuration, checked when it is made."""
+"""What an export is asked to do."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from mgd3_fast.config.fields import check_options, option
+from mgd3_fast.config.fields import CACHE, check_options, option, path, whole
 from mgd3_fast.errors import UserError
 
 SUFFIXES = {"onnx": ".onnx", "tensorrt": ".engine", "tensorrt-rtx": ".engine"}
@@ -24,6 +24,9 @@ class ExportConfig:
     generator: str = option(
         "demo-mnist5k, dit-xl-2-256, dit-xl-2-512, a checkpoint file, a generator folder or a hub id",
         metavar="NAME|PATH|ID",
+    )
+    generator_heads: int | None = whole(
+        "attention heads of a DiT's file of unpublished width (default: what lies beside it)", default=None
     )
     format: str = option("what is written", default="onnx", choices=tuple(SUFFIXES))
     precision: str = option(
@@ -43,17 +46,12 @@ class ExportConfig:
         default=None,
         metavar="X.Y,...",
     )
-    out: Path | str | None = option(
+    out: Path | str | None = path(
         "file to write, ending in .onnx or .engine (default: the cache, where the backends look)",
         default=None,
-        parse=Path,
-        metavar="PATH",
     )
-    cache_dir: Path | str | None = option(
-        "where graphs and engines are kept for later runs (default: $MGD3_CACHE or ~/.cache/mgd3-fast)",
-        default=None,
-        parse=Path,
-        metavar="PATH",
+    cache_dir: Path | str | None = path(
+        f"where graphs and engines are kept for later runs {CACHE}", default=None
     )
 
     def __post_init__(self) -> None:
@@ -82,10 +80,7 @@ class ExportConfig:
         return "fp32" if self.format == "onnx" else "bf16"
 
     def row_range(self) -> tuple[int, int, int] | None:
-        """Read `rows`.
-
-        Returns:
-            Fewest, best and most, or None where they are not given.
+        """Read `rows`: fewest, best and most, or None where they are not given.
 
         Raises:
             UserError: If it is not MIN:OPT:MAX with 1 <= MIN <= OPT <= MAX, or one number of at least 1.
@@ -102,10 +97,7 @@ class ExportConfig:
         )
 
     def capabilities(self) -> tuple[str, ...]:
-        """Read `compute_capability`.
-
-        Returns:
-            Such as ("8.6", "8.9"), empty where none is given.
+        """Read `compute_capability`, such as ("8.6", "8.9"); empty where none is given.
 
         Raises:
             UserError: If it is not a list like 8.6,8.9.

@@ -3,14 +3,98 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import MISSING, field, fields
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 from mgd3_fast.errors import UserError
 
 LARGEST_SEED = 2**32 - 1  # scikit-learn takes no larger one
 LARGEST_WHOLE = 2**31 - 1  # libraries count in 32 or 64 bits; nothing here has so many of anything
+FILE_SUFFIX = re.compile(
+    r"\.(ckpt|csv|gz|html|jpe?g|json|log|np[yz]|onnx|parquet|pdf|png|pth?|safetensors|svg|tar|txt|yaml|zip)"
+)
+CACHE = "(default: $MGD3_CACHE or ~/.cache/mgd3-fast)"
+
+
+def option(
+    help: str,
+    *,
+    default: Any = MISSING,
+    parse: Callable[[Any], Any] = str,
+    choices: Sequence[str] = (),
+    metavar: str | None = None,
+    check: Callable[[str, Any], object] | None = None,
+    **arguments: Any,
+) -> Any:
+    """Declare a field of a dataclass that the command line offers as an option.
+
+    Args:
+        help: Help text, without the default, which is added.
+        default: Default value; a field without one is a required option.
+        parse: Turns the option's text into the field's value; text it refuses is left to `check_options`.
+        choices: Allowed words.
+        metavar: How the value is named in the help.
+        check: Called with the field's name and value; raises a `UserError`.
+        arguments: Of argparse, for an option that is not one word with its value.
+    """
+    metadata = {"help": help, "parse": parse, "choices": tuple(choices), "metavar": metavar, "check": check}
+    return field(default=default, metadata={**metadata, "argparse": arguments})
+
+
+def argument(help: str, *, metavar: str, **rest: Any) -> Any:
+    """Declare what the command line takes by its place instead of by its name; see `option`."""
+    declared = option(help, metavar=metavar, **{"parse": Path, **rest})
+    return field(metadata={**declared.metadata, "positional": True})
+
+
+def whole(
+    help: str, *, default: Any = MISSING, lowest: int = 1, highest: int | None = None, metavar: str = "N"
+) -> Any:
+    """Declare a whole number; see `option` and `check_whole`."""
+    check = partial(check_whole, lowest=lowest, highest=highest)
+    return option(help, default=default, parse=int, metavar=metavar, check=check)
+
+
+def number(help: str, *, default: Any = MISSING, highest: float = math.inf, above_zero: bool = False) -> Any:
+    """Declare a number from 0 to `highest`, or above 0; see `option` and `check_number`."""
+    check = partial(check_number, lowest=0.0, highest=highest, above_zero=above_zero)
+    return option(help, default=default, parse=float, metavar="X", check=check)
+
+
+def path(help: str, *, default: Any = MISSING, metavar: str = "PATH") -> Any:
+    """Declare a file or folder; see `option`."""
+    return option(help, default=default, parse=Path, metavar=metavar)
+
+
+def folder(help: str, *, default: Any = MISSING) -> Any:
+    """Declare a folder that is written; see `option` and `check_folder`."""
+    return option(help, default=default, parse=Path, metavar="PATH", check=check_folder)
+
+
+def device_option() -> Any:
+    """Declare the device that networks run on."""
+    return option("auto, cpu, cuda or cuda:N", default="auto", metavar="NAME", check=_check_device)
+
+
+def classes_option() -> Any:
+    """Declare the selector of classes."""
+    return option(
+        "only these classes: names separated by commas (default: all)", default=None, metavar="NAMES"
+    )
+
+
+def data_dir_option() -> Any:
+    """Declare the folder that ImageNet's names are class lists over."""
+    return path("ILSVRC tree of the imagenet names (default: $IMAGENET_DIR)", default=None)
+
+
+def folders_of(words: list[str]) -> tuple[Path, ...]:
+    """Take positional arguments as folders."""
+    return tuple(Path(word) for word in words)
 
 
 def auto_or_int(text: str) -> int | str:
@@ -18,47 +102,35 @@ def auto_or_int(text: str) -> int | str:
     return text if text == "auto" else int(text)
 
 
-def option(
-    help: str,
-    *,
-    default: Any = MISSING,
-    parse: Callable[[str], Any] = str,
-    choices: Sequence[str] = (),
-    metavar: str | None = None,
-) -> Any:
-    """Declare a field that the command line offers as an option.
-
-    Args:
-        help: Help text, without the default, which is added.
-        default: Default value; a field without one is a required option.
-        parse: Turns the option's text into the field's value; text it refuses is left to `__post_init__`.
-        choices: Allowed words, checked by `check_options`.
-        metavar: How the value is named in the help.
-
-    Returns:
-        A dataclass field.
-    """
-    return field(
-        default=default,
-        metadata={"help": help, "parse": parse, "choices": tuple(choices), "metavar": metavar},
-    )
-
-
 def check_options(config: Any) -> None:
-    """Refuse a field that is empty, or whose value is not among its declared choices.
+    """Refuse a field that is empty, not among its declared choices, or refused by its declared check.
 
     An empty text is most often a variable that a shell does not know; as a path it would be the folder at
     hand.
 
     Raises:
-        UserError: Naming the field, the value and the allowed ones.
+        UserError: Naming the field, the value and what is allowed.
     """
     for declared in fields(config):
-        choices, value = declared.metadata.get("choices", ()), getattr(config, declared.name)
+        name, value, metadata = declared.name, getattr(config, declared.name), declared.metadata
+        choices, check = metadata.get("choices"), metadata.get("check")
         if choices and value is not None and value not in choices:
-            raise UserError(f"{declared.name} must be one of {', '.join(choices)}, got {value!r}")
+            raise UserError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
         if value == "" or (isinstance(value, (tuple, list)) and "" in value):
-            raise UserError(f"{declared.name} must not be empty, got ''")
+            raise UserError(f"{name} must not be empty, got ''")
+        if check and not (value is None and declared.default is None):
+            check(name, value)
+
+
+def check_folder(name: str, value: Path | str, *but: str) -> None:
+    """Refuse a new folder that would be named as a file is; suffixes in `but` are welcome.
+
+    Raises:
+        UserError: Naming the field and the value.
+    """
+    suffix = Path(value).suffix.lower()
+    if FILE_SUFFIX.fullmatch(suffix) and suffix not in but and not Path(value).exists():
+        raise UserError(f"{name} must be a folder, got {str(value)!r}, which is named like a {suffix} file")
 
 
 def check_whole(name: str, value: object, lowest: int, highest: int | None = None) -> None:
@@ -67,21 +139,29 @@ def check_whole(name: str, value: object, lowest: int, highest: int | None = Non
     Raises:
         UserError: Naming the field, the range and the value.
     """
-    whole = isinstance(value, int) and not isinstance(value, bool)
     limit = LARGEST_WHOLE if highest is None else highest
-    if not whole or not lowest <= value <= limit:  # type: ignore[operator]
-        too_large = whole and value > limit  # type: ignore[operator]
+    if not isinstance(value, int) or isinstance(value, bool) or not lowest <= value <= limit:
+        too_large = isinstance(value, int) and value > limit
         span = f"from {lowest} to {limit}" if too_large or highest is not None else f"of at least {lowest}"
         raise UserError(f"{name} must be a whole number {span}, got {value!r}")
 
 
-def check_number(name: str, value: object, lowest: float, highest: float = math.inf) -> None:
-    """Refuse a value that is not a finite number from `lowest` to `highest`.
+def check_number(
+    name: str, value: object, lowest: float, highest: float = math.inf, *, above_zero: bool = False
+) -> None:
+    """Refuse a value that is not a finite number from `lowest` to `highest`, or that is zero if it must not.
 
     Raises:
         UserError: Naming the field, the range and the value.
     """
     span = f"of at least {lowest:g}" if highest == math.inf else f"from {lowest:g} to {highest:g}"
-    number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-    if not number or not lowest <= value <= highest:  # type: ignore[operator]
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    if not is_number or not lowest <= value <= highest:  # type: ignore[operator]
         raise UserError(f"{name} must be a finite number {span}, got {value!r}")
+    if above_zero and value == 0:
+        raise UserError(f"{name} must be above 0, got {value}")
+
+
+def _check_device(name: str, value: str) -> None:
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", value):
+        raise UserError(f"{name} must be auto, cpu, cuda or cuda:N, got {value!r}")

@@ -1,16 +1,14 @@
-"""What a measurement is asked to do: a frozen configuration, checked when it is made."""
+"""What a measurement is asked to do."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
-from mgd3_fast.config import EncodeConfig
-from mgd3_fast.config.evaluate import paths_of
-from mgd3_fast.config.fields import LARGEST_SEED, check_whole, option
+from mgd3_fast.config.encode import EncodeConfig
+from mgd3_fast.config.fields import LARGEST_SEED, argument, check_folder, folders_of, option, whole
 from mgd3_fast.errors import UserError
 
-# Stand here and not beside their code, which needs torch: the command line reads them for its help.
 INPUT_RANGES = ("imagenet", "symmetric", "unit", "byte")
 FEATURES = ("latents", "pixels")
 
@@ -26,7 +24,7 @@ class MetricsConfig(EncodeConfig):
         UserError: If a field is out of range; the message names the field, the rule and the value.
     """
 
-    folders: tuple[Path, ...] = field(metadata={"parse": paths_of})
+    folders: tuple[Path, ...] = argument("distilled folders", metavar="DIR", nargs="+", parse=folders_of)
     features: str = option(
         "where distances are taken: latents of the generator's autoencoder, pixels, or the output of an"
         " ONNX network given by its file",
@@ -39,27 +37,15 @@ class MetricsConfig(EncodeConfig):
         default="imagenet",
         choices=INPUT_RANGES,
     )
-    resolution: int | None = option(
-        "side of the images in pixels (default: the generator's)", default=None, parse=int, metavar="PX"
+    resolution: int | None = whole(
+        "side of the images in pixels (default: the generator's)", default=None, metavar="PX"
     )
-    ipc: int | None = option(
-        "use only the first N images of each class, by name (default: all)",
-        default=None,
-        parse=int,
-        metavar="N",
+    ipc: int | None = whole("use only the first N images of each class, by name (default: all)", default=None)
+    real_images: int | None = whole(
+        "use at most N real images of each class, evenly spread (default: all)", default=None
     )
-    real_images: int | None = option(
-        "use at most N real images of each class, evenly spread (default: all)",
-        default=None,
-        parse=int,
-        metavar="N",
-    )
-    nearest: int = option(
-        "real images that representativeness is a mean over", default=50, parse=int, metavar="N"
-    )
-    neighbours: int = option(
-        "real neighbours that a ball of coverage and density reaches", default=5, parse=int, metavar="N"
-    )
+    nearest: int = whole("real images that representativeness is a mean over", default=50)
+    neighbours: int = whole("real neighbours that a ball of coverage and density reaches", default=5)
     tsne: str = option(
         "map each class with t-SNE, as the paper does; off leaves out what is measured on the map",
         default="on",
@@ -70,12 +56,14 @@ class MetricsConfig(EncodeConfig):
         default="on",
         choices=("on", "off"),
     )
-    seed: int = option("seed of the t-SNE maps", default=0, parse=int, metavar="N")
+    seed: int = whole("seed of the t-SNE maps", default=0, lowest=0, highest=LARGEST_SEED)
     out: Path | str | None = option(
-        "folder for metrics.json and, with --plot, pictures (default: nothing is written)",
+        "folder for metrics.json and, with --plot, pictures; or the .json file itself, pictures beside it"
+        " (default: nothing is written)",
         default=None,
         parse=Path,
         metavar="PATH",
+        check=lambda name, out: check_folder(name, out, ".json"),
     )
     plot: str = option("draw the maps and scores into --out", default="off", choices=("on", "off"))
 
@@ -87,12 +75,6 @@ class MetricsConfig(EncodeConfig):
             raise UserError(
                 f"features must be latents, pixels or the path of an .onnx file, got {self.features!r}"
             )
-        for name in ("resolution", "ipc", "real_images"):
-            if getattr(self, name) is not None:
-                check_whole(name, getattr(self, name), 1)
-        check_whole("nearest", self.nearest, 1)
-        check_whole("neighbours", self.neighbours, 1)
-        check_whole("seed", self.seed, 0, LARGEST_SEED)
         if self.plot == "on" and self.out is None:
             raise UserError("out must be given with --plot on, got none")
         if self.plot == "on" and self.tsne == "off":

@@ -1,11 +1,20 @@
-"""What a report is asked to show: a frozen configuration, checked when it is made."""
+"""What a report is asked to show."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
-from mgd3_fast.config.fields import check_options, check_whole, option
+from mgd3_fast.config.fields import (
+    CACHE,
+    FILE_SUFFIX,
+    argument,
+    check_options,
+    data_dir_option,
+    option,
+    path,
+    whole,
+)
 from mgd3_fast.errors import UserError
 
 
@@ -28,15 +37,13 @@ class ReportConfig:
         UserError: If a field is out of range; the message names the field, the rule and the value.
     """
 
-    folder: Path | str = field(metadata={"parse": Path})
+    folder: Path | str = argument("a finished run of distill", metavar="DIR")
     dataset: str | None = option(
         "where the real images are: a name or path, as for distill (default: the run's own dataset)",
         default=None,
         metavar="NAME|PATH",
     )
-    data_dir: Path | str | None = option(
-        "ILSVRC tree of the imagenet names (default: $IMAGENET_DIR)", default=None, parse=Path, metavar="PATH"
-    )
+    data_dir: Path | str | None = data_dir_option()
     generator: str | None = option(
         "whose autoencoder the map and the metrics use (default: the run's own)",
         default=None,
@@ -48,24 +55,16 @@ class ReportConfig:
         parse=path_list,
         metavar="PATH,..",
     )
-    classes_shown: int = option(
-        "classes on the contact sheet, evenly spread", default=20, parse=int, metavar="N"
-    )
-    images_shown: int = option("images of each of them", default=10, parse=int, metavar="N")
+    classes_shown: int = whole("classes on the contact sheet, evenly spread", default=20)
+    images_shown: int = whole("images of each of them", default=10)
     map: str = option("t-SNE maps and metrics of the classes shown", default="on", choices=("on", "off"))
-    cache_dir: Path | str | None = option(
-        "where latents are kept (default: $MGD3_CACHE or ~/.cache/mgd3-fast)",
-        default=None,
-        parse=Path,
-        metavar="PATH",
-    )
-    out: Path | str | None = option(
-        "file that is written (default: report.html in the folder)", default=None, parse=Path, metavar="PATH"
-    )
+    cache_dir: Path | str | None = path(f"where latents are kept {CACHE}", default=None)
+    out: Path | str | None = path("file that is written (default: report.html in the folder)", default=None)
 
     def __post_init__(self) -> None:
         check_options(self)
+        suffix = "" if self.out is None else Path(self.out).suffix.lower()
+        if FILE_SUFFIX.fullmatch(suffix) and suffix != ".html":
+            raise UserError(f"out must be an .html file, got {str(self.out)!r}")
         if not isinstance(self.evaluation, tuple):
             raise UserError(f"evaluation must be paths separated by commas, got {self.evaluation!r}")
-        check_whole("classes_shown", self.classes_shown, 1)
-        check_whole("images_shown", self.images_shown, 1)

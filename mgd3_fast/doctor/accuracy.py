@@ -6,7 +6,6 @@ Shape letters: N images, C channels, H W latent size.
 from __future__ import annotations
 
 import time
-from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -15,52 +14,21 @@ from torch import Tensor
 from mgd3_engine import GuidedSampler, ModeGuidance, backend_names, image_seeds
 from mgd3_fast.config.distill import FLOAT8_BACKENDS
 from mgd3_fast.config.encode import PRECISIONS
-from mgd3_fast.devices import device_name, dtype_of, resolve_device, resolve_precision
+from mgd3_fast.devices import device_name, resolve_device, resolve_precision
 from mgd3_fast.errors import UserError
 from mgd3_fast.generators import Generator, TextGenerator, load_generator
-from mgd3_fast.generators.placing import place_network
 from mgd3_fast.generators.prompts import ClassPrompts
 from mgd3_fast.progress import SILENT, Progress
+from mgd3_fast.run.sampler import sampler_of
 from mgd3_fast.storage.cache import default_cache_dir
 from mgd3_fast.versions import installed_version
 
 REFERENCE = ("eager", "fp32")
+FIGURES = ("relative_rms", "largest", "images_per_s", "speedup", "prepared_s")
 IMAGES_CPU, IMAGES_CUDA = 16, 64
 ROUNDS = 3
 SEED = 0
 PROMPTS = ("dog", "church", "parachute")  # for a generator that is conditioned on text
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """One backend in one number format.
-
-    Args:
-        backend: Its name.
-        precision: fp32, bf16, fp16 or fp8.
-        reason: Why it does not run here; the figures are then None.
-        relative_rms: Root mean square of the final latents' difference from the reference, over the
-            reference's own.
-        largest: Largest difference, over the same.
-        images_per_s: Rate of the sampler, from the fastest of `ROUNDS` runs.
-        speedup: Rate over that of the reference, whose runs alternate with these.
-        prepared_s: Seconds that making the sampler and its first run took beyond a run: loading, compiling,
-            exporting.
-    """
-
-    backend: str
-    precision: str
-    reason: str | None = None
-    relative_rms: float | None = None
-    largest: float | None = None
-    images_per_s: float | None = None
-    speedup: float | None = None
-    prepared_s: float | None = None
-
-    @property
-    def works(self) -> bool:
-        """Whether it runs on this machine."""
-        return self.reason is None
 
 
 def measure_accuracy(
@@ -76,7 +44,12 @@ def measure_accuracy(
         progress: Receives a line for each backend and format.
 
     Returns:
-        JSON values: what was run, where, and an `Outcome` for each pair under `results`.
+        JSON values: what was run, where, and a record for each pair under `results`. It holds `backend`,
+        `precision`, `works`, `reason` (why it does not run here; the figures are then None), `relative_rms`
+        (root mean square of the final latents' difference from the reference, over the reference's own),
+        `largest` (the largest difference, over the same), `images_per_s` (from the fastest of `ROUNDS` runs),
+        `speedup` (over the reference, whose runs alternate with these) and `prepared_s` (seconds that making
+        the sampler and its first run took beyond a run: loading, compiling, exporting).
 
     Raises:
         UserError: The generator or the device cannot be had.
@@ -85,9 +58,8 @@ def measure_accuracy(
     results = []
     for backend in backend_names():
         for precision in PRECISIONS[1:]:
-            outcome = bench.outcome(backend, precision)
-            progress.note(describe(outcome))
-            results.append({**asdict(outcome), "works": outcome.works})
+            results.append(bench.outcome(backend, precision))
+            progress.note(_described(results[-1]))
     defaults = bench.generator.defaults
     return {
         "generator": bench.generator.name,
@@ -102,15 +74,14 @@ def measure_accuracy(
     }
 
 
-def describe(outcome: Outcome) -> str:
-    """Say one outcome in one line."""
-    name = f"{outcome.backend} {outcome.precision}"
-    if not outcome.works:
-        return f"{name}: does not run: {outcome.reason}"
+def _described(outcome: dict[str, Any]) -> str:
+    name = f"{outcome['backend']} {outcome['precision']}"
+    if not outcome["works"]:
+        return f"{name}: does not run: {outcome['reason']}"
     return (
-        f"{name}: relative rms {outcome.relative_rms:.1e}, largest {outcome.largest:.1e};"
-        f" {outcome.images_per_s:.3g} images/s, {outcome.speedup:.2f}x;"
-        f" prepared in {outcome.prepared_s:.1f} s"
+        f"{name}: relative rms {outcome['relative_rms']:.1e}, largest {outcome['largest']:.1e};"
+        f" {outcome['images_per_s']:.3g} images/s, {outcome['speedup']:.2f}x;"
+        f" prepared in {outcome['prepared_s']:.1f} s"
     )
 
 
@@ -130,15 +101,17 @@ class _Bench:
         self._reference = self._sampler(*REFERENCE)
         self._want = self._run(self._reference)[0]
 
-    def outcome(self, backend: str, precision: str) -> Outcome:
+    def outcome(self, backend: str, precision: str) -> dict[str, Any]:
         """Run one backend in one format; whatever it raises is the finding."""
+        figures, reason = dict.fromkeys(FIGURES), None
         try:
-            return self._measured(backend, precision)
+            figures |= self._measured(backend, precision)
         except Exception as error:
-            lines = str(error).strip().splitlines() or [type(error).__name__]
-            return Outcome(backend, precision, reason=lines[0])
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        pair = {"backend": backend, "precision": precision, "reason": reason}
+        return {**pair, **figures, "works": reason is None}
 
-    def _measured(self, backend: str, precision: str) -> Outcome:
+    def _measured(self, backend: str, precision: str) -> dict[str, float]:
         if precision == "fp8" and backend not in FLOAT8_BACKENDS:
             raise UserError(f"precision must be fp32, bf16 or fp16 for backend {backend}, got fp8")
         started = time.perf_counter()
@@ -150,34 +123,22 @@ class _Bench:
             reference.append(self._run(self._reference)[1])
             own.append(self._run(sampler)[1])
         difference, scale = latents - self._want, float(self._want.square().mean().sqrt())
-        return Outcome(
-            backend,
-            precision,
-            relative_rms=float(difference.square().mean().sqrt()) / scale,
-            largest=float(difference.abs().max()) / scale,
-            images_per_s=self.images / min(own),
-            speedup=min(reference) / min(own),
-            prepared_s=max(0.0, first_s - min(own)),
-        )
+        return {
+            "relative_rms": float(difference.square().mean().sqrt()) / scale,
+            "largest": float(difference.abs().max()) / scale,
+            "images_per_s": self.images / min(own),
+            "speedup": min(reference) / min(own),
+            "prepared_s": max(0.0, first_s - min(own)),
+        }
 
     def _sampler(self, backend: str, precision: str) -> GuidedSampler:
-        generator, defaults = self.generator, self.generator.defaults
+        defaults = self.generator.defaults
         precision = resolve_precision(precision, self.device)
-        return GuidedSampler(
-            place_network(generator, self.device, precision),
-            schedule=generator.schedule,
-            method=defaults.sampler,
-            steps=defaults.steps,
-            prediction=generator.prediction,
-            cfg_scale=defaults.cfg_scale,
-            null_class=generator.null_class,
-            cfg_channels=generator.cfg_channels,
+        return sampler_of(self.generator, self.device, precision, defaults)(
             guidance=ModeGuidance(scale=defaults.mode_scale, t_stop=defaults.t_stop),
             backend=backend,
             cache_dir=default_cache_dir(),
             batch_size=self.images,
-            device=self.device,
-            dtype=dtype_of(precision),
         )
 
     def _run(self, sampler: GuidedSampler) -> tuple[Tensor, float]:

@@ -99,7 +99,9 @@ def _try_backend(name: str, device: torch.device) -> str:
 
     difference = float((sampled(name, device) - sampled("eager", torch.device("cpu"))).abs().max())
     if not difference < 1e-3:
-        raise ValueError(f"latents must be those of the CPU up to 1e-3, got a difference of {difference:.1e}")
+        raise ValueError(
+            f"latents differ by {difference:.1e} from those of the CPU, where up to 1e-3 is allowed"
+        )
     return f"largest difference from eager on the CPU {difference:.1e}"
 
 
@@ -126,7 +128,9 @@ def _try_kernels(device: torch.device) -> str:
     on_device = philox_normal(seeds.to(device), 7, (4, 8, 8)).cpu()
     difference = float((on_device - philox_normal(seeds, 7, (4, 8, 8))).abs().max())
     if not difference < 1e-4:
-        raise ValueError(f"noise must be that of the CPU up to 1e-4, got a difference of {difference:.1e}")
+        raise ValueError(
+            f"noise differs by {difference:.1e} from that of the CPU, where up to 1e-4 is allowed"
+        )
     return f"largest difference of the noise from the CPU {difference:.1e}"
 
 
@@ -136,7 +140,7 @@ def _try_demo_model() -> str:
     x = torch.zeros(2, *generator.latent_shape)
     output = network(x, torch.tensor([500, 500]), torch.tensor([0, 1]))
     if not bool(torch.isfinite(output).all()):
-        raise ValueError("output of the network must be finite")
+        raise ValueError("the network gives infinite or undefined numbers")
     generator.autoencoder.decode(x)
     return f"{generator.name}, {generator.resolution} px, {generator.num_classes} classes"
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from mgd3_engine.files.weights import read_weights
+from mgd3_engine.files.weights import check_weights, read_weights, rooted
 from mgd3_fast.datasets import Dataset, imagenet_classes
 from mgd3_fast.errors import UserError
 from mgd3_fast.evaluate.networks import build_network
@@ -36,16 +36,11 @@ def load_teacher(path: Path, network: str, dataset: Dataset, size: int) -> nn.Mo
     Raises:
         UserError: No such file, unreadable, not of this network, or outputs of other classes.
     """
-    if not path.is_file():
-        raise UserError(f"teacher must be an existing file, got {path}")
-    try:
-        state = read_weights(path)[0]
-    except (OSError, ValueError) as error:
-        raise UserError(f"teacher must be a file of plain tensors by name: {error}") from None
-    last = _last_layer(state, path)
-    outputs = _outputs(len(state[f"{last}.weight"]), dataset, path)
     with torch.random.fork_rng(devices=[]):
         teacher = build_network(network, len(dataset.classes), size)
+    state = _read(path, next(iter(teacher.state_dict())))
+    last = _last_layer(state, path)
+    outputs = _outputs(len(state[f"{last}.weight"]), dataset, path)
     for name in (f"{last}.weight", f"{last}.bias"):
         state[name] = state[name][outputs]
     try:
@@ -54,6 +49,21 @@ def load_teacher(path: Path, network: str, dataset: Dataset, size: int) -> nn.Mo
         reason = " ".join(str(error).split("\n\t")[1:2]) or str(error)
         raise UserError(f"teacher must be weights of {network}, got {path}: {reason}") from None
     return teacher.eval().requires_grad_(False)
+
+
+def _read(path: Path, first: str) -> dict[str, Tensor]:
+    """Read the tensors of a network, the `first` of which may stand below a prefix in the file."""
+    if not path.is_file():
+        raise UserError(f"teacher must be an existing file, got {path}")
+    try:
+        state = rooted(read_weights(path)[0], (first,))
+    except (OSError, ValueError) as error:
+        raise UserError(f"teacher must be a file of plain tensors by name: {error}") from None
+    try:
+        check_weights(state)
+    except ValueError as error:
+        raise UserError(f"teacher {path} is damaged: {error}") from None
+    return state
 
 
 def _last_layer(state: dict[str, Tensor], path: Path) -> str:

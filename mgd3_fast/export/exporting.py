@@ -60,13 +60,6 @@ class Exported:
 def export(config: ExportConfig, progress: Progress = SILENT) -> Exported:
     """Write a generator's network as an ONNX graph or a TensorRT engine.
 
-    Args:
-        config: What to write, of which generator, where.
-        progress: Receives notes.
-
-    Returns:
-        The files and what they hold.
-
     Raises:
         UserError: The configuration does not fit the generator.
         ValueError: The network is no DiT, a package or a GPU is missing, or the build fails.
@@ -76,8 +69,9 @@ def export(config: ExportConfig, progress: Progress = SILENT) -> Exported:
     if flavour is not None:
         check_capabilities(flavour, config.capabilities())
     started, precision = time.perf_counter(), config.resolved_precision()
-    generator = load_generator(config.generator)
-    dtype = dtype_of(precision)
+    generator, dtype = load_generator(config.generator, heads=config.generator_heads), dtype_of(precision)
+    for note in generator.notes:
+        progress.note(note)
     dit = require_dit(generator.denoiser("cpu", dtype), dtype, "export")
     identity = identify(dit)
     progress.note(
@@ -88,7 +82,9 @@ def export(config: ExportConfig, progress: Progress = SILENT) -> Exported:
     if flavour is None:
         files, reused = _graph(config, dit, identity)
     else:
-        rows = _rows(config, generator.latent_shape)
+        _, height, width = generator.latent_shape
+        most = 2 * batch_rows(MOST_ROWS_CUDA, height * width, "cuda")
+        rows = RowRange(*(config.row_range() or (1, most, most)))
         files, reused = _engine(config, dit, identity, flavour, rows, progress)
     return Exported(
         files=files,
@@ -102,21 +98,10 @@ def export(config: ExportConfig, progress: Progress = SILENT) -> Exported:
     )
 
 
-def _rows(config: ExportConfig, latent_shape: tuple[int, int, int]) -> RowRange:
-    given = config.row_range()
-    if given is not None:
-        return RowRange(*given)
-    _, height, width = latent_shape
-    most = 2 * batch_rows(MOST_ROWS_CUDA, height * width, "cuda")
-    return RowRange(1, most, most)
-
-
 def _graph(config: ExportConfig, dit: DiT, identity: NetworkIdentity) -> tuple[tuple[Path, ...], bool]:
     """Return the files and whether they were there."""
-    if config.out is not None:
-        return export_onnx(dit, _checked_out(config), identity=identity), False
-    path = graph_path(identity, cache_dir_or_default(config.cache_dir))
-    if not path.is_file():
+    path = _checked_out(config) or graph_path(identity, cache_dir_or_default(config.cache_dir))
+    if config.out is not None or not path.is_file():
         return export_onnx(dit, path, identity=identity), False
     return tuple(file for file in (path, data_file(path)) if file.exists()), True
 
@@ -131,10 +116,9 @@ def _engine(
 ) -> tuple[tuple[Path, ...], bool]:
     """Return the files and whether they were there."""
     capabilities, cache_dir = config.capabilities(), cache_dir_or_default(config.cache_dir)
-    if config.out is not None:
-        path = _checked_out(config)
-    else:
-        path = engine_path(identity, flavour, rows, capabilities=capabilities, cache_dir=cache_dir)
+    path = _checked_out(config) or engine_path(
+        identity, flavour, rows, capabilities=capabilities, cache_dir=cache_dir
+    )
     files = (path, description_file(path))
     if config.out is None and all(file.is_file() for file in files):
         return files, True
@@ -144,7 +128,10 @@ def _engine(
     return files, False
 
 
-def _checked_out(config: ExportConfig) -> Path:
+def _checked_out(config: ExportConfig) -> Path | None:
+    """The named file, whose folder is made; None where none is named."""
+    if config.out is None:
+        return None
     out = expanded(str(config.out))
     if out.is_dir():
         raise UserError(f"out must be a file name, got the folder {out}")

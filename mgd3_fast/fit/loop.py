@@ -6,17 +6,24 @@ training that was killed at any moment end with the same weights as one that was
 
 from __future__ import annotations
 
+import pickle
+import signal
+import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
+from mgd3_engine.files.renaming import renamed
 from mgd3_fast.errors import Interrupted, UserError
-from mgd3_fast.fit.checkpoint import load_checkpoint, save_checkpoint
-from mgd3_fast.fit.interrupt import postponed_interrupt
+from mgd3_fast.storage.tensor_files import write_pickled
+
+_FORMAT = 2
 
 
 class Stateful(Protocol):
@@ -63,7 +70,7 @@ class Fit:
             Interrupted: After Ctrl-C or SIGTERM, when the running step is finished and saved.
         """
         clock = _clock()
-        with postponed_interrupt() as interrupted:
+        with _postponed_interrupt() as interrupted:
             while self.step < self.steps:
                 do_step(self.step)
                 self.step += 1
@@ -105,14 +112,7 @@ class Fit:
 def descend(
     optimizer: torch.optim.Optimizer, loss: Tensor, lr: float, *, clip_grad: float | None = None
 ) -> None:
-    """Do one optimiser step.
-
-    Args:
-        optimizer: Of the parameters that are trained.
-        loss: Scalar that they decide.
-        lr: Learning rate of the step.
-        clip_grad: Largest norm of the gradient, or None.
-    """
+    """Do one optimiser step down a scalar loss, with the gradient's norm clipped to `clip_grad`."""
     optimizer.zero_grad(set_to_none=True)
     loss.backward()  # type: ignore[no-untyped-call]
     if clip_grad is not None:
@@ -121,6 +121,71 @@ def descend(
     for group in optimizer.param_groups:
         group["lr"] = lr
     optimizer.step()
+
+
+def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
+    """Write nested dicts and lists of tensors, numbers, text and None, whole and flushed or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with renamed(path) as unfinished:
+        write_pickled(unfinished, {"format": _FORMAT, **state})
+
+
+def load_checkpoint(path: Path) -> dict[str, Any] | None:
+    """Read what `save_checkpoint` wrote, without executing anything.
+
+    Returns:
+        The state with its tensors on the CPU, or None when there is no such file.
+
+    Raises:
+        UserError: The file is damaged, holds something else, or is of an earlier version.
+    """
+    if not path.exists():
+        return None
+    with path.open("rb") as file:
+        try:
+            state = torch.load(file, map_location="cpu", weights_only=True)
+        # A cut-off archive shows as any of these; a file that may not be read has raised before.
+        except (RuntimeError, EOFError, OSError, ValueError, pickle.UnpicklingError):
+            state = None
+    if not isinstance(state, dict) or "step" not in state:
+        raise UserError(f"{path} is damaged or no training checkpoint; remove it to start again")
+    if state.pop("format", None) != _FORMAT:
+        raise UserError(
+            f"{path} was written by another version of mgd3-fast; finish that training with it, or remove the"
+            " file to start again"
+        )
+    return state
+
+
+@contextmanager
+def _postponed_interrupt() -> Iterator[Callable[[], bool]]:
+    """Note the first SIGINT instead of raising; the second one raises at once.
+
+    SIGTERM is treated alike where the program handles it at all, as the command line does.
+
+    Yields:
+        A function that says whether a signal has come. Outside the main thread none ever has.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: False
+        return
+    came = False
+    previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def note(signum: int, frame: FrameType | None) -> None:
+        nonlocal came
+        if came:
+            raise KeyboardInterrupt
+        came = True
+
+    for number, handler in previous.items():
+        if callable(handler):
+            signal.signal(number, note)
+    try:
+        yield lambda: came
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
 
 
 def _clock() -> tuple[float, float]:

@@ -9,15 +9,7 @@ from torch import Tensor
 
 
 def step_generator(seed: int, *purpose: int | str) -> torch.Generator:
-    """A CPU generator whose numbers depend on the arguments alone.
-
-    Args:
-        seed: Seed of the run.
-        purpose: What the numbers are for, such as ("dit", step).
-
-    Returns:
-        Generator seeded by the first 63 bits of a sha256 over the arguments.
-    """
+    """A CPU generator seeded by the first 63 bits of a sha256 over seed and purpose, as ("dit", step)."""
     digest = hashlib.sha256("/".join(map(str, (seed, *purpose))).encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
 
@@ -48,14 +40,7 @@ class EpochOrder:
         return -(-self.count // self.batch_size)
 
     def indices(self, step: int) -> Tensor:
-        """Items of one step.
-
-        Args:
-            step: From 0.
-
-        Returns:
-            int64, `[batch_size]` or, for the last step of an epoch, fewer; in 0..count-1.
-        """
+        """Items of a step, from 0: int64 `[batch_size]`, at the end of an epoch fewer, in 0..count-1."""
         if self.straddling:
             return self._between(step * self.batch_size, (step + 1) * self.batch_size)
         epoch, place = divmod(step, self.steps_per_epoch)

@@ -22,9 +22,6 @@ def rate_share(schedule: str, done: int, total: int, *, warmup: int = 0) -> floa
         total: All of them.
         warmup: How many of them the rate rises over in a line, from 1 / `warmup`.
 
-    Returns:
-        Number from 0 to 1.
-
     Raises:
         ValueError: No such schedule.
     """

@@ -1,7 +1,8 @@
-"""Reading the autoencoders of latent diffusion from a diffusers folder or a file of the original layout."""
+"""Reading the autoencoders of latent diffusion from a diffusers folder or a file, and writing them."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TypeVar
@@ -15,88 +16,68 @@ from mgd3_engine.autoencoder import (
     AutoencoderKL,
     KLConfig,
     VQConfig,
-    VQModel,
-    filled_network,
     first_stage,
     from_original,
     is_original,
     present_names,
 )
 from mgd3_engine.files.json_file import read_json
+from mgd3_engine.files.renaming import renamed
 from mgd3_engine.files.weights import read_model_weights, read_weights
 from mgd3_fast.errors import UserError
-from mgd3_fast.generators.refusing import complete_or_refused
+from mgd3_fast.storage.tensor_files import save_tensors
 
 PIPELINE_FOLDERS = ("vqvae", "vae")
 """Where pipelines keep a vector-quantised autoencoder."""
 
 _CODEBOOK = "quantize.embedding.weight"
 _SCALE = "scale_factor"
+_BLOCKS = "block_out_channels"
 _Config = TypeVar("_Config", bound=AutoencoderConfig)
-
-
-def load_vae(path: Path) -> AutoencoderKL:
-    """Load an `AutoencoderKL`, see `load_autoencoder`; its settings are those of `kl_config`."""
-    network = load_autoencoder(path, kl_config(path))
-    assert isinstance(network, AutoencoderKL)
-    return network
-
-
-def load_autoencoder(path: Path, config: AutoencoderConfig) -> AutoencoderKL | VQModel:
-    """Load an autoencoder without a second copy of its weights in memory.
-
-    Args:
-        path: As of `read_autoencoder`.
-        config: What `kl_config` or `vq_config` gives for it.
-
-    Returns:
-        The float32 network on the CPU, in evaluation mode, without gradients.
-
-    Raises:
-        FileNotFoundError: The weights are missing.
-        ValueError: The files are damaged or do not fit together; one line naming `path`.
-    """
-    weights = read_autoencoder(path)
-    with complete_or_refused(path, config.class_name):
-        return filled_network(config, weights)
 
 
 def read_autoencoder(path: Path) -> dict[str, Tensor]:
     """Read the weights of an autoencoder.
 
     Args:
-        path: Folder with `config.json` and weights, or a single file: in diffusers' names, or in the original
-            ones ("encoder.down.0.block.0...", "first_stage_model." before them or not); whatever else a file
-            in the original names holds is left aside.
+        path: Folder with `config.json` and weights, or a single file: in diffusers' names or in the original
+            ones ("encoder.down.0.block.0..."), below a prefix such as "first_stage_model." or not; whatever
+            else a file in the original names holds is left aside.
 
     Returns:
         float32 tensors by diffusers' names, mapped from the files where these are float32.
 
     Raises:
         FileNotFoundError: The weights are missing.
-        ValueError: The files are damaged.
+        ValueError: The files are damaged, or hold whole numbers, as of a quantised network.
     """
-    weights = read_model_weights(path) if path.is_dir() else read_weights(path)[0]
-    weights = from_original(first_stage(weights)) if is_original(weights) else present_names(weights)
+    weights = first_stage(read_model_weights(path) if path.is_dir() else read_weights(path)[0])
+    weights = from_original(weights) if is_original(weights) else present_names(weights)
+    for name, tensor in weights.items():
+        if not tensor.is_floating_point():
+            raise UserError(
+                f"the tensor {name} of {path} holds {tensor.dtype}, and weights are floating-point numbers"
+            )
     return {name: tensor.to(torch.float32) for name, tensor in weights.items()}
 
 
 def kl_config(path: Path) -> KLConfig:
     """Read the settings of the `AutoencoderKL` at `path`: its `config.json`, or KL-f8's for a lone file.
 
+    A `config.json` beside a file may be of another network, such as the one that states a DiT's heads.
+
     Raises:
         UserError: The settings are those of another class, or of a network that is not implemented.
         ValueError: The file is damaged.
     """
     settings_file = (path if path.is_dir() else path.parent) / "config.json"
-    return _stated(KLConfig, settings_file) if settings_file.is_file() else KL_F8
+    if not settings_file.is_file() or (path.is_file() and _BLOCKS not in read_json(settings_file)):
+        return KL_F8
+    return _stated(KLConfig, settings_file)
 
 
 def vq_config(path: Path) -> VQConfig:
-    """Read the settings of the `VQModel` at `path`: its `config.json`, or what a file's shapes tell.
-
-    Args:
-        path: Folder of the autoencoder, or a file in the original names.
+    """Read the settings of the `VQModel` at `path`: a folder's `config.json`, or what a file's shapes tell.
 
     Raises:
         UserError: The settings are those of another class or of a network that is not implemented, or the
@@ -109,16 +90,11 @@ def vq_config(path: Path) -> VQConfig:
     try:
         return vq_config_of(first_stage(weights), weights.get(_SCALE))
     except KeyError as error:
-        raise UserError(
-            f"{path} must hold a vector-quantised autoencoder, got none with {error.args[0]}"
-        ) from None
+        raise UserError(f"{path} holds no vector-quantised autoencoder: {error.args[0]} is missing") from None
 
 
 def is_vq(path: Path) -> bool:
-    """Tell a vector-quantised autoencoder from another: by its class, or by a codebook in the file.
-
-    Args:
-        path: Folder of an autoencoder or of a pipeline, or a file of weights.
+    """Tell a vector-quantised autoencoder, or a pipeline with one, by its class or by a codebook in the file.
 
     Raises:
         ValueError: The files are damaged.
@@ -162,6 +138,26 @@ def vq_config_of(weights: Mapping[str, Tensor], scale: Tensor | None) -> VQConfi
         mid_block_add_attention="encoder.mid.attn_1.q.weight" in weights,
         scaling_factor=1.0 if scale is None else float(scale),
     )
+
+
+def save_autoencoder(
+    folder: Path, vae: AutoencoderKL, scaling_factor: float, dtype: torch.dtype | None
+) -> None:
+    """Write what diffusers' `from_pretrained` reads; `config.json` is there last.
+
+    Args:
+        folder: Made if it does not exist.
+        vae: The network.
+        scaling_factor: 1 / standard deviation of the latents.
+        dtype: Of the stored weights; None keeps the network's.
+    """
+    folder.mkdir(exist_ok=True)
+    (folder / "config.json").unlink(missing_ok=True)
+    weights = {name: tensor.to("cpu", dtype).contiguous() for name, tensor in vae.state_dict().items()}
+    save_tensors(folder / "diffusion_pytorch_model.safetensors", weights, {"format": "pt"})
+    settings = vae.config.settings() | {"scaling_factor": scaling_factor}
+    with renamed(folder / "config.json", shared=True) as unfinished:
+        unfinished.write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def _stated(kind: type[_Config], settings_file: Path) -> _Config:

@@ -5,59 +5,45 @@ Shape letters: B images, R rows of the network's input, C channels, h w latent s
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Protocol, TypeVar
+from typing import Any
 
 import torch
-from torch import Tensor
 
 from mgd3_engine import Denoiser, NoiseSchedule
 from mgd3_fast.config import SamplingDefaults
-from mgd3_fast.generators.class_mapping import map_classes
-from mgd3_fast.generators.network import Network
+from mgd3_fast.devices import dtype_of
+from mgd3_fast.errors import UserError
+from mgd3_fast.generators.batched_autoencoder import Autoencoder
+from mgd3_fast.generators.classes import find_ids
 from mgd3_fast.generators.prompts import ClassPrompts
 
-Self = TypeVar("Self", bound="Autoencoder")
 
+class Network(ABC):
+    """A network that is loaded on first use and placed where it is asked for; the last placing is kept."""
 
-class Autoencoder(Protocol):
-    """Between images and the latents that a network denoises; weights load on first use.
+    _placed: tuple[torch.device, torch.dtype, Denoiser] | None = None
 
-    `downsample` is image pixels per latent pixel, `latent_channels` the channels of a latent, and
-    `scaling_factor` what brings the encoder's latents to the network's units.
-    """
+    def denoiser(self, device: torch.device, dtype: torch.dtype) -> Denoiser:
+        """Return the network on `device`, its weights and input in `dtype`.
 
-    @property
-    def downsample(self) -> int: ...  # noqa: D102
+        Raises:
+            UserError: The weights cannot be had or are damaged.
+        """
+        if self._placed is None or self._placed[:2] != (device, dtype):
+            self._placed = (device, dtype, self._place(device, dtype))
+        return self._placed[2]
 
-    @property
-    def latent_channels(self) -> int: ...  # noqa: D102
+    @abstractmethod
+    def _place(self, device: torch.device, dtype: torch.dtype) -> Denoiser:
+        """Put a network on `device` in `dtype`; weights that are there already are not copied."""
 
-    @property
-    def scaling_factor(self) -> float: ...  # noqa: D102
-
-    @property
+    @abstractmethod
     def digest(self) -> str:
-        """sha256 over the weights and the scaling factor: equal digests give equal latents."""
-        ...
-
-    def to(self: Self, device: torch.device | str, dtype: torch.dtype = torch.float32) -> Self:
-        """Move the networks, now or when they load; returns itself."""
-        ...
-
-    def encode(self, images: Tensor) -> Tensor:
-        """Turn uint8 `[B, 3, P, P]` into float32 `[B, C, h, w]` in the network's units."""
-        ...
-
-    def decode(self, latents: Tensor) -> Tensor:
-        """Turn float32 `[B, C, h, w]` in the network's units into uint8 `[B, 3, P, P]`."""
-        ...
-
-    def decode_batches(self, latents: Tensor) -> Iterator[Tensor]:
-        """Decode as `decode`, batch after batch, and leave the pixels where the network runs."""
-        ...
+        """sha256 of the weights and of what else decides the output, whatever file layout they came in."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,6 +70,8 @@ class Generator:
         autoencoder: Between images and latents.
         network: Its weights load on first use.
         prompts: What a text-conditioned network makes of the classes of a run; None for every other.
+        notes: What a user should know of its files.
+        published: Options of `distill` that the paper's own code sets otherwise than the defaults do.
     """
 
     name: str
@@ -102,6 +90,8 @@ class Generator:
     autoencoder: Autoencoder
     network: Network
     prompts: ClassPrompts | None = None
+    notes: tuple[str, ...] = ()
+    published: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def conditioning(self) -> str:
@@ -132,8 +122,9 @@ class Generator:
     def class_ids(self, class_names: Sequence[str]) -> list[int]:
         """Find the network's id of each class of a dataset.
 
-        By name where the generator knows names; by wnid for a network of the 1,000 ImageNet classes; by
-        position where the dataset has as many classes as the network.
+        By name where the generator knows names, of which one may be several synonyms with commas between;
+        by wnid for a network of the 1,000 ImageNet classes; by position where the dataset has as many classes
+        as the network.
 
         Args:
             class_names: Names of the dataset's classes, in label order.
@@ -144,4 +135,40 @@ class Generator:
         Raises:
             UserError: A name is unknown, or the rules above do not apply.
         """
-        return map_classes(class_names, self.class_names, self.num_classes, self.name)
+        return find_ids(class_names, self.class_names, self.num_classes, self.name)
+
+
+def place_network(generator: Generator, device: torch.device, precision: str) -> Denoiser:
+    """Load a generator's network where and as it is wanted.
+
+    Args:
+        generator: Its network.
+        device: Where it runs.
+        precision: fp32, bf16, fp16 or fp8.
+
+    Returns:
+        The denoiser, whose input is of `dtype_of(precision)`.
+
+    Raises:
+        UserError: The weights cannot be had, or fp8 is asked for and they are no DiT's, or of sizes that are
+            no multiples of 16.
+    """
+    network = generator.denoiser(device, dtype_of(precision))
+    if precision != "fp8":
+        return network
+    from mgd3_engine.dit import DiT, float8_linears
+
+    if not isinstance(network, DiT):
+        raise UserError(f"precision must be auto, fp32, bf16 or fp16 for {generator.name}, got 'fp8'")
+    try:
+        return float8_linears(network)
+    except ValueError as error:
+        raise UserError(str(error)) from None
+
+
+def checked_channels(autoencoder: Autoencoder, channels: int, name: str) -> None:
+    """Refuse an autoencoder whose latents have another number of channels than a network."""
+    if autoencoder.latent_channels != channels:
+        raise UserError(
+            f"vae must have {channels} latent channels for {name}, got {autoencoder.latent_channels}"
+        )

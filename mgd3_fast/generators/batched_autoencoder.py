@@ -6,7 +6,7 @@ Shape letters: B images, b images of a batch, P resolution in pixels, C latent c
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
@@ -15,9 +15,12 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from mgd3_engine.autoencoder import AutoencoderConfig, filled_network
 from mgd3_engine.files.digest import weights_digest
+from mgd3_fast.generators.autoencoder_weights import read_autoencoder
+from mgd3_fast.generators.hub import loaded_or_refused
 
-Self = TypeVar("Self", bound="BatchedAutoencoder")
+Self = TypeVar("Self", bound="Autoencoder")
 
 
 @dataclass(frozen=True)
@@ -45,33 +48,33 @@ class BatchChoice:
 CHOICES = {"cpu": BatchChoice(32, 2**17), "cuda": BatchChoice(64, 2**23)}
 
 
-class BatchedAutoencoder(ABC):
-    """An autoencoder, deterministic; a family says how its network encodes and decodes a batch.
+class Autoencoder(ABC):
+    """Between images and the latents that a network denoises; weights load on first use.
 
-    A call is split into batches of one shape per resolution. The last one is padded, on a CPU to no more
-    than it takes to have the same bytes, so that those of an image do not depend on the rest of the call.
+    A family says how its network encodes and decodes a batch.
+
+    A call is split into batches of one shape per resolution and the last one is padded to it, so that the
+    bytes of an image do not depend on the rest of the call.
 
     Args:
         source: Where the weights come from: a path or a hub id.
     """
 
+    licence: str
+
     def __init__(self, source: str | Path) -> None:
         self.source = str(source)
         self._device, self._dtype = torch.device("cpu"), torch.float32
-        self._keeps_bytes: dict[object, bool] = {}
 
-    @cached_property
-    def _network(self) -> Any:
-        return _placed(self._load(), self._device, self._dtype)
-
+    @property
     @abstractmethod
-    def _load(self) -> nn.Module:
-        """Load the float32 network on the CPU."""
+    def _path(self) -> Path:
+        """Folder or file of the weights."""
 
-    def _weights(self) -> Mapping[str, Tensor]:
-        """Read the network's float32 weights by its names; a family that needs no network for it says how."""
-        weights: Mapping[str, Tensor] = self._load().state_dict()
-        return weights
+    @property
+    @abstractmethod
+    def _config(self) -> AutoencoderConfig:
+        """The architecture, known without the weights."""
 
     @property
     @abstractmethod
@@ -80,36 +83,52 @@ class BatchedAutoencoder(ABC):
 
     @property
     @abstractmethod
-    def downsample(self) -> int:
-        """Image pixels per latent pixel."""
-
-    @property
-    @abstractmethod
     def latent_channels(self) -> int:
         """Channels C of a latent."""
 
-    @property
     @abstractmethod
-    def scaling_factor(self) -> float:
-        """What encoded images are multiplied by: 1 / standard deviation of the latents."""
-
-    @property
-    def shift_factor(self) -> float:
-        """What is subtracted from encoded images before scaling; 0 for most."""
-        return 0.0
-
-    @abstractmethod
-    def _encoded(self, pixels: Tensor) -> Tensor:
-        """Encode `[b, 3, P, P]` in -1..1 of the network's dtype, without shift and scale."""
+    def _encoded(self, pixels: Tensor, images: Tensor) -> Tensor:
+        """Encode `[b, 3, P, P]` pixels, `images` in -1..1 in the network's dtype, without shift and scale."""
 
     @abstractmethod
     def _decoded(self, latents: Tensor) -> Tensor:
         """Decode float32 `[b, C, h, w]`, shift and scale undone, to `[b, 3, P, P]` in -1..1."""
 
     @cached_property
+    def _network(self) -> Any:
+        return _placed(self.load_network(), self._device, self._dtype)
+
+    def load_network(self) -> nn.Module:
+        """Load the float32 network on the CPU, for evaluation, without gradients; another in every call.
+
+        Weights that are float32 in their file stay mapped from it.
+
+        Raises:
+            FileNotFoundError, ValueError: They are missing, damaged or do not fit their settings.
+        """
+        weights = read_autoencoder(self._path)
+        with loaded_or_refused(self._path, self._config.class_name):
+            return filled_network(self._config, weights)
+
+    @property
+    def downsample(self) -> int:
+        """Image pixels per latent pixel."""
+        return self._config.downsample
+
+    @property
+    def scaling_factor(self) -> float:
+        """What encoded images are multiplied by: 1 / standard deviation of the latents."""
+        return float(self._config.scaling_factor)
+
+    @property
+    def shift_factor(self) -> float:
+        """What is subtracted from encoded images before scaling; 0 for most."""
+        return 0.0
+
+    @cached_property
     def digest(self) -> str:
         """sha256 over the float32 weights, scale and shift; reads them."""
-        return weights_digest(self._weights(), self._identity)
+        return weights_digest(read_autoencoder(self._path), self._identity)
 
     def to(self: Self, device: torch.device | str, dtype: torch.dtype = torch.float32) -> Self:
         """Move the network, now or when it loads.
@@ -138,7 +157,7 @@ class BatchedAutoencoder(ABC):
         return self
 
     def encode(self, images: Tensor) -> Tensor:
-        """Encode images as (encoder's output - shift) * scale, without sampling and without a random flip.
+        """Encode images as (encoder's output - shift) * scale.
 
         Args:
             images: uint8 `[B, 3, P, P]` on any device; P a multiple of `downsample`.
@@ -158,7 +177,8 @@ class BatchedAutoencoder(ABC):
             )
 
         def encode_batch(batch: Tensor) -> Tensor:
-            encoded = self._encoded(self._prepared(batch.to(torch.float32) / 127.5 - 1)).float()
+            pixels = self._prepared(batch.to(torch.float32) / 127.5 - 1)
+            encoded = self._encoded(pixels, batch).float()
             return (encoded - self.shift_factor) * self.scaling_factor  # [b, C, h, w]
 
         height, width = images.shape[2:]
@@ -185,16 +205,10 @@ class BatchedAutoencoder(ABC):
         return torch.cat([empty, *pixels])
 
     def decode_batches(self, latents: Tensor) -> Iterator[Tensor]:
-        """Decode as `decode`, one batch after another, and leave the pixels where the network runs.
-
-        Args:
-            latents: float32 `[B, C, h, w]` on any device.
-
-        Returns:
-            Iterator over uint8 `[b, 3, P, P]` on the network's device, b of them at most `decode_rows`.
+        """Decode as `decode`, and give uint8 `[b, 3, P, P]` on the network's device, batch after batch.
 
         Raises:
-            ValueError: `latents` has another shape.
+            ValueError: `latents` has another shape than `[B, C, h, w]`.
         """
         if latents.ndim != 4 or latents.shape[1] != self.latent_channels:
             raise ValueError(f"latents must be [B, {self.latent_channels}, h, w], got {list(latents.shape)}")
@@ -203,19 +217,8 @@ class BatchedAutoencoder(ABC):
             pixels = self._decoded(batch.float() / self.scaling_factor + self.shift_factor).float()
             return pixels.mul(0.5).add(0.5).clamp(0, 1).mul(255).add(0.5).to(torch.uint8)
 
-        return self._in_batches(decode_batch, latents, self.decode_rows(*latents.shape[2:]))
-
-    def decode_rows(self, height: int, width: int) -> int:
-        """Return the images of a decode batch.
-
-        Args:
-            height: h of the latents.
-            width: w of the latents.
-
-        Returns:
-            Its rows, whatever the number of images of a call.
-        """
-        return self._rows(height * self.downsample, width * self.downsample)
+        height, width = (side * self.downsample for side in latents.shape[2:])
+        return self._in_batches(decode_batch, latents, self._rows(height, width))
 
     def _rows(self, height: int, width: int) -> int:
         return CHOICES.get(self._device.type, CHOICES["cpu"]).rows(height * width, self._dtype)
@@ -228,33 +231,8 @@ class BatchedAutoencoder(ABC):
     def _in_batches(self, apply: Callable[[Tensor], Tensor], inputs: Tensor, rows: int) -> Iterator[Tensor]:
         """Apply to batches of `rows` rows; the last one is padded and its results cut."""
         for batch in torch.split(inputs, rows) if len(inputs) else ():
-            padding = self._padded_rows(batch, rows) - len(batch)
-            padded = torch.cat([batch, batch[-1:].expand(padding, -1, -1, -1)])
+            padded = torch.cat([batch, batch[-1:].expand(rows - len(batch), -1, -1, -1)])
             yield apply(padded.to(self._device))[: len(batch)]
-
-    def _padded_rows(self, batch: Tensor, rows: int) -> int:
-        """Return the fewest rows that leave the bytes of an image as they are in a batch of `rows`.
-
-        Convolutions of a CPU usually add up an image in one order, whatever the batch; that is tried once for
-        each shape: with two threads a batch of one has other bytes, one of two has not. On a GPU it is
-        `rows`: libraries choose another algorithm for another batch.
-        """
-        few = 1 << (len(batch) - 1).bit_length()
-        while few < rows and not (self._device.type == "cpu" and self._same_bytes(batch, few, rows)):
-            few *= 2
-        return min(few, rows)
-
-    def _same_bytes(self, batch: Tensor, few: int, rows: int) -> bool:
-        """Tell whether the network gives `few` images of this shape the bytes that they have among `rows`."""
-        encodes = batch.dtype == torch.uint8
-        trial = (encodes, few, rows, batch.shape[1:], self._dtype)
-        if trial not in self._keeps_bytes:
-            run = self._encoded if encodes else self._decoded
-            noise = torch.randn(few, *batch.shape[1:], generator=torch.Generator().manual_seed(0))
-            alone = run(self._prepared(noise))
-            among = run(self._prepared(torch.cat([noise, noise[-1:].expand(rows - few, -1, -1, -1)])))
-            self._keeps_bytes[trial] = torch.equal(alone, among[:few])
-        return self._keeps_bytes[trial]
 
 
 @cache

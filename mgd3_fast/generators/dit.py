@@ -2,28 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from mgd3_engine import NoiseSchedule
-from mgd3_engine.dit import DiT, DiTConfig, dit_config, load_dit
+from mgd3_engine.dit import DiT, DiTCheckpoint, DiTConfig, dit_config, load_dit, read_dit
 from mgd3_engine.files.digest import weights_digest
 from mgd3_fast.config import SamplingDefaults
 from mgd3_fast.datasets.imagenet import imagenet_classes
-from mgd3_fast.errors import UserError
+from mgd3_fast.errors import UserError, listed
 from mgd3_fast.generators.autoencoder import DEFAULT_VAE, KLAutoencoder
-from mgd3_fast.generators.base import Autoencoder, Generator
-from mgd3_fast.generators.hub import fetch_model
-from mgd3_fast.generators.network import Network
+from mgd3_fast.generators.base import Generator, Network, checked_channels
+from mgd3_fast.generators.batched_autoencoder import Autoencoder
+from mgd3_fast.generators.classes import names_by_id
+from mgd3_fast.generators.hub import MODEL_INDEX, SCHEDULER, ModelFiles
+from mgd3_fast.generators.trained_schedule import Training, training_of
 
 DIT_LICENCE = "CC-BY-NC-4.0"
 UNKNOWN_LICENCE = "not stated; DiT's published weights are CC-BY-NC-4.0"
 DIT_CFG_CHANNELS = 3
 """The authors guide the first three of four latent channels."""
+DIT_TRAINING = Training(NoiseSchedule.linear(1000, 1e-4, 2e-2))
+"""The authors' training."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +64,10 @@ class DiTNetwork(Network):
     @cached_property
     def network(self) -> DiT:
         """The network as its file holds it."""
-        return self._load()
+        try:
+            return self._load()
+        except ValueError as error:
+            raise UserError(str(error)) from None
 
     def digest(self) -> str:
         """sha256 of the weights and of what else decides the output."""
@@ -85,34 +93,16 @@ def dit_generator(
     licence: str,
     class_names: tuple[str, ...] | None = None,
     defaults: SamplingDefaults | None = None,
-    schedule: NoiseSchedule | None = None,
+    training: Training = DIT_TRAINING,
     cfg_channels: int | None = DIT_CFG_CHANNELS,
+    notes: tuple[str, ...] = (),
 ) -> Generator:
-    """Make the generator of a DiT and an autoencoder.
-
-    Args:
-        network: The network, loaded on first use.
-        config: Its architecture.
-        autoencoder: What it was trained on.
-        name: Short name for reports.
-        source: Hub id or path of the weights.
-        licence: Of the weights.
-        class_names: In the order of the class ids, where known.
-        defaults: Sampling settings; None is the paper's.
-        schedule: Noise schedule of the training; None is the paper's, linear from 1e-4 to 2e-2.
-        cfg_channels: Channels that classifier-free guidance acts on; None is all.
-
-    Returns:
-        The generator.
+    """Make the generator of a DiT of some architecture and an autoencoder; see `Generator` for the rest.
 
     Raises:
         UserError: The autoencoder's latents have another number of channels than the network.
     """
-    if autoencoder.latent_channels != config.in_channels:
-        raise UserError(
-            f"vae must have {config.in_channels} latent channels for {name},"
-            f" got {autoencoder.latent_channels}"
-        )
+    checked_channels(autoencoder, config.in_channels, name)
     return Generator(
         name=name,
         source=source,
@@ -121,35 +111,28 @@ def dit_generator(
         num_classes=config.num_classes,
         null_class=config.null_class if config.num_labels > config.num_classes else None,
         cfg_channels=cfg_channels,
-        schedule=schedule if schedule is not None else NoiseSchedule.linear(1000, 1e-4, 2e-2),
-        prediction="epsilon",
+        schedule=training.schedule,
+        prediction=training.prediction,
         learned_variance=config.learn_sigma,
         defaults=defaults if defaults is not None else SamplingDefaults(),
         class_names=class_names,
         licence=licence,
         autoencoder=autoencoder,
         network=network,
+        notes=(*training.notes, *notes),
+        published=asdict(SamplingDefaults()),
     )
 
 
 def dit_preset(name: str, vae: str | None = None) -> Generator:
-    """Make the generator of a published checkpoint; nothing is fetched before it is used.
+    """Make the generator of one of `DIT_PRESETS`; nothing is fetched before it is used.
 
-    Args:
-        name: One of `DIT_PRESETS`.
-        vae: Another autoencoder than the authors': a path or hub id.
-
-    Returns:
-        The generator, sampled with the paper's settings.
+    `vae` is another autoencoder than the authors': a path or hub id.
     """
     preset = DIT_PRESETS[name]
-
-    def load() -> DiT:
-        folder = fetch_model(preset.repo_id, "transformer", option="--generator", licence=DIT_LICENCE)
-        return load_dit(folder, preset.config)
-
+    files = ModelFiles(preset.repo_id, DIT_LICENCE)
     return dit_generator(
-        DiTNetwork(load),
+        DiTNetwork(lambda: load_dit(files.network("transformer"), preset.config)),
         preset.config,
         KLAutoencoder(vae or DEFAULT_VAE),
         name=name,
@@ -159,55 +142,77 @@ def dit_preset(name: str, vae: str | None = None) -> Generator:
     )
 
 
-def dit_from_path(path: Path, vae: str | None = None) -> Generator:
-    """Make the generator of a checkpoint file (`.pt`, `.safetensors`) or diffusers folder.
+def dit_of(source: str, vae: str | None = None, heads: int | None = None) -> Generator:
+    """Make the generator of a DiT's weights; those of a repository are fetched now.
 
     Args:
-        path: Where the weights lie; see `mgd3_engine.dit.load_dit` for the layouts.
-        vae: Autoencoder, a path or hub id; None is the folder's own `vae`, else the authors'.
+        source: A path, see `mgd3_engine.dit.read_dit` for the layouts, or the hub id of a repository in
+            diffusers' layout.
+        vae: Autoencoder, a path or hub id; None is the pipeline's own `vae`, else the authors'.
+        heads: Attention heads of the network, where nothing beside it tells them.
 
     Returns:
-        The generator, sampled with the paper's settings.
+        The generator, with the schedule, prediction and class names of the pipeline, where there is one.
 
     Raises:
-        FileNotFoundError, ValueError: The weights are missing, damaged or not of a DiT.
+        FileNotFoundError, ValueError: The weights are missing, cannot be fetched, are damaged or not a DiT's.
     """
-    dit = load_dit(path)
-    own_vae = path / "vae"
-    autoencoder = KLAutoencoder(vae or (own_vae if (own_vae / "config.json").is_file() else DEFAULT_VAE))
+    path = Path(source)
+    if path.exists():
+        files, weights, name = ModelFiles(_pipeline_of(path), UNKNOWN_LICENCE), path, path.resolve().stem
+    else:
+        files = ModelFiles(source, f"see huggingface.co/{source}")
+        weights, name = files.network("transformer"), source.split("/")[-1]
+    checkpoint, index = read_dit(weights, num_heads=heads), files.find_settings(MODEL_INDEX) or {}
+    has_vae = "vae" in index or (Path(files.source) / "vae/config.json").is_file()
+    names, note = _pipeline_names(index, files.source, checkpoint.config.num_classes)
     return dit_generator(
-        DiTNetwork(lambda: dit),
-        dit.config,
-        autoencoder,
-        name=path.resolve().stem,
-        source=str(path),
-        licence=UNKNOWN_LICENCE,
+        DiTNetwork(lambda: _network(checkpoint)),
+        checkpoint.config,
+        KLAutoencoder(vae or (files.source if has_vae else DEFAULT_VAE)),
+        name=name,
+        source=source,
+        licence=files.licence,
+        class_names=names,
+        training=training_of(files) or DIT_TRAINING,
+        notes=tuple(filter(None, (note, _unused_note(name, checkpoint.unused)))),
     )
 
 
-def dit_from_hub(repo_id: str, vae: str | None = None) -> Generator:
-    """Make the generator of a hub repository in diffusers' layout; its DiT is fetched now.
-
-    Args:
-        repo_id: owner/name; that of a preset gives the preset.
-        vae: Autoencoder, a path or hub id; None is the authors'.
-
-    Returns:
-        The generator.
-
-    Raises:
-        UserError: The repository cannot be fetched or holds no DiT.
-    """
-    for name, preset in DIT_PRESETS.items():
-        if preset.repo_id == repo_id:
-            return dit_preset(name, vae)
-    licence = f"see huggingface.co/{repo_id}"
-    dit = load_dit(fetch_model(repo_id, "transformer", option="--generator", licence=licence))
-    return dit_generator(
-        DiTNetwork(lambda: dit),
-        dit.config,
-        KLAutoencoder(vae or DEFAULT_VAE),
-        name=repo_id.split("/")[-1],
-        source=repo_id,
-        licence=licence,
+def _network(checkpoint: DiTCheckpoint) -> DiT:
+    if checkpoint.heads_known:
+        return checkpoint.network()
+    raise UserError(
+        f"{checkpoint.path} does not tell the attention heads of its DiT, whose width"
+        f" {checkpoint.config.hidden_size} is no published one: state them with --generator-heads N, or as"
+        ' {"num_heads": N} in a config.json beside it'
     )
+
+
+def _pipeline_of(path: Path) -> str:
+    """Return the folder of the pipeline that weights belong to; their own path where there is none."""
+    folder = path if path.is_dir() else path.parent
+    root = folder.parent if folder.name == "transformer" else folder
+    return str(root if any((root / name).is_file() for name in (MODEL_INDEX, SCHEDULER)) else path)
+
+
+def _pipeline_names(
+    index: Mapping[str, Any], source: str, num_classes: int
+) -> tuple[tuple[str, ...] | None, str | None]:
+    """Read the names of a pipeline's `id2label`, and what is to be said where they do not fit."""
+    if not index.get("id2label"):
+        return None, None
+    place = f"id2label of {source}/{MODEL_INDEX}"
+    try:
+        names = names_by_id(index["id2label"], place)
+    except UserError as error:
+        return None, f"{error}: it is not used"
+    if len(names) == num_classes:
+        return names, None
+    return None, f"{place} names {len(names)} classes and the network has {num_classes}: it is not used"
+
+
+def _unused_note(name: str, unused: tuple[str, ...]) -> str | None:
+    if not unused:
+        return None
+    return f"{name}: {len(unused)} tensors that a DiT does not use were left aside ({listed(unused)})"

@@ -18,13 +18,13 @@ from mgd3_engine.autoencoder import AutoencoderKL
 from mgd3_engine.dit import DiT, DiTConfig, load_dit, save_dit
 from mgd3_engine.files.json_file import read_json
 from mgd3_engine.files.renaming import renamed
-from mgd3_engine.files.weights import write_safetensors
 from mgd3_fast.config import SamplingDefaults
 from mgd3_fast.errors import UserError
 from mgd3_fast.generators.autoencoder import KLAutoencoder
+from mgd3_fast.generators.autoencoder_weights import save_autoencoder
 from mgd3_fast.generators.base import Generator
 from mgd3_fast.generators.dit import DIT_CFG_CHANNELS, DiTNetwork, dit_generator
-from mgd3_fast.generators.trained_schedule import ScheduleSettings
+from mgd3_fast.generators.trained_schedule import ScheduleSettings, Training
 
 FORMAT_VERSION = 1
 DESCRIPTION = "generator.json"
@@ -79,7 +79,7 @@ def save_generator(
     folder.mkdir(parents=True, exist_ok=True)
     (folder / DESCRIPTION).unlink(missing_ok=True)
     if vae is not None:
-        _save_vae(folder / AUTOENCODER, vae, dtype)
+        save_autoencoder(folder / AUTOENCODER, vae, vae.config.scaling_factor, dtype)
     autoencoder = KLAutoencoder(vae_source if vae_source is not None else folder / AUTOENCODER)
     schedule = schedule if schedule is not None else ScheduleSettings()
     defaults = defaults if defaults is not None else SamplingDefaults()
@@ -102,7 +102,8 @@ def save_generator(
         "licence": licence,
         "recipe": dict(recipe),
     }
-    _write_text(folder / DESCRIPTION, json.dumps(description, indent=2) + "\n")
+    with renamed(folder / DESCRIPTION, shared=True) as unfinished:
+        unfinished.write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
 
 
 def load_generator_folder(folder: str | Path, vae: str | None = None) -> Generator:
@@ -136,6 +137,10 @@ def load_generator_folder(folder: str | Path, vae: str | None = None) -> Generat
     cfg_channels = description.get("cfg_channels", DIT_CFG_CHANNELS)
     if cfg_channels is not None and type(cfg_channels) is not int:
         raise UserError(f"cfg_channels of {path} must be a whole number or null, got {cfg_channels!r}")
+    prediction = description.get("prediction", "epsilon")
+    if prediction not in ("epsilon", "v"):
+        raise UserError(f"prediction of {path} must be epsilon or v, got {prediction!r}")
+    schedule = _settings(ScheduleSettings, description, "schedule", path).build()
     return dit_generator(
         DiTNetwork(lambda: load_dit(folder / NETWORK, config)),
         config,
@@ -145,7 +150,7 @@ def load_generator_folder(folder: str | Path, vae: str | None = None) -> Generat
         licence=str(description.get("licence", "not stated")),
         class_names=None if names is None else tuple(str(name) for name in names),
         defaults=_settings(SamplingDefaults, description, "defaults", path),
-        schedule=_settings(ScheduleSettings, description, "schedule", path).build(),
+        training=Training(schedule, prediction),
         cfg_channels=cfg_channels,
     )
 
@@ -166,15 +171,3 @@ def _settings(cls: type[_Settings], description: Mapping[str, Any], key: str, pa
         return cls(**stored)
     except (TypeError, ValueError) as error:
         raise UserError(f"{key} of {path} is not valid: {error}") from None
-
-
-def _save_vae(folder: Path, vae: AutoencoderKL, dtype: torch.dtype | None) -> None:
-    folder.mkdir(exist_ok=True)
-    weights = {name: tensor.to(dtype) for name, tensor in vae.state_dict().items()}
-    write_safetensors(folder / "diffusion_pytorch_model.safetensors", weights, {"format": "pt"})
-    _write_text(folder / "config.json", json.dumps(vae.config.settings(), indent=2, sort_keys=True) + "\n")
-
-
-def _write_text(path: Path, text: str) -> None:
-    with renamed(path, shared=True) as unfinished:
-        unfinished.write_text(text, encoding="utf-8")

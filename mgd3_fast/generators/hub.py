@@ -1,13 +1,27 @@
-"""Fetching just the files of one network from the Hugging Face hub."""
+"""The files of a model or a pipeline: in a local folder, or fetched from the hub part by part."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from mgd3_engine.files.json_file import read_json
 from mgd3_engine.files.weights import DIFFUSERS_STEMS, weight_files
 from mgd3_fast.errors import UserError
+
+MODEL_INDEX = "model_index.json"
+SCHEDULER = "scheduler/scheduler_config.json"
+_TOKENIZER_FILES = (
+    "vocab.json",
+    "merges.txt",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+)
 
 
 def is_hub_id(text: str) -> bool:
@@ -15,76 +29,122 @@ def is_hub_id(text: str) -> bool:
     return re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", text) is not None
 
 
-def model_folder(root: Path, subfolder: str) -> Path:
-    """Return `root/subfolder` of a pipeline, or `root` itself where that holds the model.
-
-    Raises:
-        UserError: Neither holds a `config.json`.
-    """
-    for folder in (root / subfolder, root):
-        if (folder / "config.json").is_file():
-            return folder
-    raise UserError(f"{root} must hold config.json or {subfolder}/config.json, got neither")
-
-
-def fetch_model(
-    repo_id: str,
-    subfolder: str,
-    *,
-    option: str,
-    licence: str,
-    stems: tuple[str, str] = DIFFUSERS_STEMS,
-) -> Path:
-    """Download a model of a hub repository, or take it from the local cache.
-
-    Safetensors are preferred; the PyTorch files are fetched only where there are none.
+@dataclass(frozen=True)
+class ModelFiles:
+    """A model or a pipeline by its place; what is asked for, and no more, is fetched.
 
     Args:
-        repo_id: owner/name.
-        subfolder: Where a pipeline keeps the model; a repository of the model alone keeps it at its root.
-        option: Command line option that takes a local path instead, for the message.
-        licence: Of the weights, for the message.
-        stems: How the library of the model names its weights.
-
-    Returns:
-        Local folder with `config.json` and weights.
-
-    Raises:
-        UserError: The repository cannot be reached, or does not hold such a model.
+        source: A local folder or a hub id.
+        licence: Of the weights, for messages.
+        option: Command line option that takes a local path instead, for messages.
     """
-    for patterns in weight_files(stems):
-        names = ["config.json", *patterns]
-        wanted = [f"{prefix}{name}" for prefix in ("", f"{subfolder}/") for name in names]
-        root = fetch_files(repo_id, wanted, option=option, licence=licence)
-        folder = model_folder(root, subfolder)
-        if any(True for pattern in patterns for _ in folder.glob(pattern)):
-            return folder
-    raise UserError(f"{repo_id} must hold {stems[0]}.safetensors or .bin, got a repository without")
+
+    source: str
+    licence: str
+    option: str = "--generator"
+
+    def settings(self, name: str) -> dict[str, Any]:
+        """Read a JSON file by its path in the pipeline, such as `SCHEDULER`.
+
+        Raises:
+            UserError: It is missing, damaged, or cannot be fetched.
+        """
+        found = self.find_settings(name)
+        if found is None:
+            raise UserError(f"{self.source} must hold {name}, as diffusers' pipelines do, got none")
+        return found
+
+    def find_settings(self, name: str) -> dict[str, Any] | None:
+        """Read a JSON file as `settings` does, or return None where there is none."""
+        try:
+            return read_json(self._fetched([name]) / name)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except ValueError as error:
+            raise UserError(str(error)) from None
+
+    def network(self, part: str, stems: tuple[str, str] = DIFFUSERS_STEMS) -> Path:
+        """Find a network: that of the pipeline's folder `part`, or the one that lies there alone.
+
+        Of a repository safetensors are preferred; what `weight_files` has later is fetched only where what it
+        has earlier is not there.
+
+        Args:
+            part: Such as "unet".
+            stems: How its library names weights.
+
+        Returns:
+            Local folder with `config.json` and weights.
+
+        Raises:
+            UserError: It is missing or cannot be fetched.
+        """
+        if Path(self.source).exists():
+            return self._part_of(Path(self.source), part)
+        for patterns in weight_files(stems):
+            names = ["config.json", *patterns]
+            root = self._fetched([f"{prefix}{name}" for prefix in ("", f"{part}/") for name in names])
+            folder = self._part_of(root, part)
+            if any(True for pattern in patterns for _ in folder.glob(pattern)):
+                return folder
+        raise UserError(f"{self.source} must hold {stems[0]}.safetensors or .bin, got a repository without")
+
+    def tokenizer(self) -> Path:
+        """Find the folder of the tokenizer.
+
+        Raises:
+            UserError: It is missing or cannot be fetched.
+        """
+        folder = self._fetched([f"tokenizer/{name}" for name in _TOKENIZER_FILES]) / "tokenizer"
+        if not any((folder / name).is_file() for name in ("vocab.json", "tokenizer.json")):
+            raise UserError(f"{self.source} must hold tokenizer/vocab.json or tokenizer.json, got neither")
+        return folder
+
+    def tokenizer_bytes(self) -> bytes:
+        """Everything that decides what the tokenizer does, end to end."""
+        folder = self.tokenizer()
+        found = [folder / name for name in _TOKENIZER_FILES if (folder / name).is_file()]
+        return b"".join(path.read_bytes() for path in found)
+
+    def _part_of(self, root: Path, part: str) -> Path:
+        for folder in (root / part, root):
+            if (folder / "config.json").is_file():
+                return folder
+        raise UserError(f"{self.source} must hold {part}/config.json or config.json, got neither")
+
+    def _fetched(self, patterns: Sequence[str]) -> Path:
+        """Return the local folder with some files; one that is not in the repository is left out."""
+        if Path(self.source).exists():
+            return Path(self.source)
+        from huggingface_hub import snapshot_download
+
+        try:
+            return Path(snapshot_download(self.source, allow_patterns=list(patterns)))
+        except Exception as error:  # the hub client raises its own, the network library's and OSError
+            reason = (str(error).splitlines() or [""])[0]
+            raise UserError(
+                f"{self.source} could not be fetched from the Hugging Face hub"
+                f" ({type(error).__name__}: {reason[:160]}); give a local copy with {self.option} PATH"
+                f" (licence of these weights: {self.licence})"
+            ) from None
 
 
-def fetch_files(repo_id: str, patterns: Sequence[str], *, option: str, licence: str) -> Path:
-    """Download some files of a hub repository, or take them from the local cache.
+@contextmanager
+def loaded_or_refused(place: Path, class_name: str) -> Iterator[None]:
+    """Turn whatever a library says of settings and weights that do not fit together into one line.
 
     Args:
-        repo_id: owner/name.
-        patterns: Paths in the repository, with wildcards; one that is not there is left out.
-        option: Command line option that takes a local path instead, for the message.
-        licence: Of what the repository holds, for the message.
-
-    Returns:
-        Local folder that holds them, in the repository's layout.
+        place: Of the model, for the message.
+        class_name: What it was to be.
 
     Raises:
-        UserError: The repository cannot be reached.
+        UserError: The body raised what a library raises then.
     """
-    from huggingface_hub import snapshot_download
-
     try:
-        return Path(snapshot_download(repo_id, allow_patterns=list(patterns)))
-    except Exception as error:  # the hub client raises its own, the network library's and OSError
-        reason = (str(error).splitlines() or [""])[0]
-        raise UserError(
-            f"{repo_id} could not be fetched from the Hugging Face hub"
-            f" ({type(error).__name__}: {reason[:160]}); give a local copy with {option} PATH"
-            f" (licence of these weights: {licence})"
-        ) from None
+        yield
+    except UserError:
+        raise
+    except (RuntimeError, TypeError, ValueError, KeyError, AttributeError) as error:
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        reason = f"{error.args[0]} is missing" if isinstance(error, KeyError) else " ".join(lines[:2])
+        raise UserError(f"{place} is no usable {class_name}: {reason[:300]}") from None

@@ -10,12 +10,12 @@ Shape letters: N classes, E numbers of a class embedding.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from mgd3_engine.files.weights import read_weights
@@ -36,19 +36,6 @@ class _Level:
     attends: bool = False
 
 
-def is_original_ldm(path: Path) -> bool:
-    """Tell a class-conditional latent diffusion checkpoint from other files, by the names in it.
-
-    Args:
-        path: A checkpoint file.
-
-    Raises:
-        ValueError: The file is damaged, or holds more than weights.
-    """
-    names = read_weights(path)[0].keys()
-    return CLASS_TABLE in names and any(name.startswith(UNET) for name in names)
-
-
 def part_of(path: Path, prefix: str) -> dict[str, Tensor]:
     """Read the weights of one network of the file, which are mapped from it; the prefix is taken off."""
     weights = read_weights(path)[0]
@@ -56,59 +43,40 @@ def part_of(path: Path, prefix: str) -> dict[str, Tensor]:
 
 
 def class_table(path: Path) -> Tensor:
-    """Read the class embeddings.
-
-    Args:
-        path: A checkpoint file.
-
-    Returns:
-        `[N + 1, E]`.
-
-    Raises:
-        UserError: They are those of ImageNet's 1,000 classes without a null class, or of none.
-    """
+    """Read the class embeddings `[N + 1, E]` of a file; see `checked_table`."""
     return checked_table(read_weights(path)[0][CLASS_TABLE], f"{CLASS_TABLE} of {path}")
 
 
 def checked_table(table: Tensor, place: str) -> Tensor:
-    """Refuse class embeddings that cannot end with the null class's.
-
-    Args:
-        table: `[N + 1, E]`.
-        place: Where it lies, for the message.
-
-    Returns:
-        The same table.
+    """Return class embeddings `[N + 1, E]`, unless they cannot end with the null class's.
 
     Raises:
-        UserError: It has another number of dimensions, fewer than two rows, or one for each class of ImageNet
-            alone.
+        UserError: They have another number of dimensions, fewer than two rows, one for each class of ImageNet
+            alone, or hold NaN or infinity; the message names `place`.
     """
     if table.ndim != 2 or len(table) in (0, 1, 1000):
         raise UserError(
             f"{place} must be [classes + 1, numbers], the null class last, got {list(table.shape)}"
         )
+    if not torch.isfinite(table).all():
+        raise UserError(f"{place} holds NaN or infinity")
     return table
 
 
 def original_settings(path: Path) -> dict[str, Any]:
-    """Read the architecture of a file's U-Net.
-
-    Args:
-        path: A checkpoint file.
-
-    Returns:
-        Settings of diffusers' `UNet2DConditionModel`, without `sample_size`, which weights do not tell.
+    """Read the architecture of a file's U-Net; see `unet_settings_of`.
 
     Raises:
         UserError: A tensor is missing.
     """
-    with _naming_what_is_missing(path):
+    try:
         return unet_settings_of(part_of(path, UNET))
+    except KeyError as error:
+        raise UserError(f"{path} must hold {UNET}{error.args[0]}, got none") from None
 
 
 def original_unet(path: Path, settings: dict[str, Any]) -> dict[str, Tensor]:
-    """Read a file's U-Net.
+    """Read a file's U-Net: tensors by diffusers' names, mapped from the file.
 
     These are the trained weights themselves: the published configuration keeps no averages (`use_ema:
     False`), so that the original sampling script leaves `model_ema.` aside where a file has it.
@@ -117,18 +85,15 @@ def original_unet(path: Path, settings: dict[str, Any]) -> dict[str, Tensor]:
         path: A checkpoint file.
         settings: What `original_settings` gives for it.
 
-    Returns:
-        The tensors by diffusers' names, mapped from the file.
-
     Raises:
-        UserError: A tensor is missing, or there is one that such a network does not have.
+        KeyError: A tensor is missing.
+        UserError: There is one that such a network does not have.
     """
     from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint
 
     weights = part_of(path, UNET)
-    with _naming_what_is_missing(path):
-        prefixed = {f"{UNET}{name}": tensor for name, tensor in weights.items()}
-        converted: dict[str, Tensor] = convert_ldm_unet_checkpoint(prefixed, settings)
+    prefixed = {f"{UNET}{name}": tensor for name, tensor in weights.items()}
+    converted: dict[str, Tensor] = convert_ldm_unet_checkpoint(prefixed, settings)
     taken = {id(tensor) for tensor in converted.values()}
     for name, tensor in weights.items():
         if id(tensor) not in taken:
@@ -137,13 +102,10 @@ def original_unet(path: Path, settings: dict[str, Any]) -> dict[str, Tensor]:
 
 
 def unet_settings_of(weights: Mapping[str, Tensor]) -> dict[str, Any]:
-    """Read the architecture of a U-Net off the names and shapes of its weights.
-
-    Args:
-        weights: By their original names, without prefix.
+    """Read the architecture of a U-Net off its weights, which have their original names without prefix.
 
     Returns:
-        Settings of a `UNet2DConditionModel`, without `sample_size`.
+        Settings of a `UNet2DConditionModel`, but for `sample_size`, which weights do not tell.
 
     Raises:
         KeyError: A tensor that every such network has is missing.
@@ -182,11 +144,3 @@ def _levels(weights: Mapping[str, Tensor]) -> list[_Level]:
 def _count(names: Iterable[str], prefix: str) -> int:
     """Count the different parts of names that follow the prefix."""
     return len({name.removeprefix(prefix).split(".")[0] for name in names if name.startswith(prefix)})
-
-
-@contextmanager
-def _naming_what_is_missing(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except KeyError as error:
-        raise UserError(f"{path} must hold {UNET}{error.args[0]}, got none") from None

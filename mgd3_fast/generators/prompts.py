@@ -62,18 +62,24 @@ class ClassPrompts:
 
 
 def class_prompts(
-    dataset: Dataset, *, file: Path | None = None, template: str | None = None, negative: str | None = None
+    dataset: Dataset,
+    *,
+    file: Path | None = None,
+    template: str | None = None,
+    negative: str | None = None,
+    synonyms: str | None = None,
 ) -> ClassPrompts:
     """Make the prompts of a run of the classes' names, as MGD3 does, or of what a file calls the classes.
 
-    A class of ImageNet-1K, known by its wnid, is called by the first of its synonyms; every other one by its
-    own name, with spaces for underscores.
+    A class of ImageNet-1K, known by its wnid, is called by the first of its synonyms, or by the line of them
+    all; every other one by its own name, with spaces for underscores.
 
     Args:
         dataset: Its opened classes are the run's.
         file: See `read_prompts`; what it says of a class goes before the class's name.
         template: Put around what a class is called, in place of `{}`.
         negative: What stands for no class; an empty text by default.
+        synonyms: "first" (the default) or "all".
 
     Returns:
         The prompts.
@@ -85,7 +91,9 @@ def class_prompts(
     if PLACE not in template:
         raise UserError(f"prompt_template must hold {PLACE} where the class goes, got {template!r}")
     given = {} if file is None else read_prompts(file, dataset.all_class_names, dataset.class_names)
-    called = [given[name] if name in given else _called(name) for name in dataset.class_names]
+    called = [
+        given[name] if name in given else _called(name, synonyms == "all") for name in dataset.class_names
+    ]
     return ClassPrompts(
         class_names=dataset.class_names,
         texts=tuple(template.replace(PLACE, text) for text in called),
@@ -146,11 +154,12 @@ def _read_pairs(file: Path, lines: Sequence[str], all_class_names: Sequence[str]
     return prompts
 
 
-def _called(name: str) -> str:
-    """Find what a class is called."""
+def _called(name: str, by_all: bool) -> str:
+    """Find what a class is called: by the first of its synonyms, or by all."""
     wnids = imagenet_classes("imagenet1k")
     if name in wnids:
-        return imagenet_class_titles()[wnids.index(name)].split(",")[0].strip()
+        title = imagenet_class_titles()[wnids.index(name)]
+        return title if by_all else title.split(",")[0].strip()
     called = printable(name).replace("_", " ").strip()
     if not called or re.fullmatch(r"n\d{8}", called):
         raise UserError(

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from mgd3_fast.errors import UserError
 from mgd3_fast.generators.base import Generator
-from mgd3_fast.generators.dit import DIT_PRESETS, dit_from_hub, dit_from_path, dit_preset
+from mgd3_fast.generators.classes import names_beside, read_class_names
+from mgd3_fast.generators.dit import DIT_PRESETS, dit_of, dit_preset
 from mgd3_fast.generators.folder import DESCRIPTION, load_generator_folder
-from mgd3_fast.generators.hub import is_hub_id
+from mgd3_fast.generators.hub import MODEL_INDEX, ModelFiles, is_hub_id
 from mgd3_fast.generators.ldm import is_ldm, ldm_from_path
-from mgd3_fast.generators.pipeline_files import pipeline_class
 from mgd3_fast.generators.stable_diffusion import (
     PIPELINE_CLASS,
     STABLE_DIFFUSION_PRESETS,
+    TextGenerator,
     stable_diffusion,
     stable_diffusion_preset,
 )
@@ -26,7 +28,14 @@ DIT_PIPELINE = "DiTPipeline"
 _DEMO_FOLDER = Path(__file__).parent / "demo_mnist5k"
 
 
-def load_generator(spec: str, *, dataset_name: str | None = None, vae: str | None = None) -> Generator:
+def load_generator(
+    spec: str,
+    *,
+    dataset_name: str | None = None,
+    vae: str | None = None,
+    heads: int | None = None,
+    classes: Path | str | None = None,
+) -> Generator:
     """Find the generator that `spec` names.
 
     Args:
@@ -35,61 +44,65 @@ def load_generator(spec: str, *, dataset_name: str | None = None, vae: str | Non
             file, or the hub id of a repository in diffusers' layout.
         dataset_name: What "auto" goes by.
         vae: Another autoencoder than the generator's own: a path or hub id.
+        heads: Attention heads of a DiT's file that does not tell them.
+        classes: File of the names of its classes, see `read_class_names`; None takes those that it states
+            itself, else a list that lies beside it.
 
     Returns:
         The generator; a preset fetches its weights when they are first used.
 
     Raises:
-        UserError: `spec` names nothing, or what it names is damaged or cannot be fetched.
+        UserError: `spec` names nothing, what it names is damaged or cannot be fetched, or an option does not
+            fit it.
     """
     if spec == "auto":
         spec = DEMO_NAME if dataset_name == DEMO_DATASET else "dit-xl-2-256"
+    try:
+        known = _found(spec, vae)
+        generator = known or dit_of(spec, vae, heads)
+    except UserError:
+        raise
+    except ValueError as error:
+        raise UserError(str(error)) from None
+    if known is not None and heads is not None:
+        raise UserError(f"generator_heads must be left out with {known.name}, got {heads}")
+    if isinstance(generator, TextGenerator):
+        if classes is not None:
+            raise UserError(f"generator_classes must be left out with {generator.name}, which takes prompts")
+        return generator
+    if classes is not None:
+        return replace(generator, class_names=read_class_names(Path(classes), generator.num_classes))
+    if generator.class_names is None and Path(spec).exists():
+        names, note = names_beside(Path(spec), generator.num_classes)
+        return replace(generator, class_names=names, notes=(*generator.notes, *filter(None, [note])))
+    return generator
+
+
+def _found(spec: str, vae: str | None) -> Generator | None:
+    """Find a generator whose files say all of it; None for a DiT's weights."""
     if spec == DEMO_NAME:
         return load_generator_folder(_DEMO_FOLDER, vae)
-    if spec in DIT_PRESETS:
-        return dit_preset(spec, vae)
-    if spec in STABLE_DIFFUSION_PRESETS:
-        return stable_diffusion_preset(spec, vae)
-    path = Path(spec)
-    if path.exists():
-        try:
-            return _from_path(path, vae)
-        except UserError:
-            raise
-        except ValueError as error:
-            raise UserError(str(error)) from None
-    if is_hub_id(spec):
-        return _from_hub(spec, vae)
-    raise UserError(
-        f"generator must be auto, {', '.join(GENERATOR_NAMES)}, a folder, a .pt, .ckpt or .safetensors file,"
-        f" or a hub id owner/name, got {spec!r}"
-    )
-
-
-def _from_path(path: Path, vae: str | None) -> Generator:
-    if (path / DESCRIPTION).is_file():
-        return load_generator_folder(path, vae)
-    if is_ldm(path):
-        return ldm_from_path(path, vae)
-    if _is_text_pipeline(str(path), "not stated"):
-        return stable_diffusion(str(path), "not stated", vae)
-    return dit_from_path(path, vae)
-
-
-def _from_hub(repo_id: str, vae: str | None) -> Generator:
     for presets, make in ((DIT_PRESETS, dit_preset), (STABLE_DIFFUSION_PRESETS, stable_diffusion_preset)):
         for name, preset in presets.items():
-            if preset.repo_id == repo_id:
+            if spec == name or (spec == preset.repo_id and not Path(spec).exists()):
                 return make(name, vae)
-    licence = f"see huggingface.co/{repo_id}"
-    if _is_text_pipeline(repo_id, licence):
-        return stable_diffusion(repo_id, licence, vae)
-    return dit_from_hub(repo_id, vae)
+    path = Path(spec)
+    if not path.exists() and not is_hub_id(spec):
+        raise UserError(
+            f"generator must be auto, {', '.join(GENERATOR_NAMES)}, a folder, a .pt, .ckpt or .safetensors"
+            f" file, or a hub id owner/name, got {spec!r}"
+        )
+    if (path / DESCRIPTION).is_file():
+        return load_generator_folder(path, vae)
+    if path.exists() and is_ldm(path):
+        return ldm_from_path(path, vae)
+    licence = "not stated" if path.exists() else f"see huggingface.co/{spec}"
+    return stable_diffusion(spec, licence, vae) if _is_text_pipeline(spec, licence) else None
 
 
 def _is_text_pipeline(source: str, licence: str) -> bool:
     """Tell a text-to-image pipeline from a DiT, with or without its pipeline."""
-    found = pipeline_class(source, licence)
+    found = (ModelFiles(source, licence).find_settings(MODEL_INDEX) or {}).get("_class_name")
     if found not in (None, DIT_PIPELINE, PIPELINE_CLASS):
         raise UserError(
             f"generator must be a pipeline of class {PIPELINE_CLASS} or {DIT_PIPELINE},"

@@ -15,8 +15,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -34,8 +33,11 @@ class ModeGuidedScheduler:
     Everything but `step` is the base scheduler's own: timesteps, config, noise. A step without guidance is
     the base's to the byte. The forms `epsilon` and `x0` change what the network predicted before the base's
     step, `posterior` adds lambda sigma (m - x0) after it, with the sigma of the base's DDPM step (see
-    `mgd3_engine.ModeGuidance`). Diffusers' pipelines mix all channels in classifier-free guidance, and
-    `DiTPipeline` drops the learned variance: its pictures differ from `GuidedSampler`'s with 3 channels.
+    `mgd3_engine.ModeGuidance`). At a timestep whose abar is 0, the first of a schedule that was rescaled to
+    zero terminal SNR, the sample holds nothing of x0: form `epsilon`, whose move of x0 grows as
+    1 / sqrt(abar), is not defined there and that step is the base's own. Diffusers' pipelines mix all
+    channels in classifier-free guidance, and `DiTPipeline` drops the learned variance: its pictures differ
+    from `GuidedSampler`'s with 3 channels.
 
     The modes belong to a run: give `pipe.scheduler.modes` new ones before the next call, and set
     `pipe.scheduler = scheduler.base` before the pipeline is saved.
@@ -46,7 +48,9 @@ class ModeGuidedScheduler:
         guidance: Scale, stop (as an index of the S steps of a call) and form.
 
     Raises:
-        ValueError: `base` is another scheduler or clips, or `modes` is not finite float `[N, C, H, W]`.
+        ValueError: `base` is another scheduler or clips, or `modes` is not finite float `[N, C, H, W]`. A
+            guided step raises it where the network returned NaN or infinity, and where it predicts the noise
+            of a sample that is nothing else.
     """
 
     def __init__(self, base: Any, *, modes: Tensor, guidance: ModeGuidance = DEFAULT_GUIDANCE) -> None:
@@ -89,7 +93,15 @@ class ModeGuidedScheduler:
         """Step the base scheduler, pulled to the modes where this step is guided."""
         if self._respaced_index(timestep) <= self.guidance.t_stop or self.guidance.scale == 0.0:
             return self.base.step(model_output, timestep, sample, *args, **kwargs)
+        _check_finite(model_output, sample, int(timestep))
         moments = self._moments(int(timestep))
+        if moments.abar == 0.0 and self.base.config.prediction_type == "epsilon":
+            raise ValueError(
+                f"the sample at timestep {int(timestep)} is noise alone (rescale_betas_zero_snr), so that the"
+                " network must predict v or x0, and prediction_type is epsilon"
+            )
+        if moments.abar == 0.0 and self.guidance.form == "epsilon":
+            return self.base.step(model_output, timestep, sample, *args, **kwargs)
         channels = sample.shape[1]
         prediction, variance = model_output[:, :channels].float(), model_output[:, channels:].float()
         x0 = self._x0(prediction, sample.float(), moments.abar)
@@ -116,7 +128,9 @@ class ModeGuidedScheduler:
             last = self.base.final_alpha_cumprod
         else:
             previous, last = int(self.base.previous_timestep(timestep)), self.base.one
-        return Moments(float(abars[timestep]), float(abars[previous] if previous >= 0 else last))
+        abar, abar_prev = float(abars[timestep]), float(abars[previous] if previous >= 0 else last)
+        beta = 1.0 - abar / abar_prev
+        return Moments(abar, beta, beta * (1.0 - abar_prev) / (1.0 - abar))
 
     def _x0(self, prediction: Tensor, sample: Tensor, abar: float) -> Tensor:
         """Predict the clean latent `[R, C, H, W]` from what the network returned."""
@@ -168,22 +182,21 @@ class ModeGuidedScheduler:
         return torch.cat([modes, modes]) if doubled else modes
 
 
-@dataclass(frozen=True)
-class Moments:
-    """The two numbers of a step: abar at its timestep, and at the one it goes to."""
+class Moments(NamedTuple):
+    """What a step is made of: abar at its timestep, and two variances."""
 
     abar: float
-    abar_prev: float
+    beta: float  # that the forward step adds
+    posterior_variance: float  # betatilde (Ho et al. 2020, Eq. 7)
 
-    @property
-    def beta(self) -> float:
-        """Variance that the forward step adds."""
-        return 1.0 - self.abar / self.abar_prev
 
-    @property
-    def posterior_variance(self) -> float:
-        """betatilde (Ho et al. 2020, Eq. 7)."""
-        return self.beta * (1.0 - self.abar_prev) / (1.0 - self.abar)
+def _check_finite(model_output: Tensor, sample: Tensor, timestep: int) -> None:
+    for name, tensor in (("output of the network", model_output), ("sample", sample)):
+        if not torch.isfinite(tensor).all():
+            raise ValueError(
+                f"the {name} at timestep {timestep} holds NaN or infinity: the network overflows in"
+                f" {tensor.dtype}, or a scale is too large"
+            )
 
 
 def _method_of(base: Any) -> str:

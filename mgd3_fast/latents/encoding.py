@@ -145,6 +145,7 @@ def encode_dataset(
     work, stored = work_left(wanted, store, on_bad_image, progress, check=check)
     encoded = Encoded()
     if work:
+        store.check_writable()
         job = make_job(
             autoencoder,
             store,
@@ -189,6 +190,7 @@ def encode_stream(
     started = time.monotonic()
     store, progress = job.store, job.progress
     store.prepare()
+    store.check_writable()
     names, labels = stream.class_names, None
     if names is not None:
         chosen = range(len(names)) if classes is None else select_classes(classes, plain_names(names))

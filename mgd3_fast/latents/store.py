@@ -98,21 +98,33 @@ class LatentStore:
     def prepare(self) -> None:
         """Make the folder, delete what killed runs left, and look again at what others have stored.
 
+        A folder that is there and cannot be written is taken as it is: what is complete can be used.
+
         Raises:
-            UserError: The folder cannot be made or written.
+            UserError: The folder cannot be made.
         """
+        self.forget()
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
+            if not os.access(self.folder, os.W_OK | os.X_OK):
+                return
             for folder in (self.folder, *self.folder.glob("subset-*")):
                 remove_leftovers(folder)
             remove_unheld(self.folder)
         except OSError as error:
-            raise UserError(
-                f"cache_dir must be a writable folder, got {self.folder}: {error.strerror}"
-            ) from None
+            raise self._unwritable(str(error.strerror)) from None
+
+    def check_writable(self) -> None:
+        """Refuse a folder that cannot be written, before work whose results it is to keep.
+
+        Raises:
+            UserError: Naming the folder.
+        """
         if not os.access(self.folder, os.W_OK | os.X_OK):
-            raise UserError(f"cache_dir must be a writable folder, got {self.folder}: not writable")
-        self.forget()
+            raise self._unwritable("not writable, and latents are missing in it")
+
+    def _unwritable(self, reason: str) -> UserError:
+        return UserError(f"cache_dir must be a writable folder, got {self.folder}: {reason}")
 
     def claim(self, shard: Shard) -> Claim | None:
         """Take a shard to encode, unless another process has it; see `claims`."""

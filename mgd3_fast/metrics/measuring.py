@@ -113,11 +113,17 @@ class Measured:
         return {"settings": self.settings, "folders": folders}
 
     def save(self, out: Path) -> Path:
-        """Write `metrics.json` into a folder, which is made; an older one is replaced when complete."""
-        out.mkdir(parents=True, exist_ok=True)
-        with renamed(out / RESULT) as unfinished:
+        """Write `result_file(out)`, whose folder is made; an older one is replaced when complete."""
+        target = result_file(out)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with renamed(target) as unfinished:
             unfinished.write_text(json.dumps(self.to_json(), indent=2) + "\n", encoding="utf-8")
-        return out / RESULT
+        return target
+
+
+def result_file(out: Path) -> Path:
+    """The file that a measurement is written to: the one that is named, or `metrics.json` in a folder."""
+    return out if out.suffix.lower() == ".json" and not out.is_dir() else out / RESULT
 
 
 def measure(

@@ -1,21 +1,24 @@
 """Latents of a class become its modes: as many points of latent space as images are wanted."""
 
-from mgd3_fast.modes.discovering import check_ipc, classes_without_modes, discover_modes, modes_key
-from mgd3_fast.modes.kmeans_runners import (
-    NO_RUNNER,
-    RUNNER_NAMES,
-    choose_runner,
-    kmeans_runner,
+from mgd3_fast.modes.discovering import (
+    check_ipc,
+    classes_without_modes,
+    discover_modes,
+    latents_of,
+    modes_key,
 )
+from mgd3_fast.modes.kmeans_runners import NO_RUNNER, RUNNER_NAMES, kmeans_runner
 from mgd3_fast.modes.method import (
     KMEANS_METHOD_NAMES,
     METHOD_NAMES,
+    Discovery,
     ModeDiscovery,
-    Modes,
+    choose_discovery,
+    choose_runner,
     method_named,
 )
-from mgd3_fast.modes.mode_set import ModeSet
-from mgd3_fast.modes.spec import Discovery, choose_discovery
+from mgd3_fast.modes.mode_set import Modes, ModeSet, header_of
+from mgd3_fast.modes.real_latents import HerdingDiscovery
 
 __all__ = [
     "KMEANS_METHOD_NAMES",
@@ -23,6 +26,7 @@ __all__ = [
     "NO_RUNNER",
     "RUNNER_NAMES",
     "Discovery",
+    "HerdingDiscovery",
     "ModeDiscovery",
     "ModeSet",
     "Modes",
@@ -31,7 +35,9 @@ __all__ = [
     "choose_runner",
     "classes_without_modes",
     "discover_modes",
+    "header_of",
     "kmeans_runner",
+    "latents_of",
     "method_named",
     "modes_key",
 ]

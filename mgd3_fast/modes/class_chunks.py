@@ -21,10 +21,10 @@ READERS = 4
 
 @dataclass(frozen=True)
 class Chunk:
-    """Latents of some classes.
+    """Latents of the classes at some places among those that are to be read.
 
     Args:
-        places: Where each class stands among those that are to be read.
+        places: The places.
         features: float32 or float16 [N, D], on the device.
         offsets: Rows offsets[p]..offsets[p + 1] are of the class at places[p].
     """
@@ -34,8 +34,7 @@ class Chunk:
     offsets: tuple[int, ...]
 
 
-def chunk_bytes(device: torch.device) -> int:
-    """Bytes that the features of a chunk may have: at most an eighth of the memory that is free."""
+def _chunk_bytes(device: torch.device) -> int:
     if device.type != "cuda":
         return CHUNK_ON_CPU
     free, _ = torch.cuda.mem_get_info(device)
@@ -43,15 +42,7 @@ def chunk_bytes(device: torch.device) -> int:
 
 
 def split_into_chunks(class_bytes: Sequence[int], most: int) -> list[range]:
-    """Group neighbouring classes so that each group has at most `most` bytes, or is one class.
-
-    Args:
-        class_bytes: Bytes of each class's features.
-        most: See `chunk_bytes`.
-
-    Returns:
-        Ranges of places, in order, that cover all classes.
-    """
+    """Group neighbouring classes, given by their bytes, into ranges of `most` bytes or of one class."""
     chunks, begin, held = [], 0, 0
     for place, size in enumerate(class_bytes):
         if place > begin and held + size > most:
@@ -78,10 +69,10 @@ def read_chunks(
         width: D.
         dtype: float32 or float16.
         device: Where the features are wanted.
-        most_bytes: Bytes of a chunk; `chunk_bytes(device)` by default.
+        most_bytes: Of a chunk; by default at most an eighth of the memory that is free on the device.
     """
     row_bytes = width * dtype.itemsize
-    chunks = split_into_chunks([n * row_bytes for n in rows], most_bytes or chunk_bytes(device))
+    chunks = split_into_chunks([n * row_bytes for n in rows], most_bytes or _chunk_bytes(device))
     if not chunks:
         return
     largest = max(sum(rows[place] for place in chunk) for chunk in chunks)

@@ -1,4 +1,4 @@
-"""What the methods share: nearest samples, member means, and the rules for degenerate classes.
+"""What the methods share: one thread, nearest samples, member means, and the rules for degenerate classes.
 
 Shape letters: n images of a class, K modes, D = C*h*w.
 """
@@ -7,34 +7,44 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
+from contextlib import AbstractContextManager
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mgd3_fast.modes.method import Modes
-from mgd3_fast.modes.threads import one_thread
+from mgd3_fast.modes.mode_set import Modes
 
 _ROWS_AT_A_TIME = 1024  # of float64 differences: 32 MiB at D = 4096
+
+
+def one_thread(user_api: str | None = None) -> AbstractContextManager[object]:
+    """Hold OpenMP and BLAS at one thread, so that results do not depend on how many there are.
+
+    scikit-learn adds up partial sums in the order its threads finish: centres differ in the last bits between
+    thread counts (9.5e-7 measured between one and two). Every fit runs on one thread, and `discover_modes`
+    runs several classes side by side instead.
+
+    It reaches only libraries that are loaded already. OpenMP's limit is the calling thread's. BLAS's is the
+    process's: were it set in each fit alone, the first fit to end would lift it from the others.
+
+    Args:
+        user_api: "openmp" or "blas" to hold only one of them.
+    """
+    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+
+    limits: AbstractContextManager[object] = threadpool_limits(limits=1, user_api=user_api)
+    return limits
 
 
 class ClusteringDiscovery(ABC):
     """A method of scikit-learn's, on one class at a time and one thread."""
 
     def fit(self, features: Tensor, ipc: int, seed: int) -> Modes:
-        """Find the modes of a class; one with `ipc` distinct samples or fewer has these, see `few_distinct`.
+        """Find the modes of a class, as `ModeDiscovery.fit`.
 
-        Args:
-            features: float32 [n, D], n >= ipc.
-            ipc: K.
-            seed: 0..2^32-1.
-
-        Returns:
-            Modes, their weights, and the sample nearest to each.
-
-        Raises:
-            ValueError: n < ipc.
+        One with `ipc` distinct samples or fewer has these; see `few_distinct`.
         """
         samples = check_samples(features, ipc)
         few = few_distinct(samples, ipc, enough=ipc + 1)
@@ -77,9 +87,9 @@ def few_distinct(samples: Tensor, ipc: int, enough: int) -> Modes | None:
     if len(first) >= enough:
         return None
     turn = np.arange(ipc) % len(first)
-    shares = sizes[turn] / np.bincount(turn)[turn] / len(samples)
+    weights = sizes[turn] / np.bincount(turn)[turn] / len(samples)
     rows = torch.from_numpy(first[turn])
-    return Modes(samples.cpu()[rows].float(), torch.from_numpy(shares).float(), rows)
+    return Modes(samples.cpu()[rows].float(), torch.from_numpy(weights).float(), rows)
 
 
 def distinct_samples(samples: Tensor) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -94,30 +104,21 @@ def distinct_samples(samples: Tensor) -> tuple[NDArray[np.int64], NDArray[np.int
 
 
 def nearest_samples(samples: Tensor, centers: Tensor) -> Tensor:
-    """Row of the sample nearest to each centre, the first one of equals.
+    """Row of the sample nearest to each centre, the first one of equals; int64 [K].
 
     A matrix product narrows the choice, differences make it: cancellation decides no near tie.
 
     Args:
         samples: [n, D].
         centers: [K, D], on the same device.
-
-    Returns:
-        int64 [K].
     """
     points, centers = samples.double(), centers.double()
     squares = points.square().sum(1)
     rough = squares - 2 * (centers @ points.T)  # [K, n], squared distance less a constant
     slack = 1e-9 * torch.maximum(squares.max(), centers.square().sum(1).max())
     modes, rows = (rough <= rough.min(1, keepdim=True).values + slack).nonzero(as_tuple=True)
-    exact = torch.cat(
-        [
-            (points[some_rows] - centers[some_modes]).square().sum(1)
-            for some_rows, some_modes in zip(
-                torch.split(rows, _ROWS_AT_A_TIME), torch.split(modes, _ROWS_AT_A_TIME), strict=True
-            )
-        ]
-    )
+    parts = zip(torch.split(rows, _ROWS_AT_A_TIME), torch.split(modes, _ROWS_AT_A_TIME), strict=True)
+    exact = torch.cat([(points[row] - centers[mode]).square().sum(1) for row, mode in parts])
     least = exact.new_full((len(centers),), torch.inf).scatter_reduce(0, modes, exact, "amin")
     equals = exact == least[modes]
     nearest = rows.new_full((len(centers),), len(samples))
@@ -163,6 +164,13 @@ def split_clusters(samples: Tensor, labels: Tensor, count: int, seed: int) -> Te
         scatter[widest] = _scatter(samples[labels == widest])
         scatter.append(_scatter(samples[labels == len(scatter)]))
     return labels
+
+
+def cluster_modes(samples: Tensor, labels: Tensor, ipc: int, seed: int) -> Modes:
+    """Means of clusters, after `split_clusters`, weighted by their shares of the samples."""
+    labels = split_clusters(samples, labels, ipc, seed)
+    centers = member_means(samples, labels, ipc)
+    return Modes(centers, shares(labels, ipc), nearest_samples(samples, centers))
 
 
 def _scatter(samples: Tensor) -> float:

@@ -18,7 +18,7 @@ from mgd3_fast.modes.clusters import (
     shares,
     split_clusters,
 )
-from mgd3_fast.modes.method import Modes
+from mgd3_fast.modes.mode_set import Modes
 
 MIN_SAMPLES = 3  # images of the smallest cluster; with 4, classes of MNIST fall short of 10 clusters
 PERCENTILES = np.arange(97.5, 0, -2.5)  # of the distances to the nearest sample but one

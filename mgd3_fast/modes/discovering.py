@@ -2,40 +2,34 @@
 
 Finished classes are kept in small files, which a later call takes up.
 
-Shape letters: n images of a class, K modes (= ipc), C channels, h w latent size, D = C*h*w.
+Shape letters: K modes (= ipc), C channels, h w latent size.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import replace
 from pathlib import Path
 
-from torch import Tensor
+import torch
 
 from mgd3_fast.datasets import Dataset, ImageClass
 from mgd3_fast.errors import UserError
 from mgd3_fast.latents import LatentStore
-from mgd3_fast.modes.class_job import ClassJob
-from mgd3_fast.modes.fitting import fit_in_chunks, fit_side_by_side
+from mgd3_fast.modes.class_modes import ClassModes
+from mgd3_fast.modes.clusters import one_thread
+from mgd3_fast.modes.kmeans import KMeansDiscovery
 from mgd3_fast.modes.kmeans_runners import NO_RUNNER, kmeans_runner
-from mgd3_fast.modes.method import BatchedDiscovery, method_named
-from mgd3_fast.modes.mode_set import ModeSet, empty_mode_set
-from mgd3_fast.modes.spec import Discovery
-from mgd3_fast.modes.threads import one_thread
+from mgd3_fast.modes.method import Discovery, method_named
+from mgd3_fast.modes.mode_set import Modes, ModeSet
 from mgd3_fast.progress import SILENT, Progress
 from mgd3_fast.storage.tensor_files import remove_leftovers
 
 
 def check_ipc(counts: Mapping[str, int], ipc: int) -> None:
-    """Refuse more modes than a class has images.
-
-    Args:
-        counts: Images of each class.
-        ipc: Modes wanted.
+    """Refuse more modes per class (`ipc`) than one has images (`counts`, by class name).
 
     Raises:
         UserError: Naming the class with the fewest images, or an ipc below 1.
@@ -52,34 +46,34 @@ def check_ipc(counts: Mapping[str, int], ipc: int) -> None:
 def modes_key(dataset: Dataset, store: LatentStore, discovery: Discovery) -> str:
     """Hex sha256 of all that the modes of a dataset depend on; `ModeSet.key` of what `discover_modes` gives.
 
-    Args:
-        dataset: The classes.
-        store: Their latents; they need not be there yet.
-        discovery: How modes are found.
-
-    Returns:
-        The key.
+    The latents need not be there yet.
     """
-    job = ClassJob(discovery, store, None)
-    return hashlib.sha256("\n".join(job.key(cls) for cls in dataset.classes).encode()).hexdigest()
+    modes = ClassModes(discovery, store, None)
+    return hashlib.sha256("\n".join(modes.key(cls) for cls in dataset.classes).encode()).hexdigest()
+
+
+def latents_of(dataset: Dataset, store: LatentStore) -> dict[str, str]:
+    """Say what latents are of and how they are made; what `ModeSet.latents` keeps.
+
+    The first four are what modes may not differ in, the others are number formats.
+    """
+    images = "\n".join(cls.fingerprint for cls in dataset.classes)
+    return {
+        "images": hashlib.sha256(images.encode()).hexdigest(),
+        "autoencoder": store.autoencoder_digest,
+        "resolution": f"{store.resolution} px",
+        "flip": store.flip,
+        "precision": str(store.dtype).removeprefix("torch."),
+        "storage": str(store.storage_dtype).removeprefix("torch."),
+    }
 
 
 def classes_without_modes(
     dataset: Dataset, store: LatentStore, discovery: Discovery, workdir: Path
 ) -> list[int]:
-    """Find out what a call of `discover_modes` would still have to do.
-
-    Args:
-        dataset: The classes.
-        store: Their latents; they need not be there.
-        discovery: How modes are found.
-        workdir: Folder with the results of single classes; need not exist.
-
-    Returns:
-        Labels of the classes that have no result, and so need their latents.
-    """
-    job = ClassJob(discovery, store, workdir)
-    return [cls.label for cls in dataset.classes if job.kept(cls) is None]
+    """Labels of the classes without a result in `workdir`, whose latents `discover_modes` would need."""
+    modes = ClassModes(discovery, store, workdir)
+    return [cls.label for cls in dataset.classes if modes.kept(cls) is None]
 
 
 def discover_modes(
@@ -93,7 +87,7 @@ def discover_modes(
     num_workers: int | None = None,
     chunk_bytes: int | None = None,
 ) -> ModeSet:
-    """Find the modes of every class.
+    """Find the modes of every class, in the dataset's order.
 
     Args:
         dataset: The classes.
@@ -107,44 +101,61 @@ def discover_modes(
         chunk_bytes: Latents that a runner for GPUs gets at a time; chosen from free memory by default. The
             result does not depend on it.
 
-    Returns:
-        The modes, classes in the dataset's order.
-
     Raises:
         UserError: A class without latents, with fewer images than `ipc`, or of another latent shape, found
             before any work starts; or latents that are not finite.
     """
-    job = ClassJob(discovery, store, workdir)
-    results = [job.kept(cls) for cls in dataset.classes]
+    of_class = ClassModes(discovery, store, workdir)
+    results = [of_class.kept(cls) for cls in dataset.classes]
     lacking = [position for position, kept in enumerate(results) if kept is None]
-    _check_latents([dataset.classes[position] for position in lacking], store, latent_shape, discovery.ipc)
+    classes = [dataset.classes[position] for position in lacking]
+    _check_latents(classes, store, latent_shape, discovery.ipc)
     if workdir is not None:
         workdir.mkdir(parents=True, exist_ok=True)
         remove_leftovers(workdir)
-    key = modes_key(dataset, store, discovery)
-    found = empty_mode_set(dataset.class_names, latent_shape, discovery, key)
-    for position, kept in enumerate(results):
-        if kept is not None:
-            found.fill(position, kept)
-    if lacking:
-        # Made first: it loads the libraries whose threads are limited next.
-        runner = None if discovery.kmeans == NO_RUNNER else kmeans_runner(discovery.kmeans)
-        method = method_named(discovery.method, latent_shape=latent_shape, runner=runner)
-        if runner is not None and runner.on_device and isinstance(method, BatchedDiscovery):
-            fitted = fit_in_chunks(dataset, lacking, job, method, chunk_bytes)
-        else:
-            workers = num_workers or min(16, len(os.sched_getaffinity(0)), len(lacking))
-            fitted = fit_side_by_side(dataset, lacking, job, method, workers)
-        total = len(dataset.classes)
+    if classes:
+        fitted, total = _fitted(of_class, classes, latent_shape, num_workers, chunk_bytes), len(results)
         with (
             one_thread("blas"),
-            progress.stage("discover", total=total, unit="class", initial=total - len(lacking)) as bar,
+            progress.stage("discover", total=total, unit="class", initial=total - len(classes)) as bar,
             closing(fitted),
         ):
-            for position, modes in fitted:
-                found.fill(position, modes)
+            for place, modes in fitted:
+                results[lacking[place]] = modes
                 bar.advance()
-    return replace(found, source_images=_image_names(dataset, found.source_index))
+    found = [modes for modes in results if modes is not None]
+    return ModeSet(
+        class_names=dataset.class_names,
+        modes=torch.stack([modes.centers.reshape(-1, *latent_shape) for modes in found]),
+        weights=torch.stack([modes.weights for modes in found]),
+        source_index=torch.stack([modes.source_index for modes in found]),
+        key=modes_key(dataset, store, discovery),
+        method=discovery.method,
+        seed=discovery.seed,
+        kmeans=discovery.kmeans,
+        source_images=tuple(
+            tuple(map(cls.images.name, modes.source_index.tolist()))
+            for cls, modes in zip(dataset.classes, found, strict=True)
+        ),
+        latents=latents_of(dataset, store),
+    )
+
+
+def _fitted(
+    of_class: ClassModes,
+    classes: Sequence[ImageClass],
+    latent_shape: tuple[int, int, int],
+    num_workers: int | None,
+    chunk_bytes: int | None,
+) -> Generator[tuple[int, Modes], None, None]:
+    """Choose how classes are fitted; the method's libraries are loaded when this returns."""
+    wanted = of_class.discovery
+    runner = None if wanted.kmeans == NO_RUNNER else kmeans_runner(wanted.kmeans)
+    method = method_named(wanted.method, latent_shape=latent_shape, runner=runner)
+    if isinstance(method, KMeansDiscovery) and method.on_device:
+        return of_class.fit_in_chunks(classes, method, chunk_bytes)
+    workers = num_workers or min(16, len(os.sched_getaffinity(0)), len(classes))
+    return of_class.fit_side_by_side(classes, method, workers)
 
 
 def _check_latents(
@@ -162,10 +173,3 @@ def _check_latents(
         counts[cls.name] = len(found)
     if counts:
         check_ipc(counts, ipc)
-
-
-def _image_names(dataset: Dataset, source_index: Tensor) -> tuple[tuple[str, ...], ...]:
-    return tuple(
-        tuple(cls.images.name(image) for image in images)
-        for cls, images in zip(dataset.classes, source_index.tolist(), strict=True)
-    )

@@ -10,15 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mgd3_fast.modes.clusters import (
-    ClusteringDiscovery,
-    few_distinct,
-    member_means,
-    nearest_samples,
-    shares,
-    split_clusters,
-)
-from mgd3_fast.modes.method import Modes
+from mgd3_fast.modes.clusters import ClusteringDiscovery, cluster_modes, few_distinct, nearest_samples
+from mgd3_fast.modes.mode_set import Modes
 
 SAMPLES_PER_DIMENSION = 2
 MOST_COMPONENTS = 32
@@ -45,12 +38,10 @@ class GaussianMixtureDiscovery(ClusteringDiscovery):
         answers = self._responsibilities(samples, ipc, seed)  # [n, K]
         images = answers.sum(axis=0)
         if images.min() < _DEAD:
-            labels = split_clusters(samples, torch.from_numpy(answers.argmax(axis=1)), ipc, seed)
-            centers, weights = member_means(samples, labels, ipc), shares(labels, ipc)
-        else:
-            means = answers.T @ samples.double().numpy() / images[:, None]
-            centers = torch.from_numpy(means.astype(np.float32))
-            weights = torch.from_numpy((images / images.sum()).astype(np.float32))
+            return cluster_modes(samples, torch.from_numpy(answers.argmax(axis=1)), ipc, seed)
+        means = answers.T @ samples.double().numpy() / images[:, None]
+        centers = torch.from_numpy(means.astype(np.float32))
+        weights = torch.from_numpy((images / images.sum()).astype(np.float32))
         return Modes(centers, weights, nearest_samples(samples, centers))
 
     def _responsibilities(self, samples: Tensor, ipc: int, seed: int) -> NDArray[np.float64]:

@@ -12,10 +12,9 @@ from itertools import accumulate, pairwise
 import torch
 from torch import Tensor
 
-from mgd3_fast.modes.clusters import few_distinct, member_means, nearest_samples, shares
-from mgd3_fast.modes.kmeans_runners import Clusters, KMeansRunner, SklearnKMeans
-from mgd3_fast.modes.method import Modes
-from mgd3_fast.modes.threads import one_thread
+from mgd3_fast.modes.clusters import few_distinct, member_means, nearest_samples, one_thread, shares
+from mgd3_fast.modes.kmeans_runners import KMeansRunner, SklearnKMeans
+from mgd3_fast.modes.mode_set import Modes
 
 POOLED_SIDE = 8
 
@@ -33,37 +32,26 @@ class KMeansDiscovery:
     ) -> None:
         self._runner = runner or SklearnKMeans()
 
+    @property
+    def on_device(self) -> bool:
+        """Whether features are wanted on the runner's device, many classes in one call."""
+        return self._runner.on_device
+
     def fit(self, features: Tensor, ipc: int, seed: int) -> Modes:
-        """Cluster the latents of a class.
+        """Cluster the latents of a class, as `ModeDiscovery.fit`; modes are in K-means' order.
 
-        Fewer than `ipc` distinct samples would leave clusters empty. Then the modes are the distinct
-        samples in order of first appearance, repeated in turn until there are `ipc`, and the copies of a
-        sample share its weight equally.
-
-        Args:
-            features: float32 [n, D], n >= ipc.
-            ipc: K.
-            seed: 0..2^32-1.
-
-        Returns:
-            Modes in K-means order, their shares of the samples, and the sample nearest to each.
-
-        Raises:
-            ValueError: n < ipc.
+        Where there are fewer than `ipc` distinct samples, these are the modes; see `few_distinct`.
         """
         return self.fit_many(features, (0, len(features)), ipc, seed)[0]
 
     def fit_many(self, features: Tensor, offsets: Sequence[int], ipc: int, seed: int) -> list[Modes]:
-        """Cluster the latents of P classes in one call of the runner, each as `fit` would.
+        """Cluster P classes in one call of the runner, each as `fit` would; their modes are on the CPU.
 
         Args:
             features: float32 or float16 [N, D], on the runner's device.
             offsets: P + 1 numbers; class p has rows offsets[p]..offsets[p + 1], at least ipc.
             ipc: K.
             seed: 0..2^32-1, the same for each class.
-
-        Returns:
-            Modes of each class, on the CPU.
 
         Raises:
             ValueError: A class has fewer rows than ipc.
@@ -142,13 +130,11 @@ class PooledDiscovery(KMeansDiscovery):
         for whole, points in ((False, pooled), (True, classes)):
             chosen = [place for place, is_coarse in enumerate(coarse) if is_coarse == whole]
             if chosen:
-                clusters = self._clusters([points[place] for place in chosen], ipc, seed)
-                sizes = [len(points[place]) for place in chosen]
-                labels.update(zip(chosen, torch.split(clusters.labels, sizes), strict=True))
+                clustered = [points[place] for place in chosen]
+                found = self._runner.cluster(torch.cat(clustered), _offsets(clustered), ipc, seed)
+                sizes = [len(samples) for samples in clustered]
+                labels.update(zip(chosen, torch.split(found.labels, sizes), strict=True))
         return [_of_members(samples, labels[place], ipc) for place, samples in enumerate(classes)]
-
-    def _clusters(self, classes: Sequence[Tensor], ipc: int, seed: int) -> Clusters:
-        return self._runner.cluster(torch.cat(list(classes)), _offsets(classes), ipc, seed)
 
     def _pool(self, samples: Tensor) -> Tensor:
         height, width = (min(POOLED_SIDE, -(-side // 2)) for side in self._latent_shape[1:])

@@ -11,19 +11,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 from itertools import pairwise
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 from torch.utils.dlpack import from_dlpack
 
 from mgd3_fast.errors import UserError
-from mgd3_fast.modes.method import KMEANS_METHOD_NAMES
-from mgd3_fast.modes.threads import one_thread
+from mgd3_fast.modes.clusters import one_thread
 
-RUNNER_NAMES = ("sklearn", "cuml", "triton")
 NO_RUNNER = "none"
 MOST_ITERATIONS = 300
 TOLERANCE = 1e-4
@@ -54,13 +51,6 @@ class KMeansRunner(Protocol):
     def cluster(self, features: Tensor, offsets: Sequence[int], k: int, seed: int) -> Clusters:
         """Cluster each class; class p has rows offsets[p]..offsets[p + 1] of float32 or float16 [N, D]."""
         ...
-
-
-class RunnerChoice(NamedTuple):
-    """A runner's name, or `NO_RUNNER`, and why it is this one."""
-
-    name: str
-    reason: str
 
 
 class SklearnKMeans:
@@ -104,7 +94,7 @@ class CumlKMeans:
             import cupy
             from cuml.cluster import KMeans
         except ImportError as error:
-            raise _without_cuml(str(error)) from None
+            raise without_cuml(str(error)) from None
         self._cupy: Any = cupy
         self._kmeans: Any = KMeans
 
@@ -153,76 +143,27 @@ class TritonKMeans:
         return Clusters(found.centers, found.labels.long())
 
 
+_RUNNERS: dict[str, type[KMeansRunner]] = {
+    "sklearn": SklearnKMeans,
+    "cuml": CumlKMeans,
+    "triton": TritonKMeans,
+}
+RUNNER_NAMES = tuple(_RUNNERS)
+
+
 def kmeans_runner(name: str) -> KMeansRunner:
-    """Make a runner known by name.
-
-    Args:
-        name: One of `RUNNER_NAMES`.
-
-    Returns:
-        The runner.
+    """Make a runner known by one of `RUNNER_NAMES`.
 
     Raises:
         UserError: No such runner, or a package it needs is missing.
     """
-    if name == "sklearn":
-        return SklearnKMeans()
-    if name == "cuml":
-        return CumlKMeans()
-    if name == "triton":
-        return TritonKMeans()
-    raise UserError(f"kmeans must be one of auto, {', '.join(RUNNER_NAMES)}, got {name!r}")
+    if name not in _RUNNERS:
+        raise UserError(f"kmeans must be one of auto, {', '.join(RUNNER_NAMES)}, got {name!r}")
+    return _RUNNERS[name]()
 
 
-def choose_runner(wanted: str, method: str, ipc: int, device: torch.device) -> RunnerChoice:
-    """Decide what runs the K-means of a method.
-
-    Args:
-        wanted: "auto" or one of `RUNNER_NAMES`.
-        method: Name of the discovery method.
-        ipc: Modes per class.
-        device: Where the networks run, and a runner of GPUs.
-
-    Returns:
-        What was named, if it can run; for "auto" the batched kernels on CUDA and scikit-learn elsewhere;
-        `NO_RUNNER` for a method without K-means.
-
-    Raises:
-        UserError: The runner does not fit the method, the number of modes or the machine.
-    """
-    if wanted not in ("auto", *RUNNER_NAMES):
-        raise UserError(f"kmeans must be one of auto, {', '.join(RUNNER_NAMES)}, got {wanted!r}")
-    if method not in KMEANS_METHOD_NAMES:
-        if wanted != "auto":
-            raise UserError(
-                f"kmeans must be auto with discovery {method}, which has no choice of runner, got {wanted!r}"
-            )
-        return RunnerChoice(NO_RUNNER, f"{method} has no choice of runner")
-    if wanted == "auto":
-        return _best_runner(ipc, device)
-    if wanted == "cuml":
-        if device.type != "cuda":
-            allowed = "auto, sklearn or triton"
-            raise UserError(f"kmeans must be {allowed} on {device.type}, got 'cuml', which needs CUDA")
-        missing = [package for package in ("cuml", "cupy") if find_spec(package) is None]
-        if missing:
-            raise _without_cuml(f"no module named {missing[0]}")
-    if wanted == "triton" and ipc > MOST_TRITON_CLUSTERS:
-        raise UserError(f"ipc must be at most {MOST_TRITON_CLUSTERS} with kmeans triton, got {ipc}")
-    return RunnerChoice(wanted, "asked for")
-
-
-def _best_runner(ipc: int, device: torch.device) -> RunnerChoice:
-    if device.type != "cuda":
-        return RunnerChoice("sklearn", "no CUDA device")
-    if find_spec("triton") is None:
-        return RunnerChoice("sklearn", "Triton is not installed")
-    if ipc > MOST_TRITON_CLUSTERS:
-        return RunnerChoice("sklearn", f"the batched kernels make at most {MOST_TRITON_CLUSTERS} clusters")
-    return RunnerChoice("triton", "all classes at once on CUDA")
-
-
-def _without_cuml(reason: str) -> UserError:
+def without_cuml(reason: str) -> UserError:
+    """Say that cuML cannot be had, and why."""
     return UserError(
         "kmeans must be one that works here, got 'cuml', which needs the extra cuda13 or cuda12"
         f" (pip install 'mgd3-fast[cuda13]'): {reason}"

@@ -1,26 +1,36 @@
-"""The modes of all classes of a run, and the file they are kept in.
+"""The modes of a class, those of all classes of a run, and the file they are kept in.
 
-Shape letters: N classes, K modes of a class (= ipc), C channels, h w latent size.
+Shape letters: N classes, D = C*h*w, K modes of a class (= ipc), C channels, h w latent size.
 """
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-import torch
 from torch import Tensor
 
 from mgd3_fast.errors import UserError
-from mgd3_fast.modes.method import Modes
 from mgd3_fast.storage.tensor_files import DamagedFileError, check_contents, open_tensors, save_tensors
 
-if TYPE_CHECKING:
-    from mgd3_fast.modes.spec import Discovery
-
 _FORMAT = "mgd3-fast modes 2"
+
+
+@dataclass(frozen=True)
+class Modes:
+    """Modes of one class.
+
+    Args:
+        centers: float32 [K, D], in the units of the diffusion latents.
+        weights: float32 [K], share of the class's images that each mode stands for; they add up to 1.
+        source_index: int64 [K], row of the sample nearest to each mode.
+    """
+
+    centers: Tensor
+    weights: Tensor
+    source_index: Tensor
 
 
 @dataclass(frozen=True)
@@ -37,6 +47,7 @@ class ModeSet:
         seed: Its seed.
         kmeans: Name of the runner that ran its K-means, or "none".
         source_images: N tuples of K names, the images that `source_index` counts to; empty if unknown.
+        latents: What the latents were made of and by, see `latents_of`; empty if unknown.
 
     Raises:
         ValueError: Shapes do not agree.
@@ -51,6 +62,7 @@ class ModeSet:
     seed: int
     kmeans: str = "sklearn"
     source_images: tuple[tuple[str, ...], ...] = ()
+    latents: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         leading = self.modes.shape[:2]
@@ -69,28 +81,26 @@ class ModeSet:
         """K."""
         return self.modes.shape[1]
 
-    def of_class(self, name: str) -> Tensor:
-        """Modes [K, C, h, w] of a class.
+    def repeating(self) -> dict[str, int]:
+        """Different modes of each class that has fewer of them than K."""
+        found = {}
+        for name, modes, sources in zip(
+            self.class_names, self.modes, self.source_index.tolist(), strict=True
+        ):
+            if len(set(sources)) < self.ipc:  # equal modes have one nearest image, and are rare
+                different = len({mode.numpy().tobytes() for mode in modes})
+                if different < self.ipc:
+                    found[name] = different
+        return found
 
-        Raises:
-            UserError: The class has no modes here.
-        """
+    def of_class(self, name: str) -> Tensor:
+        """Modes [K, C, h, w] of a class; a `UserError` where it has none here."""
         if name not in self.class_names:
             raise UserError(f"modes must cover class {name}, got only {len(self.class_names)} others")
         return self.modes[self.class_names.index(name)]
 
-    def fill(self, position: int, modes: Modes) -> None:
-        """Set the modes of the class at a position; see `empty_mode_set`."""
-        self.modes[position] = modes.centers.reshape(self.modes.shape[1:])
-        self.weights[position] = modes.weights
-        self.source_index[position] = modes.source_index
-
     def save(self, path: Path | str) -> None:
-        """Write a safetensors file, atomically and with a checksum.
-
-        Raises:
-            OSError: The file cannot be written.
-        """
+        """Write a safetensors file, atomically and with a checksum; see `save_tensors`."""
         metadata = {
             "format": _FORMAT,
             "class_names": json.dumps(self.class_names),
@@ -100,19 +110,14 @@ class ModeSet:
             "kmeans": self.kmeans,
             "key": self.key,
             "source_images": json.dumps(self.source_images),
+            "latents": json.dumps(self.latents),
         }
         tensors = {"modes": self.modes, "weights": self.weights, "source_index": self.source_index}
         save_tensors(Path(path), tensors, metadata)
 
     @classmethod
     def load(cls, path: Path | str) -> ModeSet:
-        """Read a file written by `save` and compare it with its checksum.
-
-        Args:
-            path: The file.
-
-        Returns:
-            The modes, memory-mapped.
+        """Read a file written by `save`, memory-mapped, and compare it with its checksum.
 
         Raises:
             UserError: No such file, damaged, or not a file of modes.
@@ -122,14 +127,14 @@ class ModeSet:
             file = open_tensors(path)
             if file.metadata.get("format") != _FORMAT:
                 got = file.metadata.get("format", "another kind of file")
-                raise UserError(f"modes must be a file of format {_FORMAT!r}, got {got} in {path}")
+                raise UserError(f"modes must be a file of modes, {_FORMAT!r}, got {got} in {path}")
             check_contents(path, file)
         except FileNotFoundError:
             raise UserError(f"modes must be an existing file, got {path}") from None
         except OSError as error:
             raise UserError(f"modes must be a readable file, got {path}: {error}") from None
         except DamagedFileError as error:
-            raise UserError(f"modes must be an undamaged file: {error}") from None
+            raise UserError(f"modes cannot be read: {error}") from None
         return cls(
             class_names=tuple(json.loads(file.metadata["class_names"])),
             modes=file.tensors["modes"],
@@ -140,29 +145,14 @@ class ModeSet:
             seed=int(file.metadata["seed"]),
             kmeans=file.metadata["kmeans"],
             source_images=tuple(tuple(names) for names in json.loads(file.metadata["source_images"])),
+            latents=json.loads(file.metadata.get("latents", "{}")),
         )
 
 
-def runner_of_file(path: Path) -> str | None:
-    """Name of the K-means runner in the header of a file of modes; None for any other file, or none."""
+def header_of(path: Path) -> dict[str, str]:
+    """What the header of a file of modes states; nothing for any other file, or none."""
     try:
-        return open_tensors(path).metadata.get("kmeans")
+        header = open_tensors(path).metadata
     except (OSError, DamagedFileError):
-        return None
-
-
-def empty_mode_set(
-    class_names: tuple[str, ...], shape: tuple[int, int, int], discovery: Discovery, key: str
-) -> ModeSet:
-    """A mode set of the right shapes, to be filled class by class; unfilled modes are NaN."""
-    leading = (len(class_names), discovery.ipc)
-    return ModeSet(
-        class_names,
-        torch.full((*leading, *shape), float("nan")),
-        torch.full(leading, float("nan")),
-        torch.full(leading, -1, dtype=torch.int64),
-        key,
-        discovery.method,
-        discovery.seed,
-        discovery.kmeans,
-    )
+        return {}
+    return header if header.get("format") == _FORMAT else {}

@@ -12,14 +12,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mgd3_fast.modes.clusters import (
-    ClusteringDiscovery,
-    member_means,
-    nearest_samples,
-    shares,
-    split_clusters,
-)
-from mgd3_fast.modes.method import Modes
+from mgd3_fast.modes.clusters import ClusteringDiscovery, cluster_modes
+from mgd3_fast.modes.mode_set import Modes
 
 NEIGHBOURS = 10
 
@@ -43,18 +37,13 @@ class SpectralDiscovery(ClusteringDiscovery):
         self._clustering, self._distances = SpectralClustering, euclidean_distances
 
     def _fit(self, samples: Tensor, ipc: int, seed: int) -> Modes:
-        labels = split_clusters(samples, self._clusters(samples, ipc, seed), ipc, seed)
-        centers = member_means(samples, labels, ipc)
-        return Modes(centers, shares(labels, ipc), nearest_samples(samples, centers))
-
-    def _clusters(self, samples: Tensor, ipc: int, seed: int) -> Tensor:
-        """Cluster of each sample, int64 [n]."""
-        if ipc == 1:
-            return torch.zeros(len(samples), dtype=torch.int64)
-        # Less the mean, because the expanded squares of the distances cancel far from the origin.
-        distances = self._distances((samples - samples.double().mean(0)).float().numpy())
-        clustering = self._clustering(ipc, affinity="precomputed", random_state=seed)
-        return torch.from_numpy(clustering.fit(_neighbour_graph(distances)).labels_.astype(np.int64))
+        labels = torch.zeros(len(samples), dtype=torch.int64)
+        if ipc > 1:
+            # Less the mean, because the expanded squares of the distances cancel far from the origin.
+            distances = self._distances((samples - samples.double().mean(0)).float().numpy())
+            clustering = self._clustering(ipc, affinity="precomputed", random_state=seed)
+            labels = torch.from_numpy(clustering.fit(_neighbour_graph(distances)).labels_.astype(np.int64))
+        return cluster_modes(samples, labels, ipc, seed)
 
 
 def _neighbour_graph(distances: NDArray[np.float32]) -> Any:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mgd3_fast.modes.threads import one_thread
+from mgd3_fast.modes.clusters import one_thread
 from mgd3_fast.pictures import style
 from mgd3_fast.pictures.members import ModeMembers
 from mgd3_fast.pictures.style import add_legend, new_figure, own_style, save_figure

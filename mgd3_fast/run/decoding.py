@@ -9,39 +9,23 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass
-from queue import SimpleQueue
 from types import TracebackType
-from typing import Protocol
+from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from mgd3_fast.generators import Autoencoder
+from mgd3_fast.writers import WorkQueue
+
+if TYPE_CHECKING:
+    from mgd3_fast.generators import Autoencoder
+    from mgd3_fast.writers import PngWriter
 
 BATCHES_AHEAD = 2  # the one that is decoded and one that waits; the sampler pauses when decoding is slower
 
 
-class Sink(Protocol):
-    """What takes finished pixels: `PngWriter`."""
-
-    def put(self, image: int, file: str, pixels: np.ndarray) -> None:
-        """Take uint8 [H, W, 3] of one image."""
-        ...
-
-
-@dataclass(frozen=True)
-class _Decoded:
-    """Pixels on their way to host memory, uint8 [b, H, W, 3]; there once `arrived` returns."""
-
-    pixels: Tensor
-    arrived: Callable[[], object]
-
-
-class DecodeQueue:
-    """Decodes batches of latents and hands every image to a sink, in order.
+class DecodeQueue(WorkQueue):
+    """Decodes batches of latents and hands every image to a writer, in order.
 
     On a GPU this happens on a thread with CUDA streams of its own: the sampler's next batch is launched
     without waiting, and pixels cross to pinned memory while the next decode batch is computed. On a CPU,
@@ -49,32 +33,29 @@ class DecodeQueue:
 
     Args:
         autoencoder: Decodes, on `device`.
-        sink: Receives the pixels.
+        writer: Receives the pixels.
         device: Where the autoencoder runs.
-        advance: Called with the number of images that the sink has taken.
+        advance: Called with the number of images that the writer has taken.
         threaded: Decode on a thread; None is on a GPU only.
     """
 
     def __init__(
         self,
         autoencoder: Autoencoder,
-        sink: Sink,
+        writer: PngWriter,
         device: torch.device,
         advance: Callable[[int], None],
         *,
         threaded: bool | None = None,
     ) -> None:
-        self._autoencoder, self._sink, self._device, self._advance = autoencoder, sink, device, advance
-        self._batches: SimpleQueue[tuple[Sequence[tuple[int, str]], Tensor] | None] = SimpleQueue()
-        self._free = threading.BoundedSemaphore(BATCHES_AHEAD)
+        super().__init__("decode", 1, BATCHES_AHEAD)
+        self._autoencoder, self._writer, self._device, self._advance = autoencoder, writer, device, advance
+        self._threaded = device.type == "cuda" if threaded is None else threaded
         self._stopping = threading.Event()
-        self._error: BaseException | None = None
-        self._streams = _Streams(device) if device.type == "cuda" else None
-        self._thread: threading.Thread | None = None
+        self._streams: tuple[torch.cuda.Stream, torch.cuda.Stream] | None = None  # to decode and to copy
+        if device.type == "cuda":
+            self._streams = torch.cuda.Stream(device), torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         self.seconds = {"decode": 0.0, "write": 0.0}
-        if device.type == "cuda" if threaded is None else threaded:
-            self._thread = threading.Thread(target=self._decode_queued, name="decode")
-            self._thread.start()
 
     def put(self, images: Sequence[tuple[int, str]], latents: Tensor) -> None:
         """Take one batch; with a thread, wait only while two others are not yet decoded.
@@ -84,97 +65,64 @@ class DecodeQueue:
             latents: float32 `[B, C, h, w]`, one for each of `images`; not changed afterwards.
 
         Raises:
-            Exception: Whatever decoding or the sink raised, for this batch or an earlier one.
+            Exception: Whatever decoding or the writer raised, for this batch or an earlier one.
         """
-        if self._thread is None:
+        if self._threaded:
+            self.add(self._decode_beside, images, latents)
+        else:
             self._decode(images, latents)
-            return
-        self._free.acquire()
-        if self._error is not None:
-            self._free.release()
-            raise self._error
-        self._batches.put((images, latents))
-
-    def close(self) -> None:
-        """Wait until the sink has everything.
-
-        Raises:
-            Exception: Whatever decoding or the sink raised.
-        """
-        if self._thread is not None:
-            self._batches.put(None)
-            self._thread.join()
-        if self._error is not None:
-            raise self._error
-
-    def __enter__(self) -> DecodeQueue:
-        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        try:
-            if kind is None:
-                self.close()
-        finally:
-            if self._thread is not None and self._thread.is_alive():
-                self._stopping.set()  # after the decode batch at hand: the sink keeps what it has
-                self._batches.put(None)
-                self._thread.join()
+        if kind is not None:
+            self._stopping.set()  # after the decode batch at hand: the writer keeps what it has
+        super().__exit__(kind, error, trace)
 
-    def _decode_queued(self) -> None:
-        with ExitStack() as entered:
-            if self._streams is not None:
-                entered.enter_context(torch.cuda.device(self._device))
-                entered.enter_context(torch.cuda.stream(self._streams.decode))
-            while (batch := self._batches.get()) is not None:
-                try:
-                    if self._error is None and not self._stopping.is_set():
-                        self._decode(*batch)
-                except BaseException as error:
-                    self._error = error
-                finally:
-                    self._free.release()
+    def _decode_beside(self, images: Sequence[tuple[int, str]], latents: Tensor) -> None:
+        if self._stopping.is_set():
+            return
+        if self._streams is None:
+            self._decode(images, latents)
+            return
+        with torch.cuda.device(self._device), torch.cuda.stream(self._streams[0]):
+            self._decode(images, latents)
 
     def _decode(self, images: Sequence[tuple[int, str]], latents: Tensor) -> None:
         """Decode one batch; on a GPU pixels are delivered once the next decode batch has been launched."""
-        started, in_sink = time.perf_counter(), self.seconds["write"]
+        started, writing = time.perf_counter(), self.seconds["write"]
         remaining = iter(images)
-        on_the_way: deque[_Decoded] = deque()
+        on_the_way: deque[tuple[Tensor, Callable[[], object]]] = deque()
         for pixels in self._autoencoder.decode_batches(latents):  # each [b, 3, H, W]
             on_the_way.append(self._to_host(pixels.permute(0, 2, 3, 1).contiguous()))
             if self._streams is None or len(on_the_way) > 1:
-                self._deliver(on_the_way.popleft(), remaining)
+                self._deliver(*on_the_way.popleft(), remaining)
             if self._stopping.is_set():
                 break
-        for decoded in on_the_way:
-            self._deliver(decoded, remaining)
-        in_sink = self.seconds["write"] - in_sink
-        self.seconds["decode"] += time.perf_counter() - started - in_sink
+        for arriving in on_the_way:
+            self._deliver(*arriving, remaining)
+        writing = self.seconds["write"] - writing
+        self.seconds["decode"] += time.perf_counter() - started - writing
 
-    def _to_host(self, pixels: Tensor) -> _Decoded:
+    def _to_host(self, pixels: Tensor) -> tuple[Tensor, Callable[[], object]]:
+        """Pixels uint8 `[b, H, W, 3]` on their way to host memory; there once the function returns."""
         if self._streams is None:
-            return _Decoded(pixels, lambda: None)
+            return pixels, lambda: None
+        copying = self._streams[1]
         host = torch.empty(pixels.shape, dtype=torch.uint8, pin_memory=True)
-        self._streams.copy.wait_stream(torch.cuda.current_stream(self._device))
-        with torch.cuda.stream(self._streams.copy):
+        copying.wait_stream(torch.cuda.current_stream(self._device))
+        with torch.cuda.stream(copying):
             host.copy_(pixels, non_blocking=True)
-            pixels.record_stream(self._streams.copy)
-            return _Decoded(host, self._streams.copy.record_event().synchronize)
+            pixels.record_stream(copying)
+            return host, copying.record_event().synchronize
 
-    def _deliver(self, decoded: _Decoded, remaining: Iterator[tuple[int, str]]) -> None:
-        decoded.arrived()
+    def _deliver(
+        self, pixels: Tensor, wait: Callable[[], object], remaining: Iterator[tuple[int, str]]
+    ) -> None:
+        wait()
         started = time.perf_counter()
-        for pixels in decoded.pixels.numpy():  # [H, W, 3]
+        for one in pixels.numpy():  # [H, W, 3]
             image, file = next(remaining)
-            self._sink.put(image, file, pixels)
+            self._writer.put(image, file, one)
         self.seconds["write"] += time.perf_counter() - started
-        self._advance(len(decoded.pixels))
-
-
-class _Streams:
-    """What decodes beside the sampler, and what copies beside the decoder."""
-
-    def __init__(self, device: torch.device) -> None:
-        self.decode = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
-        self.copy = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        self._advance(len(pixels))

@@ -1,230 +1,91 @@
-"""The second stage of a run, and a command of its own: latents to modes."""
+"""Modes as a command of its own, and their pictures."""
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from mgd3_fast.errors import UserError
-from mgd3_fast.modes import (
-    Discovery,
-    ModeSet,
-    check_ipc,
-    choose_discovery,
-    classes_without_modes,
-    discover_modes,
-    modes_key,
-)
+from mgd3_fast.config.discover import BESIDE_THE_MODES
+from mgd3_fast.modes import ModeSet, check_ipc, choose_discovery, header_of
 from mgd3_fast.pictures import MOST_CLASSES, check_drawable, plot_modes
-from mgd3_fast.progress import SILENT
-from mgd3_fast.run.encoding import encode_latents
-from mgd3_fast.run.run import Run, Timings, left_out
+from mgd3_fast.progress import SILENT, Progress
+from mgd3_fast.run.mode_finder import ModeFinder, modes_file
+from mgd3_fast.run.run import Timings
 from mgd3_fast.run.sources import Sources, open_sources
-from mgd3_fast.writers import MODES, Layout, RunFolder, check_ours, check_writable
+from mgd3_fast.writers import MODE_PLOTS, MODES, check_ours, check_writable
 
 if TYPE_CHECKING:
-    from mgd3_fast.config import DiscoverConfig, PlotConfig
-    from mgd3_fast.datasets import Dataset
-    from mgd3_fast.progress import Progress
-
-KEPT_MODES = "modes"
-
-
-@dataclass(frozen=True, kw_only=True)
-class ModeSource:
-    """Where the modes of a run come from.
-
-    Args:
-        config: What was asked for.
-        sources: Dataset, generator, device and latents.
-        discovery: How modes are found.
-    """
-
-    config: DiscoverConfig
-    sources: Sources
-    discovery: Discovery
-
-    @property
-    def dataset(self) -> Dataset:
-        """The classes of the run."""
-        return self.sources.dataset
-
-    def encode(self, run: Run[Any], classes: Sequence[int]) -> list[dict[str, str]]:
-        """Encode what the modes of some classes still lack; writes to the cache only.
-
-        Args:
-            run: The run; its folder need not be opened.
-            classes: Places of the classes in the run.
-
-        Returns:
-            Images that were left out because they cannot be read, and why.
-
-        Raises:
-            UserError: If given modes are of something else, an image is damaged, or the disk has no room.
-        """
-        given = given_modes(self.config)
-        if given is not None:
-            self.load(given)
-            return []
-        lacking = self._lacking(run, self._subset(classes))
-        if lacking is None:
-            return []
-        with run.timings.measure("encode"):
-            report = encode_latents(self.sources, lacking, self.config.on_bad_image, run.progress)
-        check_ipc(report.counts, self.config.ipc)
-        return left_out(report.bad_images)
-
-    def find_modes(self, run: Run[Any], classes: Sequence[int]) -> ModeSet:
-        """Load, take up or find the modes of some classes.
-
-        Args:
-            run: The run; its folder keeps the modes of single classes for later calls and other shards.
-            classes: Places of the classes in the run.
-
-        Returns:
-            The modes of at least these classes.
-
-        Raises:
-            UserError: As `encode`.
-        """
-        given = given_modes(self.config)
-        if given is not None:
-            return self.load(given)
-        dataset, wanted = self._subset(classes), self.discovery
-        lacking = self._lacking(run, dataset)
-        if lacking is not None:
-            with run.timings.measure("encode"):
-                encode_latents(self.sources, lacking, self.config.on_bad_image, run.progress)
-            run.progress.note(f"discover: {wanted.method}, K-means runner {wanted.runner} ({wanted.reason})")
-        with run.timings.measure("discover"):
-            return discover_modes(
-                dataset,
-                self.sources.store,
-                self.sources.generator.latent_shape,
-                wanted,
-                run.folder.work / KEPT_MODES,
-                run.progress,
-            )
-
-    def load(self, path: Path) -> ModeSet:
-        """Read modes of this very run.
-
-        Args:
-            path: File of an earlier run, or of `discover`.
-
-        Returns:
-            The modes of all classes.
-
-        Raises:
-            UserError: They were found otherwise, or in other latents; naming what differs.
-        """
-        modes, wanted = ModeSet.load(path), self.discovery
-        if modes.key == modes_key(self.dataset, self.sources.store, wanted):
-            return modes
-        for name, got, asked in (
-            ("ipc", modes.ipc, wanted.ipc),
-            ("seed", modes.seed, wanted.seed),
-            ("discovery", modes.method, wanted.method),
-            ("kmeans", modes.kmeans, wanted.kmeans),
-            ("classes", len(modes.class_names), len(self.dataset.classes)),
-        ):
-            if got != asked:
-                raise UserError(f"modes must be of this run, got {path}, whose {name} is {got}, not {asked}")
-        raise UserError(
-            f"modes must be of this run, got {path}, which was made from other images or with another"
-            " autoencoder"
-        )
-
-    def _subset(self, classes: Sequence[int]) -> Dataset:
-        return self.dataset.subset([self.dataset.classes[index].label for index in classes])
-
-    def _lacking(self, run: Run[Any], dataset: Dataset) -> Dataset | None:
-        """Return the classes whose modes are not kept in the working state, or None."""
-        kept = run.folder.work / KEPT_MODES
-        labels = classes_without_modes(dataset, self.sources.store, self.discovery, kept)
-        return dataset.subset(labels) if labels else None
-
-
-def given_modes(config: DiscoverConfig) -> Path | None:
-    """Find the file of modes that a run takes up: the named one, or the one in its output folder if any."""
-    named, in_folder = getattr(config, "modes", None), Path(config.out) / MODES
-    if named is not None:
-        return Path(named)
-    return in_folder if in_folder.exists() else None
+    from mgd3_fast.config import DiscoverAndPlotConfig, DiscoverConfig
 
 
 def discover(
     config: DiscoverConfig, progress: Progress = SILENT, *, sources: Sources | None = None
 ) -> tuple[Path, ModeSet]:
-    """Find the modes of a dataset, encoding what is not encoded yet, and write `OUT/modes.safetensors`.
+    """Find the modes of a dataset, encoding what is not encoded yet, and write them into a file.
 
     Args:
-        config: Dataset, generator, ipc, method, output folder.
+        config: Dataset, generator, ipc, method; output folder, which receives `modes.safetensors`, or file.
         progress: Receives bars and notes.
         sources: What `open_sources(config)` gave, if it is open already.
 
-    Returns:
-        The file and the modes.
-
     Raises:
-        UserError: If the folder holds something else, or as `encode` does.
+        UserError: If the file or folder is or holds something else, or as `encode` does.
     """
     sources = sources or open_sources(config, progress)
-    dataset = sources.dataset
-    check_ipc(dataset.counts, config.ipc)
-    discovery = choose_discovery(config, sources.device, given_modes(config))
-    source = ModeSource(config=config, sources=sources, discovery=discovery)
-    layout = Layout(dataset.class_names, tuple(cls.label for cls in dataset.classes), config.ipc)
-    run = Run(source, RunFolder(Path(config.out), {}, layout, 1, 1), progress, Timings())
-    check_ours(run.folder.out)
-    target, work = run.folder.out / MODES, run.folder.work
-    if target.exists():
-        return target, source.load(target)
-    check_writable(run.folder.out)
-    modes = source.find_modes(run, range(len(dataset.classes)))
-    modes.save(work / MODES)
-    (work / MODES).replace(target)
-    if not (work / "run.json").exists():
-        shutil.rmtree(work, ignore_errors=True)
+    check_ipc(sources.dataset.counts, config.ipc)
+    target, work = modes_file(config)
+    # On auto, K-means is run by what made the modes that are there already.
+    header = header_of(target)
+    given = {"kmeans": header["kmeans"]} if header and config.kmeans == "auto" else {}
+    finder = ModeFinder(
+        config=config,
+        sources=sources,
+        discovery=choose_discovery(config, sources.device, given),
+        header=given,
+        progress=progress,
+        timings=Timings(),
+    )
+    if target == Path(config.out) / MODES:
+        check_ours(target.parent)
+    if finder.given is None:
+        check_writable(target.parent)
+    modes = finder.find_modes(range(len(sources.dataset.classes)))
+    if finder.given is None:
+        modes.save(work / MODES)
+        (work / MODES).replace(target)
+        if not (work / "run.json").exists():
+            shutil.rmtree(work, ignore_errors=True)
     return target, modes
 
 
 def discover_and_plot(
-    config: DiscoverConfig, pictured: PlotConfig, folder: Path, progress: Progress = SILENT
+    config: DiscoverAndPlotConfig, progress: Progress = SILENT
 ) -> tuple[Path, ModeSet, list[Path]]:
-    """Find the modes of a dataset as `discover` does, and draw those of some classes.
-
-    Args:
-        config: As for `discover`.
-        pictured: Which classes, in which projection.
-        folder: Receives the pictures.
-        progress: Receives bars and notes.
-
-    Returns:
-        The file of modes, the modes, and the pictures.
+    """Find the modes of a dataset as `discover` does, and draw those of some classes: also the pictures.
 
     Raises:
         UserError: As `discover`, for classes that are not opened, and without matplotlib; all of it before
             any work starts.
         OSError: The folder cannot be written.
     """
-    check_drawable(pictured.projection)
+    check_drawable(config.projection)
+    folder = Path(str(config.plot))
+    if str(folder) == BESIDE_THE_MODES:
+        folder = modes_file(config)[0].parent / MODE_PLOTS
     sources = open_sources(config, progress)
     labels = [cls.label for cls in sources.dataset.classes[:MOST_CLASSES]]
-    drawn = sources.dataset.subset(pictured.plot_classes or labels)
+    drawn = sources.dataset.subset(config.plot_classes or labels)
     check_writable(folder)
     path, modes = discover(config, progress, sources=sources)
-    encode_latents(sources, drawn, config.on_bad_image, progress)  # modes may be there, and latents gone
+    sources.encode(drawn, config.on_bad_image, progress)  # modes may be there, and latents gone
     pictures = plot_modes(
         drawn,
         sources.store,
         modes,
         folder,
         resolution=sources.generator.resolution,
-        projection=pictured.projection,
+        projection=config.projection,
         progress=progress,
     )
     return path, modes, pictures

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from mgd3_fast.config.convert import CONVERTED_FORMATS
-from mgd3_fast.errors import Interrupted
+from mgd3_fast.errors import Interrupted, listed
 from mgd3_fast.formats.converting import convert_run
-from mgd3_fast.run.run import ImageSource, Run
+from mgd3_fast.run.run import Run
 from mgd3_fast.writers import (
     CONTACT_SHEET,
     MANIFEST,
@@ -19,7 +19,7 @@ from mgd3_fast.writers import (
 )
 
 
-def finish(run: Run[ImageSource], modes: Any) -> tuple[dict[str, Any] | None, int]:
+def finish(run: Run, modes: Any) -> tuple[dict[str, Any] | None, int]:
     """Complete the run if every image of every shard is there; else leave it to the shard that finishes last.
 
     Args:
@@ -43,19 +43,13 @@ def finish(run: Run[ImageSource], modes: Any) -> tuple[dict[str, Any] | None, in
     return read_manifest(folder.out), 0
 
 
-def export_images(run: Run[ImageSource]) -> Path | None:
-    """Convert a complete run, if its format is made of the folder of images.
-
-    Args:
-        run: The run.
-
-    Returns:
-        The folder of the converted images, or None.
+def export_images(run: Run) -> Path | None:
+    """Convert a complete run into a folder, if its format is made of the folder of images.
 
     Raises:
         Interrupted: On Ctrl-C; the images are kept.
     """
-    out, format = run.folder.out, run.source.config.format
+    out, format = run.folder.out, run.config.format
     if format not in CONVERTED_FORMATS:
         return None
     try:
@@ -68,33 +62,43 @@ def export_images(run: Run[ImageSource]) -> Path | None:
         ) from None
 
 
-def _write(
-    run: Run[ImageSource], modes: Any, digests: dict[int, str], sessions: list[dict[str, Any]]
-) -> None:
+def _write(run: Run, modes: Any, digests: dict[int, str], sessions: list[dict[str, Any]]) -> None:
     """Write what lies beside the images; the manifest last."""
-    folder, source, layout = run.folder, run.source, run.layout
+    folder, layout = run.folder, run.layout
     names = layout.class_names
     if modes is None or modes.class_names != names:
-        modes = source.find_modes(run, range(len(names)))
-    files = (*source.save_modes(run, modes), CONTACT_SHEET)
+        modes = run.find_modes(range(len(names)))
+    files = (*run.save_modes(modes), CONTACT_SHEET)
     paths = [folder.out / layout.file(image) for image in range(len(layout))]
     rows = [(name, paths[row * layout.ipc : (row + 1) * layout.ipc]) for row, name in enumerate(names)]
     write_contact_sheet(folder.out / CONTACT_SHEET, rows, folder.work / CONTACT_SHEET)
     # Everything but the sessions follows from the settings: equal runs have equal manifests up to these.
     content = {
-        "settings": source.settings(),
-        **source.sections(),
-        **_source_sections(source, sessions),
+        "settings": run.settings(),
+        **run.sections(),
+        **_source_sections(run, sessions),
         "files": {name: file_digest(folder.out / name) for name in files},
         "sessions": [{name: of[name] for name in of if name != "skipped"} for of in sessions],
-        "images": [_image_record(source, modes, image, digests[image]) for image in range(len(layout))],
+        "images": [_image_record(run, modes, image, digests[image]) for image in range(len(layout))],
     }
     write_manifest(folder.out / MANIFEST, content, folder.work / MANIFEST)
+    _note_equal_images(run, digests)
 
 
-def _source_sections(source: ImageSource, sessions: list[dict[str, Any]]) -> dict[str, Any]:
+def _note_equal_images(run: Run, digests: dict[int, str]) -> None:
+    """Say which classes have the same image twice, as real images may."""
+    ipc, equal = run.layout.ipc, []
+    for row, name in enumerate(run.layout.class_names):
+        different = len({digests[image] for image in range(row * ipc, (row + 1) * ipc)})
+        if different < ipc:
+            equal.append(f"{name} has {different} of {ipc}")
+    if equal:
+        run.progress.note(f"images are not all different: {listed(equal)}")
+
+
+def _source_sections(run: Run, sessions: list[dict[str, Any]]) -> dict[str, Any]:
     """The images that the run was made from; sessions tell which were left out."""
-    dataset, folder = source.dataset, source.layout.folder
+    dataset = run.dataset
     skipped = {one["image"]: one for session in sessions for one in session.get("skipped", [])}
     return {
         "dataset": {
@@ -107,17 +111,22 @@ def _source_sections(source: ImageSource, sessions: list[dict[str, Any]]) -> dic
             "skipped": [skipped[image] for image in sorted(skipped)],
         },
         "classes": [
-            {"name": cls.name, "label": cls.label, "folder": folder(index), "source_images": len(cls)}
+            {
+                "name": cls.name,
+                "label": cls.label,
+                "folder": run.layout.folder(index),
+                "source_images": len(cls),
+            }
             for index, cls in enumerate(dataset.classes)
         ],
     }
 
 
-def _image_record(source: ImageSource, modes: Any, image: int, sha256: str) -> dict[str, Any]:
-    class_index, mode = source.layout.place(image)
-    cls, origin = source.dataset.classes[class_index], source.origin(modes, image)
+def _image_record(run: Run, modes: Any, image: int, sha256: str) -> dict[str, Any]:
+    class_index, mode = run.layout.place(image)
+    cls, origin = run.dataset.classes[class_index], run.origin(modes, image)
     return {
-        "file": source.layout.file(image),
+        "file": run.layout.file(image),
         "label": cls.label,
         "class": cls.name,
         "mode": mode,

@@ -5,52 +5,52 @@ Shape letters: B images of a batch, C channels, h w latent size.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from mgd3_engine import GuidedSampler, ModeGuidance, image_seed, image_seeds
 from mgd3_fast.config import DistillConfig
+from mgd3_fast.config.distill import SPACINGS
 from mgd3_fast.devices import autoencoder_dtype, device_name
-from mgd3_fast.generators import SamplingDefaults, for_run
-from mgd3_fast.modes import choose_discovery
+from mgd3_fast.generators import SamplingDefaults
 from mgd3_fast.run.decoding import DecodeQueue
-from mgd3_fast.run.discovery import ModeSource, given_modes
-from mgd3_fast.run.run import Run, dataset_settings, layout_for
-from mgd3_fast.run.sampler import class_ids, make_sampler, mode_guidance, start_strength
-from mgd3_fast.run.sources import Sources, open_sources
-from mgd3_fast.run.trace import requested_trace
-from mgd3_fast.writers import MODES, Layout, PngWriter
+from mgd3_fast.run.mode_finder import ModeFinder
+from mgd3_fast.run.run import Run
+from mgd3_fast.writers import MODES, PngWriter
 
 if TYPE_CHECKING:
     from mgd3_fast.modes import ModeSet
-    from mgd3_fast.progress import Progress
+
+D4M_STRENGTH = 0.7  # Su et al. 2024
 
 
 @dataclass(frozen=True, kw_only=True)
-class GeneratedImages(ModeSource):
-    """A source of images with every choice made.
+class GeneratedImages(ModeFinder, Run):
+    """A run whose images are generated.
 
     Args:
         sampling: Sampler, steps, scales and `t_stop`, with the generator's defaults filled in.
-        layout: The image list.
         class_ids: The generator's class id of each class of the run.
         guidance: Mode guidance, or None where it is off.
         sampler: Makes latents, in batches of `sampler.batch_shape` rows.
+        sampler_like: Makes another one of the same network and steps; guidance, batches and backend are free.
     """
 
     config: DistillConfig
     sampling: SamplingDefaults
-    layout: Layout
     class_ids: tuple[int, ...]
     guidance: ModeGuidance | None
     sampler: GuidedSampler
-    kept: str = "finished latents and modes"
+    sampler_like: Callable[..., GuidedSampler]
+
+    kept: ClassVar[str] = "finished latents and modes"
+    takes_other_formats: ClassVar[bool] = True
 
     @property
     def device(self) -> str:
@@ -58,21 +58,25 @@ class GeneratedImages(ModeSource):
         return device_name(self.sources.device)
 
     def settings(self) -> dict[str, Any]:
-        """Name what decides the images; see `ImageSource`."""
+        """Name what decides the images; see `Run`."""
         config, sampling, generator = self.config, self.sampling, self.sources.generator
         return {
-            **dataset_settings(config, self.dataset),
+            **super().settings(),
             "generator": generator.name,
             "generator_digest": generator.digest,
             **(generator.prompts.settings() if generator.prompts else {}),
+            **({"posterior": config.posterior} if config.posterior == "sample" else {}),
             "autoencoder_digest": generator.autoencoder.digest,
             "flip": config.flip,
             "storage": config.storage,
             "discovery": config.discovery,
             "kmeans": self.discovery.kmeans,
+            **self._settings_of_modes(),
             "sampler": sampling.sampler,
             "steps": sampling.steps,
-            "spacing": config.spacing,
+            "spacing": config.spacing or SPACINGS[0],
+            **({"steps_offset": config.steps_offset} if config.steps_offset else {}),
+            **({"image_size": config.image_size} if config.image_size else {}),
             "eta": config.eta,
             "cfg_scale": sampling.cfg_scale,
             "mode_scale": sampling.mode_scale,
@@ -84,25 +88,19 @@ class GeneratedImages(ModeSource):
             "batch_size": self.sampler.batch_shape,
         }
 
-    def make_images(self, run: Run[Any], images: Sequence[int], modes: ModeSet) -> list[dict[str, str]]:
+    def make_images(self, images: Sequence[int], modes: ModeSet) -> list[dict[str, str]]:
         """Sample some images batch after batch; each batch is decoded and written while the next is sampled.
 
         Image (class, k) is pulled to mode k of its class and its noise has a seed of its own, so a file does
         not depend on which others are made in this call or share its batch. On a GPU decoding and writing
         run beside the sampler, so that seconds of the stages can add up to more than the total.
 
-        Args:
-            run: The run, with its folder opened.
-            images: Image numbers.
-            modes: Modes of at least the classes of these images.
-
-        Returns:
-            Nothing: images that cannot be read are left out by `encode`.
+        Images that cannot be read are left out by `encode`.
         """
         block, B = self.layout.block(*self.config.shard_of()), self.sampler.batch_shape
-        preparation, folder = self.sampler.preparation, run.folder
+        preparation, progress, timings = self.sampler.preparation, self.progress, self.timings
         with (
-            run.progress.stage(
+            progress.stage(
                 "sample",
                 total=len(block),
                 unit="img",
@@ -110,21 +108,23 @@ class GeneratedImages(ModeSource):
                 batch=B,
                 first_apart=bool(preparation),
             ) as bar,
-            PngWriter(folder.out, folder.temporary, folder.record) as writer,
+            PngWriter(
+                self.folder.out, self.folder.temporary, self.folder.record, image_size=self.config.image_size
+            ) as writer,
         ):
-            with run.progress.activity("loading the autoencoder"):
+            with progress.activity("loading the autoencoder"):
                 dtype = autoencoder_dtype(self.sources.precision)
                 autoencoder = self.sources.generator.autoencoder.to(self.sources.device, dtype)
-            first = run.progress.activity(f"first batch: {preparation}") if preparation else nullcontext()
+            first = progress.activity(f"first batch: {preparation}") if preparation else nullcontext()
             with DecodeQueue(autoencoder, writer, self.sources.device, bar.advance) as decoding:
                 for start in range(0, len(images), B):
                     batch = images[start : start + B]
-                    with run.timings.measure("sample"), first if start == 0 else nullcontext():
+                    with timings.measure("sample"), first if start == 0 else nullcontext():
                         latents = self.sampler.sample(*self.inputs(batch, modes))  # [B, C, h, w]
                     decoding.put([(image, self.layout.file(image)) for image in batch], latents)
             for stage, seconds in decoding.seconds.items():
-                run.timings.add(stage, seconds)
-            with run.timings.measure("write"):
+                timings.add(stage, seconds)
+            with timings.measure("write"):
                 writer.close()
         return []
 
@@ -147,14 +147,14 @@ class GeneratedImages(ModeSource):
             image_seeds(self.config.seed, identities),
         )
 
-    def save_modes(self, run: Run[Any], modes: ModeSet) -> tuple[str, ...]:
-        """Write the file of modes; see `ImageSource`."""
-        modes.save(run.folder.work / MODES)
-        (run.folder.work / MODES).replace(run.folder.out / MODES)
+    def save_modes(self, modes: ModeSet) -> tuple[str, ...]:
+        """Write the file of modes."""
+        modes.save(self.folder.work / MODES)
+        (self.folder.work / MODES).replace(self.folder.out / MODES)
         return (MODES,)
 
     def origin(self, modes: ModeSet, image: int) -> dict[str, Any]:
-        """Tell what an image was made from; see `ImageSource`."""
+        """Tell what an image was made from; see `Run`."""
         class_index, mode = self.layout.place(image)
         return {
             "weight": round(float(modes.weights[class_index, mode]), 6),
@@ -170,7 +170,7 @@ class GeneratedImages(ModeSource):
                 "form": self.guidance.form if self.guidance else "none",
                 "scale": sampling.mode_scale,
                 "t_stop": sampling.t_stop,
-                "guided_steps": self.guided_steps(),
+                "guided_steps": self._guided_steps(),
                 "steps": sampling.steps,
             },
             "generator": {
@@ -184,73 +184,44 @@ class GeneratedImages(ModeSource):
             **({"prompts": generator.prompts.by_class()} if generator.prompts else {}),
         }
 
-    def guided_steps(self) -> int:
-        """Count the steps on which mode guidance acts: those with index above `t_stop`."""
-        return self.sampling.steps - 1 - self.guidance.t_stop if self.guidance else 0
-
     def describe(self) -> str:
         """Say in two lines what is about to be done."""
         sampling = self.sampling
+        size = self.config.image_size
+        written = f", written at {size} px" if size else ""
         guidance = "no mode guidance"
         if self.config.method == "d4m":
             guidance = f"starting at the noised mode, strength {start_strength(self.config):g}"
         if self.guidance is not None:
             guidance = (
                 f"mode guidance {self.guidance.form}, scale {self.guidance.scale:g},"
-                f" on {self.guided_steps()} of {sampling.steps} steps (t_stop {self.guidance.t_stop})"
+                f" on {self._guided_steps()} of {sampling.steps} steps (t_stop {self.guidance.t_stop})"
             )
         return (
             f"{sampling.sampler}, {sampling.steps} steps, cfg scale {sampling.cfg_scale:g}; {guidance}\n"
             f"{len(self.layout):,} images, {self.config.ipc} for each of {len(self.layout.class_names):,}"
-            f" classes, in batches of {self.sampler.batch_shape}, backend {self.sampler.backend}"
+            f" classes, in batches of {self.sampler.batch_shape}, backend {self.sampler.backend}{written}"
         )
 
+    def _settings_of_modes(self) -> dict[str, Any]:
+        """What decides the modes beside the rest of the settings; usually nothing."""
+        settings: dict[str, Any] = {}
+        if self.discovery.seed != self.config.seed:
+            settings["discovery_seed"] = self.discovery.seed
+        if self.foreign_key is not None:
+            settings["modes"] = self.foreign_key
+        return settings
 
-def open_generated(config: DistillConfig, progress: Progress) -> GeneratedImages:
-    """Open dataset and generator, decide everything and check that it can be done; nothing is written.
-
-    Args:
-        config: What is asked for.
-        progress: Receives the description.
-
-    Returns:
-        The source of images.
-
-    Raises:
-        UserError: If something named does not exist, does not fit, or cannot be done on this machine.
-    """
-    sources = _with_prompts(open_sources(config, progress), config, progress)
-    layout = layout_for(config, sources.dataset)
-    sampling = config.sampling(sources.generator.defaults)
-    guidance = mode_guidance(config, sampling)
-    with progress.activity(f"loading {sources.generator.name}"):
-        sampler = make_sampler(config, sampling, sources, guidance, len(layout))
-    source = GeneratedImages(
-        config=config,
-        sources=sources,
-        discovery=choose_discovery(config, sources.device, given_modes(config)),
-        sampling=sampling,
-        layout=layout,
-        class_ids=class_ids(sources, progress),
-        guidance=guidance,
-        sampler=sampler,
-    )
-    requested_trace(config, layout, sampling)  # a wrong one is found before any work
-    progress.note(source.describe())
-    return source
+    def _guided_steps(self) -> int:
+        """Count the steps on which mode guidance acts: those with index above `t_stop`."""
+        return self.sampling.steps - 1 - self.guidance.t_stop if self.guidance else 0
 
 
-def _with_prompts(sources: Sources, config: DistillConfig, progress: Progress) -> Sources:
-    generator = for_run(
-        sources.generator,
-        sources.dataset,
-        prompts=config.prompts,
-        prompt_template=config.prompt_template,
-        negative_prompt=config.negative_prompt,
-    )
-    if generator.prompts is not None:
-        progress.note(generator.prompts.describe())
-    return replace(sources, generator=generator)
+def start_strength(config: DistillConfig) -> float | None:
+    """Share of the steps that `method` d4m takes from the noised mode; None for a start at noise."""
+    if config.method != "d4m":
+        return None
+    return D4M_STRENGTH if config.start_strength is None else config.start_strength
 
 
 def _portable(source: str) -> str:

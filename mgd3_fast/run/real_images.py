@@ -1,151 +1,116 @@
 """Real images in place of generated ones: `distill --method random|herding|kmeans-closest`.
 
 What stands for a class is the choice of some of its images; there is nothing to encode.
+
+Shape letters: n images of a class, K chosen ones (= ipc), D = 3 * side^2.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import groupby
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
+import torch
 
 from mgd3_fast.config import DistillConfig
-from mgd3_fast.datasets import BadImage, Dataset, center_crop
-from mgd3_fast.run.run import Run, dataset_settings, layout_for, left_out
-from mgd3_fast.run.selection import FEATURE_SIDE, Selection, select_images
+from mgd3_fast.config.distill import REAL_METHODS
+from mgd3_fast.datasets import BadImage, BadImageError, Dataset, bad_image_error, center_crop, image_batches
+from mgd3_fast.errors import UserError
+from mgd3_fast.modes import HerdingDiscovery, ModeDiscovery, method_named
+from mgd3_fast.run.run import Run, Timings, layout_for, left_out
 from mgd3_fast.run.sources import open_training_images
-from mgd3_fast.writers import Layout, PngWriter, RunFolder
+from mgd3_fast.writers import PngWriter
 
 if TYPE_CHECKING:
     from mgd3_fast.progress import Progress
 
+FEATURE_SIDE = 32
+_BATCH = 256
 _CHOSEN = "chosen"
 _RESOLUTIONS = {"mnist5k": 32}
 _USUAL_RESOLUTION = 256
 
 
 @dataclass(frozen=True)
-class _Choices:
-    """The chosen images of every class, chosen or taken up when they are first asked for."""
+class Selection:
+    """Real images that stand for a class.
 
-    config: DistillConfig
-    dataset: Dataset
-    folder: RunFolder
-    bad_images: list[BadImage] = field(default_factory=list)
-    found: dict[int, Selection] = field(default_factory=dict)
+    Args:
+        indices: Their positions in the class, K of them.
+        weights: Share of the class's images that each stands for; they add up to 1.
+    """
 
-    @property
-    def class_names(self) -> tuple[str, ...]:
-        """All classes of the run."""
-        return self.dataset.class_names
-
-    def of(self, class_index: int) -> Selection:
-        """Chosen images of the class at a place in the run."""
-        if class_index not in self.found:
-            self.found[class_index] = self._kept_or_made(class_index)
-        return self.found[class_index]
-
-    def _kept_or_made(self, class_index: int) -> Selection:
-        path = self.folder.work / _CHOSEN / f"{class_index}.json"
-        try:
-            kept = json.loads(path.read_text(encoding="utf-8"))
-            return Selection(tuple(kept["indices"]), tuple(kept["weights"]))
-        except (FileNotFoundError, ValueError, KeyError, TypeError):
-            pass
-        config = self.config
-        chosen = select_images(
-            self.dataset,
-            class_index,
-            config.method,
-            config.ipc,
-            config.seed,
-            on_bad_image=config.on_bad_image,
-            bad_images=self.bad_images,
-        )
-        path.parent.mkdir(exist_ok=True)
-        self.folder.temporary.mkdir(exist_ok=True)
-        temporary = self.folder.temporary / f"{class_index}.json"
-        temporary.write_text(json.dumps(asdict(chosen)), encoding="utf-8")
-        temporary.replace(path)
-        return chosen
+    indices: tuple[int, ...]
+    weights: tuple[float, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
-class RealImages:
-    """A source of images that are there already; see `ImageSource`.
+class RealImages(Run):
+    """A run whose images are there already.
 
     Args:
-        config: What was asked for.
-        dataset: The classes of the run.
-        layout: The image list.
         resolution: Side of the square crop that is written, in pixels.
+        found: The chosen images of classes, by their place in the run, as far as they were asked for.
+        bad_images: Images that cannot be read, as far as they were come upon.
     """
 
-    config: DistillConfig
-    dataset: Dataset
-    layout: Layout
     resolution: int
-    kept: str = "finished choices"
-    device: str = "cpu"
+    found: dict[int, Selection] = field(default_factory=dict)
+    bad_images: list[BadImage] = field(default_factory=list)
+
+    kept: ClassVar[str] = "finished choices"
+    device: ClassVar[str] = "cpu"
 
     def settings(self) -> dict[str, Any]:
-        """Name what decides the images."""
+        """Name what decides the images; see `Run`."""
         return {
-            **dataset_settings(self.config, self.dataset),
+            **super().settings(),
             "resolution": self.resolution,
             "features": "none" if self.config.method == "random" else f"pixels at {FEATURE_SIDE}",
         }
 
-    def encode(self, run: Run[Any], classes: Sequence[int]) -> list[dict[str, str]]:
+    def encode(self, classes: Sequence[int]) -> list[dict[str, str]]:
         """Do nothing: images are compared by their pixels."""
         return []
 
-    def find_modes(self, run: Run[Any], classes: Sequence[int]) -> _Choices:
-        """Prepare to choose."""
-        return _Choices(self.config, self.dataset, run.folder)
+    def find_modes(self, classes: Sequence[int]) -> Dataset:
+        """Give all classes: their images are chosen when they are first asked for."""
+        return self.dataset
 
-    def make_images(self, run: Run[Any], images: Sequence[int], modes: _Choices) -> list[dict[str, str]]:
-        """Choose the images of each class, and write those that are to be written.
-
-        Args:
-            run: The run, with its folder opened.
-            images: Image numbers, ascending.
-            modes: What is chosen.
-
-        Returns:
-            Images that cannot be read.
-        """
-        folder, timings = run.folder, run.timings
+    def make_images(self, images: Sequence[int], modes: Dataset) -> list[dict[str, str]]:
+        """Choose the images of each class, and write those that are to be written; see `Run`."""
+        folder, layout = self.folder, self.layout
         with (
-            run.progress.stage("choose", total=len(images), unit="img") as bar,
+            self.progress.stage("choose", total=len(images), unit="img") as bar,
             PngWriter(folder.out, folder.temporary, folder.record) as writer,
         ):
-            for class_index, group in groupby(images, lambda image: self.layout.place(image)[0]):
+            for class_index, group in groupby(images, lambda image: layout.place(image)[0]):
                 of_class = list(group)
-                with timings.measure("choose"):
-                    chosen = modes.of(class_index)
-                with timings.measure("write"):
+                with self.timings.measure("choose"):
+                    chosen = self._chosen(class_index)
+                with self.timings.measure("write"):
                     for image in of_class:
-                        source = chosen.indices[self.layout.place(image)[1]]
+                        source = chosen.indices[layout.place(image)[1]]
                         pixels = center_crop(self.dataset.load(class_index, source), self.resolution)
-                        writer.put(image, self.layout.file(image), np.asarray(pixels))
+                        writer.put(image, layout.file(image), np.asarray(pixels))
                 bar.advance(len(of_class))
-            with timings.measure("write"):
+            with self.timings.measure("write"):
                 writer.close()
-        return left_out(modes.bad_images)
+        return left_out(self.bad_images)
 
-    def save_modes(self, run: Run[Any], modes: _Choices) -> tuple[str, ...]:
+    def save_modes(self, modes: Dataset) -> tuple[str, ...]:
         """Write nothing: the manifest names the chosen images."""
         return ()
 
-    def origin(self, modes: _Choices, image: int) -> dict[str, Any]:
+    def origin(self, modes: Dataset, image: int) -> dict[str, Any]:
         """Tell which real image an image is."""
         class_index, place = self.layout.place(image)
-        chosen = modes.of(class_index)
+        chosen = self._chosen(class_index)
         return {
             "weight": round(chosen.weights[place], 6),
             "source_index": chosen.indices[place],
@@ -156,20 +121,43 @@ class RealImages:
         """Say that there is no guidance and no generator."""
         return {"guidance": None, "generator": {"name": None, "resolution": self.resolution}}
 
+    def _chosen(self, class_index: int) -> Selection:
+        if class_index not in self.found:
+            self.found[class_index] = self._kept_or_made(class_index)
+        return self.found[class_index]
+
+    def _kept_or_made(self, class_index: int) -> Selection:
+        config, folder = self.config, self.folder
+        path = folder.work / _CHOSEN / f"{class_index}.json"
+        try:
+            kept = json.loads(path.read_text(encoding="utf-8"))
+            return Selection(tuple(kept["indices"]), tuple(kept["weights"]))
+        except (FileNotFoundError, ValueError, KeyError, TypeError):
+            pass
+        chosen = select_images(
+            self.dataset,
+            class_index,
+            config.method,
+            config.ipc,
+            config.seed,
+            on_bad_image=config.on_bad_image,
+            bad_images=self.bad_images,
+        )
+        path.parent.mkdir(exist_ok=True)
+        folder.temporary.mkdir(exist_ok=True)
+        temporary = folder.temporary / path.name
+        temporary.write_text(json.dumps(asdict(chosen)), encoding="utf-8")
+        temporary.replace(path)
+        return chosen
+
 
 def open_real_images(config: DistillConfig, progress: Progress) -> RealImages:
     """Open the dataset and check that the images can be chosen; nothing is written.
 
-    Args:
-        config: With one of `REAL_METHODS`.
-        progress: Receives the description.
-
-    Returns:
-        The source of images.
-
     Raises:
         UserError: If the configuration does not fit the dataset.
     """
+    timings = Timings()
     dataset = open_training_images(config, progress)
     layout = layout_for(config, dataset)
     resolution = _RESOLUTIONS.get(dataset.name, _USUAL_RESOLUTION)
@@ -177,4 +165,82 @@ def open_real_images(config: DistillConfig, progress: Progress) -> RealImages:
         f"{config.method}: {len(layout):,} real images, {config.ipc} for each of {len(layout.class_names):,}"
         f" classes, at {resolution} px"
     )
-    return RealImages(config=config, dataset=dataset, layout=layout, resolution=resolution)
+    return RealImages(
+        config=config,
+        dataset=dataset,
+        layout=layout,
+        progress=progress,
+        timings=timings,
+        resolution=resolution,
+    )
+
+
+def select_images(
+    dataset: Dataset,
+    class_index: int,
+    method: str,
+    ipc: int,
+    seed: int,
+    *,
+    on_bad_image: str = "error",
+    bad_images: list[BadImage] | None = None,
+) -> Selection:
+    """Choose `ipc` real images of a class, the same on every machine.
+
+    "random" draws different ones, each as likely. "herding" and "kmeans-closest" (the image nearest to each
+    K-means centre) compare pixels: the centre crop at 32 x 32, in 0..1.
+
+    Args:
+        dataset: The images.
+        class_index: Position in `dataset.classes`.
+        method: One of `REAL_METHODS`.
+        ipc: K.
+        seed: Of "random" and of K-means.
+        on_bad_image: "error", or "skip": bad images are never chosen.
+        bad_images: Receives those that were found.
+
+    Raises:
+        UserError: No such method, too few good images, or a bad one with `on_bad_image="error"`.
+    """
+    if method not in REAL_METHODS:
+        raise UserError(f"method must be one of {', '.join(REAL_METHODS)}, got {method!r}")
+    bad_images = [] if bad_images is None else bad_images
+    if method == "random":
+        return _draw(dataset, class_index, ipc, seed, on_bad_image, bad_images)
+    chooser: ModeDiscovery = HerdingDiscovery() if method == "herding" else method_named(method)
+    batches = list(
+        image_batches(dataset, class_index, FEATURE_SIDE, _BATCH, on_bad_image, bad_images=bad_images)
+    )
+    features = torch.cat([batch.images.flatten(1).float() / 255 for batch in batches])  # [n, D]
+    _check_enough(dataset, class_index, len(features), ipc)
+    found = chooser.fit(features, ipc, seed)
+    rows = torch.cat([batch.indices for batch in batches])[found.source_index]
+    return Selection(tuple(rows.tolist()), tuple(found.weights.tolist()))
+
+
+def _draw(
+    dataset: Dataset, class_index: int, ipc: int, seed: int, on_bad_image: str, bad_images: list[BadImage]
+) -> Selection:
+    """Draw without replacement; bad images make room for the next ones drawn."""
+    cls = dataset.classes[class_index]
+    digest = hashlib.sha256(f"{seed}/{cls.name}".encode("utf-8", "surrogateescape")).digest()
+    order = np.random.default_rng(int.from_bytes(digest, "big")).permutation(len(cls))
+    chosen: list[int] = []
+    for place in map(int, order):
+        if len(chosen) == ipc:
+            break
+        try:
+            cls.images.load(place)
+            chosen.append(place)
+        except BadImageError as error:
+            if on_bad_image == "error":
+                raise bad_image_error(cls.images.location(place), str(error)) from None
+            bad_images.append(BadImage(cls.name, place, cls.images.name(place), str(error)))
+    _check_enough(dataset, class_index, len(chosen), ipc)
+    return Selection(tuple(sorted(chosen)), (1 / ipc,) * ipc)
+
+
+def _check_enough(dataset: Dataset, class_index: int, count: int, ipc: int) -> None:
+    if count < ipc:
+        name = dataset.classes[class_index].name
+        raise UserError(f"ipc must be at most {count}, the number of good images of class {name}, got {ipc}")

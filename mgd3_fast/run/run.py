@@ -1,26 +1,24 @@
-"""One run into an output folder, and what it asks of the source of its images."""
+"""What the story of a run asks of it, whatever its images are made from."""
 
 from __future__ import annotations
 
 import time
-import uuid
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from datetime import datetime, timezone
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from mgd3_fast.formats.converting import check_format
 from mgd3_fast.modes import check_ipc
-from mgd3_fast.versions import versions
 from mgd3_fast.writers import Layout, RunFolder, layout_of
 
 if TYPE_CHECKING:
     from mgd3_fast.config import DistillConfig
     from mgd3_fast.datasets import BadImage, Dataset
     from mgd3_fast.progress import Progress
-
-S = TypeVar("S", covariant=True)
 
 
 class Timings:
@@ -44,106 +42,90 @@ class Timings:
         self.seconds[stage] = self.seconds.get(stage, 0.0) + seconds
 
     def rounded(self) -> dict[str, float]:
-        """Return seconds by stage, to the millisecond, and the total since the start."""
+        """Seconds by stage, to the millisecond, and the total since the start."""
         stages = {stage: round(seconds, 3) for stage, seconds in self.seconds.items()}
         return {**stages, "total": round(time.perf_counter() - self._started, 3)}
 
 
-@dataclass(frozen=True)
-class Run(Generic[S]):
-    """All that a unit of work needs to know besides the unit.
+@dataclass(frozen=True, kw_only=True)
+class Run(ABC):
+    """A run with every choice made.
+
+    `encode`, `find_modes` and `make_images` are its units of work, given places of classes in the run, or
+    ascending numbers of images. Each can be done twice, by any process: what is there already is taken up,
+    and what comes out is the same.
 
     Args:
-        source: Where the images come from, with what was asked for and what was opened for it.
-        folder: The output folder, with the image list.
+        config: What was asked for.
+        dataset: The classes.
+        layout: The image list.
         progress: Receives bars and notes.
         timings: Receives the seconds of each stage.
     """
 
-    source: S
-    folder: RunFolder
+    config: DistillConfig
+    dataset: Dataset
+    layout: Layout
     progress: Progress
-    timings: Timings
+    timings: Timings = field(default_factory=Timings)
 
-    @property
-    def layout(self) -> Layout:
-        """The image list."""
-        return self.folder.layout
+    kept: ClassVar[str]
+    """What an interrupted run keeps besides images."""
 
-    def session(self, shard: str, device: str) -> dict[str, Any]:
-        """Record what this process runs on, for journal and manifest; its times come when it is done."""
-        return {
-            "id": uuid.uuid4().hex[:12],
-            "started": datetime.now(timezone.utc).isoformat(timespec="milliseconds"),
-            "shard": shard,
-            "device": device,
-            "versions": versions(),
-            "images": None,
-            "timings_s": None,
-        }
-
-
-class ImageSource(Protocol):
-    """Where the images of a run come from.
-
-    `encode`, `find_modes` and `make_images` are the units of work of a run. Each can be done twice, by any
-    process: what is there already is taken up, and what comes out is the same.
-    """
-
-    @property
-    def config(self) -> DistillConfig:
-        """What was asked for."""
-
-    @property
-    def layout(self) -> Layout:
-        """The image list."""
-
-    @property
-    def kept(self) -> str:
-        """What an interrupted run keeps besides images."""
-
-    @property
-    def dataset(self) -> Dataset:
-        """The classes of the run."""
-
-    @property
-    def device(self) -> str:
-        """Name of the device that makes the images."""
+    @cached_property
+    def folder(self) -> RunFolder:
+        """The output folder, as this shard of the run holds it."""
+        return RunFolder(Path(self.config.out), self.settings(), self.layout, *self.config.shard_of())
 
     def settings(self) -> dict[str, Any]:
         """Name what decides the images; runs into one output folder must agree on all of it."""
+        config, dataset = self.config, self.dataset
+        return {
+            "method": config.method,
+            "dataset": dataset.name,
+            "classes": f"{len(dataset.classes)} of {len(dataset.all_class_names)}",
+            "class_list_hash": dataset.class_list_hash,
+            "dataset_fingerprint": dataset.fingerprint,
+            "ipc": config.ipc,
+            "seed": config.seed,
+            "format": layout_of(config.format),
+        }
 
-    def encode(self, run: Run[Any], classes: Sequence[int]) -> list[dict[str, str]]:
+    @property
+    @abstractmethod
+    def device(self) -> str:
+        """Name of the device that makes the images."""
+
+    @abstractmethod
+    def encode(self, classes: Sequence[int]) -> list[dict[str, str]]:
         """Bring what the modes of some classes need into the cache, and return which images are left out.
 
         The output folder is not touched: a bad image is found before anything is written there.
         """
 
-    def find_modes(self, run: Run[Any], classes: Sequence[int]) -> Any:
+    @abstractmethod
+    def find_modes(self, classes: Sequence[int]) -> Any:
         """Load, take up or find what stands for some classes, of which it has the `class_names`."""
 
-    def make_images(self, run: Run[Any], images: Sequence[int], modes: Any) -> list[dict[str, str]]:
-        """Make and write some images, and return which source images were left out."""
+    @abstractmethod
+    def make_images(self, images: Sequence[int], modes: Any) -> list[dict[str, str]]:
+        """Make and write some images from modes of their classes; return which sources were left out."""
 
-    def save_modes(self, run: Run[Any], modes: Any) -> tuple[str, ...]:
+    @abstractmethod
+    def save_modes(self, modes: Any) -> tuple[str, ...]:
         """Write the modes of a complete run into its folder, and name the files."""
 
+    @abstractmethod
     def origin(self, modes: Any, image: int) -> dict[str, Any]:
         """Tell what an image was made from: `weight`, `source_index` and `seed` of its manifest record."""
 
+    @abstractmethod
     def sections(self) -> dict[str, Any]:
         """Describe guidance and generator for the manifest."""
 
 
 def layout_for(config: DistillConfig, dataset: Dataset) -> Layout:
     """Number the images of a run.
-
-    Args:
-        config: Images per class and format.
-        dataset: The classes.
-
-    Returns:
-        The image list.
 
     Raises:
         UserError: A class has too few images, or a class name cannot be a folder.
@@ -152,28 +134,6 @@ def layout_for(config: DistillConfig, dataset: Dataset) -> Layout:
     check_format(config.format, dataset.class_names)
     labels = tuple(cls.label for cls in dataset.classes)
     return Layout(dataset.class_names, labels, config.ipc, layout_of(config.format))
-
-
-def dataset_settings(config: DistillConfig, dataset: Dataset) -> dict[str, Any]:
-    """Name what decides the images of any run: the first of its settings.
-
-    Args:
-        config: Method, images per class, seed and format.
-        dataset: The classes.
-
-    Returns:
-        Settings by name.
-    """
-    return {
-        "method": config.method,
-        "dataset": dataset.name,
-        "classes": f"{len(dataset.classes)} of {len(dataset.all_class_names)}",
-        "class_list_hash": dataset.class_list_hash,
-        "dataset_fingerprint": dataset.fingerprint,
-        "ipc": config.ipc,
-        "seed": config.seed,
-        "format": layout_of(config.format),
-    }
 
 
 def left_out(bad_images: Sequence[BadImage]) -> list[dict[str, str]]:

@@ -1,23 +1,20 @@
-"""The sampler of a run: its guidance, its batches, and the class ids it is asked for."""
+"""The sampler of a run: its network and its batches."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
-from mgd3_engine import GuidanceTerm, GuidedSampler, ModeGuidance
-from mgd3_fast.datasets import imagenet_classes
+from mgd3_engine import GuidedSampler
 from mgd3_fast.devices import dtype_of
-from mgd3_fast.generators.placing import place_network
-from mgd3_fast.storage.cache import cache_dir_or_default
+from mgd3_fast.generators import place_network
 
 if TYPE_CHECKING:
-    from mgd3_fast.config import DistillConfig
-    from mgd3_fast.generators import SamplingDefaults
-    from mgd3_fast.progress import Progress
-    from mgd3_fast.run.sources import Sources
+    import torch
 
-D4M_STRENGTH = 0.7  # Su et al. 2024
+    from mgd3_fast.generators import Generator, SamplingDefaults
+
 ROW_MULTIPLE = 8
 MOST_ROWS_CPU = 64
 MOST_ROWS_CUDA = 256
@@ -43,94 +40,30 @@ def batch_rows(images: int, latent_area: int, device_type: str) -> int:
     return -(-rows // ROW_MULTIPLE) * ROW_MULTIPLE
 
 
-def class_ids(sources: Sources, progress: Progress) -> tuple[int, ...]:
-    """Find the generator's class id of each class of a run.
+def sampler_of(
+    generator: Generator, device: torch.device, precision: str, sampling: SamplingDefaults
+) -> Callable[..., GuidedSampler]:
+    """Load a generator's network, and make `GuidedSampler` with all that the generator decides.
 
     Args:
-        sources: Dataset and generator.
-        progress: Is told where ids are a guess.
-
-    Returns:
-        Ids in the order of the classes.
-
-    Raises:
-        UserError: The generator does not know a class.
-    """
-    dataset, generator = sources.dataset, sources.generator
-    if generator.class_names is not None:
-        return tuple(generator.class_ids(dataset.class_names))
-    # A generator without names counts in the full class list, also when only some classes of it are opened.
-    ids = generator.class_ids(dataset.all_class_names)
-    wnids = frozenset(imagenet_classes("imagenet1k"))
-    if generator.num_classes != len(wnids) or wnids.isdisjoint(dataset.all_class_names):
-        progress.note(
-            f"{generator.name} knows no class names: its class ids are taken to be the dataset's labels"
-        )
-    return tuple(ids[cls.label] for cls in dataset.classes)
-
-
-def start_strength(config: DistillConfig) -> float | None:
-    """Share of the steps that `method` d4m takes from the noised mode; None for a start at noise."""
-    if config.method != "d4m":
-        return None
-    return D4M_STRENGTH if config.start_strength is None else config.start_strength
-
-
-def mode_guidance(config: DistillConfig, sampling: SamplingDefaults) -> ModeGuidance | None:
-    """Mode guidance of a run, or None where it is off."""
-    if config.method != "mgd3" or sampling.mode_scale == 0 or sampling.t_stop >= sampling.steps - 1:
-        return None
-    guidance = ModeGuidance(scale=sampling.mode_scale, t_stop=sampling.t_stop, form=config.guidance_form)
-    return guidance.resolve(sampling.sampler)
-
-
-def make_sampler(
-    config: DistillConfig,
-    sampling: SamplingDefaults,
-    sources: Sources,
-    guidance: ModeGuidance | None,
-    images: int,
-    *,
-    terms: Sequence[GuidanceTerm] = (),
-) -> GuidedSampler:
-    """Make what turns seeds and modes into latents.
-
-    Args:
-        config: Spacing, eta, backend and batch size.
+        generator: Network, schedule and conditioning.
+        device: Where it runs.
+        precision: fp32, bf16, fp16 or fp8.
         sampling: Sampler, steps and scales.
-        sources: Generator, device and precision.
-        guidance: Mode guidance, or None where it is off.
-        images: Images of the whole run, which decide the batch size unless the configuration does.
-        terms: Further guidance.
 
     Returns:
-        The sampler.
-
-    Raises:
-        ValueError: The backend cannot run on this machine.
+        `GuidedSampler`, of which guidance, batches, backend and cache are left to the caller.
     """
-    generator, dtype = sources.generator, dtype_of(sources.precision)
-    _, height, width = generator.latent_shape
-    rows = config.batch_size
-    if not isinstance(rows, int):
-        rows = batch_rows(images, height * width, sources.device.type)
-    return GuidedSampler(
-        place_network(generator, sources.device, sources.precision),
+    return partial(
+        GuidedSampler,
+        place_network(generator, device, precision),
         schedule=generator.schedule,
         method=sampling.sampler,
         steps=sampling.steps,
-        spacing=config.spacing,
-        eta=config.eta,
         prediction=generator.prediction,
         cfg_scale=sampling.cfg_scale,
         null_class=generator.null_class,
         cfg_channels=generator.cfg_channels,
-        guidance=guidance,
-        terms=terms,
-        start_strength=start_strength(config),
-        backend=config.backend,
-        cache_dir=cache_dir_or_default(config.cache_dir),
-        batch_size=rows,
-        device=sources.device,
-        dtype=dtype,
+        device=device,
+        dtype=dtype_of(precision),
     )

@@ -1,22 +1,32 @@
-"""What every stage starts from: the opened dataset, the generator, and the device they meet on."""
+"""What every stage starts from: the opened dataset, the generator, the device, and the stored latents."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+from mgd3_fast.config import DistillConfig
 from mgd3_fast.datasets import Dataset, ImageStream, describe, open_source, unread_error
 from mgd3_fast.datasets.holdout import fit_part
 from mgd3_fast.devices import autoencoder_dtype, device_name, dtype_of, resolve_device, resolve_precision
 from mgd3_fast.errors import UserError
-from mgd3_fast.generators import Generator, load_generator
-from mgd3_fast.latents import Encoded, LatentStore, Share, encode_stream, make_job, note_old_latents
+from mgd3_fast.generators import Generator, KLAutoencoder, load_generator
+from mgd3_fast.latents import (
+    Encoded,
+    EncodeReport,
+    LatentStore,
+    Share,
+    encode_dataset,
+    encode_stream,
+    make_job,
+    note_old_latents,
+)
+from mgd3_fast.progress import SILENT, Progress
 
 if TYPE_CHECKING:
     import torch
 
     from mgd3_fast.config import EncodeConfig
-    from mgd3_fast.progress import Progress
 
 
 @dataclass(frozen=True)
@@ -39,11 +49,47 @@ class Sources:
     store: LatentStore
     encoded: Encoded = field(default_factory=Encoded)
 
+    def encode(
+        self,
+        dataset: Dataset,
+        on_bad_image: str,
+        progress: Progress,
+        *,
+        check: bool = False,
+        share: Share | None = None,
+    ) -> EncodeReport:
+        """Encode what the store does not hold yet of some classes.
+
+        Args:
+            dataset: The classes.
+            on_bad_image: "error" or "skip".
+            progress: Receives the bar, and the images that were left out.
+            check: Compare what is there with its checksums.
+            share: The shards that are this process's.
+
+        Raises:
+            UserError: An image is damaged, or the disk has no room.
+        """
+        report = encode_dataset(
+            dataset,
+            self.generator.autoencoder,
+            self.store,
+            device=self.device,
+            on_bad_image=on_bad_image,
+            progress=progress,
+            check=check,
+            share=share,
+        )
+        for bad in report.bad_images:
+            progress.note(f"skipped {bad.class_name}/{bad.image_name}: {bad.reason}")
+        return report
+
 
 def open_sources(config: EncodeConfig, progress: Progress, share: Share | None = None) -> Sources:
     """Open what a configuration names, and say what was found.
 
-    A stream that was never read is encoded while it is read: before that, nobody knows its images.
+    A stream that was never read is encoded while it is read: before that, nobody knows its images. But for
+    such a stream nothing is written yet.
 
     Args:
         config: Dataset, generator, device and precision.
@@ -51,16 +97,15 @@ def open_sources(config: EncodeConfig, progress: Progress, share: Share | None =
         share: Of such a stream, the shards that this process reads; while others are missing, the dataset
             is empty.
 
-    Returns:
-        The sources; but for such a stream nothing is written yet.
-
     Raises:
         UserError: If something named does not exist or cannot be used here.
     """
     device = resolve_device(config.device)
     precision = resolve_precision(config.precision, device)
     opened = _open(config, progress)
-    generator = load_generator(config.generator, dataset_name=opened.name, vae=config.vae)
+    generator = _open_generator(config, opened.name)
+    for note in generator.notes:
+        progress.note(note)
     progress.note(
         f"{generator.name}: {generator.resolution} px, {generator.conditioning},"
         f" licence {generator.licence}; {precision} on {device_name(device)}"
@@ -87,15 +132,26 @@ def open_sources(config: EncodeConfig, progress: Progress, share: Share | None =
     return Sources(dataset, generator, device, precision, store, encoded)
 
 
+def _open_generator(config: EncodeConfig, dataset_name: str) -> Generator:
+    """Open the generator of a run, with the autoencoder that draws latents as the run wants them."""
+    heads = classes = None
+    if isinstance(config, DistillConfig):  # others load no network, and need no class ids
+        heads, classes = config.generator_heads, config.generator_classes
+    generator = load_generator(
+        config.generator, dataset_name=dataset_name, vae=config.vae, heads=heads, classes=classes
+    )
+    if isinstance(config, DistillConfig):
+        config = config.completed(generator.published)
+    if config.posterior != "sample":
+        return generator
+    autoencoder = generator.autoencoder
+    if not isinstance(autoencoder, KLAutoencoder):
+        raise UserError(f"the autoencoder of {generator.name} has no posterior to sample: leave it out")
+    return replace(generator, autoencoder=KLAutoencoder(autoencoder.source, "sample"))
+
+
 def open_training_images(config: EncodeConfig, progress: Progress) -> Dataset:
     """Open the images that a configuration names, and say what was found.
-
-    Args:
-        config: Dataset, classes and split.
-        progress: Receives the description.
-
-    Returns:
-        The dataset.
 
     Raises:
         UserError: If something named does not exist.
@@ -104,6 +160,38 @@ def open_training_images(config: EncodeConfig, progress: Progress) -> Dataset:
     if isinstance(opened, Dataset):
         return opened
     raise unread_error(config.dataset)
+
+
+def encode(
+    config: EncodeConfig, progress: Progress = SILENT, shard: tuple[int, int] = (1, 1)
+) -> tuple[EncodeReport, Sources]:
+    """Bring the latents of a dataset into the store; classes that are there are not encoded again.
+
+    Latents that are there are compared with their checksums, and damaged ones made anew.
+
+    Args:
+        config: Dataset, generator, device.
+        progress: Receives the bar and notes.
+        shard: (I, N): the I-th of N parts of the classes, or of the shards of mixed classes.
+
+    Returns:
+        What was done, and the opened sources.
+
+    Raises:
+        UserError: If something named does not exist, an image is damaged, or the disk has no room.
+    """
+    share = Share(*shard) if shard[1] > 1 else None
+    sources = open_sources(config, progress, share)
+    report = sources.encode(sources.dataset, config.on_bad_image, progress, check=True, share=share)
+    opening = sources.encoded
+    report = replace(
+        report,
+        images=report.images + opening.images,
+        reused=max(0, report.reused - opening.images),
+        seconds=report.seconds + opening.seconds,
+        bytes_written=report.bytes_written + opening.bytes_written,
+    )
+    return report, sources
 
 
 def _open(config: EncodeConfig, progress: Progress) -> Dataset | ImageStream:

@@ -6,9 +6,9 @@ Shape letters: N images, C channels, h w latent size, H W pixels, S steps.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from PIL import Image, ImageDraw, ImageFont
@@ -20,14 +20,12 @@ from mgd3_fast.datasets.selector import matched
 from mgd3_fast.devices import autoencoder_dtype
 from mgd3_fast.errors import UserError, printable
 from mgd3_fast.modes import ModeSet
-from mgd3_fast.run.sampler import make_sampler
 from mgd3_fast.writers import MODES
 
 if TYPE_CHECKING:
     from mgd3_fast.config import DistillConfig
     from mgd3_fast.generators import SamplingDefaults
     from mgd3_fast.run.generated import GeneratedImages
-    from mgd3_fast.run.run import Run
     from mgd3_fast.writers import Layout
 
 TRACE = "trace.png"
@@ -56,83 +54,71 @@ class CleanLatents:
 def requested_trace(
     config: DistillConfig, layout: Layout, sampling: SamplingDefaults
 ) -> tuple[list[int], list[int]]:
-    """Find out what a run is asked to trace.
-
-    Args:
-        config: Images and values of t_stop, as they were written.
-        layout: The image list.
-        sampling: Steps and t_stop of the run.
-
-    Returns:
-        Image numbers of the run, none for no trace; and each t_stop, 0..S, ascending, where S is no guidance.
+    """Find out which images of the run are to be traced, and for which t_stop (0..S, S is no guidance).
 
     Raises:
         UserError: A class is not in the run or has fewer images, or a t_stop is out of range.
     """
-    wanted, (names, ipc) = config.traced(), (layout.class_names, layout.ipc)
+    names, ipc, images = layout.class_names, layout.ipc, []
+    wanted = config.traced()
     known = matched((name for name, _ in wanted), names)
     for name, mode in wanted:
         if name not in known:
             raise UserError(f"trace must name classes of the run, such as {names[0]}, got {name!r}")
         if mode >= ipc:
             raise UserError(f"trace must name images 0 to {ipc - 1} of a class, got {name}/{mode}")
-    images = [names.index(known[name]) * ipc + mode for name, mode in wanted]
+        images.append(names.index(known[name]) * ipc + mode)
     return images, config.stops_traced(sampling.steps, sampling.t_stop)
 
 
-def write_trace(run: Run[Any]) -> Path:
+def write_trace(run: GeneratedImages) -> Path:
     """Sample the images for every t_stop and draw what was predicted on the way (MGD3, figure 11).
 
     With the run's own t_stop the last picture of a row is the image of the run, up to the rounding of another
     batch size and backend.
 
     Args:
-        run: A complete run whose images are generated.
+        run: A complete run.
 
     Returns:
         `OUT/trace.png`: a row per image and t_stop, a column per step; a line stands where guidance stops.
     """
-    source: GeneratedImages = run.source
-    S = source.sampling.steps
-    images, stops = requested_trace(source.config, source.layout, source.sampling)
+    S = run.sampling.steps
+    images, stops = requested_trace(run.config, run.layout, run.sampling)
     modes = ModeSet.load(run.folder.out / MODES)
     columns = min(MOST_COLUMNS, S)
     steps = [round((S - 1) * (1 - k / max(1, columns - 1))) for k in range(columns)]
     rows: list[Tensor] = []  # per t_stop: uint8 [steps, N, H, W, 3]
     with run.progress.stage("trace", total=len(stops), unit="t_stop") as bar:
         for stop in stops:
-            by_step = _clean_latents(source, modes, images, stop)
-            rows.append(_decoded(source, torch.stack([by_step[step] for step in steps])))
+            by_step = _clean_latents(run, modes, images, stop)
+            rows.append(_decoded(run, [by_step[step] for step in steps]))
             bar.advance()
     places = [run.layout.place(image) for image in images]
     titles = [f"class {printable(run.layout.class_names[c])}, image {mode}" for c, mode in places]
     sheet = _draw(torch.stack(rows), titles, stops, steps)
-    target = run.folder.out / TRACE
-    with renamed(target) as unfinished:
+    with renamed(run.folder.out / TRACE) as unfinished:
         sheet.save(unfinished, format="PNG")
-    return target
+    return run.folder.out / TRACE
 
 
 def _clean_latents(
-    source: GeneratedImages, modes: ModeSet, images: Sequence[int], stop: int
+    run: GeneratedImages, modes: ModeSet, images: Sequence[int], stop: int
 ) -> dict[int, Tensor]:
-    sampling, guidance = source.sampling, None
+    sampling, guidance, term = run.sampling, None, CleanLatents()
     if stop < sampling.steps - 1 and sampling.mode_scale > 0:
-        guidance = ModeGuidance(
-            scale=sampling.mode_scale, t_stop=stop, form=source.config.guidance_form
-        ).resolve(sampling.sampler)
-    term = CleanLatents()
-    config = replace(source.config, batch_size=len(images), backend="eager")
-    sampler = make_sampler(config, sampling, source.sources, guidance, len(images), terms=(term,))
-    sampler.sample(*source.inputs(images, modes))
+        form = run.config.guidance_form
+        guidance = ModeGuidance(scale=sampling.mode_scale, t_stop=stop, form=form).resolve(sampling.sampler)
+    sampler = run.sampler_like(guidance=guidance, batch_size=len(images), backend="eager", terms=(term,))
+    sampler.sample(*run.inputs(images, modes))
     return term.by_step
 
 
-def _decoded(source: GeneratedImages, latents: Tensor) -> Tensor:
-    """Pixels uint8 `[steps, N, H, W, 3]` of latents `[steps, N, C, h, w]`."""
-    autoencoder, device = source.sources.generator.autoencoder, source.sources.device
-    autoencoder.to(device, autoencoder_dtype(source.sources.precision))
-    parts = [autoencoder.decode(of_step.to(device)).cpu() for of_step in latents]
+def _decoded(run: GeneratedImages, by_step: Sequence[Tensor]) -> Tensor:
+    """Pixels uint8 `[steps, N, H, W, 3]` of latents `[N, C, h, w]` of each step."""
+    device = run.sources.device
+    autoencoder = run.sources.generator.autoencoder.to(device, autoencoder_dtype(run.sources.precision))
+    parts = [autoencoder.decode(latents.to(device)).cpu() for latents in by_step]
     return torch.stack(parts).permute(0, 1, 3, 4, 2)
 
 

@@ -1,102 +1,73 @@
 """Train the autoencoder of a generator and write it as a diffusers folder.
 
-Shape letters: B images, R resolution in pixels.
+Shape letters: B images, R resolution in pixels, c latent channels, h w latent size.
 """
 
 from __future__ import annotations
 
-import json
+import math
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from mgd3_engine.autoencoder import AutoencoderKL
+from mgd3_engine.autoencoder import AutoencoderKL, KLConfig
 from mgd3_fast.config.train import TrainConfig, identity
-from mgd3_fast.datasets import Dataset
 from mgd3_fast.errors import UserError
 from mgd3_fast.fit import EpochOrder, step_generator
-from mgd3_fast.generators.autoencoder_weights import load_vae
-from mgd3_fast.generators.hub import fetch_model, model_folder
-from mgd3_fast.progress import Progress
-from mgd3_fast.storage.tensor_files import save_tensors
+from mgd3_fast.generators import KLAutoencoder
+from mgd3_fast.generators.autoencoder_weights import save_autoencoder
 from mgd3_fast.train.augment import augment
 from mgd3_fast.train.batches import TrainingImages
-from mgd3_fast.train.fitting import fit_network, fit_settings
-from mgd3_fast.train.log import CHECKPOINTS, TrainingLog
-from mgd3_fast.train.vae import build_vae, latent_scale, vae_loss
+from mgd3_fast.train.fitting import fit_network
+from mgd3_fast.train.run import TrainingRun
 
 STORED_DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
-def train_autoencoder(
-    config: TrainConfig,
-    dataset: Dataset,
-    resolution: int,
-    *,
-    start: AutoencoderKL | None,
-    device: torch.device,
-    bf16: bool,
-    log: TrainingLog,
-    progress: Progress,
-) -> Path:
-    """Fit an autoencoder to the images of a dataset, or go on doing so.
+def train_autoencoder(run: TrainingRun, start: AutoencoderKL | None) -> Path:
+    """Fit an autoencoder to the images of a run, or go on doing so.
 
     Args:
-        config: What is trained and how.
-        dataset: The images.
-        resolution: Side R in pixels.
+        run: The run.
         start: Network to fine-tune, or None for a new one.
-        device: Where it is trained.
-        bf16: Use bfloat16 autocast.
-        log: Receives settings and losses.
-        progress: Where bars and losses go.
 
     Returns:
-        Folder `vae` in `config.out`, as diffusers' `save_pretrained` writes it; `scaling_factor` brings the
+        Folder `vae` in `out`, as diffusers' `save_pretrained` writes it; `scaling_factor` brings the
         posterior means of the dataset's images to unit variance.
 
     Raises:
         UserError: The images do not fit the architecture, or cannot be read.
     """
-    if start is None:
-        new_latent_shape(config, resolution)
-    log.begin("vae", {**identity(config, "vae"), "images": dataset.fingerprint})
-    folder = Path(config.out) / "vae"
-    images = TrainingImages(dataset, resolution, config.on_bad_image)
-    settings = fit_settings(config, "vae", count=len(images), device=device, bf16=bf16)
-    vae = (start if start is not None else _new_vae(config, resolution)).to(device)
+    config = run.config
+    network = start if start is not None else _new_vae(config, run.resolution)
+    run.log.begin("vae", {**identity(config, "vae"), "images": run.dataset.fingerprint})
+    images = TrainingImages(run.dataset, run.resolution, config.on_bad_image)
     order = EpochOrder(len(images), config.vae_batch_size, config.seed, "vae", straddling=True)
 
-    def step_loss(network: nn.Module, step: int) -> dict[str, Tensor]:
+    def step_loss(vae: nn.Module, step: int) -> dict[str, Tensor]:
         generator = step_generator(config.seed, "vae", step)
-        batch = augment(images.load(order.indices(step)), config.augment, generator).to(device)
-        return vae_loss(network, batch, generator, kind=config.vae_loss, kl_weight=config.kl_weight)
+        batch = augment(images.load(order.indices(step)), config.augment, generator).to(run.device)
+        return vae_loss(vae, batch, generator, kind=config.vae_loss, kl_weight=config.kl_weight)
 
-    checkpoint = Path(config.out) / CHECKPOINTS / "vae.pt"
-    averaged, fit_log = fit_network(vae, step_loss, settings, checkpoint, progress)
+    averaged, fit_log = fit_network(run, "vae", network.to(run.device), step_loss, count=len(images))
     dtype = STORED_DTYPES[config.stored_precision]
     # The scale is that of the weights as they are stored.
     averaged.load_state_dict({name: value.to(dtype) for name, value in averaged.state_dict().items()})
     scale = latent_scale(averaged, images.in_order(config.vae_batch_size))
-    _save_autoencoder(averaged, folder, scale, dtype)
-    log.finish("vae", fit_log, scaling_factor=scale)
-    return folder
+    assert isinstance(averaged, AutoencoderKL)
+    save_autoencoder(run.out / "vae", averaged, scale, dtype)
+    run.log.finish("vae", fit_log, scaling_factor=scale)
+    return run.out / "vae"
 
 
 def new_latent_shape(config: TrainConfig, resolution: int) -> tuple[int, int, int]:
-    """Shape of one image's latents in the autoencoder that a configuration describes.
-
-    Args:
-        config: Its blocks, each but the last of which halves the size, and channels.
-        resolution: Side R in pixels.
-
-    Returns:
-        (C, h, w).
+    """Shape (C, h, w) of an image's latents in the autoencoder that a configuration describes.
 
     Raises:
-        UserError: `resolution` cannot be halved so often.
+        UserError: `resolution`, in pixels, cannot be halved as often as there are blocks but one.
     """
     blocks = len(config.vae_channels)
     downsample = 2 ** (blocks - 1)
@@ -108,10 +79,7 @@ def new_latent_shape(config: TrainConfig, resolution: int) -> tuple[int, int, in
 
 
 def start_autoencoder(source: str) -> AutoencoderKL:
-    """Load the network of an autoencoder to train it further.
-
-    Args:
-        source: Folder, file or hub id, as of `KLAutoencoder`.
+    """Load the network of an autoencoder, as `KLAutoencoder` finds it, to train it further.
 
     Returns:
         float32 `AutoencoderKL` on the CPU, trainable.
@@ -119,31 +87,80 @@ def start_autoencoder(source: str) -> AutoencoderKL:
     Raises:
         UserError: It cannot be fetched or is damaged.
     """
-    path = Path(source)
-    if not path.exists():
-        path = fetch_model(source, "vae", option="--vae", licence="see its source")
-    elif path.is_dir():
-        path = model_folder(path, "vae")
-    return load_vae(path).requires_grad_(True)
+    network = KLAutoencoder(source).load_network().requires_grad_(True)
+    assert isinstance(network, AutoencoderKL)
+    return network
+
+
+def group_count(channels: tuple[int, ...]) -> int:
+    """Largest number of normalisation groups, at most 32, that leaves every block two channels a group."""
+    return max(
+        n for n in (1, 2, 4, 8, 16, 32) if all(width % n == 0 and width >= 2 * n for width in channels)
+    )
+
+
+def vae_loss(
+    vae: Any, images: Tensor, generator: torch.Generator, *, kind: str, kl_weight: float
+) -> dict[str, Tensor]:
+    """Reconstruction error plus weighted divergence of the posterior from N(0, 1).
+
+    loss = error + kl_weight * KL / (c h w), with the error per pixel value and the latent drawn from the
+    posterior (Kingma & Welling 2014, Eq. 10; Rombach et al. 2022, appendix G, without the adversarial term).
+
+    Args:
+        vae: `AutoencoderKL`.
+        images: uint8 `[B, 3, R, R]` on the network's device.
+        generator: Source of the posterior's noise, on the CPU.
+        kind: "l1" or "mse", on pixel values from -1 to 1.
+        kl_weight: Weight of the divergence, in nats per latent value.
+
+    Returns:
+        Scalars "loss", "reconstruction" and "kl" (nats per latent value).
+    """
+    targets = images.float() / 127.5 - 1.0
+    mean, log_variance = (moment.float() for moment in vae.encode(targets))
+    noise = torch.randn(mean.shape, generator=generator).to(mean.device)
+    decoded = vae.decode(mean + (0.5 * log_variance).exp() * noise).float()
+    difference = decoded - targets
+    error = difference.abs().mean() if kind == "l1" else difference.square().mean()
+    kl = 0.5 * (mean.square() + log_variance.exp() - 1.0 - log_variance).mean()
+    return {"loss": error + kl_weight * kl, "reconstruction": error, "kl": kl}
+
+
+def latent_scale(vae: Any, batches: Iterable[Tensor]) -> float:
+    """1 / standard deviation of all posterior means: brings the latents to unit variance.
+
+    Args:
+        vae: `AutoencoderKL` in evaluation mode.
+        batches: Iterable of uint8 `[B, 3, R, R]`.
+
+    Returns:
+        The scaling factor (Rombach et al. 2022, appendix G).
+    """
+    device = next(vae.parameters()).device
+    total = squares = 0.0
+    count = 0
+    with torch.inference_mode():
+        for images in batches:
+            mean = vae.encode(images.to(device).float() / 127.5 - 1.0)[0].double()
+            total += mean.sum().item()
+            squares += mean.square().sum().item()
+            count += mean.numel()
+    return 1.0 / math.sqrt(squares / count - (total / count) ** 2)
 
 
 def _new_vae(config: TrainConfig, resolution: int) -> AutoencoderKL:
+    """Make an autoencoder with random weights; each of its blocks but the last halves the size."""
+    new_latent_shape(config, resolution)  # refuses a resolution that does not fit
+    described = KLConfig(
+        block_out_channels=config.vae_channels,
+        layers_per_block=config.vae_layers,
+        latent_channels=config.latent_channels,
+        norm_num_groups=group_count(config.vae_channels),
+        mid_block_add_attention=config.vae_attention == "middle",
+        sample_size=resolution,
+        scaling_factor=1.0,
+    )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        return build_vae(
-            channels=config.vae_channels,
-            layers=config.vae_layers,
-            latent_channels=config.latent_channels,
-            attention=config.vae_attention == "middle",
-            resolution=resolution,
-        )
-
-
-def _save_autoencoder(vae: Any, folder: Path, scaling_factor: float, dtype: torch.dtype) -> None:
-    """Write what diffusers' `from_pretrained` reads; the configuration comes last."""
-    folder.mkdir(exist_ok=True)
-    (folder / "config.json").unlink(missing_ok=True)
-    weights = {name: value.to("cpu", dtype).contiguous() for name, value in vae.state_dict().items()}
-    save_tensors(folder / "diffusion_pytorch_model.safetensors", weights, {"format": "pt"})
-    settings = vae.config.settings() | {"scaling_factor": scaling_factor}
-    (folder / "config.json").write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n")
+        return AutoencoderKL(described)

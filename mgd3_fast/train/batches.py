@@ -43,13 +43,7 @@ class TrainingImages:
         return int(self._starts[-1])
 
     def load(self, indices: Tensor) -> Tensor:
-        """Read some images.
-
-        Args:
-            indices: int64 `[B]`, in 0..len-1.
-
-        Returns:
-            uint8 `[B, 3, R, R]`.
+        """Read images by number, int64 `[B]` in 0..len-1, as uint8 `[B, 3, R, R]`.
 
         Raises:
             UserError: An image is bad and `on_bad_image` is "error", or all are.

@@ -5,8 +5,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,7 +14,8 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from mgd3_fast.config.train import TrainConfig
 from mgd3_fast.errors import UserError
 from mgd3_fast.fit import Fit, Stateful, descend, rate_share
-from mgd3_fast.progress import Progress
+from mgd3_fast.train.log import CHECKPOINTS, FitLog
+from mgd3_fast.train.run import TrainingRun
 
 StepLoss = Callable[[nn.Module, int], dict[str, Tensor]]
 
@@ -24,96 +23,25 @@ _CURVE_POINTS = 200
 _NOTE_PERIOD_S = 30.0
 
 
-@dataclass(frozen=True, kw_only=True)
-class FitSettings:
-    """How one network is trained.
-
-    Args:
-        part: "vae" or "dit"; names the bar.
-        steps: Optimiser steps.
-        lr: Highest learning rate.
-        weight_decay: AdamW's decoupled decay.
-        schedule: "constant" or "cosine" (to zero at the last step), after a linear warm-up.
-        warmup: Steps of the warm-up.
-        ema: Decay of the averaged weights per step.
-        clip_grad: Largest norm of the gradient, or None.
-        bf16: Run the forward pass under bfloat16 autocast.
-        checkpoint_every: Steps between checkpoints.
-        device: Where the network is trained.
-    """
-
-    part: str
-    steps: int
-    lr: float
-    weight_decay: float
-    schedule: str
-    warmup: int
-    ema: float
-    clip_grad: float | None
-    bf16: bool
-    checkpoint_every: int
-    device: torch.device
-
-
-@dataclass(frozen=True)
-class FitLog:
-    """What is kept of a training.
-
-    Args:
-        curve: One dict per window of steps: "step", the last step of it (from 1), and the mean of each loss.
-        wall_s: Seconds of all sessions, without those lost to a kill.
-    """
-
-    curve: list[dict[str, float]]
-    wall_s: float
-
-    @property
-    def final_loss(self) -> float:
-        """Mean loss of the last window."""
-        return self.curve[-1]["loss"]
-
-
-def fit_settings(
-    config: TrainConfig, part: str, *, count: int, device: torch.device, bf16: bool
-) -> FitSettings:
-    """Settings of one part of a training.
-
-    Args:
-        config: What was asked for.
-        part: "vae" or "dit".
-        count: Images of an epoch.
-        device: Where the network is trained.
-        bf16: Use bfloat16 autocast.
-    """
+def steps_of(config: TrainConfig, part: str, count: int) -> int:
+    """Optimiser steps of the training of "vae" or "dit" on `count` images."""
     vae = part == "vae"
     batch_size = config.vae_batch_size if vae else config.batch_size
     of_epochs = None if config.epochs is None else max(1, round(config.epochs * count / batch_size))
-    return FitSettings(
-        part=part,
-        steps=(config.vae_steps if vae else None) or of_epochs or config.steps or 1,
-        lr=config.vae_lr if vae else config.lr,
-        weight_decay=config.weight_decay,
-        schedule=config.schedule,
-        warmup=config.warmup,
-        ema=config.vae_ema if vae else config.ema,
-        clip_grad=config.clip_grad,
-        bf16=bf16,
-        checkpoint_every=config.checkpoint_every,
-        device=device,
-    )
+    return (config.vae_steps if vae else None) or of_epochs or config.steps or 1
 
 
 def fit_network(
-    model: nn.Module, step_loss: StepLoss, settings: FitSettings, checkpoint: Path, progress: Progress
+    run: TrainingRun, part: str, model: nn.Module, step_loss: StepLoss, *, count: int
 ) -> tuple[nn.Module, FitLog]:
-    """Train a network, going on from a checkpoint where there is one.
+    """Train a network, going on from its checkpoint in `out` where there is one.
 
     Args:
-        model: The network with its starting weights, on `settings.device`; trained in place.
+        run: Settings, device and where bar and losses go.
+        part: "vae" or "dit".
+        model: The network with its starting weights, on `run.device`; trained in place.
         step_loss: (network, step from 0) to named scalar losses; "loss" is what is minimised.
-        settings: How.
-        checkpoint: File of the training state.
-        progress: Where bar and loss go.
+        count: Images of an epoch.
 
     Returns:
         The averaged network in evaluation mode, and the log.
@@ -122,37 +50,39 @@ def fit_network(
         UserError: The loss is not finite (the last checkpoint stays), or the checkpoint is damaged.
         Interrupted: After Ctrl-C, when the running step is finished and saved.
     """
+    config, vae, steps = run.config, part == "vae", steps_of(run.config, part, count)
+    highest_lr, decay = (config.vae_lr, config.vae_ema) if vae else (config.lr, config.ema)
     trained = [parameter for parameter in model.train().parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(trained, lr=settings.lr, weight_decay=settings.weight_decay)
-    averaged = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(settings.ema))  # type: ignore[no-untyped-call]
-    curve = _LossCurve(settings.steps)
+    optimizer = torch.optim.AdamW(trained, lr=highest_lr, weight_decay=config.weight_decay)
+    averaged = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay))  # type: ignore[no-untyped-call]
+    curve = _LossCurve(steps)
     parts: dict[str, Stateful] = {
         "network": model,
         "averaged": averaged,
         "optimizer": optimizer,
         "curve": curve,
     }
-    fit = Fit(parts, settings.steps, checkpoint)
+    fit = Fit(parts, steps, run.out / CHECKPOINTS / f"{part}.pt")
     noted_s = time.monotonic()
 
     def lr(step: int) -> float:
-        return settings.lr * rate_share(settings.schedule, step, settings.steps, warmup=settings.warmup)
+        return highest_lr * rate_share(config.schedule, step, steps, warmup=config.warmup)
 
     def do_step(step: int) -> None:
         nonlocal noted_s
-        with torch.autocast(settings.device.type, torch.bfloat16, enabled=settings.bf16):
+        with torch.autocast(run.device.type, torch.bfloat16, enabled=run.bf16):
             losses = step_loss(model, step)
-        values = _finite(losses, f"step {step} of {settings.part}")
-        descend(optimizer, losses["loss"], lr(step), clip_grad=settings.clip_grad)
+        values = _finite(losses, f"step {step} of {part}")
+        descend(optimizer, losses["loss"], lr(step), clip_grad=config.clip_grad)
         averaged.update_parameters(model)
         curve.add(step, values)
         bar.advance()
         if curve.points and time.monotonic() - noted_s >= _NOTE_PERIOD_S:
             noted_s = time.monotonic()
-            progress.note(f"{settings.part} {curve.last()}, lr {lr(step + 1):.2g}")
+            run.progress.note(f"{part} {curve.last()}, lr {lr(step + 1):.2g}")
 
-    with progress.stage(f"train {settings.part}", total=settings.steps, unit="step", initial=fit.step) as bar:
-        fit.run(do_step, lambda: fit.step % settings.checkpoint_every == 0 or fit.step == fit.steps)
+    with run.progress.stage(f"train {part}", total=steps, unit="step", initial=fit.step) as bar:
+        fit.run(do_step, lambda: fit.step % config.checkpoint_every == 0 or fit.step == steps)
     kept: nn.Module = averaged.module
     return kept.eval(), FitLog(curve.points, fit.wall_s)
 
@@ -161,8 +91,7 @@ def _finite(losses: dict[str, Tensor], where: str) -> dict[str, float]:
     values = {name: float(value.detach()) for name, value in losses.items()}
     if not math.isfinite(values["loss"]):
         raise UserError(
-            f"loss must stay finite, got {values['loss']} at {where}:"
-            " lower the learning rate or clip the gradient"
+            f"the loss became {values['loss']} at {where}: lower the learning rate or clip the gradient"
         )
     return values
 

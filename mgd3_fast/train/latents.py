@@ -6,17 +6,15 @@ Shape letters: B images, n images of a class, C channels, h w latent size, R res
 from __future__ import annotations
 
 import zlib
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from mgd3_fast.datasets import Dataset
 from mgd3_fast.fit import step_generator
 from mgd3_fast.generators import Autoencoder
 from mgd3_fast.latents import ClassLatents, LatentStore, encode_dataset, note_old_latents
-from mgd3_fast.progress import Progress
 from mgd3_fast.train.augment import augment
+from mgd3_fast.train.run import TrainingRun
 
 
 class ChangedCopies:
@@ -88,11 +86,7 @@ class TrainingLatents:
         return len(self._copies)
 
     def batch(self, indices: Tensor, copies: Tensor) -> tuple[Tensor, Tensor]:
-        """Gather latents.
-
-        Args:
-            indices: int64 `[B]`, image numbers.
-            copies: int64 `[B]`, which copy of each.
+        """Gather the latents of images by number and copy, int64 `[B]` each.
 
         Returns:
             Latents float32 `[B, C, h, w]` and class ids int64 `[B]`.
@@ -104,32 +98,13 @@ class TrainingLatents:
         return torch.stack(rows).float(), self._class_ids[classes]
 
 
-def training_latents(
-    dataset: Dataset,
-    autoencoder: Autoencoder,
-    class_ids: list[int],
-    *,
-    resolution: int,
-    augmentation: str,
-    num_changed: int,
-    cache_dir: Path | None,
-    device: torch.device,
-    on_bad_image: str,
-    progress: Progress,
-) -> TrainingLatents:
+def training_latents(run: TrainingRun, autoencoder: Autoencoder, class_ids: list[int]) -> TrainingLatents:
     """Encode a dataset, and changed copies of it, as far as the latents are not in the cache already.
 
     Args:
-        dataset: The images.
+        run: The run.
         autoencoder: The encoder.
         class_ids: The network's id of each class.
-        resolution: Side R in pixels.
-        augmentation: A name of `AUGMENTATIONS`.
-        num_changed: Changed copies of each image; without effect for "none".
-        cache_dir: Where latents are kept; None is the default place.
-        device: Where to encode.
-        on_bad_image: "error" or "skip".
-        progress: Where bars go.
 
     Returns:
         The latents.
@@ -137,17 +112,25 @@ def training_latents(
     Raises:
         UserError: As `encode_dataset`.
     """
-    changed = 0 if augmentation == "none" else num_changed
+    config = run.config
+    changed = 0 if config.augment == "none" else config.augment_copies
     encoders: list[Autoencoder | ChangedCopies] = [
         autoencoder,
-        *(ChangedCopies(autoencoder, augmentation, copy + 1) for copy in range(changed)),
+        *(ChangedCopies(autoencoder, config.augment, copy + 1) for copy in range(changed)),
     ]
     copies: list[list[ClassLatents]] = []
     for encoder in encoders:
-        store = LatentStore(cache_dir, encoder.digest, resolution)
+        store = LatentStore(config.cache_dir, encoder.digest, run.resolution)
         if not copies:
-            note_old_latents(store, progress)
-        encode_dataset(dataset, encoder, store, device=device, on_bad_image=on_bad_image, progress=progress)
-        found = [store.open(cls) for cls in dataset.classes]
+            note_old_latents(store, run.progress)
+        encode_dataset(
+            run.dataset,
+            encoder,
+            store,
+            device=run.device,
+            on_bad_image=config.on_bad_image,
+            progress=run.progress,
+        )
+        found = [store.open(cls) for cls in run.dataset.classes]
         copies.append([latents for latents in found if latents is not None])
     return TrainingLatents(copies, class_ids)

@@ -4,17 +4,29 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from mgd3_engine.files.renaming import renamed
 from mgd3_fast.errors import UserError
-from mgd3_fast.train.fitting import FitLog
 from mgd3_fast.versions import versions
 
 LOG_NAME = "training.json"
 CHECKPOINTS = "checkpoints"
+
+
+@dataclass(frozen=True)
+class FitLog:
+    """What is kept of a training.
+
+    Args:
+        curve: One dict per window of steps: "step", the last step of it (from 1), and the mean of each loss.
+        wall_s: Seconds of all sessions, without those lost to a kill.
+    """
+
+    curve: list[dict[str, float]]
+    wall_s: float
 
 
 class TrainingLog:
@@ -45,11 +57,7 @@ class TrainingLog:
             raise UserError(f"{self.path} must be a training log, got something else; remove it") from None
 
     def begin(self, part: str, identity: Mapping[str, Any]) -> None:
-        """Record what a part is trained with, or check that it is what was recorded.
-
-        Args:
-            part: "vae" or "dit".
-            identity: Settings that decide the weights.
+        """Record the settings that decide the weights of a part, or check that they are what was recorded.
 
         Raises:
             UserError: The folder's part was trained with other settings.

@@ -5,45 +5,28 @@ Shape letters: B images, C channels, H W latent size.
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import torch
 from torch import Tensor, nn
 
-from mgd3_engine import NoiseSchedule
 from mgd3_engine.dit import PRESET_NAMES, DiT, DiTConfig, dit_config
 from mgd3_fast.config.train import CUSTOM_MODEL, TrainConfig
 from mgd3_fast.errors import UserError
 from mgd3_fast.fit import EpochOrder, step_generator
 from mgd3_fast.generators import Generator
-from mgd3_fast.progress import Progress
 from mgd3_fast.train.diffusion_loss import DiffusionLoss
-from mgd3_fast.train.fitting import FitLog, fit_network, fit_settings
+from mgd3_fast.train.fitting import fit_network
 from mgd3_fast.train.latents import TrainingLatents
+from mgd3_fast.train.log import FitLog
+from mgd3_fast.train.run import TrainingRun
 
 
-def train_network(
-    config: TrainConfig,
-    network: DiT,
-    latents: TrainingLatents,
-    schedule: NoiseSchedule,
-    *,
-    checkpoint: Path,
-    device: torch.device,
-    bf16: bool,
-    progress: Progress,
-) -> tuple[DiT, FitLog]:
+def train_network(run: TrainingRun, network: DiT, latents: TrainingLatents) -> tuple[DiT, FitLog]:
     """Fit a DiT to latents, or go on doing so.
 
     Args:
-        config: How.
+        run: The run.
         network: Starting weights.
         latents: What it learns to generate.
-        schedule: Noise schedule.
-        checkpoint: File of the training state.
-        device: Where it is trained.
-        bf16: Use bfloat16 autocast.
-        progress: Where bar and losses go.
 
     Returns:
         The averaged network on the CPU, and the log.
@@ -51,12 +34,12 @@ def train_network(
     Raises:
         UserError: The loss is not finite, or the network has no null class for `label_dropout`.
     """
-    num_labels = network.config.num_labels
-    if config.label_dropout > 0 and num_labels == network.config.num_classes:
+    config = run.config
+    if config.label_dropout > 0 and network.config.num_labels == network.config.num_classes:
         raise UserError(
             f"label_dropout must be 0 for a network without null class, got {config.label_dropout}"
         )
-    loss = DiffusionLoss(schedule, device)
+    loss = DiffusionLoss(run.schedule.build(), run.device)
     order = EpochOrder(len(latents), config.batch_size, config.seed, "dit", straddling=True)
 
     def step_loss(model: nn.Module, step: int) -> dict[str, Tensor]:
@@ -68,50 +51,27 @@ def train_network(
         class_ids = torch.where(dropped, network.null_class, class_ids)
         timestep = torch.randint(loss.num_timesteps, (B,), generator=generator)
         noise = torch.randn(x0.shape, generator=generator)
-        return loss(model, *(each.to(device) for each in (x0, class_ids, timestep, noise)))
+        return loss(model, *(each.to(run.device) for each in (x0, class_ids, timestep, noise)))
 
-    settings = fit_settings(config, "dit", count=len(latents), device=device, bf16=bf16)
-    averaged, log = fit_network(network.to(device), step_loss, settings, checkpoint, progress)
-    if not isinstance(averaged, DiT):
-        raise TypeError(f"averaged network must be a DiT, got {type(averaged).__name__}")
+    averaged, log = fit_network(run, "dit", network.to(run.device), step_loss, count=len(latents))
+    assert isinstance(averaged, DiT)
     return averaged.cpu(), log
 
 
 def new_network(config: TrainConfig, *, num_classes: int, latent_shape: tuple[int, int, int]) -> DiT:
-    """Make the DiT that a configuration describes.
-
-    Args:
-        config: Size and seed.
-        num_classes: Classes without the null class.
-        latent_shape: (C, H, W).
-
-    Returns:
-        DiT with random weights.
-
-    Raises:
-        UserError: The size is unknown or does not fit the latents.
-    """
-    architecture = _architecture(config, num_classes, latent_shape)
+    """Make the DiT of `architecture` with random weights, seeded by `config.seed`."""
+    described = architecture(config, num_classes, latent_shape)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        return DiT(architecture)
+        return DiT(described)
 
 
-def check_new_network(config: TrainConfig, num_classes: int, latent_shape: tuple[int, int, int]) -> None:
-    """Find out before an autoencoder is trained whether the network on its latents can be made.
-
-    Args:
-        config: Size.
-        num_classes: Classes without the null class.
-        latent_shape: (C, H, W).
+def architecture(config: TrainConfig, num_classes: int, latent_shape: tuple[int, int, int]) -> DiTConfig:
+    """Size of the DiT that a configuration describes, for so many classes and latents of shape (C, H, W).
 
     Raises:
         UserError: The size is unknown or does not fit the latents.
     """
-    _architecture(config, num_classes, latent_shape)
-
-
-def _architecture(config: TrainConfig, num_classes: int, latent_shape: tuple[int, int, int]) -> DiTConfig:
     channels, side, _ = latent_shape
     width, depth, heads, patch = config.hidden, config.depth, config.heads, config.patch
     if config.model != CUSTOM_MODEL:

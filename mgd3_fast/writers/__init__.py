@@ -3,20 +3,15 @@
 from mgd3_fast.writers.contact_sheet import write_contact_sheet
 from mgd3_fast.writers.layout import Layout, class_folder, layout_of
 from mgd3_fast.writers.manifest import MANIFEST, json_with_images, read_manifest, write_manifest
-from mgd3_fast.writers.png import PngWriter, write_png
+from mgd3_fast.writers.out_files import check_writable, file_digest, sha256_of, unwritable_error
+from mgd3_fast.writers.png import PngWriter, WorkQueue, write_png
 from mgd3_fast.writers.run_folder import (
     CONTACT_SHEET,
     MODE_PLOTS,
     MODES,
     WORK,
-    OutState,
     RunFolder,
     check_ours,
-    check_writable,
-    file_digest,
-    sha256_of,
-    state_of,
-    unwritable_error,
 )
 
 __all__ = [
@@ -26,9 +21,9 @@ __all__ = [
     "MODE_PLOTS",
     "WORK",
     "Layout",
-    "OutState",
     "PngWriter",
     "RunFolder",
+    "WorkQueue",
     "check_ours",
     "check_writable",
     "class_folder",
@@ -37,7 +32,6 @@ __all__ = [
     "layout_of",
     "read_manifest",
     "sha256_of",
-    "state_of",
     "unwritable_error",
     "write_contact_sheet",
     "write_manifest",

@@ -13,16 +13,13 @@ from mgd3_fast.progress import Progress
 
 
 def every_class(path: Path, dataset: Dataset, recorded: Mapping[str, str], option: str) -> dict[str, str]:
-    """Find the folders of all opened classes of a dataset.
+    """Find the folders of all opened classes of a dataset, by class name.
 
     Args:
         path: Folder of the class folders.
         dataset: Gives the classes.
         recorded: Folders by class name as a manifest has them; empty where there is none.
         option: What the folder was given as, for messages.
-
-    Returns:
-        Folders by class name.
 
     Raises:
         UserError: A class is missing or there twice, or a folder is of no opened class.
@@ -45,7 +42,7 @@ def every_class(path: Path, dataset: Dataset, recorded: Mapping[str, str], optio
             f"{path} must hold every class of {dataset.name}, missing {listed(missing)}"
             " (--classes takes a part of the list)"
         )
-    lacking = [name for name in recorded if name not in dataset.all_class_names]
+    lacking = [name for name in recorded if spelled.get(name) is None]
     if lacking:
         raise UserError(
             f"{dataset.name} ({dataset.split}) has no images of {listed(lacking)}, which {path} was made for:"
@@ -59,19 +56,9 @@ def every_class(path: Path, dataset: Dataset, recorded: Mapping[str, str], optio
 def some_classes(
     path: Path, name: str, names: Sequence[str], option: str, progress: Progress
 ) -> dict[str, str]:
-    """Find the folders of whatever classes of a list are there.
+    """Find the folders of whatever classes of a named list are there, at least one, by class name.
 
-    Of an ImageNet list other classes of ImageNet may be there too; they are left out.
-
-    Args:
-        path: Folder of the class folders.
-        name: Of the list.
-        names: The list.
-        option: What the folder was given as, for messages.
-        progress: Receives a note where classes are missing or left out.
-
-    Returns:
-        Folders by class name, at least one.
+    Of an ImageNet list other classes of ImageNet may be there too; they are left out, with a note.
 
     Raises:
         UserError: A class is there twice, or a folder is of no class.

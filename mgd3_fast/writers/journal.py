@@ -5,14 +5,14 @@ from __future__ import annotations
 import fcntl
 import json
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from mgd3_fast.errors import UserError
 
 
-class Journal:
+class Journal(AbstractContextManager["Journal"]):
     """The append-only record of one shard; only one process at a time may hold it.
 
     Args:
@@ -29,7 +29,8 @@ class Journal:
         except BlockingIOError:
             self._file.close()
             raise UserError(
-                f"out must not be in use by another process with the same --shard, got {path.parent.parent}"
+                f"another process is writing the same --shard into {path.parent.parent}: wait for it, or give"
+                " each process a part of its own"
             ) from None
         except OSError:
             pass  # a file system without locks: two equal processes would only do the same work twice
@@ -44,12 +45,7 @@ class Journal:
         """Close the file, which also makes it visible to other machines, and release the lock."""
         self._file.close()
 
-    def __enter__(self) -> Journal:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def _drop_half_line(self) -> None:
@@ -62,14 +58,7 @@ class Journal:
 
 
 def read_journal(path: Path) -> Iterator[dict[str, Any]]:
-    """Read the records of a journal that may be under way.
-
-    Args:
-        path: The journal's file.
-
-    Yields:
-        Every record; a half-written line is skipped.
-    """
+    """Read the records of a journal that may be under way; a half-written line is skipped."""
     with path.open("rb") as lines:
         for line in lines:
             try:

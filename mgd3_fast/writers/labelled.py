@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -15,6 +16,7 @@ from mgd3_fast.datasets import BadImageError, decode_image
 from mgd3_fast.datasets.class_list import class_titles
 from mgd3_fast.errors import UserError
 
+_AGAIN = " (the distill command that wrote the folder makes it again)"
 _HOW_MADE = ("settings", "guidance", "generator", "dataset")
 
 
@@ -45,31 +47,20 @@ class LabelledImage:
 
     @property
     def size(self) -> int:
-        """Bytes of the file.
-
-        Raises:
-            UserError: It is gone.
-        """
-        try:
+        """Bytes of the file; a `UserError` where it is gone."""
+        with self._there():
             return self.path.stat().st_size
-        except (FileNotFoundError, NotADirectoryError):
-            raise self._missing() from None
 
     def content(self) -> bytes:
-        """Read the file, as it is.
+        """The bytes of the file.
 
         Raises:
             UserError: It is gone, or has another sha256 than recorded.
         """
-        try:
+        with self._there():
             content = self.path.read_bytes()
-        except (FileNotFoundError, NotADirectoryError):
-            raise self._missing() from None
         if self.sha256 not in (None, hashlib.sha256(content).hexdigest()):
-            raise UserError(
-                f"images must be unchanged, got {self.path} with another sha256 than recorded"
-                " (the distill command that wrote the folder makes it again)"
-            )
+            raise UserError(f"{self.path} was changed: it has another sha256 than recorded{_AGAIN}")
         return content
 
     def load(self) -> Image.Image:
@@ -79,15 +70,17 @@ class LabelledImage:
             UserError: It is gone or damaged.
         """
         try:
-            return decode_image(self.path.read_bytes())
-        except (FileNotFoundError, NotADirectoryError):
-            raise self._missing() from None
+            with self._there():
+                return decode_image(self.path.read_bytes())
         except BadImageError as error:
             raise UserError(f"images must be readable, got {self.path}: {error}") from None
 
-    def _missing(self) -> UserError:
-        again = " (the distill command that wrote the folder makes it again)" if self.sha256 else ""
-        return UserError(f"images must all be there, missing {self.path}{again}")
+    @contextmanager
+    def _there(self) -> Iterator[None]:
+        try:
+            yield
+        except (FileNotFoundError, NotADirectoryError):
+            raise UserError(f"{self.path} is missing{_AGAIN if self.sha256 else ''}") from None
 
 
 @dataclass(frozen=True)
@@ -210,11 +203,7 @@ class LabelledFolder:
 def distinct_names(folders: Sequence[LabelledFolder]) -> list[str]:
     """What folders are called side by side.
 
-    Args:
-        folders: In any order.
-
-    Returns:
-        Last parts of the paths, or the paths where two are the same; a number where even these are.
+    Last parts of the paths, or the paths where two are the same, with a number where even these are.
     """
     names = [folder.name for folder in folders]
     if len(set(names)) < len(names):

@@ -37,30 +37,25 @@ class Layout:
         return len(self.class_names) * self.ipc
 
     def folder(self, class_index: int) -> str:
-        """Return the folder name of a class, by its place in the run."""
+        """Folder name of a class, by its place in the run."""
         return class_folder(self.class_names[class_index], self.labels[class_index], self.format)
 
     def place(self, image: int) -> tuple[int, int]:
-        """Return (place of the class in the run, mode index) of an image number."""
+        """(Place of the class in the run, mode index) of an image number."""
         return divmod(image, self.ipc)
 
     def file(self, image: int) -> str:
-        """Return the file of an image number, relative to the output folder."""
+        """File of an image number, relative to the output folder."""
         class_index, mode = self.place(image)
         return f"{self.folder(class_index)}/{mode}.png"
 
     def block(self, part: int, parts: int) -> range:
-        """Return the image numbers of one shard.
+        """Image numbers of the `part`-th (from 1) of `parts` shards.
 
-        Args:
-            part: Number of the shard, from 1.
-            parts: Number of shards.
-
-        Returns:
-            A contiguous range; all shards together cover every image once, in equal parts up to one image.
+        A contiguous range; all shards together cover every image once, in equal parts up to one image.
         """
         return range(len(self) * (part - 1) // parts, len(self) * part // parts)
 
     def classes_of(self, images: Iterable[int]) -> list[int]:
-        """Return the places of the classes that the given images belong to, ascending, each once."""
+        """Places of the classes that the given images belong to, ascending, each once."""
         return sorted({self.place(image)[0] for image in images})

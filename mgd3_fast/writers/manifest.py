@@ -52,13 +52,7 @@ def json_with_images(head: dict[str, Any], images: Sequence[dict[str, Any]]) -> 
 
 
 def read_manifest(folder: Path) -> dict[str, Any] | None:
-    """Read the manifest of an output folder.
-
-    Args:
-        folder: Output folder.
-
-    Returns:
-        Its content, or None where there is none.
+    """Read the manifest of an output folder; None where there is none.
 
     Raises:
         UserError: If there is a `manifest.json` that this program did not write, or a damaged one.
@@ -75,12 +69,12 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
     version = content.get("format_version")
     if version != FORMAT_VERSION:
         raise UserError(
-            f"manifest version must be {FORMAT_VERSION}, got {version} in {path}:"
-            " it was written by another version of mgd3-fast"
+            f"{path} was written by another version of mgd3-fast: its format version is {version},"
+            f" this one reads {FORMAT_VERSION}"
         )
     for name, (kind, held) in _SECTIONS.items():
         if not _is_whole(content.get(name), kind, held):
-            raise UserError(f"manifest must be whole, got a damaged section {name!r} in {path}")
+            raise UserError(f"{path} has a damaged section {name!r}")
     return content
 
 

@@ -36,14 +36,11 @@ _NOT_FACTS = ("file", "label", "class", "sha256")
 
 
 def read_run(path: Path, option: str) -> LabelledFolder:
-    """Read what a finished run's manifest lists; no image is touched.
+    """Read what a finished run's manifest lists, with its sha256; no image is touched.
 
     Args:
         path: A folder that `distill` wrote.
         option: What the folder was given as, for messages.
-
-    Returns:
-        The images with the sha256 of the manifest.
 
     Raises:
         UserError: There is no finished run of this version, or its manifest names what cannot be.
@@ -179,8 +176,8 @@ def _of_manifest(path: Path, manifest: dict[str, Any]) -> LabelledFolder:
     listed, held = {one["name"] for one in manifest["classes"]}, {image.class_name for image in images}
     if listed != held:
         raise UserError(
-            f"classes must be those of the images, got {min(listed ^ held)!r} on one side only"
-            f" in the manifest of {path}"
+            f"the manifest of {path} is damaged: class {min(listed ^ held)!r} is in its list of classes or in"
+            " its images, but not in both"
         )
     for image in (images[0], images[-1]):
         if not 0 <= image.label < len(names):

@@ -7,13 +7,10 @@ written: the manifest is there if and only if the run is complete.
 
 from __future__ import annotations
 
-import enum
 import fcntl
-import hashlib
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -24,55 +21,19 @@ from mgd3_fast.progress import SILENT, Progress
 from mgd3_fast.writers.journal import Journal, read_journal
 from mgd3_fast.writers.layout import Layout
 from mgd3_fast.writers.manifest import MANIFEST, read_manifest
+from mgd3_fast.writers.out_files import file_digest, unwritable_error
 
 WORK = ".mgd3-fast"
 MODES = "modes.safetensors"
 MODE_PLOTS = "mode-plots"
 CONTACT_SHEET = "contact_sheet.png"
 MANY_IMAGES = 2000  # reading more takes seconds
-_CHUNK_BYTES = 1 << 20
-
-
-class OutState(enum.Enum):
-    """What an output folder holds."""
-
-    NEW = "nothing of a run"
-    STARTED = "an unfinished run of the same settings"
-    FINISHED = "a finished run of the same settings"
-
-
-def state_of(out: Path, settings: dict[str, Any]) -> OutState:
-    """Look at an output folder without touching it.
-
-    Args:
-        out: Output folder; need not exist.
-        settings: What decides the images of this run, in the order differences are reported.
-
-    Returns:
-        What the folder holds.
-
-    Raises:
-        UserError: If it holds a run of other settings, or files that are not ours.
-    """
-    if out.exists() and not out.is_dir():
-        raise UserError(f"out must be a folder, got the file {out}")
-    manifest = read_manifest(out)
-    if manifest is not None:
-        _check_same(out, manifest["settings"], settings)
-        return OutState.FINISHED
-    started = _read_run(out)
-    if started is not None:
-        _check_same(out, started, settings)
-        return OutState.STARTED
-    check_ours(out)
-    return OutState.NEW
 
 
 def check_ours(out: Path) -> None:
-    """Refuse a folder that holds files of somebody else.
+    """Refuse an output folder, which need not exist, that holds files of somebody else.
 
-    Args:
-        out: Output folder; need not exist. A run of ours, finished or not, is welcome.
+    A run of ours, finished or not, is welcome.
 
     Raises:
         UserError: Naming what is there.
@@ -87,34 +48,12 @@ def check_ours(out: Path) -> None:
         raise UserError(f"out must be empty or hold a run of mgd3-fast, got {out} with {foreign[0]!r}{more}")
 
 
-def check_writable(out: Path) -> None:
-    """Try whether a folder can be made and written, and leave no trace.
-
-    Args:
-        out: Output folder; need not exist.
-
-    Raises:
-        UserError: With the system's reason.
-    """
-    made = [folder for folder in (out, *out.parents) if not folder.exists()]
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=out) as probe:
-            probe.write(b"x")
-    except OSError as error:
-        raise unwritable_error(out, error) from None
-    finally:
-        with suppress(OSError):
-            for folder in made:
-                folder.rmdir()
-
-
 class RunFolder:
     """One shard's hold on the output folder.
 
     Args:
         out: Output folder.
-        settings: What decides the images of this run.
+        settings: What decides the images of this run, in the order differences are reported.
         layout: The image list.
         part: Number of this shard, from 1.
         parts: Number of shards.
@@ -126,6 +65,20 @@ class RunFolder:
         self.shard = f"{part}-of-{parts}"
         self.temporary = self.work / f"unfinished-{self.shard}"
         self._journal: Journal | None = None
+
+    def finished_manifest(self) -> dict[str, Any] | None:
+        """Look at the folder without touching it: the manifest if this very run was finished, else None.
+
+        Raises:
+            UserError: The folder holds a run of other settings, or files that are not ours.
+        """
+        manifest = read_manifest(self.out)
+        started = manifest["settings"] if manifest else self._started()
+        if started is None:
+            check_ours(self.out)
+        else:
+            self._check_same(started)
+        return manifest
 
     @contextmanager
     def open(self) -> Iterator[RunFolder]:
@@ -161,10 +114,7 @@ class RunFolder:
         self._journal.append({"session": session})
 
     def finished(self) -> tuple[dict[int, str], list[dict[str, Any]]]:
-        """Read the journals of all shards.
-
-        Returns:
-            sha256 by image number, and the sessions noted so far.
+        """Read the journals of all shards: sha256 by image number, and the sessions noted so far.
 
         Raises:
             FileNotFoundError: If another shard completed the run meanwhile.
@@ -186,9 +136,6 @@ class RunFolder:
             digests: sha256 by image number.
             images: Image numbers to look at.
             progress: Receives a bar when there are many.
-
-        Returns:
-            The entries that hold.
         """
         recorded = [image for image in images if image in digests]
         shown = progress if len(recorded) >= MANY_IMAGES else SILENT
@@ -254,50 +201,28 @@ class RunFolder:
             except OSError:
                 draft.replace(run)  # a file system without hard links
             draft.unlink(missing_ok=True)
-        started = _read_run(self.out)
+        started = self._started()
         if started is not None:
-            _check_same(self.out, started, self._settings)
+            self._check_same(started)
 
+    def _started(self) -> dict[str, Any] | None:
+        """Settings of the run that is under way."""
+        path = self.work / "run.json"
+        try:
+            settings = json.loads(path.read_text(encoding="utf-8"))["settings"]
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except (ValueError, KeyError, TypeError):
+            settings = None
+        if not isinstance(settings, dict):
+            raise UserError(f"{path}, which tells what run was started in {self.out}, is damaged: remove it")
+        return settings
 
-def file_digest(path: Path) -> str | None:
-    """Return the sha256 of a file, or None where there is none."""
-    try:
-        return sha256_of(path)
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-
-
-def sha256_of(path: Path) -> str:
-    """Return the sha256 of a file of any size, as hexadecimal digits."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(_CHUNK_BYTES):
-            digest.update(chunk)
-    return digest.hexdigest()
-
-
-def unwritable_error(out: Path, error: OSError) -> UserError:
-    """Say that an output folder cannot be written, with the system's reason."""
-    return UserError(f"out must be a folder that can be written, got {out}: {error.strerror}")
-
-
-def _read_run(out: Path) -> dict[str, Any] | None:
-    try:
-        settings = json.loads((out / WORK / "run.json").read_text(encoding="utf-8"))["settings"]
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except (ValueError, KeyError, TypeError):
-        raise UserError(
-            f"out must hold a readable run, got {out / WORK / 'run.json'}, which is damaged"
-        ) from None
-    assert isinstance(settings, dict)
-    return settings
-
-
-def _check_same(out: Path, found: dict[str, Any], wanted: dict[str, Any]) -> None:
-    for name in [*wanted, *found]:
-        if found.get(name) != wanted.get(name):
-            raise UserError(
-                f"out must be unused or hold a run of the same settings, got {out},"
-                f" whose {name} is {found.get(name)!r} while {wanted.get(name)!r} is asked for"
-            )
+    def _check_same(self, found: dict[str, Any]) -> None:
+        wanted = self._settings
+        for name in [*wanted, *found]:
+            if found.get(name) != wanted.get(name):
+                raise UserError(
+                    f"{self.out} holds a run of other settings, whose {name} is {found.get(name)!r} while"
+                    f" {wanted.get(name)!r} is asked for: choose another out"
+                )

@@ -11,15 +11,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from mgd3_fast.cli import COMMANDS, main
+from mgd3_fast.cli import COMMANDS, configure, main
 from mgd3_fast.generators.autoencoder import KLAutoencoder
-from mgd3_fast.run import encoding
+from mgd3_fast.run import sources
 from mgd3_fast.run.generated import GeneratedImages
 
 pytestmark = pytest.mark.usefixtures("cache")
@@ -38,11 +37,22 @@ ENCODE = [
     "--device",
     "--cache-dir",
     "--flip",
+    "--posterior",
     "--storage",
 ]
 OPTIONS = {
     "encode": [*ENCODE, "--shard", *REPORTING],
-    "discover": [*ENCODE, "--ipc", "--out", "--method", "--kmeans", "--seed", *PLOTTING, *REPORTING],
+    "discover": [
+        *ENCODE,
+        "--ipc",
+        "--out",
+        "--method",
+        "--kmeans",
+        "--seed",
+        "--discovery-seed",
+        *PLOTTING,
+        *REPORTING,
+    ],
     "distill": [
         *ENCODE,
         "--ipc",
@@ -50,12 +60,17 @@ OPTIONS = {
         "--discovery",
         "--kmeans",
         "--seed",
+        "--discovery-seed",
         "--method",
+        "--preset",
+        "--generator-classes",
+        "--generator-heads",
         "--start-strength",
         "--modes",
         "--sampler",
         "--steps",
         "--spacing",
+        "--steps-offset",
         "--eta",
         "--cfg-scale",
         "--mode-scale",
@@ -63,7 +78,9 @@ OPTIONS = {
         "--guidance-form",
         "--prompts",
         "--prompt-template",
+        "--synonyms",
         "--negative-prompt",
+        "--image-size",
         "--backend",
         "--batch-size",
         "--shard",
@@ -79,6 +96,8 @@ OPTIONS = {
         "--out",
         "--part",
         "--init",
+        "--generator-classes",
+        "--generator-heads",
         "--vae",
         "--resolution",
         "--augment",
@@ -153,6 +172,7 @@ OPTIONS = {
     ],
     "export": [
         "--generator",
+        "--generator-heads",
         "--format",
         "--precision",
         "--rows",
@@ -228,7 +248,7 @@ def words(tiny_generator: Path, pictures: Path) -> Callable[..., list[str]]:
 @pytest.mark.parametrize("command", sorted(OPTIONS))
 def test_options_are_frozen(command: str) -> None:
     parser = argparse.ArgumentParser(add_help=False)
-    import_module(f"mgd3_fast.cli.{command}").configure(parser)
+    configure(command, parser)
     declared = [option for action in parser._actions for option in action.option_strings]
     assert sorted(declared) == sorted(OPTIONS[command])
 
@@ -379,7 +399,7 @@ def test_a_value_error_of_a_library_is_a_bug(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(encoding, "encode_dataset", lambda *given, **options: json.loads("{"))
+    monkeypatch.setattr(sources, "encode_dataset", lambda *given, **options: json.loads("{"))
     assert main(words("encode")) == 1
     assert "Traceback" in capsys.readouterr().err
 
@@ -392,6 +412,21 @@ def test_debug_shows_the_traceback_of_a_mistake(
     printed = capsys.readouterr().err
     assert "Traceback" in printed
     assert "ipc must be" in printed.splitlines()[-1]
+
+
+@pytest.mark.parametrize("library", ["tqdm", "torch"], ids=["command line", "command"])
+def test_interruption_of_imports_is_one_line(library: str, tmp_path: Path) -> None:
+    """Where it ends a text run by exec(), as those by which dataclasses are made, Python remembers it."""
+    (tmp_path / f"{library}.py").write_text("exec('raise KeyboardInterrupt')")
+    path = os.pathsep.join([str(tmp_path), *sys.path])
+    done = subprocess.run(
+        [sys.executable, "-m", "mgd3_fast", "doctor", "--quiet"],
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "mgd3-fast: interrupted\n")
 
 
 def test_module_can_be_run() -> None:

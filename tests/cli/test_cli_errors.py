@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -262,7 +263,7 @@ def test_discover_tries_its_out_before_it_encodes(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(
-        "mgd3_fast.run.discovery.ModeSource.find_modes", lambda *_: pytest.fail("work was begun")
+        "mgd3_fast.run.discovery.ModeFinder.find_modes", lambda *_: pytest.fail("work was begun")
     )
     (tmp_path / "file").write_bytes(b"mine")
     arguments = ["discover", "--dataset", str(pictures), "--generator", str(tiny_generator), "--quiet"]
@@ -326,6 +327,87 @@ def test_empty_text_is_never_the_folder_at_hand(
     (line,) = capsys.readouterr().err.splitlines()
     assert line == f"mgd3-fast: error: {name} must not be empty, got ''"
     assert tree(tmp_path) == {}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ("distill --dataset mnist5k --ipc 1 --out run.json", "out must be a folder, got 'run.json'"),
+        ("distill --dataset mnist5k --ipc 1 --out m.safetensors", "which is named like a .safetensors file"),
+        ("discover --dataset mnist5k --ipc 1 --out modes.pt", "out must be a folder, got 'modes.pt'"),
+        ("discover --dataset mnist5k --ipc 1 --out m --plot map.png", "plot must be a folder, got 'map.png'"),
+        ("evaluate a --dataset mnist5k --out results.json", "out must be a folder, got 'results.json'"),
+        ("metrics a --dataset mnist5k --out scores.csv", "out must be a folder, got 'scores.csv'"),
+        ("train --dataset mnist5k --steps 1 --out dit.safetensors", "out must be a folder, got 'dit.saf"),
+        ("convert a set.tar --format webdataset", "out must be a folder, got 'set.tar'"),
+        ("convert a images.PT --format tensor", "out must be a folder, got 'images.PT'"),
+        ("report a --out page.pdf", "out must be an .html file, got 'page.pdf'"),
+        ("export --generator demo-mnist5k --out graph.pt", "out must be a file name ending in .onnx"),
+    ],
+)
+def test_a_folder_is_not_named_like_a_file(
+    arguments: str,
+    words: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments.split()) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert words in line
+    assert tree(tmp_path) == {}
+
+
+def test_a_folder_that_is_there_may_have_any_name(
+    tiny_generator: Path, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "run.json").mkdir()
+    words = ["--dataset", str(pictures), "--generator", str(tiny_generator), "--ipc", "2", "--quiet"]
+    assert main(["distill", *words, "--out", str(tmp_path / "run.json")]) == 0
+    assert main(["discover", *words, "--out", str(tmp_path / "run.json")]) == 0
+    (tmp_path / "modes.safetensors").mkdir()
+    assert main(["discover", *words, "--out", str(tmp_path / "modes.safetensors")]) == 0
+    assert (tmp_path / "modes.safetensors/modes.safetensors").is_file()
+    assert main(["distill", *words, "--out", str(tmp_path / "cfg4.0-run.v2")]) == 0
+    assert capsys.readouterr().err == ""
+
+
+def test_discover_writes_the_file_that_is_named(
+    tiny_generator: Path, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Beside whatever lies there; pictures go beside it, and what is unfinished is cleared away."""
+    pytest.importorskip("matplotlib")
+    (tmp_path / "thesis.tex").write_bytes(b"mine")
+    words = [
+        "--dataset",
+        str(pictures),
+        "--generator",
+        str(tiny_generator),
+        "--ipc",
+        "2",
+        "--quiet",
+        "--json",
+    ]
+    target = tmp_path / "modes.SafeTensors"
+    plot = ["--plot", "--projection", "pca", "--plot-classes", "bee"]
+    assert main(["discover", *words, "--out", str(target), *plot]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["file"] == str(target)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["mode-plots", target.name, "thesis.tex"]
+    assert [Path(path).parent for path in found["pictures"]] == [tmp_path / "mode-plots"] * 2
+
+
+def test_metrics_writes_the_file_that_is_named(
+    tiny_generator: Path, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--dataset", str(pictures), "--generator", str(tiny_generator), "--quiet"]
+    assert main(["distill", *words, "--ipc", "2", "--out", str(tmp_path / "run")]) == 0
+    target = tmp_path / "scores" / "run.json"
+    measuring = ["metrics", str(tmp_path / "run"), *words, "--tsne", "off", "--json", "--out", str(target)]
+    assert main(measuring) == 0
+    assert json.loads(capsys.readouterr().out)["files"] == [str(target)]
+    assert list(target.parent.iterdir()) == [target]
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")

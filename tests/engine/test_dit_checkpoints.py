@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load, save_file
 from torch import Tensor
 
-from mgd3_engine.dit import DiT, DiTConfig, dit_config, load_dit, save_dit
+from mgd3_engine.dit import DiT, DiTConfig, dit_config, load_dit, read_dit, save_dit
 from tests.fakes.random_networks import dit_inputs, random_diffusers_dit, random_dit
 
 SMALL = DiTConfig(input_size=8, patch_size=2, hidden_size=96, depth=2, num_heads=3, num_classes=10)
@@ -160,14 +160,22 @@ def test_loading_in_bfloat16(dit: DiT, tmp_path: Path) -> None:
     assert {tensor.dtype for tensor in loaded.state_dict().values()} == {torch.bfloat16}
 
 
+def anonymous_bytes() -> int:
+    """Memory of this process that no file stands behind: not the pages that were read of a mapped one."""
+    for line in Path("/proc/self/smaps_rollup").read_text().splitlines():
+        if line.startswith("Anonymous:"):
+            return int(line.split()[1]) * 1024
+    raise AssertionError("no line Anonymous")
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="needs Linux's smaps_rollup")
 def test_weights_stay_in_their_file(tmp_path: Path) -> None:
-    psutil = pytest.importorskip("psutil")
     config = replace(S2, num_classes=40_000)  # a label table of 61 MB
     torch.save(random_dit(config).state_dict(), tmp_path / "dit.pt")
     load_dit(tmp_path / "dit.pt")
-    before = psutil.Process().memory_full_info().uss
+    before = anonymous_bytes()
     loaded = load_dit(tmp_path / "dit.pt")
-    assert psutil.Process().memory_full_info().uss - before < 10e6
+    assert anonymous_bytes() - before < 10e6
     assert loaded.y_embedder.embedding_table.weight.numel() * 4 > 61e6
 
 
@@ -253,7 +261,7 @@ WRONG_FILES: dict[str, tuple[object, str]] = {
         {"model": {}, "extra": Foreign()},
         "must hold only tensors and plain values, got the object",
     ),
-    "a list": ([1, 2], "must hold a state dict, plain or under 'ema' or .*, got a list"),
+    "a list": ([1, 2], "must hold a state dict, plain or under one of ema, .*, got a list"),
     "no tensors": ({"epoch": 3}, "must hold a state dict, plain or under .*, got 'epoch'"),
     "empty": ({}, "must hold at least one tensor"),
     "other network": ({"conv1.weight": torch.zeros(4, 3, 3, 3)}, "weights must hold x_embedder.proj.weight"),
@@ -321,9 +329,94 @@ def test_wrong_tensors(
 
 def test_unpublished_width_needs_heads(dit: DiT, tmp_path: Path) -> None:
     torch.save(dit.state_dict(), tmp_path / "dit.pt")
-    with pytest.raises(ValueError, match=r"num_heads must be given .* \(384, 768, 1024, 1152\), got 96"):
-        load_dit(tmp_path / "dit.pt")
+    described = read_dit(tmp_path / "dit.pt")  # all but the network can be had without them
+    assert described.config == replace(SMALL, num_heads=1)
+    with pytest.raises(
+        ValueError, match=r"width 96 is not a published one \(384, 768, 1024, 1152\).*give num_heads"
+    ):
+        described.network()
     assert_same_network(load_dit(tmp_path / "dit.pt", SMALL), dit)
+
+
+@pytest.mark.parametrize("name", ["num_heads", "heads", "n_heads", "num_attention_heads"])
+def test_heads_are_read_from_beside_the_weights(name: str, dit: DiT, tmp_path: Path) -> None:
+    for folder in ("options", "settings"):
+        (tmp_path / folder).mkdir()
+    options = argparse.Namespace(**{name: 3, "model": "mine"})
+    torch.save({"ema": dit.state_dict(), "args": options}, tmp_path / "options/dit.pt")
+    torch.save(dit.state_dict(), tmp_path / "settings/dit.pt")
+    (tmp_path / "settings/config.json").write_text(json.dumps({name: 3}))
+    for folder in ("options", "settings"):
+        assert_same_network(load_dit(tmp_path / folder / "dit.pt"), dit)
+    assert load_dit(tmp_path / "options/dit.pt", num_heads=6).config.num_heads == 6  # what is said counts
+
+
+def test_heads_that_contradict_what_is_stated(dit: DiT, tmp_path: Path) -> None:
+    save_dit(tmp_path / "dit.safetensors", dit)
+    random_diffusers_dit(SMALL).save_pretrained(tmp_path / "transformer")
+    for source in (tmp_path / "dit.safetensors", tmp_path):
+        assert load_dit(source, num_heads=3).config.num_heads == 3
+        with pytest.raises(ValueError, match="it states 3 attention heads, not 4"):
+            load_dit(source, num_heads=4)
+
+
+def test_heads_of_options_go_before_those_of_the_published_width(tmp_path: Path) -> None:
+    narrow = random_dit(replace(S2, num_heads=12))
+    torch.save({"model": narrow.state_dict(), "args": argparse.Namespace(num_heads=12)}, tmp_path / "dit.pt")
+    assert_same_network(load_dit(tmp_path / "dit.pt"), narrow)
+
+
+def test_embeddings_that_no_forward_pass_uses_are_left_aside(dit: DiT, tmp_path: Path) -> None:
+    """The code that MGD3 is sampled with declares `m_embedder` and loads with strict=False."""
+    table = {"m_embedder.embedding_table.weight": torch.full((11, 96), float("nan"))}
+    torch.save({"ema": {**dit.state_dict(), **table}}, tmp_path / "dit.pt")
+    checkpoint = read_dit(tmp_path / "dit.pt", num_heads=3)
+    assert checkpoint.unused == tuple(table)
+    assert_same_network(checkpoint.network(), dit)
+
+
+def test_a_network_beside_others_of_a_module(dit: DiT, tmp_path: Path) -> None:
+    """Lightning's checkpoint of a compiled network, an average and a loss."""
+    weights = {f"model._orig_mod.{name}": tensor + 1 for name, tensor in dit.state_dict().items()}
+    weights |= {f"ema_model.{name}": tensor for name, tensor in dit.state_dict().items()}
+    torch.save({"state_dict": {**weights, "loss.weight": torch.ones(1)}, "epoch": 3}, tmp_path / "dit.ckpt")
+    checkpoint = read_dit(tmp_path / "dit.ckpt", num_heads=3)
+    assert_same_network(checkpoint.network(), dit)
+    assert "loss.weight" in checkpoint.unused
+
+
+def test_half_precision_folder(tmp_path: Path) -> None:
+    twin = random_diffusers_dit(SMALL).half()
+    twin.save_pretrained(tmp_path / "transformer", variant="fp16")
+    loaded = load_dit(tmp_path)
+    assert {tensor.dtype for tensor in loaded.state_dict().values()} == {torch.float32}
+    assert torch.equal(loaded.blocks[0].mlp.fc1.bias, twin.transformer_blocks[0].ff.net[0].proj.bias.float())
+
+
+@pytest.mark.parametrize("layout", ["authors", "diffusers"])
+def test_a_tensor_that_is_not_finite_is_named(layout: str, dit: DiT, tmp_path: Path) -> None:
+    if layout == "authors":
+        dit = random_dit(SMALL)
+        dit.blocks[1].mlp.fc2.bias[5] = float("nan")
+        torch.save(dit.state_dict(), tmp_path / "dit.pt")
+    else:
+        twin = random_diffusers_dit(SMALL)
+        twin.transformer_blocks[1].ff.net[2].bias[5] = float("inf")
+        twin.save_pretrained(tmp_path)
+    source = tmp_path / "dit.pt" if layout == "authors" else tmp_path
+    with pytest.raises(
+        ValueError, match=r"the tensor blocks\.1\.mlp\.fc2\.bias holds NaN or infinity"
+    ) as caught:
+        load_dit(source, num_heads=3)
+    assert str(source) in str(caught.value)
+
+
+def test_settings_of_a_million_blocks_build_none(tmp_path: Path) -> None:
+    random_diffusers_dit(SMALL).save_pretrained(tmp_path)
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"num_layers": 10**6}))
+    with pytest.raises(ValueError, match=r"settings say 1000000 blocks, and it holds \d+ tensors"):
+        load_dit(tmp_path)
 
 
 def test_configuration_that_does_not_fit(dit: DiT, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from mgd3_fast.errors import UserError
-from mgd3_fast.generators.vq_autoencoder import VQAutoencoder, nearest_codes, open_autoencoder
+from mgd3_fast.generators.autoencoder import VQAutoencoder, nearest_codes, open_autoencoder
 from tests.fakes.original_ldm import OriginalVQ, tiny_vq
 from tests.fakes.random_networks import diffusers_vq
 
@@ -180,7 +180,7 @@ def test_nothing_loads_before_it_is_used(paths: dict[str, Path], monkeypatch: py
     def refuse(*_: object) -> None:
         raise AssertionError("the network was built")
 
-    monkeypatch.setattr("mgd3_fast.generators.vq_autoencoder.load_autoencoder", refuse)
+    monkeypatch.setattr("mgd3_fast.generators.batched_autoencoder.filled_network", refuse)
     autoencoder = VQAutoencoder(paths["diffusers"]).to("cpu", torch.bfloat16)
     assert (autoencoder.latent_channels, len(autoencoder.digest)) == (3, 64)
     with pytest.raises(AssertionError, match="the network was built"):
@@ -204,7 +204,7 @@ def test_errors(paths: dict[str, Path], tmp_path: Path) -> None:
     for change, message in (
         ({"_class_name": "AutoencoderTiny"}, "must be of class VQModel, got 'AutoencoderTiny'"),
         ({"norm_type": "spatial"}, "norm_type must be 'group', got 'spatial'"),
-        ({"layers_per_block": 2}, "must be a complete VQModel, got: Error"),
+        ({"layers_per_block": 2}, "is no usable VQModel: "),
     ):
         (tmp_path / "config.json").write_text(json.dumps({**config, **change}))
         with pytest.raises(UserError, match=message):

@@ -608,9 +608,7 @@ def test_command_keeps_what_is_done_when_interrupted(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from mgd3_fast.cli import evaluate as command
-
-    monkeypatch.setattr(command, "progress_from", lambda _: StoppingProgress(3))
+    monkeypatch.setattr("mgd3_fast.cli.Progress", lambda quiet: StoppingProgress(3))
     words = ["evaluate", str(distilled / "a"), "--dataset", str(dataset), "--networks", "convnet2w8-in"]
     assert main([*words, "--epochs", "2", "--repeats", "2", "--out", str(tmp_path / "out")]) == 130
     assert "interrupted: 1 of 2 trainings are finished in" in capsys.readouterr().err

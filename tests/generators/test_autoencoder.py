@@ -16,7 +16,6 @@ from mgd3_engine.autoencoder import KL_F8, AutoencoderKL, first_stage, from_orig
 from mgd3_engine.files.digest import weights_digest
 from mgd3_fast.errors import UserError
 from mgd3_fast.generators import KLAutoencoder
-from mgd3_fast.generators.autoencoder_weights import load_vae
 from mgd3_fast.generators.batched_autoencoder import CHOICES
 from tests.fakes.random_networks import random_vae
 
@@ -117,40 +116,14 @@ def test_bytes_do_not_depend_on_the_rest_of_the_call(dtype: torch.dtype, folder:
         assert torch.equal(autoencoder.decode(latents[index : index + 1]), decoded[index : index + 1])
 
 
-@pytest.mark.parametrize("count", [1, 3, 32, 33, 70])
-@pytest.mark.parametrize("keeps", [True, False], ids=["same bytes", "other bytes"])
-def test_batches_have_few_shapes(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, count: int, keeps: bool
-) -> None:
-    """The last batch is padded to a power of two, or to all rows where a small batch has other bytes."""
+@pytest.mark.parametrize("count", [1, 32, 33, 70])
+def test_every_batch_has_one_shape(folder: Path, count: int) -> None:
     autoencoder, rows = KLAutoencoder(folder), []
-    latents = torch.randn(count, 4, 8, 8)
-    want = autoencoder.decode(latents)
-    monkeypatch.setattr(autoencoder, "_same_bytes", lambda *_: keeps)
     decoded = autoencoder._decoded
     autoencoder._decoded = lambda batch: (rows.append(len(batch)), decoded(batch))[1]  # type: ignore[method-assign]
-    batches = list(autoencoder.decode_batches(latents))
-    assert {len(batch) for batch in batches[:-1]} <= {32}
-    tail = len(batches[-1])
-    assert rows[-1] == (1 << (tail - 1).bit_length() if keeps else 32)
-    assert set(rows[:-1]) <= {32}
-    assert torch.equal(torch.cat(batches), want)
-
-
-def test_a_small_batch_is_tried_before_it_is_believed(folder: Path) -> None:
-    autoencoder = KLAutoencoder(folder)
-    encoded, rows = autoencoder._encoded, []
-
-    def other_bytes(pixels: Tensor) -> Tensor:
-        rows.append(len(pixels))
-        return encoded(pixels) + 1e-6 * len(pixels)
-
-    autoencoder._encoded = other_bytes  # type: ignore[method-assign]
-    images = images_of(33)
-    latents = autoencoder.encode(images)
-    assert torch.equal(autoencoder.encode(images[32:]), latents[32:])
-    trials = [few_or_all for few in (1, 2, 4, 8, 16) for few_or_all in (few, 32)]
-    assert rows == [32, *trials, 32, 32]  # a batch, the trials, the padded rest, and again without a trial
+    batches = list(autoencoder.decode_batches(torch.randn(count, 4, 8, 8)))
+    assert sum(map(len, batches)) == count
+    assert rows == [32] * -(-count // 32)
 
 
 @pytest.mark.parametrize(
@@ -212,7 +185,7 @@ def test_facts_without_loading_weights(folder: Path) -> None:
 def test_digest_is_of_the_file_and_builds_no_network(
     vae: Any, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mgd3_fast.generators.autoencoder.load_vae", None)
+    monkeypatch.setattr("mgd3_fast.generators.batched_autoencoder.filled_network", None)
     assert KLAutoencoder(folder).digest == weights_digest(vae.state_dict(), "AutoencoderKL 1.5 0.0")
 
 
@@ -322,7 +295,7 @@ def test_original_names_are_those_of_diffusers_converter(layers: int) -> None:
 def test_half_precision_weights_are_widened(vae: Any, folder: Path) -> None:
     path = folder / "diffusion_pytorch_model.safetensors"
     save_file({name: tensor.half() for name, tensor in load(path.read_bytes()).items()}, path)
-    loaded = load_vae(folder)
+    loaded: Any = KLAutoencoder(folder).load_network()
     assert {tensor.dtype for tensor in loaded.state_dict().values()} == {torch.float32}
     assert torch.equal(loaded.encoder.conv_in.weight, vae.encoder.conv_in.weight.half().float())
 
@@ -331,27 +304,27 @@ def test_wrong_files_are_one_line(vae: Any, folder: Path) -> None:
     path = folder / "diffusion_pytorch_model.safetensors"
     whole = load(path.read_bytes())
     cases = {
-        "must be a complete AutoencoderKL, got: .*Missing key": {
+        "is no usable AutoencoderKL: .*Missing key": {
             name: tensor for name, tensor in whole.items() if name != "encoder.conv_in.weight"
         },
-        "must be a complete AutoencoderKL, got: .*Unexpected key": whole | {"lora.up": torch.zeros(1)},
-        "must be a complete AutoencoderKL, got: .*size mismatch": whole | {"quant_conv.bias": torch.zeros(3)},
-        "must be a complete AutoencoderKL, got: quant_conv.bias must be finite": {
+        "is no usable AutoencoderKL: .*Unexpected key": whole | {"lora.up": torch.zeros(1)},
+        "is no usable AutoencoderKL: .*size mismatch": whole | {"quant_conv.bias": torch.zeros(3)},
+        "is no usable AutoencoderKL: the tensor quant_conv.bias holds NaN or infinity": {
             **whole,
             "quant_conv.bias": torch.full_like(whole["quant_conv.bias"], float("nan")),
         },
-        "must be a complete AutoencoderKL": {"blocks.0.attn.qkv.weight": torch.zeros(3)},
-        "must be a": {"encoder.down.0.block.0.conv1.weight": torch.zeros(3)},
+        "is no usable AutoencoderKL": {"blocks.0.attn.qkv.weight": torch.zeros(3)},
+        "vae is no usable": {"encoder.down.0.block.0.conv1.weight": torch.zeros(3)},
     }
     for message, weights in cases.items():
         save_file(weights, path)
         with pytest.raises(UserError, match=message) as caught:
-            load_vae(folder)
+            KLAutoencoder(folder).load_network()
         assert str(folder) in str(caught.value)
         assert "\n" not in str(caught.value)
     path.write_bytes(b"garbage" * 100)
     with pytest.raises(ValueError, match="damaged"):
-        load_vae(folder)
+        KLAutoencoder(folder).load_network()
 
 
 def test_folder_of_another_model(folder: Path) -> None:
@@ -372,5 +345,69 @@ def test_wrong_inputs(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="vae must be an existing folder or file, or a hub id"):
         KLAutoencoder(tmp_path / "missing")
     (folder / "config.json").unlink()
-    with pytest.raises(UserError, match=r"must hold config.json or vae/config.json"):
+    with pytest.raises(UserError, match=r"must hold vae/config.json or config.json, got neither"):
         _ = KLAutoencoder(tmp_path).digest
+
+
+@pytest.mark.usefixtures("multiplies_bfloat16")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_a_sample_of_the_posterior(dtype: torch.dtype, vae: Any, folder: Path) -> None:
+    """(sample - mean) / deviation is unit normal noise, of an image's pixels alone."""
+    images = images_of(64)
+    sampler, mean = KLAutoencoder(folder, "sample").to("cpu", dtype), KLAutoencoder(folder).to("cpu", dtype)
+    latents = sampler.encode(images)
+    deviation = (vae.encode(images / 127.5 - 1).latent_dist.logvar / 2).exp() * 1.5
+    noise = (latents - mean.encode(images)) / deviation
+    assert abs(noise.mean()) < 0.03
+    assert abs(noise.std() - 1) < 0.03
+    assert len(noise[:, 0, 0, 0].unique()) == 64
+    order = torch.randperm(64, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(sampler.encode(images[order]), latents[order])
+    assert torch.equal(sampler.encode(images[5:6]), latents[5:6])
+    assert torch.equal(sampler.decode(latents[:2]), mean.decode(latents[:2]))
+    assert sampler.digest != mean.digest
+
+
+def test_an_autoencoder_below_a_prefix(vae: Any, tmp_path: Path) -> None:
+    """As Lightning and torch.compile store one, in diffusers' names, beside a discriminator."""
+    vae.save_config(tmp_path)
+    weights = {f"model._orig_mod.{name}": tensor for name, tensor in vae.state_dict().items()}
+    torch.save({"state_dict": {**weights, "loss.logvar": torch.zeros(())}}, tmp_path / "vae.ckpt")
+    vae.save_pretrained(tmp_path / "plain")
+    assert KLAutoencoder(tmp_path / "vae.ckpt").digest == KLAutoencoder(tmp_path / "plain").digest
+
+
+def test_half_precision_variant(vae: Any, tmp_path: Path) -> None:
+    from copy import deepcopy
+
+    deepcopy(vae).half().save_pretrained(tmp_path, variant="fp16")
+    images = images_of(2)
+    want = vae.encode(images / 127.5 - 1).latent_dist.mean * 1.5
+    assert (KLAutoencoder(tmp_path).encode(images) - want).abs().max() < 0.01 * want.abs().max()
+
+
+def test_whole_numbers_are_not_taken_for_weights(vae: Any, folder: Path) -> None:
+    path = folder / "diffusion_pytorch_model.safetensors"
+    weights = load(path.read_bytes())
+    save_file(weights | {"quant_conv.weight": weights["quant_conv.weight"].to(torch.int8)}, path)
+    for use in (lambda: KLAutoencoder(folder).digest, lambda: KLAutoencoder(folder).encode(images_of(1))):
+        with pytest.raises(
+            UserError, match=r"the tensor quant_conv.weight of .*vae holds torch.int8, and weights"
+        ):
+            use()
+
+
+def test_settings_beside_a_file_may_be_of_another_network(vae: Any, tmp_path: Path) -> None:
+    save_file(vae.state_dict(), tmp_path / "vae.safetensors")
+    (tmp_path / "config.json").write_text('{"num_heads": 4}')
+    assert KLAutoencoder(tmp_path / "vae.safetensors").downsample == KL_F8.downsample
+    vae.save_config(tmp_path)
+    assert KLAutoencoder(tmp_path / "vae.safetensors").downsample == 4
+
+
+def test_settings_of_a_million_layers_build_none(folder: Path) -> None:
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"layers_per_block": 10**6}))
+    message = r"vae is no usable AutoencoderKL: its settings say 3000000 layers, and it holds \d+ tensors"
+    with pytest.raises(UserError, match=message):
+        KLAutoencoder(folder).encode(images_of(1))

@@ -340,6 +340,7 @@ def test_class_ids_by_position(demo: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        ({"prediction": "x0"}, "prediction of .* must be epsilon or v, got 'x0'"),
         ({"format": 99}, "format of .* must be 1, got 99"),
         ({"class_names": ["a"]}, "class_names of .* must be 10 names, got 1"),
         ({"class_names": "0123456789"}, "class_names of .* must be 10 names, got '0123456789'"),
@@ -363,6 +364,12 @@ def test_damaged_description(change: dict[str, Any], message: str, demo: Path) -
     with pytest.raises(UserError, match=message) as caught:
         load_generator(str(demo))
     assert "\n" not in str(caught.value)
+
+
+def test_a_folder_may_predict_v(demo: Path) -> None:
+    path = demo / "generator.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"prediction": "v"}))
+    assert load_generator(str(demo)).prediction == "v"
 
 
 def test_damaged_folder(demo: Path) -> None:

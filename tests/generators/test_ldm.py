@@ -23,11 +23,10 @@ from mgd3_engine.files.weights import read_weights
 from mgd3_fast.cli import main
 from mgd3_fast.datasets import imagenet_classes
 from mgd3_fast.errors import UserError
-from mgd3_fast.generators import Generator, SamplingDefaults, load_generator
-from mgd3_fast.generators.ldm_network import ClassUNet
+from mgd3_fast.generators import Generator, SamplingDefaults, load_generator, place_network
+from mgd3_fast.generators.ldm import ClassUNet
 from mgd3_fast.generators.ldm_weights import original_settings, original_unet, unet_settings_of
-from mgd3_fast.generators.placing import place_network
-from mgd3_fast.generators.unet_weights import filled_unet
+from mgd3_fast.generators.unet import filled_unet
 from tests.fakes.original_ldm import OriginalUNet, original_weights, tiny_table, tiny_unet, tiny_vq
 from tests.fakes.pictures import photo
 from tests.fakes.random_networks import diffusers_vq, random_vae, randomised
@@ -360,7 +359,7 @@ WRONG_FILES: dict[str, tuple[dict[str, Tensor | None], str]] = {
     ),
     "no encoder": (
         {"first_stage_model.encoder.conv_in.weight": None},
-        "must hold a vector-quantised autoencoder, got none with encoder.conv_in.weight",
+        "holds no vector-quantised autoencoder: encoder.conv_in.weight is missing",
     ),
 }
 
@@ -375,7 +374,7 @@ def test_wrong_files(problem: str, files: dict[str, Path], tmp_path: Path) -> No
 
 WRONG_NETWORKS: dict[str, tuple[dict[str, Tensor | None], str]] = {
     "class added to the timestep": ({f"{U}label_emb.weight": torch.zeros(10, 128)}, "got one with label_emb"),
-    "a tensor less": ({f"{U}out.0.bias": None}, "must be a complete U-Net, got: .*conv_norm_out.bias"),
+    "a tensor less": ({f"{U}out.0.bias": None}, "is no usable U-Net: .*conv_norm_out.bias"),
 }
 
 

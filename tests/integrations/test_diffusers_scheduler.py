@@ -296,3 +296,57 @@ def test_a_timestep_of_another_run_is_refused():
     scheduler.set_timesteps(50)
     with pytest.raises(ValueError, match="timestep must be one that set_timesteps chose, got 999"):
         scheduler.step(make_modes(), 999, make_modes())
+
+
+ZERO_SNR = {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing", "prediction_type": "v_prediction"}
+
+
+def stepped(scheduler, outputs: Tensor, sample: Tensor) -> list[Tensor]:
+    """Step through five timesteps with the same output of the network each time."""
+    scheduler.set_timesteps(5)
+    samples = []
+    for timestep in scheduler.timesteps:
+        noise = torch.Generator().manual_seed(int(timestep))
+        sample = scheduler.step(outputs, timestep, sample, generator=noise).prev_sample
+        samples.append(sample)
+    return samples
+
+
+@pytest.mark.parametrize("name", ["DDIMScheduler", "DDPMScheduler"])
+@pytest.mark.parametrize("form", ["auto", "epsilon", "x0", "posterior"])
+def test_zero_terminal_snr_is_sampled(name, form):
+    base, modes = make_base(name, **ZERO_SNR), make_modes()
+    assert base.alphas_cumprod[-1] == 0
+    outputs, sample = 0.1 * make_modes().flip(0), starting_noise()
+    free = stepped(base, outputs, sample)
+    guided = stepped(
+        ModeGuidedScheduler(base, modes=modes, guidance=ModeGuidance(0.1, 1, form)), outputs, sample
+    )
+    assert all(torch.isfinite(latents).all() for latents in guided)
+    assert not torch.equal(guided[-1], free[-1])
+    resolved = ModeGuidance(0.1, 1, form).resolve("ddim" if name == "DDIMScheduler" else "ddpm").form
+    # at abar 0 the form epsilon is not defined: that step is the base's own
+    assert torch.equal(guided[0], free[0]) == (resolved == "epsilon")
+
+
+@pytest.mark.parametrize("name", ["DDIMScheduler", "DDPMScheduler"])
+def test_noise_alone_cannot_be_predicted_from(name):
+    base = make_base(name, **ZERO_SNR | {"prediction_type": "epsilon"})
+    scheduler = ModeGuidedScheduler(base, modes=make_modes(), guidance=ModeGuidance(t_stop=1))
+    with pytest.raises(ValueError, match=r"sample at timestep 999 is noise alone .* is epsilon"):
+        stepped(scheduler, make_modes(), starting_noise())
+
+
+@pytest.mark.parametrize("rows", [1, 2], ids=["one half", "both halves"])
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_network_that_returns_nan_is_named(rows, value):
+    guidance = ModeGuidance(t_stop=1)
+    scheduler = ModeGuidedScheduler(make_base("DDIMScheduler"), modes=make_modes(), guidance=guidance)
+    outputs, sample = make_modes().repeat(rows, 1, 1, 1), starting_noise().repeat(rows, 1, 1, 1)
+    damaged = outputs.clone()
+    damaged[0, 0, 0, 0] = value
+    with pytest.raises(ValueError, match="the output of the network at timestep 800 holds NaN or infinity"):
+        stepped(scheduler, damaged, sample)
+    sample[-1, 0, 0, 0] = value
+    with pytest.raises(ValueError, match="the sample at timestep 800 holds NaN or infinity"):
+        stepped(scheduler, outputs, sample)

@@ -14,8 +14,7 @@ from mgd3_fast.cli import main
 from mgd3_fast.config import DiscoverConfig, EncodeConfig
 from mgd3_fast.progress import SILENT
 from mgd3_fast.run.discovery import discover
-from mgd3_fast.run.encoding import encode
-from mgd3_fast.run.sources import open_sources, open_training_images
+from mgd3_fast.run.sources import encode, open_sources, open_training_images
 from tests.fakes.pictures import encoded, photo
 from tests.fakes.tars import tar_bytes, write_shards
 

@@ -36,7 +36,6 @@ from mgd3_fast.modes import (
 from mgd3_fast.modes.class_chunks import Chunk, read_chunks, split_into_chunks
 from mgd3_fast.modes.discovering import classes_without_modes
 from mgd3_fast.modes.kmeans_runners import MOST_TRITON_CLUSTERS, NO_RUNNER
-from mgd3_fast.storage.tensor_files import save_tensors
 from mgd3_kernels import batched_kmeans
 from tests.fakes.encoders import PoolingEncoder, array_dataset, put_latents
 
@@ -124,9 +123,9 @@ class TestChoice:
     def test_of_a_runner(
         self, wanted: str, method: str, ipc: int, device: torch.device, name: str, reason: str
     ) -> None:
-        choice = choose_runner(wanted, method, ipc, device)
-        assert choice.name == name
-        assert reason in choice.reason
+        chosen, why = choose_runner(wanted, method, ipc, device)
+        assert chosen == name
+        assert reason in why
 
     @pytest.mark.parametrize(
         ("wanted", "method", "ipc", "device", "message"),
@@ -152,31 +151,29 @@ class TestChoice:
             choose_runner(wanted, method, ipc, device)
 
     def test_without_triton(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("mgd3_fast.modes.kmeans_runners.find_spec", lambda name: None)
+        monkeypatch.setattr("mgd3_fast.modes.method.find_spec", lambda name: None)
         assert choose_runner("auto", "kmeans", 10, CUDA) == ("sklearn", "Triton is not installed")
 
     def test_cuml_where_it_is_installed(self, cuml: list[RecordingKMeans]) -> None:
-        assert choose_runner("cuml", "kmeans", 300, CUDA).name == "cuml"
+        assert choose_runner("cuml", "kmeans", 300, CUDA)[0] == "cuml"
 
     @pytest.mark.parametrize(
         ("options", "runner"),
         [
             ({}, "cuml"),
-            ({"kmeans": "sklearn"}, "sklearn"),
+            ({"kmeans": "triton"}, "cuml"),
             ({"discovery": "gmm"}, NO_RUNNER),
         ],
     )
-    def test_auto_is_what_made_the_given_modes(
-        self, tmp_path: Path, options: dict[str, str], runner: str
-    ) -> None:
-        given = tmp_path / "modes.safetensors"
-        save_tensors(given, {"modes": torch.zeros(1)}, {"kmeans": "cuml"})
-        config = DiscoverConfig(dataset="mnist5k", ipc=3, seed=7, out=tmp_path, **options)
-        found = choose_discovery(config, CPU, given)
+    def test_is_what_made_the_given_modes(self, options: dict[str, str], runner: str) -> None:
+        config = DiscoverConfig(dataset="mnist5k", ipc=3, seed=7, out="out", **options)
+        found = choose_discovery(config, CPU, {"kmeans": "cuml", "seed": "5"})
         assert (found.runner, found.kmeans) == (runner, runner)
-        assert (found.method, found.ipc, found.seed) == (config.discovery, 3, 7)
-        other = choose_discovery(config, CPU, tmp_path / "missing").runner
-        assert other == ("sklearn" if runner == "cuml" else runner)
+        assert (found.method, found.ipc, found.seed) == (config.discovery, 3, 5)
+        own = choose_discovery(config, CPU)
+        assert own.seed == 7
+        assert own.runner == {"gmm": NO_RUNNER}.get(config.discovery, options.get("kmeans", "sklearn"))
+        assert choose_discovery(replace(config, discovery_seed=2), CPU, {"seed": "5"}).seed == 2
 
     def test_runner_by_name(self, monkeypatch: pytest.MonkeyPatch) -> None:
         with pytest.raises(UserError, match="kmeans must be one of auto, sklearn, cuml, triton, got 'faiss'"):
@@ -333,7 +330,7 @@ def test_next_chunk_is_read_while_one_is_used() -> None:
 def test_error_of_the_background_is_told_and_ends_it() -> None:
     def open_class(place: int) -> Tensor:
         if place == 1:
-            raise UserError("latents of class b must stay during a run, got deleted")
+            raise UserError("the latents of class b were deleted")
         return latents_of(1, place)
 
     chunks = read_chunks(open_class, [1] * 3, 3, torch.float32, CPU, most_bytes=1)
@@ -434,7 +431,7 @@ class TestDiscoverOnDevice:
         latents = found.latents.clone()
         latents[7, 1, 0, 1] = value
         put_latents(store, cls, latents, found.index)
-        with pytest.raises(UserError, match="latents of class 2 must be finite"):
+        with pytest.raises(UserError, match="latents of class 2 hold infinite or undefined numbers"):
             discover(encoded, runner=kmeans)
 
     @pytest.mark.gpu

@@ -21,15 +21,16 @@ from mgd3_fast.errors import Interrupted, UserError
 from mgd3_fast.generators.autoencoder import KLAutoencoder
 from mgd3_fast.modes import ModeSet
 from mgd3_fast.progress import SILENT
-from mgd3_fast.run import discovery, distillation, encoding, finishing, generated
+from mgd3_fast.run import distillation, finishing, generated, mode_finder, sources
 from mgd3_fast.run.discovery import discover
 from mgd3_fast.run.distillation import DistilledDataset, distill, prepare
-from mgd3_fast.run.encoding import encode
 from mgd3_fast.run.generated import GeneratedImages
 from mgd3_fast.run.sampler import batch_rows
+from mgd3_fast.run.sources import encode
 from mgd3_fast.writers import WORK, RunFolder
 from tests.fakes.killing import kill_python
 from tests.fakes.pictures import photo
+from tests.fakes.read_only import read_only
 
 pytestmark = pytest.mark.usefixtures("cache")
 
@@ -146,8 +147,8 @@ def test_a_finished_folder_is_left_alone(
     before = {path: path.stat().st_mtime_ns for path in whole.rglob("*")}
     for module, name in (
         (GeneratedImages, "make_images"),
-        (encoding, "encode_dataset"),
-        (discovery, "discover_modes"),
+        (sources, "encode_dataset"),
+        (mode_finder, "discover_modes"),
     ):
         monkeypatch.setattr(module, name, must_not_run)
     result = run(whole)
@@ -191,7 +192,7 @@ def after(calls: int, function: Callable[..., Any], error: BaseException) -> Cal
 
 
 KILL_POINTS = [
-    pytest.param(discovery, "discover_modes", 0, id="before the modes"),
+    pytest.param(mode_finder, "discover_modes", 0, id="before the modes"),
     pytest.param(generated, "PngWriter", 0, id="after the modes"),
     pytest.param(KLAutoencoder, "decode_batches", 0, id="in the first batch"),
     pytest.param(KLAutoencoder, "decode_batches", 1, id="in the second batch"),
@@ -229,13 +230,12 @@ def test_every_unit_can_be_done_twice(
 ) -> None:
     settings: dict[str, Any] = {"dataset": str(pictures), "generator": str(tiny_generator), "ipc": 2}
     prepared = prepare(DistillConfig(out=tmp_path / "units", **settings | options), SILENT)
-    source, layout = prepared.source, prepared.layout
     with prepared.folder.open():
         for unit in (0, 1, 2, 1):
-            source.encode(prepared, [unit])
+            prepared.encode([unit])
         for image in (5, 0, 1, 2, 3, 4, 3):
-            modes = source.find_modes(prepared, layout.classes_of([image]))
-            source.make_images(prepared, [image], modes)
+            modes = prepared.find_modes(prepared.layout.classes_of([image]))
+            prepared.make_images([image], modes)
         manifest, missing = distillation.finish(prepared, modes)
     assert manifest is not None
     assert missing == 0
@@ -421,8 +421,8 @@ def test_encode_and_discover_are_taken_up_by_distill(
     path, modes = discover(DiscoverConfig(**source, ipc=4, out=tmp_path / "out"))
     assert path.read_bytes() == (whole / "modes.safetensors").read_bytes()
     assert [one.name for one in (tmp_path / "out").iterdir()] == ["modes.safetensors"]
-    monkeypatch.setattr(encoding, "encode_dataset", None)
-    monkeypatch.setattr(discovery, "discover_modes", None)
+    monkeypatch.setattr(sources, "encode_dataset", None)
+    monkeypatch.setattr(mode_finder, "discover_modes", None)
     assert discover(DiscoverConfig(**source, ipc=4, out=tmp_path / "out"))[1].key == modes.key
     run(tmp_path / "out")
     run(tmp_path / "other", modes=whole / "modes.safetensors")
@@ -430,31 +430,24 @@ def test_encode_and_discover_are_taken_up_by_distill(
     assert contents(tmp_path / "other") == contents(whole)
 
 
-def test_auto_takes_modes_of_any_runner(run: Callable[..., DistilledDataset], tmp_path: Path) -> None:
-    run(tmp_path / "first", kmeans="triton")
-    result = run(tmp_path / "second", modes=tmp_path / "first" / "modes.safetensors")
-    assert result.manifest is not None
-    assert result.manifest["settings"]["kmeans"] == "triton"
-    assert contents(tmp_path / "second") == contents(tmp_path / "first")
-    assert run(tmp_path / "first").made == 0
-
-
-@pytest.mark.parametrize(
-    ("changes", "words"),
-    [
-        pytest.param({"ipc": 3}, "whose ipc is 4, not 3", id="ipc"),
-        pytest.param({"seed": 1}, "whose seed is 0, not 1", id="seed"),
-        pytest.param({"discovery": "gmm"}, "whose discovery is kmeans, not gmm", id="discovery"),
-        pytest.param({"kmeans": "triton"}, "whose kmeans is sklearn, not triton", id="kmeans"),
-        pytest.param({"classes": "ant"}, "whose classes is 3, not 1", id="classes"),
-    ],
-)
-def test_modes_of_another_run_are_refused(
-    run: Callable[..., DistilledDataset], whole: Path, tmp_path: Path, changes: dict[str, Any], words: str
+def test_a_whole_cache_that_cannot_be_written_serves_a_run(
+    run: Callable[..., DistilledDataset], whole: Path, pictures: Path, tmp_path: Path
 ) -> None:
-    with pytest.raises(UserError, match=words):
-        run(tmp_path / "out", modes=whole / "modes.safetensors", **changes)
-    assert not (tmp_path / "out").exists()
+    cache = tmp_path / "cache"
+    run(tmp_path / "filling", cache_dir=cache, ipc=2)
+    (store,) = (cache / "latents-2").iterdir()
+    (store / ".left.lock").touch()
+    others = Path(shutil.copytree(pictures, tmp_path / "pictures"))
+    photo(99).save(others / "bee/7.png")
+    with read_only(cache):
+        run(tmp_path / "out", cache_dir=cache)
+        with pytest.raises(
+            UserError, match=r"cache_dir must be a writable folder, got .* latents are missing"
+        ):
+            run(tmp_path / "more", cache_dir=cache, dataset=str(others))
+        with pytest.raises(UserError, match=r"cache_dir must be a writable folder, got .*: Read-only file"):
+            run(tmp_path / "flipped", cache_dir=cache, flip="both")
+    assert contents(tmp_path / "out") == contents(whole)
 
 
 def test_skipped_images_are_left_out_and_told(

@@ -17,10 +17,10 @@ from mgd3_fast.config import DistillConfig
 from mgd3_fast.config.distill import REAL_METHODS
 from mgd3_fast.datasets import center_crop, open_dataset
 from mgd3_fast.errors import Interrupted, UserError
-from mgd3_fast.modes.herding import HerdingDiscovery
+from mgd3_fast.modes import HerdingDiscovery
 from mgd3_fast.run import real_images
 from mgd3_fast.run.distillation import DistilledDataset, distill
-from mgd3_fast.run.selection import select_images
+from mgd3_fast.run.real_images import select_images
 from mgd3_fast.writers.reader import read_classes
 
 

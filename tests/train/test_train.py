@@ -28,6 +28,7 @@ from mgd3_fast.train.augment import augment
 from mgd3_fast.train.autoencoder import start_autoencoder
 from mgd3_fast.train.batches import TrainingImages
 from mgd3_fast.train.latents import ChangedCopies, TrainingLatents
+from tests.fakes.random_networks import random_diffusers_dit, random_vae
 
 
 @pytest.fixture(scope="module")
@@ -377,6 +378,38 @@ def test_what_does_not_fit_is_named(tiny, tmp_path, changes, message):
     assert message in str(error.value)
     assert "\n" not in str(error.value)
     assert not (tmp_path / "gen").exists()
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "message"),
+    [
+        ({"prediction_type": "v_prediction"}, "init must predict the noise, as `train` teaches it, and"),
+        ({"beta_schedule": "squaredcos_cap_v2"}, "init must have a linear or scaled linear noise schedule"),
+    ],
+    ids=["v", "cosine"],
+)
+def test_what_train_would_spoil_is_refused_at_once(tiny, tmp_path, scheduler, message):
+    from diffusers import DDPMScheduler
+
+    size = replace(dit_config("DiT-S/8", image_size=64, num_classes=3), depth=1)
+    random_diffusers_dit(size).save_pretrained(tmp_path / "pipeline/transformer")
+    random_vae(latent_channels=4).save_pretrained(tmp_path / "pipeline/vae")
+    DDPMScheduler(**scheduler).save_pretrained(tmp_path / "pipeline/scheduler")
+    with pytest.raises(UserError, match=message):
+        train(tiny(part="dit", init=str(tmp_path / "pipeline"), resolution=None))
+    assert not (tmp_path / "gen").exists()
+
+
+def test_nameless_networks_are_fine_tuned_under_stated_names(tiny, trained, tmp_path):
+    """Ids are the labels of the whole list unless a file states the names."""
+    size = replace(dit_config("DiT-S/8", image_size=64, num_classes=3), hidden_size=96, num_heads=3)
+    torch.save(DiT(size).state_dict(), tmp_path / "own.pt")
+    (tmp_path / "names.txt").write_text("cat\nant\nbee")
+    options = {"part": "dit", "init": str(tmp_path / "own.pt"), "vae": str(trained[1] / "vae"), "steps": 1}
+    config = tiny(**options, generator_heads=3, generator_classes=tmp_path / "names.txt", classes="bee,cat")
+    generator = load_generator(str(train(config)))
+    assert generator.class_names == ("cat", "ant", "bee")
+    assert generator.denoiser("cpu", torch.float32).config == size
 
 
 def test_size_that_does_not_fit_the_latents_is_named(tiny, trained):

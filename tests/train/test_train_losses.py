@@ -7,9 +7,10 @@ import pytest
 import torch
 
 from mgd3_engine import NoiseSchedule
+from mgd3_engine.autoencoder import AutoencoderKL, KLConfig
 from mgd3_fast.fit import step_generator
+from mgd3_fast.train.autoencoder import group_count, latent_scale, vae_loss
 from mgd3_fast.train.diffusion_loss import DiffusionLoss
-from mgd3_fast.train.vae import build_vae, group_count, latent_scale, vae_loss
 
 CPU = torch.device("cpu")
 
@@ -90,7 +91,8 @@ def test_network_of_other_channels_is_refused():
 @pytest.fixture(scope="module")
 def vae():
     torch.manual_seed(0)
-    return build_vae(channels=(8, 16), layers=1, latent_channels=3, attention=False, resolution=16).eval()
+    settings = {"latent_channels": 3, "norm_num_groups": 4, "mid_block_add_attention": False}
+    return AutoencoderKL(KLConfig(block_out_channels=(8, 16), **settings)).eval()
 
 
 @pytest.mark.parametrize("kind", ["l1", "mse"])

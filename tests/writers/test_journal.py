@@ -11,12 +11,10 @@ from mgd3_fast.errors import UserError
 from mgd3_fast.writers import (
     WORK,
     Layout,
-    OutState,
     RunFolder,
     check_ours,
     check_writable,
     file_digest,
-    state_of,
     write_manifest,
 )
 from mgd3_fast.writers.journal import Journal, read_journal
@@ -81,17 +79,19 @@ def test_one_shard_is_written_by_one_process_at_a_time(tmp_path: Path) -> None:
     Journal(tmp_path / "journal.jsonl").close()
 
 
-def test_states_of_an_output_folder(tmp_path: Path) -> None:
+def test_the_manifest_of_an_output_folder_is_that_of_a_finished_run(tmp_path: Path) -> None:
     out = tmp_path / "out"
-    assert state_of(out, SETTINGS) is OutState.NEW
+    assert run_in(out).finished_manifest() is None
     out.mkdir()
-    assert state_of(out, SETTINGS) is OutState.NEW
+    assert run_in(out).finished_manifest() is None
     (out / "modes.safetensors").write_bytes(b"of `discover`")
-    assert state_of(out, SETTINGS) is OutState.NEW
+    assert run_in(out).finished_manifest() is None
     with run_in(out).open():
-        assert state_of(out, SETTINGS) is OutState.STARTED
+        assert run_in(out).finished_manifest() is None
     finish(out)
-    assert state_of(out, SETTINGS) is OutState.FINISHED
+    manifest = run_in(out).finished_manifest()
+    assert manifest is not None
+    assert manifest["settings"] == SETTINGS
 
 
 @pytest.mark.parametrize("finished", [False, True], ids=["unfinished", "finished"])
@@ -102,7 +102,7 @@ def test_other_settings_are_refused_and_the_first_difference_named(tmp_path: Pat
         finish(tmp_path)
     before = tree(tmp_path)
     with pytest.raises(UserError, match=r"whose ipc is 2 while 3 is asked for"):
-        state_of(tmp_path, {**SETTINGS, "ipc": 3, "cfg_scale": 1.0})
+        run_in(tmp_path, ipc=3, cfg_scale=1.0).finished_manifest()
     assert tree(tmp_path) == before
 
 
@@ -118,7 +118,7 @@ def test_foreign_files_are_refused_by_name(tmp_path: Path) -> None:
     for name in ("thesis.tex", "zebra.png"):
         (tmp_path / name).touch()
     with pytest.raises(UserError, match=r"with 'thesis.tex' and 1 more"):
-        state_of(tmp_path, SETTINGS)
+        run_in(tmp_path).finished_manifest()
     with pytest.raises(UserError, match=r"with 'thesis.tex' and 1 more"):
         check_ours(tmp_path)
 
@@ -126,14 +126,14 @@ def test_foreign_files_are_refused_by_name(tmp_path: Path) -> None:
 def test_a_file_is_no_folder(tmp_path: Path) -> None:
     (tmp_path / "out").touch()
     with pytest.raises(UserError, match="out must be a folder, got the file"):
-        state_of(tmp_path / "out", SETTINGS)
+        run_in(tmp_path / "out").finished_manifest()
 
 
 def test_damaged_run_file_is_named(tmp_path: Path) -> None:
     (tmp_path / WORK).mkdir()
     (tmp_path / WORK / "run.json").write_text("{")
-    with pytest.raises(UserError, match=r"run.json, which is damaged"):
-        state_of(tmp_path, SETTINGS)
+    with pytest.raises(UserError, match=r"run.json, which tells what run was started in .* is damaged"):
+        run_in(tmp_path).finished_manifest()
 
 
 def test_trying_to_write_leaves_no_trace(tmp_path: Path) -> None:
@@ -223,4 +223,4 @@ def test_reopened_run_keeps_what_is_intact(tmp_path: Path) -> None:
     with run.open():
         run.reopen({"sessions": [{"id": "a", "started": "then"}]}, {0: "digest"})
         assert run.finished() == ({0: "digest"}, [{"id": "a", "started": "then"}])
-    assert state_of(tmp_path, SETTINGS) is OutState.STARTED
+    assert run_in(tmp_path).finished_manifest() is None

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-PREFIXES = ("first_stage_model.", "vae.")
-"""What whole models of the original layout put before the names of their autoencoder."""
+from mgd3_engine.files.weights import rooted
 
+_ANCHORS = ("encoder.conv_in.weight", "decoder.conv_in.weight")  # both layouts have these names
 _PARTS = ("encoder.", "decoder.", "quant_conv.", "post_quant_conv.", "quantize.")
 _OLD_ATTENTION = {  # before diffusers 0.15, as sd-vae-ft-mse is stored
     ".query.": ".to_q.",
@@ -47,16 +47,18 @@ def is_original(weights: Mapping[str, Tensor]) -> bool:
 
 
 def first_stage(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Pick the autoencoder's tensors out of a file in the original names, alone or of a whole model.
+    """Pick an autoencoder's tensors out of a file, of it alone or of a whole model.
 
     Args:
-        weights: All tensors of the file.
+        weights: All tensors of the file, by the original names or diffusers'.
 
     Returns:
-        Those of the autoencoder, without prefix; a discriminator's and other parts' are left aside.
+        Those of the autoencoder, without prefix. In the original names a discriminator's and other parts' are
+        left aside.
     """
-    prefix = next((one for one in PREFIXES if any(name.startswith(one) for name in weights)), "")
-    named = {name.removeprefix(prefix): tensor for name, tensor in weights.items() if name.startswith(prefix)}
+    named = rooted(weights, _ANCHORS)
+    if not is_original(named):
+        return named
     return {name: tensor for name, tensor in named.items() if name.startswith(_PARTS)}
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mgd3_engine.dit.checkpoints import load_dit, save_dit
+from mgd3_engine.dit.checkpoints import DiTCheckpoint, load_dit, read_dit, save_dit
 from mgd3_engine.dit.config import DiTConfig
 from mgd3_engine.dit.float8 import float8_linears
 from mgd3_engine.dit.model import DiT
@@ -13,9 +13,11 @@ __all__ = [
     "FLOAT8_CAPABILITY",
     "PRESET_NAMES",
     "DiT",
+    "DiTCheckpoint",
     "DiTConfig",
     "dit_config",
     "float8_linears",
     "load_dit",
+    "read_dit",
     "save_dit",
 ]

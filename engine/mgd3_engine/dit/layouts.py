@@ -157,25 +157,20 @@ def infer_config(weights: Mapping[str, Tensor], *, num_heads: int | None, freque
     Args:
         weights: Tensors by the authors' names.
         num_heads: Attention heads, which no shape tells; None takes those of the published size of the same
-            width.
+            width, and 1 for another width.
         frequency_shift: See `DiTConfig`.
 
     Returns:
         The configuration; the last row of the label table is taken for the null label.
 
     Raises:
-        ValueError: A tensor that tells a size is missing or of an odd shape, or `num_heads` is needed.
+        ValueError: A tensor that tells a size is missing or of an odd shape.
     """
     hidden_size, channels, patch_size, _ = _shape(weights, "x_embedder.proj.weight", 4)
     tokens = _shape(weights, "pos_embed", 3)[1]
     output = _shape(weights, "final_layer.linear.weight", 2)[0]
     labels = _shape(weights, "y_embedder.embedding_table.weight", 2)[0]
     inner_size = _shape(weights, "blocks.0.mlp.fc1.weight", 2)[0]
-    if num_heads is None and hidden_size not in HEADS_OF_HIDDEN_SIZE:
-        widths = ", ".join(map(str, HEADS_OF_HIDDEN_SIZE))
-        raise ValueError(
-            f"num_heads must be given unless the hidden size is a published one ({widths}), got {hidden_size}"
-        )
     blocks = {int(name.split(".")[1]) for name in weights if re.match(r"blocks\.\d+\.", name)}
     return DiTConfig(
         input_size=math.isqrt(tokens) * patch_size,
@@ -183,7 +178,7 @@ def infer_config(weights: Mapping[str, Tensor], *, num_heads: int | None, freque
         in_channels=channels,
         hidden_size=hidden_size,
         depth=max(blocks) + 1,
-        num_heads=num_heads or HEADS_OF_HIDDEN_SIZE[hidden_size],
+        num_heads=num_heads or HEADS_OF_HIDDEN_SIZE.get(hidden_size, 1),
         mlp_ratio=inner_size / hidden_size,
         num_classes=labels - 1,
         learn_sigma=_learns_sigma(output // patch_size**2, channels),

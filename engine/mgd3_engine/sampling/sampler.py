@@ -58,7 +58,8 @@ class GuidedSampler:
         schedule: What the network was trained with.
         method: "ddpm" or "ddim".
         steps: S, from 1 to the schedule's length.
-        spacing: "linspace" or "ddim", see `NoiseSchedule.respaced`.
+        spacing: "linspace", "ddim" or "leading", see `NoiseSchedule.respaced`.
+        steps_offset: First timestep of "leading".
         eta: Noise of ddim, 0..1.
         prediction: "epsilon" or "v".
         variance: "fixed_small" or "fixed_large" for a network with C channels, "learned_range" to insist on
@@ -91,6 +92,7 @@ class GuidedSampler:
         method: str = "ddpm",
         steps: int = 50,
         spacing: str = "linspace",
+        steps_offset: int = 0,
         eta: float = 0.0,
         prediction: str = "epsilon",
         variance: str = "fixed_small",
@@ -109,7 +111,7 @@ class GuidedSampler:
     ) -> None:
         check_options(cfg_scale, null_class, cfg_channels, dtype, graphs)
         self.batch_shapes = batch_shapes(batch_size)
-        self.respaced = schedule.respaced(steps, spacing)
+        self.respaced = schedule.respaced(steps, spacing, offset=steps_offset)
         table = step_table(
             self.respaced, method=method, eta=eta, prediction=prediction, variance=variance, guidance=guidance
         )

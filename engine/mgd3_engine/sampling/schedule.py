@@ -16,7 +16,7 @@ Float64Array = npt.NDArray[np.float64]
 Int64Array = npt.NDArray[np.int64]
 Scalar = TypeVar("Scalar", np.float64, np.int64)
 
-SPACINGS = ("linspace", "ddim")
+SPACINGS = ("linspace", "ddim", "leading")
 
 
 class NoiseSchedule:
@@ -81,7 +81,7 @@ class NoiseSchedule:
         roots = np.linspace(start**0.5, end**0.5, _at_least_one("n", n), dtype=np.float64)
         return cls(roots**2)
 
-    def respaced(self, steps: int, spacing: str = "linspace") -> RespacedSchedule:
+    def respaced(self, steps: int, spacing: str = "linspace", *, offset: int = 0) -> RespacedSchedule:
         """Keep `steps` of the timesteps, with betas such that abar at each is unchanged.
 
         beta_i = 1 - abar(S_i) / abar(S_{i-1}), abar(S_{-1}) = 1 (Nichol & Dhariwal 2021, section 4).
@@ -89,20 +89,26 @@ class NoiseSchedule:
         Args:
             steps: S, from 1 to T.
             spacing: "linspace" visits S_i = round(i (T - 1) / (S - 1)), as the authors of DiT sample;
-                "ddim" visits 0, r, 2r, ... with the smallest whole stride r that gives exactly S timesteps.
+                "ddim" visits 0, r, 2r, ... with the smallest whole stride r that gives exactly S timesteps;
+                "leading" visits offset + i floor(T / S), as diffusers' schedulers of that name do.
+            offset: First timestep of "leading": diffusers' `steps_offset`, 1 for Stable Diffusion.
 
         Returns:
             The shorter schedule, index 0 the least noisy.
 
         Raises:
-            ValueError: `steps` or `spacing` is not among the allowed ones.
+            ValueError: `steps`, `spacing` or `offset` is not among the allowed ones.
         """
         if not isinstance(steps, int | np.integer) or not 1 <= steps <= len(self.betas):
             raise ValueError(f"steps must be a whole number from 1 to {len(self.betas)}, got {steps!r}")
+        if offset and spacing != "leading":
+            raise ValueError(f"offset must be 0 with spacing {spacing}, got {offset}")
         if spacing == "linspace":
             timesteps = _linspace_timesteps(len(self.betas), int(steps))
         elif spacing == "ddim":
             timesteps = _ddim_timesteps(len(self.betas), int(steps))
+        elif spacing == "leading":
+            timesteps = _leading_timesteps(len(self.betas), int(steps), offset)
         else:
             raise ValueError(f"spacing must be one of {', '.join(SPACINGS)}, got {spacing!r}")
         return RespacedSchedule.from_alphas_cumprod(timesteps, self.alphas_cumprod[timesteps])
@@ -195,6 +201,14 @@ def _ddim_timesteps(n: int, steps: int) -> Int64Array:
     raise ValueError(
         f"steps must divide {n} timesteps by a whole stride for spacing ddim (as {near}), got {steps}"
     )
+
+
+def _leading_timesteps(n: int, steps: int, offset: int) -> Int64Array:
+    timesteps = np.arange(steps, dtype=np.int64) * (n // steps) + offset
+    if offset < 0 or timesteps[-1] >= n:
+        most = n - 1 - (steps - 1) * (n // steps)
+        raise ValueError(f"offset must be from 0 to {most} for {steps} steps of {n} timesteps, got {offset}")
+    return timesteps
 
 
 def _frozen(values: npt.NDArray[Scalar]) -> npt.NDArray[Scalar]:
