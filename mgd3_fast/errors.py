@@ -16,6 +16,10 @@ class UserError(ValueError):
         return shortened(printable(super().__str__()))
 
 
+class UnlabelledError(UserError):
+    """An image of a dataset has no label, as test images often have none."""
+
+
 class Interrupted(KeyboardInterrupt):
     """Ctrl-C or SIGTERM; the message says in one line what is kept."""
 

@@ -151,10 +151,7 @@ def scan_classes(
     folders = {name: name for name in class_folders(root)} if folders is None else folders
     missing = [names[label] for label in labels if names[label] not in folders]
     if missing:
-        raise UserError(
-            f"{root} must hold a folder for each class, missing {listed(missing)}"
-            " (--classes leaves classes out)"
-        )
+        raise UserError(f"{root} must hold a folder for each class, missing {listed(missing)}")
     if len(labels) < _MIN_CLASSES_FOR_BAR:
         progress = SILENT
     classes: list[ImageClass] = []

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from mgd3_fast.datasets.images import sha256_of_lines
 from mgd3_fast.datasets.streams import StreamedImage, split_options
-from mgd3_fast.errors import UserError, listed
+from mgd3_fast.errors import UnlabelledError, UserError, listed
 from mgd3_fast.storage.cache import expanded
 
 _SOURCE = re.compile(r"(?P<path>[^:@]+)(:(?P<config>[^:@]+))?(@(?P<revision>[^:@]+))?")
@@ -96,7 +96,9 @@ class HubStream:
     def _label(self, fields: Mapping[str, Any], name: str) -> str:
         label = fields[self._columns.label]
         if label is None or label == -1:
-            raise UserError(f"{self.location} has no label in column {self._columns.label} of row {name}")
+            raise UnlabelledError(
+                f"{self.location} has no label in column {self._columns.label} of row {name}"
+            )
         return str(label)
 
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from mgd3_fast.datasets.folders import IMAGE_SUFFIXES, suffix_of
 from mgd3_fast.datasets.tars import Member
-from mgd3_fast.errors import UserError, listed
+from mgd3_fast.errors import UnlabelledError, UserError, listed
 
 _LABEL_KINDS = ("cls", "json")
 _JSON_KEYS = ("cls", "label")
@@ -91,7 +91,7 @@ def _label(by_extension: dict[str, Member], sample: str) -> str:
         if label:
             return label
     kinds = f"cls, or json with {' or '.join(_JSON_KEYS)}"
-    raise UserError(f"{sample} holds no label ({kinds}), only {listed(by_extension)}")
+    raise UnlabelledError(f"{sample} holds no label ({kinds}), only {listed(by_extension)}")
 
 
 def _json_label(text: str) -> str:

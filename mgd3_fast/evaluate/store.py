@@ -11,8 +11,8 @@ from typing import Any
 from torch import Tensor
 
 from mgd3_engine.files.renaming import renamed
-from mgd3_fast.errors import UserError
 from mgd3_fast.storage.tensor_files import remove_leftovers, save_tensors
+from mgd3_fast.writers import unwritable_error
 
 RESULT = "evaluation.json"
 _FORMAT = "mgd3-fast training 1"
@@ -36,14 +36,10 @@ class TrainingStore:
         self.out = out
         self.trainings = out / "trainings"
         self.weights = out / "weights"
-        if out.exists() and not out.is_dir():
-            raise UserError(f"out must be a folder, got the file {out}")
         try:
             self.trainings.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise UserError(
-                f"out must be a folder that can be written, got {out}: {error.strerror}"
-            ) from None
+            raise unwritable_error(out, error) from None
 
     def finished(self, key: str) -> dict[str, Any] | None:
         """The outcome of a training, or None; a damaged file counts as none."""

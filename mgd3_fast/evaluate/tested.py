@@ -16,7 +16,7 @@ from mgd3_fast.config.evaluate import EvaluateConfig
 from mgd3_fast.datasets import IMAGENET_NAMES, Dataset, ImageStream
 from mgd3_fast.datasets.holdout import held_out_part
 from mgd3_fast.datasets.opening import open_source
-from mgd3_fast.errors import UserError, listed
+from mgd3_fast.errors import UnlabelledError, UserError, listed
 from mgd3_fast.evaluate.spool import read_once
 from mgd3_fast.progress import Progress
 
@@ -98,7 +98,7 @@ def _unlabelled(opened: Dataset | ImageStream) -> str | None:
         return None
     try:
         next(stream.read(0), None)
-    except UserError as error:
+    except UnlabelledError as error:
         return str(error)
     return None
 
@@ -111,10 +111,10 @@ def _open_shards(config: EvaluateConfig, progress: Progress) -> Dataset:
     for place, (name, shards) in enumerate(found):
         try:
             dataset = _whole(_open(config, shards, "train", progress), config, progress)
-        except UserError as error:
+        except UnlabelledError as error:
             if place + 1 == len(found):
                 raise
-            left_out.append(f"the {name} shards cannot be tested on: {error}")
+            left_out.append(f"the {name} shards are unlabelled and not read ({error})")
             continue
         return replace(dataset, split=name, notes=[*dataset.notes, *left_out])
     raise UserError(

@@ -202,7 +202,7 @@ def _class_measures(
 
 
 def _add_scaled(folders: Sequence[dict[str, ClassMeasures]]) -> None:
-    """Give every class of every folder its `SCALED` scores; NaN where no two of them differ."""
+    """Give every class of every folder its `SCALED` scores; NaN where all are alike."""
     together = [one.scores for folder in folders for one in folder.values()]
     for scaled, name in SCALED.items():
         known = [scores[name] for scores in together if not math.isnan(scores[name])]
@@ -229,8 +229,7 @@ def _frechet(real: Moments | None, parts: Sequence[NDArray[np.float32]]) -> floa
 def _thinned(rows: NDArray[np.float32], most: int | None) -> NDArray[np.float32]:
     if most is None or len(rows) <= most:
         return rows
-    evenly = np.linspace(0, len(rows) - 1, most).round().astype(np.int64)
-    thinned: NDArray[np.float32] = rows[evenly]
+    thinned: NDArray[np.float32] = rows[np.linspace(0, len(rows) - 1, most).round().astype(np.int64)]
     return thinned
 
 

@@ -306,7 +306,17 @@ def test_unlabelled_test_shards_give_way_to_validation_shards(
     path.rename(tmp_path / "wds/in-test-000.tar")
     dataset = opened(spec)
     assert dataset.split == "val"
-    assert re.match("the test shards cannot be tested on: sample .* holds no label", dataset.notes[-1])
+    assert re.match(
+        r"the test shards are unlabelled and not read \(sample .* holds no label", dataset.notes[-1]
+    )
+
+
+def test_damaged_test_shards_are_not_passed_over(shards: Callable[..., str], tmp_path: Path) -> None:
+    spec = shards(val=["0", "1", "2"], test=["0", "1", "2"])
+    whole = (tmp_path / "wds/in-test-000.tar").read_bytes()
+    (tmp_path / "wds/in-test-000.tar").write_bytes(whole[:700])
+    with pytest.raises(UserError, match=r"in-test-000\.tar"):
+        opened(spec)
 
 
 def test_compressed_shards_are_read_once(shards: Callable[..., str], tmp_path: Path) -> None:

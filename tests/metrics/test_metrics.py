@@ -363,6 +363,25 @@ def test_unwritable_out_is_found_before_anything_is_measured(folders, tmp_path, 
     assert "out must be a folder that can be written, got" in line
 
 
+def test_missing_matplotlib_is_found_before_anything_is_measured(folders, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("mgd3_fast.metrics.measuring.measure", lambda *_: pytest.fail("measured"))
+    monkeypatch.setattr("mgd3_fast.pictures.style.find_spec", lambda name: None)
+    words = [
+        "metrics",
+        str(folders[0]),
+        "--dataset",
+        "mnist5k",
+        "--plot",
+        "on",
+        "--out",
+        str(tmp_path / "out"),
+    ]
+    assert main(words) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.endswith("plot must be off without matplotlib: pip install 'mgd3-fast[plot]'")
+    assert not (tmp_path / "out").exists()
+
+
 def test_wrong_networks_and_folders_say_what_is_expected(folders, tmp_path):
     two = onnx_network(tmp_path / "two.onnx", inputs=2)
     (tmp_path / "text.onnx").write_text("not a network")
