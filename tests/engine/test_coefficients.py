@@ -138,7 +138,7 @@ def test_every_length_is_finite_float32_and_ends_at_x0(steps, method, eta):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"method": "euler"}, "method must be one of ddpm, ddim, got 'euler'"),
+        ({"method": "euler"}, "method must be one of ddpm, ddim, dpmpp, dpmpp-sde, got 'euler'"),
         ({"prediction": "x0"}, "prediction must be one of epsilon, v, got 'x0'"),
         (
             {"variance": "learned"},
