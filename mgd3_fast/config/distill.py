@@ -14,12 +14,17 @@ from mgd3_fast.errors import UserError
 
 GENERATED_METHODS = ("mgd3", "unguided", "d4m")
 REAL_METHODS = ("random", "herding", "kmeans-closest")
-SAMPLERS = ("ddpm", "ddim")
+SAMPLERS = ("ddpm", "ddim", "dpmpp", "dpmpp-sde")
 SPACINGS = ("linspace", "ddim")
 GUIDANCE_FORMS = ("auto", "posterior", "epsilon", "x0")
 BACKENDS = ("auto", "eager", "compiled", "tensorrt", "onnxruntime")
 FLOAT8_BACKENDS = ("auto", "eager", "compiled")
 FORMATS = ("imagefolder", "numeric", "tensor", "parquet", "webdataset")
+
+
+def _interval(text: str) -> tuple[int, int]:
+    low, high = text.split(",")
+    return int(low), int(high)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +49,12 @@ class DistillConfig(DiscoverConfig):
         parse=Path,
         metavar="PATH",
     )
-    sampler: str | None = option("reverse process (default: the generator's)", default=None, choices=SAMPLERS)
+    sampler: str | None = option(
+        "reverse process; dpmpp is DPM-Solver++(2M), for about 20 steps, dpmpp-sde its form with noise"
+        " (default: the generator's)",
+        default=None,
+        choices=SAMPLERS,
+    )
     steps: int | None = option(
         "denoising steps (default: the generator's, 50 for DiT)", default=None, parse=int, metavar="N"
     )
@@ -55,6 +65,13 @@ class DistillConfig(DiscoverConfig):
         default=None,
         parse=float,
         metavar="X",
+    )
+    cfg_interval: tuple[int, int] | None = option(
+        "timesteps, lowest and highest, with classifier-free guidance; without it the network has half the"
+        " work (default: all)",
+        default=None,
+        parse=_interval,
+        metavar="LOW,HIGH",
     )
     mode_scale: float | None = option(
         "strength of mode guidance, 0 is off (default: the generator's, 0.1 for DiT)",
@@ -68,8 +85,15 @@ class DistillConfig(DiscoverConfig):
         parse=int,
         metavar="N",
     )
+    t_stop_of: int | None = option(
+        "steps that --t-stop counts in: with 50, guidance stops at the noise level where 50 steps stop,"
+        " whatever --steps is (default: the steps of the run)",
+        default=None,
+        parse=int,
+        metavar="N",
+    )
     guidance_form: str = option(
-        "form of mode guidance; auto is posterior for ddpm and epsilon for ddim",
+        "form of mode guidance; auto is posterior for ddpm and epsilon for the others",
         default="auto",
         choices=GUIDANCE_FORMS,
     )
@@ -121,14 +145,21 @@ class DistillConfig(DiscoverConfig):
         super().__post_init__()
         if self.steps is not None:
             check_whole("steps", self.steps, 1)
+        if self.t_stop_of is not None:
+            check_whole("t_stop_of", self.t_stop_of, 1)
         if self.t_stop is not None:
-            check_whole("t_stop", self.t_stop, 0, self.steps)
+            check_whole("t_stop", self.t_stop, 0, self.t_stop_of or self.steps)
+        self._check_interval()
         for name in ("cfg_scale", "mode_scale"):
             if getattr(self, name) is not None:
                 check_number(name, getattr(self, name), 0.0)
         check_number("eta", self.eta, 0.0, 1.0)
         if self.eta > 0 and self.sampler == "ddpm":
             raise UserError(f"eta must be 0 with sampler ddpm, which has its own noise, got {self.eta:g}")
+        if self.eta > 0 and self.sampler not in (None, "ddim"):
+            raise UserError(
+                f"eta must be 0 with sampler {self.sampler}, it is an option of ddim, got {self.eta:g}"
+            )
         if self.batch_size != "auto":
             check_whole("batch_size", self.batch_size, 1)
         if self.precision == "fp8" and self.backend not in FLOAT8_BACKENDS:
@@ -142,9 +173,9 @@ class DistillConfig(DiscoverConfig):
 
     def _check_method(self) -> None:
         """Refuse options that the method does not have."""
-        guidance = ("mode_scale", "t_stop")
+        guidance = ("mode_scale", "t_stop", "t_stop_of")
         prompting = ("prompts", "prompt_template", "negative_prompt")
-        sampling = ("sampler", "steps", "cfg_scale", *guidance, "start_strength")
+        sampling = ("sampler", "steps", "cfg_scale", "cfg_interval", *guidance, "start_strength")
         generation = ("modes", "vae", *prompting, *sampling, "trace")
         foreign = {
             "mgd3": ("start_strength",),
@@ -159,6 +190,18 @@ class DistillConfig(DiscoverConfig):
                 )
         if self.start_strength is not None:
             check_number("start_strength", self.start_strength, 0.0, 1.0)
+
+    def _check_interval(self) -> None:
+        """Refuse an interval that is no two timesteps, or that limits nothing."""
+        if self.cfg_interval is None:
+            return
+        match self.cfg_interval:
+            case (int(low), int(high)) if 0 <= low <= high:
+                pass
+            case other:
+                raise UserError(f"cfg_interval must be LOW,HIGH, two timesteps from 0 up, got {other!r}")
+        if self.cfg_scale == 1.0:
+            raise UserError("cfg_interval must be left out with cfg_scale 1, which is no guidance")
 
     def traced(self) -> list[tuple[str, int]]:
         """Read `trace`.
@@ -208,13 +251,13 @@ class DistillConfig(DiscoverConfig):
         return read_shard(self.shard)
 
     def sampling(self, defaults: SamplingDefaults) -> SamplingDefaults:
-        """Fill every `None` from a generator's defaults; `t_stop` keeps its share of the steps.
+        """Fill every `None` from a generator's defaults; `t_stop` keeps its share of the steps it counts in.
 
         Args:
             defaults: What the generator is sampled with unless told otherwise.
 
         Returns:
-            Sampler, steps, scales and `t_stop` of this run.
+            Sampler, steps, scales and `t_stop` of this run, `t_stop` still in steps of `t_stop_of`.
 
         Raises:
             UserError: If what was given does not fit what was filled in.
@@ -222,7 +265,8 @@ class DistillConfig(DiscoverConfig):
         names = ("sampler", "steps", "cfg_scale", "mode_scale", "t_stop")
         given = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
         steps = given.get("steps", defaults.steps)
-        chosen = replace(defaults, **{"t_stop": round(defaults.t_stop * steps / defaults.steps), **given})
+        counted = self.t_stop_of or steps
+        chosen = replace(defaults, **{"t_stop": round(defaults.t_stop * counted / defaults.steps), **given})
         filled = {name: getattr(chosen, name) for name in names}
         replace(self, method="mgd3", start_strength=None, **filled)  # checks them against each other
         return chosen

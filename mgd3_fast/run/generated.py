@@ -22,7 +22,7 @@ from mgd3_fast.modes import choose_discovery
 from mgd3_fast.run.decoding import DecodeQueue
 from mgd3_fast.run.discovery import ModeSource, given_modes
 from mgd3_fast.run.run import Run, dataset_settings, layout_for
-from mgd3_fast.run.sampler import class_ids, make_sampler, mode_guidance, start_strength
+from mgd3_fast.run.sampler import chosen_sampling, class_ids, make_sampler, mode_guidance, start_strength
 from mgd3_fast.run.sources import Sources, open_sources
 from mgd3_fast.run.trace import requested_trace
 from mgd3_fast.writers import MODES, Layout, PngWriter
@@ -75,6 +75,7 @@ class GeneratedImages(ModeSource):
             "spacing": config.spacing,
             "eta": config.eta,
             "cfg_scale": sampling.cfg_scale,
+            **({"cfg_interval": list(config.cfg_interval)} if config.cfg_interval else {}),
             "mode_scale": sampling.mode_scale,
             "t_stop": sampling.t_stop,
             "guidance_form": self.guidance.form if self.guidance else "none",
@@ -199,8 +200,11 @@ class GeneratedImages(ModeSource):
                 f"mode guidance {self.guidance.form}, scale {self.guidance.scale:g},"
                 f" on {self.guided_steps()} of {sampling.steps} steps (t_stop {self.guidance.t_stop})"
             )
+        cfg = f"cfg scale {sampling.cfg_scale:g}"
+        if self.config.cfg_interval is not None:
+            cfg += " on timesteps {} to {}".format(*self.config.cfg_interval)
         return (
-            f"{sampling.sampler}, {sampling.steps} steps, cfg scale {sampling.cfg_scale:g}; {guidance}\n"
+            f"{sampling.sampler}, {sampling.steps} steps, {cfg}; {guidance}\n"
             f"{len(self.layout):,} images, {self.config.ipc} for each of {len(self.layout.class_names):,}"
             f" classes, in batches of {self.sampler.batch_shape}, backend {self.sampler.backend}"
         )
@@ -221,7 +225,7 @@ def open_generated(config: DistillConfig, progress: Progress) -> GeneratedImages
     """
     sources = _with_prompts(open_sources(config, progress), config, progress)
     layout = layout_for(config, sources.dataset)
-    sampling = config.sampling(sources.generator.defaults)
+    sampling = chosen_sampling(config, sources.generator)
     guidance = mode_guidance(config, sampling)
     with progress.activity(f"loading {sources.generator.name}"):
         sampler = make_sampler(config, sampling, sources, guidance, len(layout))

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from mgd3_engine import GuidanceTerm, GuidedSampler, ModeGuidance
+from mgd3_fast.config.fields import check_whole
 from mgd3_fast.datasets import imagenet_classes
 from mgd3_fast.devices import dtype_of
 from mgd3_fast.generators.placing import place_network
@@ -13,7 +15,7 @@ from mgd3_fast.storage.cache import cache_dir_or_default
 
 if TYPE_CHECKING:
     from mgd3_fast.config import DistillConfig
-    from mgd3_fast.generators import SamplingDefaults
+    from mgd3_fast.generators import Generator, SamplingDefaults
     from mgd3_fast.progress import Progress
     from mgd3_fast.run.sources import Sources
 
@@ -76,6 +78,22 @@ def start_strength(config: DistillConfig) -> float | None:
     return D4M_STRENGTH if config.start_strength is None else config.start_strength
 
 
+def chosen_sampling(config: DistillConfig, generator: Generator) -> SamplingDefaults:
+    """What a run is sampled with; `t_stop` counts the steps of the run, whatever `t_stop_of` it was given in.
+
+    Raises:
+        UserError: What was given does not fit the generator.
+    """
+    sampling, schedule = config.sampling(generator.defaults), generator.schedule
+    if config.t_stop_of is None:
+        return sampling
+    check_whole("t_stop_of", config.t_stop_of, 1, len(schedule))
+    stop = schedule.stop_index(
+        sampling.t_stop, of=config.t_stop_of, steps=sampling.steps, spacing=config.spacing
+    )
+    return replace(sampling, t_stop=stop)
+
+
 def mode_guidance(config: DistillConfig, sampling: SamplingDefaults) -> ModeGuidance | None:
     """Mode guidance of a run, or None where it is off."""
     if config.method != "mgd3" or sampling.mode_scale == 0 or sampling.t_stop >= sampling.steps - 1:
@@ -96,7 +114,7 @@ def make_sampler(
     """Make what turns seeds and modes into latents.
 
     Args:
-        config: Spacing, eta, backend and batch size.
+        config: Spacing, eta, interval of classifier-free guidance, backend and batch size.
         sampling: Sampler, steps and scales.
         sources: Generator, device and precision.
         guidance: Mode guidance, or None where it is off.
@@ -125,6 +143,7 @@ def make_sampler(
         cfg_scale=sampling.cfg_scale,
         null_class=generator.null_class,
         cfg_channels=generator.cfg_channels,
+        cfg_interval=config.cfg_interval,
         guidance=guidance,
         terms=terms,
         start_strength=start_strength(config),
