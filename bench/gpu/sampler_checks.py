@@ -60,13 +60,14 @@ def make_images(network: DiT, count: int, seed: int = 0) -> tuple[Tensor, Tensor
 
 
 def check_graphs_against_steps(setting: Setting) -> dict[str, Any]:
-    """Replays of both phases give the bytes of running step by step, on new seeds, modes and labels."""
+    """Replays of every phase give the bytes of running step by step, on new seeds, modes and labels."""
     different, compared = 0, 0
     backends = ("eager", "compiled") if setting.on_gpu else ("eager",)
     dtypes = (torch.float32, torch.bfloat16)[: setting.size(2, 1)]
-    for dtype, backend, method in product(dtypes, backends, ("ddpm", "ddim")):
+    kinds = ({"method": "ddpm"}, {"method": "ddim"}, {"method": "dpmpp-sde", "cfg_interval": (200, 999)})
+    for dtype, backend, kind in product(dtypes, backends, kinds):
         network = random_dit(TINY, setting.device, dtype)
-        options = {"backend": backend, "method": method, "steps": setting.size(50, 2)}
+        options = {"backend": backend, **kind, "steps": setting.size(50, 2)}
         options["guidance"] = ModeGuidance(scale=0.1, t_stop=setting.size(25, 0))
         stepwise = make_sampler(network, setting.size(16, 1), graphs="off", **options)
         graphed = make_sampler(

@@ -136,3 +136,18 @@ def test_schedules_are_values():
     assert NoiseSchedule.linear() != NoiseSchedule.scaled_linear()
     with pytest.raises(ValueError, match="read-only"):
         NoiseSchedule.linear().betas[0] = 0.5
+
+
+def test_a_stop_counted_in_other_steps_is_at_the_same_noise():
+    schedule = NoiseSchedule.linear()
+    for spacing, counted, steps in (("linspace", 50, 20), ("linspace", 20, 50), ("ddim", 50, 25)):
+        long, short = schedule.respaced(counted, spacing), schedule.respaced(steps, spacing)
+        for t_stop in range(counted):
+            stop = schedule.stop_index(t_stop, of=counted, steps=steps, spacing=spacing)
+            guided = short.timesteps > long.timesteps[t_stop]
+            assert np.array_equal(guided, np.arange(steps) > stop)
+    assert schedule.stop_index(25, of=50, steps=20) == 9
+    assert [schedule.stop_index(stop, of=20, steps=20) for stop in (0, 7, 25)] == [0, 7, 25]
+    assert schedule.stop_index(50, of=50, steps=20) == 20
+    with pytest.raises(ValueError, match="t_stop must be at least 0, got -1"):
+        schedule.stop_index(-1, of=50, steps=20)
