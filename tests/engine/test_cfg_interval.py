@@ -128,7 +128,7 @@ def test_terms_run_beside_either_number_of_rows(needs_grad):
         ({"cfg_interval": (0.1, 500)}, "a lowest and a highest timestep from 0 to 999, got 0.1, 500"),
         (
             {"cfg_interval": (1, 199)},
-            "1 to 199 holds none of the run's timesteps: 0, 200, 400, 599, 799, 999",
+            "1 to 199 holds none of the run's timesteps; the nearest are 0 and 200",
         ),
         ({"cfg_interval": (0, 500), "cfg_scale": 1.0}, "cfg_interval must be left out where cfg_scale is 1"),
     ],

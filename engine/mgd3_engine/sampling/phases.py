@@ -69,8 +69,12 @@ def cfg_steps(respaced: RespacedSchedule, first: int, interval: Sequence[int] | 
     low, high = interval
     inside = frozenset(step for step in steps if low <= respaced.timesteps[step] <= high)
     if not inside:
-        visited = ", ".join(str(respaced.timesteps[step]) for step in steps)
-        raise ValueError(f"cfg_interval {low} to {high} holds none of the run's timesteps: {visited}")
+        visited = respaced.timesteps[: first + 1]
+        nearest = [*visited[visited < low][-1:], *visited[visited > high][:1]]
+        raise ValueError(
+            f"cfg_interval {low} to {high} holds none of the run's timesteps; the nearest are"
+            f" {' and '.join(map(str, nearest))}"
+        )
     return inside
 
 

@@ -129,8 +129,10 @@ class NoiseSchedule:
         if t_stop < 0:
             raise ValueError(f"t_stop must be at least 0, got {t_stop}")
         counted, run = self.respaced(of, spacing), self.respaced(steps, spacing)
-        if t_stop >= of or of == steps:
-            return t_stop if of == steps else steps
+        if of == steps:
+            return t_stop
+        if t_stop >= of:
+            return steps
         return int(np.searchsorted(run.timesteps, counted.timesteps[t_stop], side="right")) - 1
 
     def __len__(self) -> int:
