@@ -61,7 +61,7 @@ def relative_error(got: Tensor, want: Tensor) -> float:
     return float((got - want).abs().max() / want.square().mean().sqrt())
 
 
-@pytest.mark.parametrize("steps", [1, 2, 5, 20, 50])
+@pytest.mark.parametrize("steps", [1, 2, 5, 20])
 @pytest.mark.parametrize(("prediction", "learned"), [("epsilon", False), ("epsilon", True), ("v", False)])
 @pytest.mark.parametrize("method", METHODS)
 def test_unguided_latents_are_those_of_diffusers(method, prediction, learned, steps):
@@ -164,8 +164,7 @@ def test_a_schedule_that_ends_in_noise_alone():
         assert 0.1 < float(latents.std()) < 10.0
 
 
-@pytest.mark.parametrize("steps", [10, 20])
-def test_first_order_where_guidance_jumps_is_nearer_to_many_steps(steps):
+def test_first_order_where_guidance_jumps_is_nearer_to_many_steps():
     """Measured, with the rule and without: 0.238 and 1.025 at 10 steps, 0.257 and 0.377 at 20."""
     options = {"prediction": "v", "cfg_interval": (200, 700)}
 
@@ -173,9 +172,10 @@ def test_first_order_where_guidance_jumps_is_nearer_to_many_steps(steps):
         return sampler.sample(CLASS_IDS, None, None, latent_shape=SHAPE, noise=lambda step, k: noise(0, k))
 
     want = sample(make_sampler(Net("v"), method="ddim", steps=500, **options))
-    sampler = make_sampler(Net("v"), steps=steps, **options)
-    with_rule = relative_error(sample(sampler), want)
-    sampler._table = step_table(sampler.respaced, method="dpmpp", prediction="v")
-    without = relative_error(sample(sampler), want)
-    print(f"{steps} steps: {with_rule:.3f} with the rule, {without:.3f} without")
-    assert with_rule < without
+    for steps in (10, 20):
+        sampler = make_sampler(Net("v"), steps=steps, **options)
+        with_rule = relative_error(sample(sampler), want)
+        sampler._table = step_table(sampler.respaced, method="dpmpp", prediction="v")
+        without = relative_error(sample(sampler), want)
+        print(f"{steps} steps: {with_rule:.3f} with the rule, {without:.3f} without")
+        assert with_rule < without
