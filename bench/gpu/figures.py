@@ -25,6 +25,7 @@ MAIN: dict[str, Main] = {
     "philox-integers": Main("0", lambda f: f"{f['different_words']} words differ"),
     "normals": Main("6 ulp", lambda f: f"{f['max_error_ulp_of_radius']:.1f} ulp"),
     "kernel-against-reference": Main("2e-6", lambda f: f"{f['max_relative_error']:.1e} relative error"),
+    "solver-against-reference": Main("2e-6", lambda f: f"{f['max_relative_error']:.1e} relative error"),
     "strided-out": Main("equal", lambda f: _equal(f["bitwise_equal"])),
     "batch-invariance": Main("equal", lambda f: _equal(f["bitwise_equal"])),
     "graph-replay": Main("all", lambda f: f"{f['bitwise_equal_steps']} of {f['steps']} steps equal"),
@@ -49,6 +50,7 @@ MAIN: dict[str, Main] = {
         "-", lambda f: f"72: {f['72']['layer_ms']:.2f} ms, 80: {f['80']['layer_ms']:.2f} ms"
     ),
     "graphs-against-steps": Main("0", lambda f: f"{f['different']} of {f['values']} values differ"),
+    "solver-graphs": Main("0", lambda f: f"{f['different']} of {f['values']} values differ"),
     "graphs-at-batch-1": Main("1", lambda f: f"{f['speedup']:.1f} times"),
     "bf16-latents": Main("5%", lambda f: f"eager {f['eager_relative_rms']:.2%}"),
     "sampler-throughput": Main("23", lambda f: f"{_best(f, '', '_images_per_s'):.1f} images/s"),

@@ -65,12 +65,13 @@ def check_normals(setting: Setting) -> dict[str, Any]:
     return require(holds, f"beyond {NORMAL_ULP_BOUND} ulp or {NORMAL_BOUND}", figures)
 
 
-def variants(setting: Setting) -> Iterator[dict[str, Any]]:
+def variants(setting: Setting, *, history: bool) -> Iterator[dict[str, Any]]:
     shapes = [(2, 4, 32, 32), (7, 3, 5, 7), (1, 1, 1, 1)] if setting.on_gpu else [(2, 3, 5, 7)]
     flags = (True, False)
     choices = product(shapes, DTYPES, flags, flags, flags, ("counter", "given", "none"))
     for index, (shape, dtype, cfg, learned, guided, noise) in enumerate(choices):
-        if setting.on_gpu or index % 7 == 0:
+        sampled = not history or noise != "given"  # a sampler with history draws its noise or has none
+        if sampled and (setting.on_gpu or index % 7 == 0):
             yield {
                 "shape": shape,
                 "dtype": dtype,
@@ -78,18 +79,35 @@ def variants(setting: Setting) -> Iterator[dict[str, Any]]:
                 "learned_variance": learned,
                 "guided": guided,
                 "noise": noise,
+                "history": history,
             }
+
+
+def relative_to_largest(got: Tensor, want: Tensor) -> float:
+    return ((got - want).abs().max() / want.abs().max()).item()
 
 
 def check_kernel_against_reference(setting: Setting) -> dict[str, Any]:
     """Every variant of the kernel gives what plain torch gives, and stores the network's next input."""
+    return compare_with_reference(setting, history=False)
+
+
+def check_solver_against_reference(setting: Setting) -> dict[str, Any]:
+    """The same with the history of a solver of second order, which is read and overwritten."""
+    return compare_with_reference(setting, history=True)
+
+
+def compare_with_reference(setting: Setting, *, history: bool) -> dict[str, Any]:
     worst, worst_variant, count, wrong_inputs = 0.0, {}, 0, 0
-    for variant in variants(setting):
+    for variant in variants(setting, history=history):
         step = make_step(setting.device, **variant)
-        got = step.run()
+        kept, want_kept = (step.options["history"].clone() if history else None for _ in range(2))
+        got = step.run(history=kept)
         stored = step.options["net_input"].clone()
-        want = step.run(guided_step_reference)
-        error = ((got - want).abs().max() / want.abs().max()).item()
+        want = step.run(guided_step_reference, history=want_kept)
+        error = relative_to_largest(got, want)
+        if kept is not None and want_kept is not None:
+            error = max(error, relative_to_largest(kept, want_kept))
         if not error <= worst:
             worst, worst_variant = error, variant
         count += 1
@@ -265,6 +283,7 @@ CHECKS: dict[str, Check] = {
     "philox-integers": check_philox_integers,
     "normals": check_normals,
     "kernel-against-reference": check_kernel_against_reference,
+    "solver-against-reference": check_solver_against_reference,
     "strided-out": check_strided_out,
     "batch-invariance": check_batch_invariance,
     "graph-replay": check_graph_replay,

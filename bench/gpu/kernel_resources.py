@@ -46,6 +46,7 @@ class Variant:
     guided: bool = True
     noise: int = kernels.COUNTER_NOISE
     input_halves: int = 2
+    history: bool = False  # the multistep solver's
     patch: int = 0  # size of the patches that the output lies in; 0: pixels are evenly spaced
     ones: tuple[str, ...] = ()  # arguments equal to 1, which Triton makes constants
 
@@ -63,6 +64,9 @@ COVERING = {
     "patches": Variant(dense=False, patch=2, ones=("stride_channel",)),
     "patches-unguided": Variant(dense=False, patch=2, ones=("stride_channel",), guided=False),
     "patches-odd-size": Variant(aligned=False, dense=False, patch=2, ones=("stride_channel",)),
+    "solver": Variant(history=True, learned_variance=False, noise=kernels.NO_NOISE),
+    "solver-noise": Variant(history=True),
+    "solver-patches": Variant(history=True, dense=False, patch=2, ones=("stride_channel",)),
     "no-cfg-no-input": Variant(cfg=False, noise=kernels.GIVEN_NOISE, input_halves=0),
 }
 
@@ -87,6 +91,7 @@ def compile_variant(variant: Variant, capability: int) -> Any:
         "NOISE": variant.noise,
         "INPUT_HALVES": variant.input_halves,
         "PATCH": variant.patch,
+        "HISTORY": variant.history,
         "BLOCK": kernels.BLOCK,
     }
     if not variant.patch:
@@ -96,6 +101,7 @@ def compile_variant(variant: Variant, capability: int) -> Any:
         "noise_ptr": variant.noise != kernels.GIVEN_NOISE,
         "seeds_ptr": variant.noise != kernels.COUNTER_NOISE,
         "net_input_ptr": variant.input_halves == 0,
+        "history_ptr": not variant.history,
     }
     constants |= {name: None for name, is_absent in absent.items() if is_absent}
     constants |= dict.fromkeys(variant.ones, 1)

@@ -8,7 +8,7 @@ On the CPU they run a tiny network without graphs, and judge no speed.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import product
 from typing import Any
 
@@ -61,12 +61,22 @@ def make_images(network: DiT, count: int, seed: int = 0) -> tuple[Tensor, Tensor
 
 def check_graphs_against_steps(setting: Setting) -> dict[str, Any]:
     """Replays of both phases give the bytes of running step by step, on new seeds, modes and labels."""
+    return compare_replays(setting, [{"method": "ddpm"}, {"method": "ddim"}])
+
+
+def check_solver_graphs(setting: Setting) -> dict[str, Any]:
+    """The same for a solver with history and for steps without null rows: four phases."""
+    interval = {"cfg_interval": (200, 800) if setting.on_gpu else (0, 500)}
+    return compare_replays(setting, [{"method": method, **interval} for method in ("dpmpp", "dpmpp-sde")])
+
+
+def compare_replays(setting: Setting, kinds: Sequence[dict[str, Any]]) -> dict[str, Any]:
     different, compared = 0, 0
     backends = ("eager", "compiled") if setting.on_gpu else ("eager",)
     dtypes = (torch.float32, torch.bfloat16)[: setting.size(2, 1)]
-    for dtype, backend, method in product(dtypes, backends, ("ddpm", "ddim")):
+    for dtype, backend, kind in product(dtypes, backends, kinds):
         network = random_dit(TINY, setting.device, dtype)
-        options = {"backend": backend, "method": method, "steps": setting.size(50, 2)}
+        options = {"backend": backend, **kind, "steps": setting.size(50, 2)}
         options["guidance"] = ModeGuidance(scale=0.1, t_stop=setting.size(25, 0))
         stepwise = make_sampler(network, setting.size(16, 1), graphs="off", **options)
         graphed = make_sampler(
@@ -165,6 +175,7 @@ def matmul_rate(setting: Setting, precision: str = "bf16") -> float:
 
 CHECKS = {
     "graphs-against-steps": check_graphs_against_steps,
+    "solver-graphs": check_solver_graphs,
     "graphs-at-batch-1": check_graphs_at_batch_1,
     "bf16-latents": check_bf16_latents,
     "sampler-throughput": check_sampler_throughput,

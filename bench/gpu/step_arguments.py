@@ -42,6 +42,7 @@ def make_step(
     learned_variance: bool = True,
     guided: bool = True,
     noise: str = "counter",
+    history: bool = False,
     layout: str = "dense",
 ) -> Step:
     B, C, H, W = shape
@@ -50,7 +51,7 @@ def make_step(
     out_shape = ((1 + cfg) * B, (1 + learned_variance) * C, H, W)
     out = torch.rand(out_shape, generator=generator).mul(2).sub(1).to(DTYPES[dtype])
     # Columns in the order of Coefficient, of the size they have in mid-run; all of them count.
-    row = torch.tensor([1.1, -0.5, 0.1, 0.05, 0.88, 0.1, -1.68, -1.66, 0.9, 0.1])
+    row = torch.tensor([1.1, -0.5, 0.1, 0.05, 0.88, 0.1, -1.68, -1.66, 0.9, 0.1, -0.2])
     table = row * torch.linspace(0.9, 1.0, STEPS)[:, None]
     options: dict[str, Any] = {"cfg_scale": 4.0, "cfg_channels": min(3, C), "stream": 1}
     options["net_input"] = torch.full(((1 + cfg) * B, C, H, W), torch.nan, dtype=DTYPES[dtype])
@@ -58,6 +59,8 @@ def make_step(
         options["modes"] = modes
     if noise == "given":
         options["noise"] = given
+    if history:
+        options["history"] = torch.randn(shape, generator=torch.Generator().manual_seed(1))
     if noise == "counter":
         options["seeds"] = torch.randint(-(2**63), 2**63 - 1, (B,), generator=generator)
     on_device = {name: v.to(device) if isinstance(v, Tensor) else v for name, v in options.items()}

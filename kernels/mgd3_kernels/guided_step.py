@@ -31,6 +31,7 @@ def guided_step_reference(
     seeds: Tensor | None = None,
     noise: Tensor | None = None,
     net_input: Tensor | None = None,
+    history: Tensor | None = None,
     stream: int = 0,
 ) -> Tensor:
     """Advance the state by one reverse step in plain torch, float32; same arguments as `guided_step`.
@@ -41,18 +42,22 @@ def guided_step_reference(
     Raises:
         ValueError: as `guided_step`.
     """
-    _check_arguments(x, out, table, step, cfg_channels, stream, modes, seeds, noise, net_input)
+    _check_arguments(x, out, table, step, cfg_channels, stream, modes, seeds, noise, net_input, history)
     row = table.index_select(0, step.reshape(1)).reshape(-1)
     k = dict(zip(Coefficient, row.unbind(), strict=True))
 
     x0, sigma = clean_latent(x, out, k, cfg_scale, cfg_channels)
-    if modes is None:
-        next_x = k[Coefficient.NEXT_FROM_X0] * x0 + k[Coefficient.NEXT_FROM_X] * x
-    else:
+    push = None
+    if modes is not None:
         gap = modes - x0
-        shifted = x0 + k[Coefficient.X0_SHIFT] * gap
-        next_x = k[Coefficient.NEXT_FROM_X0] * shifted + k[Coefficient.NEXT_FROM_X] * x
-        next_x += k[Coefficient.PUSH] * sigma * gap
+        x0 = x0 + k[Coefficient.X0_SHIFT] * gap
+        push = k[Coefficient.PUSH] * sigma * gap
+    next_x = k[Coefficient.NEXT_FROM_X0] * x0 + k[Coefficient.NEXT_FROM_X] * x
+    if history is not None:
+        next_x += k[Coefficient.NEXT_FROM_PREVIOUS] * history
+        history.copy_(x0)
+    if push is not None:
+        next_x += push
     if noise is None and seeds is not None:
         noise = philox_normal(seeds, step, x.shape[1:], stream)
     if noise is not None:
@@ -106,13 +111,14 @@ def guided_step(
     seeds: Tensor | None = None,
     noise: Tensor | None = None,
     net_input: Tensor | None = None,
+    history: Tensor | None = None,
     stream: int = 0,
 ) -> Tensor:
     """Advance the state by one mode-guided reverse step: one Triton launch on CUDA, plain torch elsewhere.
 
-    CFG, x0, learned variance, guidance, the DDPM or DDIM update and the noise are `Coefficient`'s formula
-    (MGD3, section 3 and Algorithm 1), evaluated in float32. Nothing is read back from the device, so the
-    call can be captured in a CUDA graph and replayed with another `step`.
+    CFG, x0, learned variance, guidance, the DDPM, DDIM or DPM-Solver++(2M) update and the noise are
+    `Coefficient`'s formula (MGD3, section 3 and Algorithm 1), evaluated in float32. Nothing is
+    read back from the device, so the call can be captured in a CUDA graph and replayed with another `step`.
 
     Args:
         x: float32 `[B, C, H, W]`, contiguous, C*H*W up to 2**24: the state x_i; overwritten with x_{i-1}.
@@ -129,6 +135,8 @@ def guided_step(
         seeds: int64 or uint64 `[B]`: draw the noise from the counter (`philox_normal`).
         noise: float32 `[B, C, H, W]`, contiguous: use this noise instead. With neither, none is added.
         net_input: `out`'s dtype `[B or 2B, C, H, W]`, contiguous: receives x_{i-1}, in both halves of 2B.
+        history: float32 `[B, C, H, W]`, contiguous: x0' of the step before, overwritten with this step's;
+            must be finite also where NEXT_FROM_PREVIOUS is 0. None for methods of one step.
         stream: noise counter word 2, 0..2**32-1.
 
     Returns:
@@ -137,7 +145,7 @@ def guided_step(
     Raises:
         ValueError: a shape, dtype, device, layout or range is wrong, or x is on CUDA and Triton is missing.
     """
-    options = {"modes": modes, "seeds": seeds, "noise": noise, "net_input": net_input}
+    options = {"modes": modes, "seeds": seeds, "noise": noise, "net_input": net_input, "history": history}
     if not launches(x):
         return guided_step_reference(
             x, out, table, step, cfg_scale=cfg_scale, cfg_channels=cfg_channels, stream=stream, **options
@@ -161,6 +169,7 @@ def _check_arguments(
     seeds: Tensor | None,
     noise: Tensor | None,
     net_input: Tensor | None,
+    history: Tensor | None,
 ) -> None:
     """Refuse what the kernel would read or write wrongly; looks at no tensor's values."""
     if x.ndim != 4:
@@ -175,12 +184,11 @@ def _check_arguments(
     _check("out", out, x.device, _OUT_DTYPES, [(n, c, *grid) for n in two for c in (C, 2 * C)], dense=False)
     _check("table", table, x.device, f32, [(table.shape[0] if table.ndim else 0, len(Coefficient))])
     _check("step", step, x.device, (torch.int32, torch.int64), [(), (1,)])
-    if modes is not None:
-        _check("modes", modes, x.device, f32, [(B, C, H, W)])
+    for name, tensor in (("modes", modes), ("noise", noise), ("history", history)):
+        if tensor is not None:
+            _check(name, tensor, x.device, f32, [(B, C, H, W)])
     if seeds is not None:
         _check("seeds", seeds, x.device, ints, [(B,)])
-    if noise is not None:
-        _check("noise", noise, x.device, f32, [(B, C, H, W)])
     if net_input is not None:
         _check("net_input", net_input, x.device, (out.dtype,), [(n, C, H, W) for n in two])
     if out.ndim == 4 and H > 1 and W > 1 and out.stride(2) != W * out.stride(3):

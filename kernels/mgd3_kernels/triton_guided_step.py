@@ -29,6 +29,7 @@ _LOG_VAR_MIN = tl.constexpr(int(Coefficient.LOG_VAR_MIN))
 _LOG_VAR_MAX = tl.constexpr(int(Coefficient.LOG_VAR_MAX))
 _NOISE_SIGMA = tl.constexpr(int(Coefficient.NOISE_SIGMA))
 _NOISE_STD = tl.constexpr(int(Coefficient.NOISE_STD))
+_NEXT_FROM_PREVIOUS = tl.constexpr(int(Coefficient.NEXT_FROM_PREVIOUS))
 _COLUMNS = tl.constexpr(len(Coefficient))
 
 # Values of the constexpr NOISE.
@@ -66,6 +67,7 @@ def _guided_step_kernel(
     seeds_ptr,
     noise_ptr,
     net_input_ptr,
+    history_ptr,
     cfg_scale,
     cfg_end,
     stream,
@@ -87,6 +89,7 @@ def _guided_step_kernel(
     GUIDED: tl.constexpr,
     NOISE: tl.constexpr,
     INPUT_HALVES: tl.constexpr,
+    HISTORY: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
     image = tl.program_id(0).to(tl.int64)
@@ -125,6 +128,10 @@ def _guided_step_kernel(
         next_x += tl.load(row_ptr + _PUSH) * sigma * gap
         x0 += tl.load(row_ptr + _X0_SHIFT) * gap
     next_x += tl.load(row_ptr + _NEXT_FROM_X0) * x0
+    if HISTORY:
+        previous = tl.load(history_ptr + image * D + offs, mask=mask)
+        next_x += tl.load(row_ptr + _NEXT_FROM_PREVIOUS) * previous
+        tl.store(history_ptr + image * D + offs, x0, mask=mask)
 
     if NOISE != 0:
         if NOISE == _GIVEN_NOISE:
@@ -153,6 +160,7 @@ def launch(
     seeds: Tensor | None,
     noise: Tensor | None,
     net_input: Tensor | None,
+    history: Tensor | None,
 ) -> None:
     """Launch the kernel on arguments that `guided_step` has checked, on the device of x."""
     B, C, H, W = x.shape
@@ -172,6 +180,7 @@ def launch(
             None if seeds is None else seeds.view(torch.int64),
             noise,
             net_input,
+            history,
             float(cfg_scale),
             cfg_channels * HW,
             stream,
@@ -193,6 +202,7 @@ def launch(
             GUIDED=modes is not None,
             NOISE=noise_mode,
             INPUT_HALVES=0 if net_input is None else len(net_input) // B,
+            HISTORY=history is not None,
             BLOCK=BLOCK,
             num_warps=NUM_WARPS,
             enable_fp_fusion=True,

@@ -16,7 +16,7 @@ from mgd3_fast.errors import UserError
 
 GENERATED_METHODS = ("mgd3", "unguided", "d4m")
 REAL_METHODS = ("random", "herding", "kmeans-closest")
-SAMPLERS = ("ddpm", "ddim")
+SAMPLERS = ("ddpm", "ddim", "dpmpp", "dpmpp-sde")
 SPACINGS = ("linspace", "ddim", "leading")
 PRESETS = ("paper",)
 SYNONYMS = ("first", "all")
@@ -40,13 +40,15 @@ _OF_GENERATION = (
     "negative_prompt",
     "synonyms",
     "steps_offset",
+    "cfg_interval",
+    "t_stop_of",
     *_SAMPLING,
 )
 # Options that a method does not have; real images are made without any of generation.
 _FOREIGN = {
     "mgd3": ("start_strength",),
-    "unguided": (*_GUIDANCE, "start_strength"),
-    "d4m": _GUIDANCE,
+    "unguided": (*_GUIDANCE, "t_stop_of", "start_strength"),
+    "d4m": (*_GUIDANCE, "t_stop_of"),
     **dict.fromkeys(REAL_METHODS, (*_OF_GENERATION, "start_strength", "trace")),
 }
 
@@ -54,6 +56,19 @@ _FOREIGN = {
 def _check_batch_size(name: str, value: object) -> None:
     if value != "auto":
         check_whole(name, value, 1)
+
+
+def _interval(text: str) -> tuple[int, int]:
+    low, high = text.split(",")
+    return int(low), int(high)
+
+
+def _check_interval(name: str, value: object) -> None:
+    match value:
+        case (int(low), int(high)) if 0 <= low <= high:
+            pass
+        case other:
+            raise UserError(f"{name} must be LOW,HIGH, two timesteps from 0 up, got {other!r}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,7 +104,12 @@ class DistillConfig(DiscoverConfig):
         "modes.safetensors of an earlier run or of `discover` (default: the one in --out, if any)",
         default=None,
     )
-    sampler: str | None = option("reverse process (default: the generator's)", default=None, choices=SAMPLERS)
+    sampler: str | None = option(
+        "reverse process; dpmpp is DPM-Solver++(2M), for about 20 steps, dpmpp-sde its form with noise"
+        " (default: the generator's)",
+        default=None,
+        choices=SAMPLERS,
+    )
     steps: int | None = whole("denoising steps (default: the generator's, 50 for DiT)", default=None)
     spacing: str | None = option(
         "which of the timesteps are visited (default: linspace)", default=None, choices=SPACINGS
@@ -98,6 +118,14 @@ class DistillConfig(DiscoverConfig):
     eta: float = number("noise of ddim, from 0 (none) to 1", default=0.0, highest=1.0)
     cfg_scale: float | None = number(
         "classifier-free guidance (default: the generator's, 4.0 for DiT)", default=None
+    )
+    cfg_interval: tuple[int, int] | None = option(
+        "timesteps, lowest and highest, with classifier-free guidance; without it the network has half the"
+        " work (default: all)",
+        default=None,
+        parse=_interval,
+        metavar="LOW,HIGH",
+        check=_check_interval,
     )
     mode_scale: float | None = number(
         "strength of mode guidance, 0 is off (default: the generator's, 0.1 for DiT)", default=None
@@ -108,8 +136,13 @@ class DistillConfig(DiscoverConfig):
         parse=int,
         metavar="N",
     )
+    t_stop_of: int | None = whole(
+        "steps that --t-stop counts in: with 50, guidance stops at the noise level where 50 steps stop,"
+        " whatever --steps is (default: the steps of the run)",
+        default=None,
+    )
     guidance_form: str = option(
-        "form of mode guidance; auto is posterior for ddpm and epsilon for ddim",
+        "form of mode guidance; auto is posterior for ddpm and epsilon for the others",
         default="auto",
         choices=GUIDANCE_FORMS,
     )
@@ -171,9 +204,15 @@ class DistillConfig(DiscoverConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.t_stop is not None:
-            check_whole("t_stop", self.t_stop, 0, self.steps)
+            check_whole("t_stop", self.t_stop, 0, self.t_stop_of or self.steps)
+        if self.cfg_interval is not None and self.cfg_scale == 1.0:
+            raise UserError("cfg_interval must be left out with cfg_scale 1, which is no guidance")
         if self.eta > 0 and self.sampler == "ddpm":
             raise UserError(f"eta must be 0 with sampler ddpm, which has its own noise, got {self.eta:g}")
+        if self.eta > 0 and self.sampler not in (None, "ddim"):
+            raise UserError(
+                f"eta must be 0 with sampler {self.sampler}, it is an option of ddim, got {self.eta:g}"
+            )
         if self.steps_offset and self.spacing != "leading" and self.preset is None:
             raise UserError(f"steps_offset must come with spacing leading, got {self.steps_offset} alone")
         if self.precision == "fp8" and self.backend not in FLOAT8_BACKENDS:
@@ -236,14 +275,15 @@ class DistillConfig(DiscoverConfig):
         return read_shard(self.shard)
 
     def sampling(self, defaults: SamplingDefaults) -> SamplingDefaults:
-        """Fill every `None` from a generator's defaults; `t_stop` keeps its share of the steps.
+        """Fill every `None` from a generator's defaults; `t_stop` keeps its share of the steps it counts in.
 
         Raises:
             UserError: If what was given does not fit what was filled in.
         """
         given = {name: getattr(self, name) for name in _SAMPLING if getattr(self, name) is not None}
         steps = given.get("steps", defaults.steps)
-        chosen = replace(defaults, **{"t_stop": round(defaults.t_stop * steps / defaults.steps), **given})
+        counted = self.t_stop_of or steps
+        chosen = replace(defaults, **{"t_stop": round(defaults.t_stop * counted / defaults.steps), **given})
         filled = {name: getattr(chosen, name) for name in _SAMPLING}
         replace(self, method="mgd3", start_strength=None, **filled)  # checks them against each other
         return chosen

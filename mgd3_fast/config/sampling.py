@@ -10,7 +10,7 @@ class SamplingDefaults:
     """What a generator is sampled with unless told otherwise; the values here are MGD3's for DiT.
 
     Args:
-        sampler: "ddpm" or "ddim".
+        sampler: "ddpm", "ddim", "dpmpp" or "dpmpp-sde".
         steps: Denoising steps.
         cfg_scale: Classifier-free guidance; 1 is off.
         mode_scale: Strength of mode guidance; 0 is off.

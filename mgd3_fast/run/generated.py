@@ -79,6 +79,7 @@ class GeneratedImages(ModeFinder, Run):
             **({"image_size": config.image_size} if config.image_size else {}),
             "eta": config.eta,
             "cfg_scale": sampling.cfg_scale,
+            **({"cfg_interval": list(config.cfg_interval)} if config.cfg_interval else {}),
             "mode_scale": sampling.mode_scale,
             "t_stop": sampling.t_stop,
             "guidance_form": self.guidance.form if self.guidance else "none",
@@ -197,8 +198,11 @@ class GeneratedImages(ModeFinder, Run):
                 f"mode guidance {self.guidance.form}, scale {self.guidance.scale:g},"
                 f" on {self._guided_steps()} of {sampling.steps} steps (t_stop {self.guidance.t_stop})"
             )
+        cfg = f"cfg scale {sampling.cfg_scale:g}"
+        if self.config.cfg_interval is not None:
+            cfg += " on timesteps {} to {}".format(*self.config.cfg_interval)
         return (
-            f"{sampling.sampler}, {sampling.steps} steps, cfg scale {sampling.cfg_scale:g}; {guidance}\n"
+            f"{sampling.sampler}, {sampling.steps} steps, {cfg}; {guidance}\n"
             f"{len(self.layout):,} images, {self.config.ipc} for each of {len(self.layout.class_names):,}"
             f" classes, in batches of {self.sampler.batch_shape}, backend {self.sampler.backend}{written}"
         )

@@ -16,7 +16,7 @@ from mgd3_fast.run.generated import GeneratedImages, start_strength
 from mgd3_fast.run.mode_finder import given_modes
 from mgd3_fast.run.real_images import open_real_images
 from mgd3_fast.run.run import Run, Timings, layout_for
-from mgd3_fast.run.sampler import batch_rows, sampler_of
+from mgd3_fast.run.sampler import batch_rows, chosen_sampling, sampler_of
 from mgd3_fast.run.sources import Sources, open_sources
 from mgd3_fast.run.trace import requested_trace
 from mgd3_fast.storage.cache import cache_dir_or_default
@@ -42,7 +42,7 @@ def _open_generated(config: DistillConfig, progress: Progress) -> GeneratedImage
     config = config.completed(sources.generator.published)
     sources = _with_prompts(sources, config, progress)
     generator, layout = sources.generator, layout_for(config, sources.dataset)
-    sampling = config.sampling(generator.defaults)
+    sampling = chosen_sampling(config, generator)
     guidance, rows = _mode_guidance(config, sampling), config.batch_size
     if not isinstance(rows, int):
         rows = batch_rows(len(layout), math.prod(generator.latent_shape[1:]), sources.device.type)
@@ -52,6 +52,7 @@ def _open_generated(config: DistillConfig, progress: Progress) -> GeneratedImage
             spacing=config.spacing or SPACINGS[0],
             steps_offset=config.steps_offset or 0,
             eta=config.eta,
+            cfg_interval=config.cfg_interval,
             start_strength=start_strength(config),
             cache_dir=cache_dir_or_default(config.cache_dir),
         )

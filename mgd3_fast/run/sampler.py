@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
 from mgd3_engine import GuidedSampler
+from mgd3_fast.config.distill import SPACINGS
+from mgd3_fast.config.fields import check_whole
 from mgd3_fast.devices import dtype_of
 from mgd3_fast.generators import place_network
 
 if TYPE_CHECKING:
     import torch
 
+    from mgd3_fast.config import DistillConfig
     from mgd3_fast.generators import Generator, SamplingDefaults
 
 ROW_MULTIPLE = 8
@@ -38,6 +42,21 @@ def batch_rows(images: int, latent_area: int, device_type: str) -> int:
     batches = -(-images // most)
     rows = -(-images // batches)
     return -(-rows // ROW_MULTIPLE) * ROW_MULTIPLE
+
+
+def chosen_sampling(config: DistillConfig, generator: Generator) -> SamplingDefaults:
+    """What a run is sampled with; `t_stop` counts the steps of the run, whatever `t_stop_of` it was given in.
+
+    Raises:
+        UserError: What was given does not fit the generator.
+    """
+    sampling, schedule = config.sampling(generator.defaults), generator.schedule
+    if config.t_stop_of is None:
+        return sampling
+    check_whole("t_stop_of", config.t_stop_of, 1, len(schedule))
+    spacing = config.spacing or SPACINGS[0]
+    stop = schedule.stop_index(sampling.t_stop, of=config.t_stop_of, steps=sampling.steps, spacing=spacing)
+    return replace(sampling, t_stop=stop)
 
 
 def sampler_of(

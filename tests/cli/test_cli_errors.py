@@ -159,7 +159,10 @@ CASES: dict[str, tuple[Callable[[Place], dict[str, Any]] | dict[str, Any], str]]
     ),
     "batch size 0": ({"batch-size": 0}, "batch_size must be a whole number of at least 1, got 0"),
     "stops of no trace": ({"trace-stops": "1"}, "trace_stops must come with trace, got '1' alone"),
-    "unknown sampler": ({"sampler": "euler"}, "sampler must be one of ddpm, ddim, got 'euler'"),
+    "unknown sampler": (
+        {"sampler": "euler"},
+        "sampler must be one of ddpm, ddim, dpmpp, dpmpp-sde, got 'euler'",
+    ),
     "unknown discovery": ({"discovery": "magic"}, "discovery must be one of kmeans, kmeans-closest, "),
     "unknown K-means runner": ({"kmeans": "faiss"}, "kmeans must be one of auto, sklearn, cuml, triton, got"),
     "cuML without a GPU": (

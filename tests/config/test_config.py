@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import FrozenInstanceError, fields, replace
 from importlib.metadata import version
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 import mgd3_fast
-from mgd3_engine import backend_names
+from mgd3_engine import NoiseSchedule, backend_names
 from mgd3_engine.sampling.coefficients import METHODS
 from mgd3_engine.sampling.guidance import FORMS
 from mgd3_fast.config import DiscoverConfig, DistillConfig, EncodeConfig
@@ -18,6 +19,7 @@ from mgd3_fast.config import distill as distill_config
 from mgd3_fast.errors import UserError
 from mgd3_fast.generators import SamplingDefaults
 from mgd3_fast.modes import METHOD_NAMES, RUNNER_NAMES
+from mgd3_fast.run.sampler import chosen_sampling
 
 PAPER = SamplingDefaults(sampler="ddpm", steps=50, cfg_scale=4.0, mode_scale=0.1, t_stop=25)
 
@@ -50,7 +52,22 @@ def config(**changes: Any) -> DistillConfig:
         ),
         pytest.param({"eta": 1.5}, "eta must be a finite number from 0 to 1, got 1.5", id="eta 1.5"),
         pytest.param({"eta": 0.5, "sampler": "ddpm"}, "eta must be 0 with sampler ddpm", id="eta of ddpm"),
-        pytest.param({"sampler": "euler"}, "sampler must be one of ddpm, ddim, got 'euler'", id="sampler"),
+        pytest.param({"eta": 0.5, "sampler": "dpmpp"}, "eta must be 0 with sampler dpmpp", id="eta of dpmpp"),
+        pytest.param(
+            {"sampler": "euler"}, "sampler must be one of ddpm, ddim, dpmpp, dpmpp-sde", id="sampler"
+        ),
+        pytest.param({"cfg_interval": (5, 1)}, "cfg_interval must be LOW,HIGH, two", id="interval down"),
+        pytest.param({"cfg_interval": "5"}, "cfg_interval must be LOW,HIGH, two", id="interval word"),
+        pytest.param(
+            {"cfg_interval": (1, 5), "cfg_scale": 1.0}, "cfg_interval must be left out", id="interval of none"
+        ),
+        pytest.param({"t_stop_of": 0}, "t_stop_of must be a whole number of at least 1", id="t_stop_of 0"),
+        pytest.param(
+            {"t_stop": 51, "t_stop_of": 50, "steps": 80},
+            "t_stop must be a whole number from 0 to 50",
+            id="t_stop beyond",
+        ),
+        pytest.param({"method": "d4m", "t_stop_of": 50}, "t_stop_of must be left out", id="t_stop_of of d4m"),
         pytest.param({"spacing": "even"}, "spacing must be one of linspace, ddim", id="spacing"),
         pytest.param({"guidance_form": "eps"}, "guidance_form must be one of auto, posterior", id="form"),
         pytest.param(
@@ -99,6 +116,16 @@ def test_what_is_given_wins() -> None:
 @pytest.mark.parametrize(("steps", "t_stop"), [(50, 25), (20, 10), (25, 12), (100, 50), (1, 0)])
 def test_t_stop_keeps_its_share_of_the_steps(steps: int, t_stop: int) -> None:
     assert config(steps=steps).sampling(PAPER).t_stop == t_stop
+
+
+def test_t_stop_of_counts_in_other_steps() -> None:
+    schedule = SimpleNamespace(defaults=PAPER, schedule=NoiseSchedule.linear())
+    for given in ({}, {"t_stop": 25}):
+        chosen = chosen_sampling(config(steps=20, t_stop_of=50, **given), schedule)
+        assert chosen.t_stop == 9  # ten of 20 steps are noisier than timestep 510
+    assert chosen_sampling(config(steps=20, t_stop=7), schedule).t_stop == 7
+    with pytest.raises(UserError, match="t_stop_of must be a whole number from 1 to 1000, got 1001"):
+        chosen_sampling(config(t_stop_of=1001), schedule)
 
 
 @pytest.mark.parametrize(

@@ -123,7 +123,9 @@ def test_fixed_large_is_beta_with_the_first_clipped(respaced):
 
 
 @pytest.mark.parametrize("steps", [1, 2, 7, 1000])
-@pytest.mark.parametrize(("method", "eta"), [("ddpm", 0.0), ("ddim", 0.0), ("ddim", 1.0)])
+@pytest.mark.parametrize(
+    ("method", "eta"), [("ddpm", 0.0), ("ddim", 0.0), ("ddim", 1.0), ("dpmpp", 0.0), ("dpmpp-sde", 0.0)]
+)
 def test_every_length_is_finite_float32_and_ends_at_x0(steps, method, eta):
     table = step_table(
         NoiseSchedule.linear().respaced(steps), method=method, eta=eta, guidance=ModeGuidance(t_stop=0)
@@ -131,14 +133,22 @@ def test_every_length_is_finite_float32_and_ends_at_x0(steps, method, eta):
     assert table.dtype == torch.float32
     assert table.shape == (steps, len(K))
     assert torch.isfinite(table).all()
-    last = [K.NEXT_FROM_X0, K.NEXT_FROM_X, K.X0_SHIFT, K.PUSH, K.NOISE_SIGMA, K.NOISE_STD]
-    assert table[0, last].tolist() == [1.0, 0.0, 0.0, 0.0, 0.0, 0.0]
+    last = [
+        K.NEXT_FROM_X0,
+        K.NEXT_FROM_X,
+        K.NEXT_FROM_PREVIOUS,
+        K.X0_SHIFT,
+        K.PUSH,
+        K.NOISE_SIGMA,
+        K.NOISE_STD,
+    ]
+    assert table[0, last].tolist() == [1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0]
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"method": "euler"}, "method must be one of ddpm, ddim, got 'euler'"),
+        ({"method": "euler"}, "method must be one of ddpm, ddim, dpmpp, dpmpp-sde, got 'euler'"),
         ({"prediction": "x0"}, "prediction must be one of epsilon, v, got 'x0'"),
         (
             {"variance": "learned"},
@@ -171,7 +181,7 @@ def test_wrong_guidance_says_what_is_allowed(options, message):
 
 def test_auto_form_follows_the_sampler(respaced):
     assert ModeGuidance().resolve("ddpm").form == "posterior"
-    assert ModeGuidance().resolve("ddim").form == "epsilon"
+    assert {ModeGuidance().resolve(m).form for m in ("ddim", "dpmpp", "dpmpp-sde")} == {"epsilon"}
     assert ModeGuidance(form="x0").resolve("ddim") == ModeGuidance(form="x0")
     for method, form in (("ddpm", "posterior"), ("ddim", "epsilon")):
         auto, named = (

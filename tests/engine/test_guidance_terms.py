@@ -176,7 +176,7 @@ class Recorder:
 
 
 @pytest.mark.parametrize("needs_grad", [False, True])
-@pytest.mark.parametrize("method", ["ddpm", "ddim"])
+@pytest.mark.parametrize("method", ["ddpm", "ddim", "dpmpp"])
 def test_a_term_that_adds_nothing_changes_no_byte(needs_grad, method):
     images = make_images([0, 1, 5])
     plain = make_sampler(method=method).sample(*images)
@@ -185,10 +185,11 @@ def test_a_term_that_adds_nothing_changes_no_byte(needs_grad, method):
     assert [state.step for state in recorder.states] == list(range(STEPS - 1, -1, -1))
 
 
-def test_the_state_satisfies_its_definitions():
+@pytest.mark.parametrize("method", ["ddim", "dpmpp"])
+def test_the_state_satisfies_its_definitions(method):
     class_ids, modes, seeds = make_images([0, 1, 5])
     recorder, inputs = Recorder(), []
-    sampler = make_sampler(recorder, method="ddim", guidance=None)
+    sampler = make_sampler(recorder, method=method, guidance=None)
     latents = sampler.sample(
         class_ids, modes, seeds, callback=lambda step, index, x: inputs.append(x.clone())
     )
@@ -197,7 +198,7 @@ def test_the_state_satisfies_its_definitions():
         abar = float(respaced.alphas_cumprod[state.step])
         noised = math.sqrt(abar) * state.x0 + math.sqrt(1 - abar) * state.eps
         torch.testing.assert_close(noised, state.x_t, rtol=1e-5, atol=1e-5)
-        torch.testing.assert_close(state.mean, inputs[place], rtol=1e-5, atol=1e-5)  # ddim adds no noise
+        torch.testing.assert_close(state.mean, inputs[place], rtol=1e-5, atol=1e-5)  # neither adds noise
         if place:
             assert torch.equal(state.x_t, inputs[place - 1])
         assert state.timestep == respaced.timesteps[state.step]

@@ -85,7 +85,7 @@ def assert_bytes_depend_on_the_image_alone(network, **options) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("method", ["ddpm", "ddim"])
+@pytest.mark.parametrize("method", ["ddpm", "ddim", "dpmpp-sde"])
 def test_bytes_do_not_depend_on_company_place_order_or_calls(network, method, dtype):
     network = copy.deepcopy(network).to(dtype)
     assert_bytes_depend_on_the_image_alone(network, method=method, dtype=dtype)
@@ -155,7 +155,17 @@ def test_no_guidance_stop_at_the_end_and_scale_0_are_the_same_bytes():
     assert not torch.equal(make_sampler().sample(*images), runs[0])
 
 
-@pytest.mark.parametrize(("method", "form"), [("ddpm", "posterior"), ("ddim", "epsilon"), ("ddim", "x0")])
+@pytest.mark.parametrize(
+    ("method", "form"),
+    [
+        ("ddpm", "posterior"),
+        ("ddim", "epsilon"),
+        ("ddim", "x0"),
+        ("dpmpp", "epsilon"),
+        ("dpmpp", "x0"),
+        ("dpmpp-sde", "posterior"),
+    ],
+)
 def test_guidance_pulls_each_image_to_its_own_mode(method, form):
     class_ids, modes, seeds = make_images(12)
     options = {"method": method, "steps": 50}
@@ -187,7 +197,7 @@ def test_image_seed_is_a_fixed_function_of_its_three_arguments():
         image_seed(0, "a", -1)
 
 
-@pytest.mark.parametrize(("method", "eta"), [("ddpm", 0.0), ("ddim", 0.0), ("ddim", 1.0)])
+@pytest.mark.parametrize(("method", "eta"), [("ddpm", 0.0), ("ddim", 0.0), ("ddim", 1.0), ("dpmpp-sde", 0.0)])
 def test_given_noise_takes_the_place_of_the_counter(method, eta):
     class_ids, modes, seeds = make_images(11)
     sampler = make_sampler(method=method, eta=eta)
@@ -322,6 +332,7 @@ def test_wrong_keyword_arguments_say_what_is_allowed():
         ({"steps": 1001}, "steps must be a whole number from 1 to 1000, got 1001"),
         ({"eta": 0.5}, "eta must be 0 for ddpm"),
         ({"method": "dpm"}, "method must be one of ddpm, ddim"),
+        ({"method": "dpmpp", "eta": 0.5}, "eta must be 0 for dpmpp, it is an option of ddim, got 0.5"),
         ({"batch_size": 0}, "batch_size must be a whole number of at least 1, got 0"),
         ({"cfg_scale": float("nan")}, "cfg_scale must be a finite number of at least 0, got nan"),
         ({"cfg_scale": -1.0}, "got -1.0"),

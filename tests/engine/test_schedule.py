@@ -87,9 +87,10 @@ def test_any_length_ends_at_both_ends_and_keeps_abar(n, share):
     assert respaced.timesteps[0] == 0
     assert steps == 1 or respaced.timesteps[-1] == n - 1
     assert (np.diff(respaced.timesteps) > 0).all()
-    np.testing.assert_allclose(
-        np.cumprod(1.0 - respaced.betas), schedule.alphas_cumprod[respaced.timesteps], rtol=1e-12
-    )
+    kept = schedule.alphas_cumprod[respaced.timesteps]
+    # 1 - beta is exact to the last place of 1, whatever its own size: of few steps, it is near 0.
+    lost = np.abs(respaced.alphas_cumprod_prev * (1.0 - respaced.betas) - kept)
+    assert (lost <= 4e-16 * respaced.alphas_cumprod_prev).all()
     # The posterior mean of an x_t that lies exactly on its x0 is exactly on it again.
     c_x0, c_xt, abar = respaced.posterior_mean_x0, respaced.posterior_mean_xt, respaced.alphas_cumprod
     np.testing.assert_allclose(c_x0 + c_xt * np.sqrt(abar), np.sqrt(respaced.alphas_cumprod_prev), rtol=1e-9)
@@ -171,3 +172,18 @@ def test_offsets_that_do_not_fit() -> None:
         schedule.respaced(50, "leading", offset=20)
     with pytest.raises(ValueError, match="offset must be 0 with spacing ddim, got 1"):
         schedule.respaced(50, "ddim", offset=1)
+
+
+def test_a_stop_counted_in_other_steps_is_at_the_same_noise():
+    schedule = NoiseSchedule.linear()
+    for spacing, counted, steps in (("linspace", 50, 20), ("linspace", 20, 50), ("ddim", 50, 25)):
+        long, short = schedule.respaced(counted, spacing), schedule.respaced(steps, spacing)
+        for t_stop in range(counted):
+            stop = schedule.stop_index(t_stop, of=counted, steps=steps, spacing=spacing)
+            guided = short.timesteps > long.timesteps[t_stop]
+            assert np.array_equal(guided, np.arange(steps) > stop)
+    assert schedule.stop_index(25, of=50, steps=20) == 9
+    assert [schedule.stop_index(stop, of=20, steps=20) for stop in (0, 7, 25)] == [0, 7, 25]
+    assert schedule.stop_index(50, of=50, steps=20) == 20
+    with pytest.raises(ValueError, match="t_stop must be at least 0, got -1"):
+        schedule.stop_index(-1, of=50, steps=20)

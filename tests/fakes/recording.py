@@ -72,7 +72,8 @@ def record_phases(sampler) -> OperationRecorder:
 
     def state() -> list[Tensor]:
         buffers = [workspace.buffers for workspace in sampler._workspaces._kept.values()]
-        return [tensor for each in buffers for tensor in (each.x, each.net_input)]
+        kept = [tensor for each in buffers for tensor in (each.x, each.net_input, each.history)]
+        return [tensor for tensor in kept if tensor is not None]
 
     sampler._recorder = OperationRecorder(state)
     return sampler._recorder

@@ -65,6 +65,15 @@ CASES = {
     "ddim-last-step": Case(method="ddim", form=None, noise=None, i=0),
     "ddim-eta": Case(method="ddim", form="epsilon", eta=0.7, learned_variance=False),
     "ddim-eta-unguided": Case(method="ddim", form=None, eta=1.0, noise="given", i=7),
+    "dpmpp-epsilon": Case(method="dpmpp", form="epsilon", noise=None, cfg_channels=4),
+    "dpmpp-x0-v": Case(method="dpmpp", form="x0", noise=None, prediction="v", learned_variance=False),
+    "dpmpp-posterior": Case(method="dpmpp", form="posterior", noise=None, dtype=torch.bfloat16),
+    "dpmpp-unguided": Case(method="dpmpp", form=None, noise=None, shape=(7, 3, 5, 7), cfg_channels=2),
+    "dpmpp-first-step": Case(method="dpmpp", form="epsilon", noise=None, i=49),
+    "dpmpp-last-step": Case(method="dpmpp", form=None, noise=None, i=0, cfg_channels=None, input_halves=1),
+    "dpmpp-sde": Case(method="dpmpp-sde", form="epsilon"),
+    "dpmpp-sde-given": Case(method="dpmpp-sde", form=None, noise="given", shape=(2, 5, 11, 13), i=7),
+    "dpmpp-sde-patches": Case(method="dpmpp-sde", layout="patches-2", shape=(2, 4, 32, 32)),
     "channel-slice": Case(layout="channel-slice", dtype=torch.bfloat16),
     "row-slice": Case(layout="row-slice"),
     "patches": Case(layout="patches-2", dtype=torch.bfloat16, shape=(2, 4, 32, 32)),
@@ -92,8 +101,34 @@ def ddim_std(i: int, eta: float) -> Tensor:
     return eta * torch.sqrt((1 - s["abar_prev"]) / (1 - s["abar"]) * (1 - s["abar"] / s["abar_prev"]))
 
 
-def textbook_step(case: Case, x: Tensor, out: Tensor, modes: Tensor | None, z: Tensor | None) -> Tensor:
-    """The step in float64, in the papers' own terms."""
+def log_snr(i: int) -> Tensor:
+    abar = schedule()["abar"][i]
+    return 0.5 * torch.log(abar / (1 - abar))
+
+
+def solver_weights(i: int, stochastic: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Of x, of D, 1/(2r) and of the noise (Lu et al. 2022, Algorithm 2 and section 5)."""
+    if i == 0:
+        return torch.tensor(0.0), torch.tensor(1.0), torch.tensor(0.0), torch.tensor(0.0)
+    abar, abar_prev = schedule()["abar"][i], schedule()["abar_prev"][i]
+    h = log_snr(i - 1) - log_snr(i)
+    half_slope = torch.tensor(0.0) if i == STEPS - 1 else h / (log_snr(i) - log_snr(i + 1)) / 2
+    of_x = ((1 - abar_prev) / (1 - abar)).sqrt()
+    if not stochastic:
+        return of_x, -abar_prev.sqrt() * torch.expm1(-h), half_slope, torch.tensor(0.0)
+    loss = -torch.expm1(-2 * h)
+    return of_x * torch.exp(-h), abar_prev.sqrt() * loss, half_slope, ((1 - abar_prev) * loss).sqrt()
+
+
+def textbook_step(
+    case: Case,
+    x: Tensor,
+    out: Tensor,
+    modes: Tensor | None,
+    z: Tensor | None,
+    previous: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """The step in float64, in the papers' own terms: x_{i-1}, and the x0 that it was made of."""
     B, C = x.shape[:2]
     s = {name: values[case.i] for name, values in schedule().items()}
     abar, abar_prev, beta = s["abar"], s["abar_prev"], s["beta"]
@@ -126,11 +161,14 @@ def textbook_step(case: Case, x: Tensor, out: Tensor, modes: Tensor | None, z: T
         next_x = abar_prev.sqrt() * beta / (1 - abar) * x0
         next_x = next_x + (1 - beta).sqrt() * (1 - abar_prev) / (1 - abar) * x
         std = sigma if case.i > 0 else torch.zeros(())
+    elif previous is not None:
+        of_x, of_d, half_slope, std = solver_weights(case.i, case.method == "dpmpp-sde")
+        next_x = of_x * x + of_d * (x0 + half_slope * (x0 - previous.double()))
     else:
         std = ddim_std(case.i, case.eta)
         next_x = abar_prev.sqrt() * x0 + (1 - abar_prev - std**2).sqrt() * eps
     next_x = next_x + push
-    return next_x if z is None else next_x + std * z.double()
+    return next_x if z is None else next_x + std * z.double(), x0
 
 
 def table_row(case: Case) -> Tensor:
@@ -148,6 +186,10 @@ def table_row(case: Case) -> Tensor:
     if case.method == "ddpm":
         row[k.NEXT_FROM_X0] = abar_prev.sqrt() * beta / (1 - abar)
         row[k.NEXT_FROM_X] = (1 - beta).sqrt() * (1 - abar_prev) / (1 - abar)
+    elif case.method != "ddim":
+        of_x, of_d, half_slope, std = solver_weights(case.i, case.method == "dpmpp-sde")
+        row[k.NEXT_FROM_X], row[k.NEXT_FROM_X0] = of_x, of_d * (1 + half_slope)
+        row[k.NEXT_FROM_PREVIOUS] = -of_d * half_slope
     else:
         row[k.NEXT_FROM_X] = ((1 - abar_prev - ddim_std(case.i, case.eta) ** 2) / (1 - abar)).sqrt()
         row[k.NEXT_FROM_X0] = abar_prev.sqrt() - row[k.NEXT_FROM_X] * abar.sqrt()
@@ -159,6 +201,8 @@ def table_row(case: Case) -> Tensor:
         ddpm = case.method == "ddpm"
         row[k.NOISE_SIGMA] = float(ddpm and case.i > 0)
         row[k.NOISE_STD] = 0 if ddpm else ddim_std(case.i, case.eta)
+        if case.method == "dpmpp-sde":
+            row[k.NOISE_STD] = std
     return row
 
 
@@ -195,6 +239,7 @@ class Problem:
     step: Tensor
     options: dict[str, Any]
     want: Tensor
+    want_x0: Tensor
 
 
 def make_problem(case: Case, device: str) -> Problem:
@@ -216,7 +261,8 @@ def make_problem(case: Case, device: str) -> Problem:
     seeds = torch.randint(-(2**63), 2**63 - 1, (B,), generator=generator) if case.noise == "counter" else None
     given = draw(B, C, H, W) if case.noise == "given" else None
     z = given if seeds is None else philox_normal(seeds, case.i, case.shape[1:], case.stream)
-    want = textbook_step(case, x, out, modes, z)
+    history = draw(B, C, H, W) if case.method.startswith("dpmpp") else None
+    want, want_x0 = textbook_step(case, x, out, modes, z, history)
 
     table = torch.full((STEPS, len(Coefficient)), torch.nan)
     table[case.i] = table_row(case).float()
@@ -225,10 +271,12 @@ def make_problem(case: Case, device: str) -> Problem:
         "cfg_channels": case.cfg_channels or 0,
         "stream": case.stream,
     }
-    tensors = {"modes": modes, "seeds": seeds, "noise": given}
+    tensors = {"modes": modes, "seeds": seeds, "noise": given, "history": history}
     options |= {name: t.to(device) for name, t in tensors.items() if t is not None}
     if case.input_halves:
         shape = (case.input_halves * B, C, H, W)
         options["net_input"] = torch.full(shape, torch.nan, dtype=case.dtype, device=device)
     out = lay_out(out.to(device), case.layout)
-    return Problem(x.to(device), out, table.to(device), torch.tensor(case.i, device=device), options, want)
+    return Problem(
+        x.to(device), out, table.to(device), torch.tensor(case.i, device=device), options, want, want_x0
+    )

@@ -80,14 +80,18 @@ def test_step_against_float64(case: Case, provider: Provider) -> None:
     problem = make_problem(case, provider.device)
     x = provider(problem)
     assert relative_error(x, problem.want) < BOUND[provider.name]
+    if "history" in problem.options:
+        assert relative_error(problem.options["history"], problem.want_x0) < BOUND[provider.name]
     if case.input_halves:
         stored = provider.cast(x, case.dtype)
         assert torch.equal(problem.options["net_input"], torch.cat([stored] * case.input_halves))
 
 
 def test_every_column_of_the_table(provider: Provider) -> None:
-    """`Coefficient`'s formula with all ten columns at once, which no published rule uses together."""
+    """`Coefficient`'s formula with all eleven columns at once, which no published rule uses together."""
     problem = make_problem(Case(input_halves=0), provider.device)
+    history = torch.randn(problem.x.shape, generator=torch.Generator().manual_seed(7)).to(provider.device)
+    h = history.cpu().double()
     problem.table[30] = torch.linspace(-0.9, 0.8, len(Coefficient))
     k = {column: problem.table[30, column].item() for column in Coefficient}
     x, out, m = (t.cpu().double() for t in (problem.x, problem.out, problem.options["modes"]))
@@ -96,11 +100,13 @@ def test_every_column_of_the_table(provider: Provider) -> None:
     pred[:, :3] = out[2:, :3] + 4 * (pred[:, :3] - out[2:, :3])
     sigma = torch.exp((f * k[Coefficient.LOG_VAR_MAX] + (1 - f) * k[Coefficient.LOG_VAR_MIN]) / 2)
     x0 = k[Coefficient.X0_FROM_X] * x + k[Coefficient.X0_FROM_OUT] * pred
-    want = k[Coefficient.NEXT_FROM_X] * x
-    want += k[Coefficient.NEXT_FROM_X0] * (x0 + k[Coefficient.X0_SHIFT] * (m - x0))
+    shifted = x0 + k[Coefficient.X0_SHIFT] * (m - x0)
+    want = k[Coefficient.NEXT_FROM_X] * x + k[Coefficient.NEXT_FROM_X0] * shifted
+    want += k[Coefficient.NEXT_FROM_PREVIOUS] * h
     want += k[Coefficient.PUSH] * sigma * (m - x0)
     want += (k[Coefficient.NOISE_SIGMA] * sigma + k[Coefficient.NOISE_STD]) * z
-    assert relative_error(provider(problem), want) < BOUND[provider.name]
+    assert relative_error(provider(problem, history=history), want) < BOUND[provider.name]
+    assert relative_error(history, shifted) < BOUND[provider.name]
 
 
 @pytest.mark.parametrize("layout", ["channel-slice", "row-slice", "channels-last", "every-other-pixel"])
@@ -163,7 +169,7 @@ def test_step_is_read_from_its_tensor(dtype: torch.dtype, shape: tuple[int, ...]
     for i in reversed(range(STEPS - 3, STEPS)):
         case = Case(i=i, cfg_channels=None)
         z = philox_normal(problem.options["seeds"].cpu(), i, state.shape[1:])
-        want = textbook_step(case, state.cpu(), problem.out.cpu(), problem.options["modes"].cpu(), z)
+        want, _ = textbook_step(case, state.cpu(), problem.out.cpu(), problem.options["modes"].cpu(), z)
         state = provider(replace(problem, x=state, step=step))
         assert relative_error(state, want) < 2e-6  # one pixel: cancellation is not hidden by a larger one
         step -= 1
@@ -199,7 +205,7 @@ WRONG: dict[str, tuple[str, Any, str]] = {
     "out-patches-not-square": ("out", zeros(4, 8, 4, 2, 2, 4), r"must be \[2, 4, 4, 2, 4, 2\] or"),
     "out-patches-of-nothing": ("out", zeros(4, 8, 4, 0, 4, 2), r"must be \[2, 4, 8, 8\] or"),
     "out-device": ("out", zeros(4, 8, 8, 8).to("meta"), "must be on the device of x, cpu, got meta"),
-    "table-columns": ("table", zeros(50, 9), r"must be \[50, 10\], got \[50, 9\]"),
+    "table-columns": ("table", zeros(50, 9), r"must be \[50, 11\], got \[50, 9\]"),
     "table-rank": ("table", zeros(), r"must be .*, got \[\]"),
     "step-dtype": ("step", zeros(1), "must be torch.int32 or torch.int64, got torch.float32"),
     "step-shape": ("step", zeros(2).long(), r"must be \[\] or \[1\], got \[2\]"),
@@ -208,6 +214,8 @@ WRONG: dict[str, tuple[str, Any, str]] = {
     "seeds-dtype": ("seeds", zeros(2), "must be torch.int64 or torch.uint64, got torch.float32"),
     "seeds-shape": ("seeds", zeros(3).long(), r"must be \[2\], got \[3\]"),
     "noise-dtype": ("noise", zeros(2, 4, 8, 8).double(), "must be torch.float32, got torch.float64"),
+    "history-shape": ("history", zeros(1, 4, 8, 8), r"must be \[2, 4, 8, 8\], got \[1, 4, 8, 8\]"),
+    "history-layout": ("history", zeros(2, 4, 8, 16)[..., ::2], "must be contiguous, got strides"),
     "input-dtype": ("net_input", zeros(4, 4, 8, 8).half(), "must be torch.float32, got torch.float16"),
     "input-rows": ("net_input", zeros(3, 4, 8, 8), r"must be \[2, 4, 8, 8\] or \[4, 4, 8, 8\], got"),
     "cfg-channels": ("cfg_channels", 5, "must be from 0 to 4, got 5"),

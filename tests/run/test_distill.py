@@ -348,6 +348,30 @@ def test_other_seed_or_no_guidance_gives_other_images(
     assert json.loads((tmp_path / "off/manifest.json").read_text())["guidance"]["form"] == "none"
 
 
+def test_solver_interval_and_stop_are_in_the_manifest(
+    run: Callable[..., DistilledDataset], tmp_path: Path
+) -> None:
+    options = {"sampler": "dpmpp", "cfg_interval": (0, 600), "t_stop": 25, "t_stop_of": 50}
+    out = tmp_path / "out"
+    run(out, **options)
+    manifest = json.loads((out / "manifest.json").read_text())
+    settings = manifest["settings"]
+    assert (settings["sampler"], settings["cfg_interval"]) == ("dpmpp", [0, 600])
+    assert "t_stop_of" not in settings
+    guidance = manifest["guidance"]
+    assert guidance["form"] == "epsilon"
+    assert settings["t_stop"] == guidance["t_stop"] == (guidance["steps"] - 1) // 2
+    before = pixels(out)
+    run(out, **options)  # is finished, and left alone
+    assert np.array_equal(pixels(out), before)
+    with pytest.raises(UserError, match="cfg_interval"):
+        run(out, **options | {"cfg_interval": (0, 700)})
+    with pytest.raises(
+        ValueError, match="cfg_interval 1 to 2 holds none of the run's timesteps; the nearest are 0 and"
+    ):
+        run(tmp_path / "none", cfg_interval=(1, 2))
+
+
 def test_numeric_format_names_folders_by_label(
     run: Callable[..., DistilledDataset], whole: Path, tmp_path: Path
 ) -> None:

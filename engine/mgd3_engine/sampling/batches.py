@@ -103,6 +103,7 @@ class BatchBuffers:
         modes: float32 `[B, C, H, W]`, or None in a run without modes.
         seeds: int64 `[B]`, or None where noise is given.
         image_index: int64 on the CPU: place of each image in the call, without the padding.
+        history: float32 `[B, C, H, W]`: x0 of the step before, or None for methods of one step.
     """
 
     x: Tensor
@@ -111,10 +112,18 @@ class BatchBuffers:
     modes: Tensor | None
     seeds: Tensor | None
     image_index: Tensor
+    history: Tensor | None = None
 
     @classmethod
     def allocate(
-        cls, inputs: SampleInputs, rows: int, network_rows: int, device: torch.device, dtype: torch.dtype
+        cls,
+        inputs: SampleInputs,
+        rows: int,
+        network_rows: int,
+        device: torch.device,
+        dtype: torch.dtype,
+        *,
+        multistep: bool = False,
     ) -> BatchBuffers:
         """Make the buffers of batches of one shape.
 
@@ -124,6 +133,7 @@ class BatchBuffers:
             network_rows: R, B or 2B.
             device: Where the network runs.
             dtype: The network's.
+            multistep: Whether a step needs x0 of the one before.
 
         Returns:
             Buffers whose contents `load` sets.
@@ -136,6 +146,7 @@ class BatchBuffers:
             modes=None if inputs.modes is None else torch.zeros_like(x),
             seeds=None if inputs.seeds is None else torch.zeros(rows, device=device, dtype=torch.int64),
             image_index=torch.zeros(0, dtype=torch.int64),
+            history=torch.zeros_like(x) if multistep else None,
         )
 
     def load(self, inputs: SampleInputs, image_index: Tensor) -> None:
@@ -167,6 +178,8 @@ class BatchBuffers:
         if level is not None:
             assert self.modes is not None
             self.x.mul_(math.sqrt(1.0 - level)).add_(self.modes, alpha=math.sqrt(level))
+        if self.history is not None:
+            self.history.zero_()  # the first step multiplies it by 0; what is left may be NaN
         self.write_net_input()
 
     def write_net_input(self) -> None:

@@ -6,6 +6,7 @@ Shape letters: n images of a batch, R rows of the network's input, C channels, H
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -14,7 +15,13 @@ from mgd3_engine.sampling.graphs import GRAPHS
 
 
 def check_options(
-    cfg_scale: float, null_class: int | None, cfg_channels: int | None, dtype: torch.dtype, graphs: str
+    cfg_scale: float,
+    null_class: int | None,
+    cfg_channels: int | None,
+    cfg_interval: Sequence[int] | None,
+    timesteps: int,
+    dtype: torch.dtype,
+    graphs: str,
 ) -> None:
     """Refuse options of a sampler that are out of range."""
     if not math.isfinite(cfg_scale) or cfg_scale < 0.0:
@@ -23,10 +30,25 @@ def check_options(
         raise ValueError(f"cfg_channels must be at least 0, or None for all, got {cfg_channels}")
     if null_class is None and cfg_scale != 1.0:
         raise ValueError(f"null_class must be the id of the null class for cfg_scale {cfg_scale}, got None")
+    if cfg_interval is not None:
+        _check_interval(cfg_interval, timesteps)
+        if cfg_scale == 1.0:
+            raise ValueError(
+                "cfg_interval must be left out where cfg_scale is 1: there is no guidance to limit"
+            )
     if dtype not in (torch.float32, torch.bfloat16, torch.float16):
         raise ValueError(f"dtype must be float32, bfloat16 or float16, got {dtype}")
     if graphs not in GRAPHS:
         raise ValueError(f"graphs must be one of {', '.join(GRAPHS)}, got {graphs!r}")
+
+
+def _check_interval(interval: Sequence[int], timesteps: int) -> None:
+    low, high = interval if len(interval) == 2 else (1, 0)
+    if not (isinstance(low, int) and isinstance(high, int)) or not 0 <= low <= high < timesteps:
+        raise ValueError(
+            f"cfg_interval must be a lowest and a highest timestep from 0 to {timesteps - 1},"
+            f" got {', '.join(map(str, interval))}"
+        )
 
 
 def check_output(out: Tensor, net_input: Tensor, variance: str) -> None:

@@ -6,6 +6,8 @@ respaced schedule; lambda the mode scale; m the mode; g = m - x0.
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -14,7 +16,9 @@ from mgd3_engine.sampling.guidance import ModeGuidance
 from mgd3_engine.sampling.schedule import Float64Array, RespacedSchedule
 from mgd3_kernels import Coefficient
 
-METHODS = ("ddpm", "ddim")
+METHODS = ("ddpm", "ddim", "dpmpp", "dpmpp-sde")
+NOISY_METHODS = ("ddpm", "dpmpp-sde")
+MULTISTEP_METHODS = ("dpmpp", "dpmpp-sde")
 PREDICTIONS = ("epsilon", "v")
 VARIANCES = ("fixed_small", "fixed_large", "learned_range")
 
@@ -27,6 +31,7 @@ def step_table(
     prediction: str = "epsilon",
     variance: str = "fixed_small",
     guidance: ModeGuidance | None = None,
+    first_order: Collection[int] = (),
 ) -> Tensor:
     """Write every step of a run as one row of numbers for the fused step (`mgd3_kernels.Coefficient`).
 
@@ -41,8 +46,14 @@ def step_table(
     - `ddim`: x_{i-1} = sqrt(abar') x0 + sqrt(1 - abar' - s^2) eps + s z, with
       s = eta sqrt((1 - abar') / (1 - abar)) sqrt(1 - abar / abar') (Song et al. 2021, Eq. 12 and 16);
       eps = (x - sqrt(abar) x0) / sqrt(1 - abar) is eliminated, so that a moved x0 moves eps with it.
+    - `dpmpp`: DPM-Solver++(2M) (Lu et al. 2022, Algorithm 2). With a = sqrt(abar), s = sqrt(1 - abar),
+      l = log(a / s), h = l' - l and r = (l - l_{i+1}) / h:
+      x_{i-1} = (s' / s) x + a' (1 - e^-h) D, D = x0 + (x0 - x0_{i+1}) / (2 r).
+    - `dpmpp-sde`: its SDE (ibid., section 5):
+      x_{i-1} = (s' / s) e^-h x + a' (1 - e^-2h) D + s' sqrt(1 - e^-2h) z.
+      D is x0, the first order, at i = S - 1 and at i = 0, where h is infinite and x_{i-1} = x0.
 
-    Variance sigma^2, also of the `posterior` form under `ddim`:
+    Variance sigma^2, also of the `posterior` form under the methods without it:
 
     - `fixed_small`: betatilde (Ho et al. 2020, Eq. 7). `fixed_large`: beta (ibid., section 3.2).
     - `learned_range`: between the two in the logarithm (Nichol & Dhariwal 2021, Eq. 15).
@@ -56,11 +67,13 @@ def step_table(
 
     Args:
         respaced: The schedule of the run.
-        method: "ddpm" or "ddim".
-        eta: Noise of ddim, from 0 (none) to 1; 0 for ddpm, which has its own.
+        method: "ddpm", "ddim", "dpmpp" or "dpmpp-sde".
+        eta: Noise of ddim, from 0 (none) to 1; 0 for the others.
         prediction: What the network predicts, "epsilon" or "v".
         variance: "fixed_small", "fixed_large" or "learned_range".
         guidance: None for a run without modes.
+        first_order: Further steps that `dpmpp` and `dpmpp-sde` take in first order: the first step of a run
+            that begins later, and those where guidance sets in or ends, since x0 jumps there.
 
     Returns:
         float32 `[S, len(Coefficient)]`, computed in float64 and rounded once.
@@ -71,7 +84,12 @@ def step_table(
     _check_options(method, eta, prediction, variance)
     columns = dict.fromkeys(Coefficient, np.zeros(len(respaced)))
     columns.update(_x0_columns(respaced, prediction))
-    columns.update(_ddpm_columns(respaced) if method == "ddpm" else _ddim_columns(respaced, eta))
+    if method == "ddpm":
+        columns.update(_ddpm_columns(respaced))
+    elif method == "ddim":
+        columns.update(_ddim_columns(respaced, eta))
+    else:
+        columns.update(_dpmpp_columns(respaced, method == "dpmpp-sde", first_order))
     columns.update(_variance_columns(respaced, variance))
     if guidance is not None:
         columns.update(_guidance_columns(respaced, guidance.resolve(method)))
@@ -108,6 +126,26 @@ def _ddim_columns(respaced: RespacedSchedule, eta: float) -> dict[Coefficient, F
     }
 
 
+def _dpmpp_columns(
+    respaced: RespacedSchedule, stochastic: bool, first_order: Collection[int]
+) -> dict[Coefficient, Float64Array]:
+    a, s = np.sqrt(respaced.alphas_cumprod), np.sqrt(1.0 - respaced.alphas_cumprod)
+    next_a, next_s = np.sqrt(respaced.alphas_cumprod_prev), np.sqrt(1.0 - respaced.alphas_cumprod_prev)
+    decay = next_s / next_a * a / s  # e^-h, 0 at i = 0
+    half_slope = np.zeros(len(respaced))  # 1 / (2 r)
+    log_snr = np.log(a / s)
+    gaps = log_snr[:-1] - log_snr[1:]  # h of step i + 1, in the order of i
+    half_slope[1:-1] = gaps[:-1] / (2.0 * gaps[1:])
+    half_slope[list(first_order)] = 0.0
+    weight = next_a * (1.0 - (decay**2 if stochastic else decay))
+    return {
+        Coefficient.NEXT_FROM_X0: weight * (1.0 + half_slope),
+        Coefficient.NEXT_FROM_X: next_s / s * (decay if stochastic else 1.0),
+        Coefficient.NEXT_FROM_PREVIOUS: -weight * half_slope,
+        Coefficient.NOISE_STD: next_s * np.sqrt(1.0 - decay**2) if stochastic else np.zeros(len(respaced)),
+    }
+
+
 def _variance_columns(respaced: RespacedSchedule, variance: str) -> dict[Coefficient, Float64Array]:
     small, log_beta = respaced.posterior_log_variance_clipped, np.log(respaced.betas)
     # The original's large variance is clipped like the small one: betatilde_1 in place of beta_0.
@@ -140,3 +178,5 @@ def _check_options(method: str, eta: float, prediction: str, variance: str) -> N
         raise ValueError(f"eta must be from 0 to 1, got {eta}")
     if method == "ddpm" and eta != 0.0:
         raise ValueError(f"eta must be 0 for ddpm, which has its own noise, got {eta}")
+    if method in MULTISTEP_METHODS and eta != 0.0:
+        raise ValueError(f"eta must be 0 for {method}, it is an option of ddim, got {eta}")

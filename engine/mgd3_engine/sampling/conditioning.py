@@ -24,7 +24,10 @@ class StepNetwork(Protocol):
         ...
 
     def __call__(self, x: Tensor, step: int) -> Tensor:
-        """Run the network on `[R, C, H, W]` at respaced step i; returns what `guided_step` reads as `out`."""
+        """Run the network on `[R, C, H, W]`, or on its first rows, at respaced step i.
+
+        Returns what `guided_step` reads as `out`.
+        """
         ...
 
 
@@ -59,8 +62,8 @@ class PlainNetwork:
         return False
 
     def __call__(self, x: Tensor, step: int) -> Tensor:
-        """Run the network on `[R, C, H, W]` at respaced step i."""
-        return self._denoiser(x, self._timesteps[step], self._class_ids)
+        """Run the network on `[R, C, H, W]`, or on its first rows, at respaced step i."""
+        return self._denoiser(x, self._timesteps[step, : len(x)], self._class_ids[: len(x)])
 
 
 class HoistedNetwork:
@@ -104,8 +107,8 @@ class HoistedNetwork:
         return grown
 
     def __call__(self, x: Tensor, step: int) -> Tensor:
-        """Run the network on `[R, C, H, W]` at respaced step i."""
-        return self._denoise(x, self._table[step].index_select(0, self._slots))
+        """Run the network on `[R, C, H, W]`, or on its first rows, at respaced step i."""
+        return self._denoise(x, self._table[step].index_select(0, self._slots[: len(x)]))
 
     def _store(self, class_id: int) -> None:
         """Compute a class's modulations into a free slot, or that of the class unused for longest."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Any, Protocol
 
 import torch
@@ -74,25 +74,25 @@ class PhaseGraphs:
     """The captured phases of one set of static tensors."""
 
     def __init__(self) -> None:
-        self._captured: dict[str, CapturedPhase] = {}
+        self._captured: dict[Hashable, CapturedPhase] = {}
 
-    def run(self, name: str, function: Callable[[], None], recorder: Recorder) -> None:
-        """Replay the phase `name`; the first time, run it and capture it.
+    def run(self, phase: Hashable, function: Callable[[], None], recorder: Recorder) -> None:
+        """Replay a phase; the first time, run it and capture it.
 
         Args:
-            name: Of the phase; the same function and the same tensors each time.
+            phase: Which; the same function and the same tensors each time.
             function: What the phase launches.
             recorder: Captures it.
 
         Raises:
             CaptureError: The function ran, its results are there, but it cannot be captured.
         """
-        if name in self._captured:
-            self._captured[name].replay()
+        if phase in self._captured:
+            self._captured[phase].replay()
             return
         recorder.warm_up(function)
         try:
-            self._captured[name] = recorder.capture(function)
+            self._captured[phase] = recorder.capture(function)
         except RuntimeError as error:
             raise CaptureError(str(error)) from error
 

@@ -12,7 +12,7 @@ from typing import Protocol, runtime_checkable
 from torch import Tensor
 
 FORMS = ("posterior", "epsilon", "x0")
-AUTO_FORM = {"ddpm": "posterior", "ddim": "epsilon"}
+AUTO_FORM = {"ddpm": "posterior", "ddim": "epsilon", "dpmpp": "epsilon", "dpmpp-sde": "epsilon"}
 
 
 @dataclass(frozen=True)
@@ -25,10 +25,11 @@ class ModeGuidance:
     Args:
         scale: lambda, at least 0; 0.1 in the paper.
         t_stop: Guide on the steps with respaced index i > t_stop, at least 0: 24 of 50 steps at 25, none at
-            49 or 50, all but i = 0 at 0.
+            49 or 50, all but i = 0 at 0. `NoiseSchedule.stop_index` finds the index of another number of
+            steps at which the noise is the same.
         form: "posterior" (x_{i-1} += lambda sigma g: the authors' DDPM sampler), "epsilon"
             (eps -= sqrt(1 - abar) lambda g: MGD3, Algorithm 1), "x0" (x0 += lambda g, eps recomputed), or
-            "auto": posterior for ddpm, epsilon for ddim.
+            "auto": posterior for ddpm, epsilon for the others.
 
     Raises:
         ValueError: A value is out of range.
@@ -50,7 +51,7 @@ class ModeGuidance:
         """Replace the form "auto" by the one that suits a sampler.
 
         Args:
-            method: "ddpm" or "ddim".
+            method: One of `METHODS`.
 
         Returns:
             The same guidance with a named form.
@@ -67,7 +68,7 @@ class StepState:
         x0: float32 `[B, C, H, W]`: the predicted clean latent, after classifier-free guidance.
         eps: float32 `[B, C, H, W]`: the noise that x_t then holds, (x_t - sqrt(abar) x0) / sqrt(1 - abar).
         mean: float32 `[B, C, H, W]`: x_{i-1} before guidance terms and noise.
-        sigma: float32 `[B, C, H, W]`: standard deviation of the DDPM step, also under ddim.
+        sigma: float32 `[B, C, H, W]`: standard deviation of the DDPM step, under every method.
         step: Respaced index i, S-1 down to 0.
         timestep: S_i, the timestep that the network was told.
         class_ids: int64 `[B]`.

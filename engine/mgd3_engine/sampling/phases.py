@@ -1,28 +1,28 @@
-"""The steps of a run, split where mode guidance stops."""
+"""The steps of a run, split where guidance by modes or classifier-free guidance sets in or ends."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 from mgd3_engine.sampling.guidance import ModeGuidance
+from mgd3_engine.sampling.schedule import RespacedSchedule
 
 
 @dataclass(frozen=True)
 class Phase:
-    """Steps that are alike: all guided, or none.
+    """Steps that are alike.
 
     Args:
-        name: "guided" or "unguided".
         steps: Respaced indices, descending.
+        guided: Whether mode guidance acts.
+        cfg: Whether classifier-free guidance acts, so that the network runs the null rows too.
     """
 
-    name: str
     steps: range
-
-    @property
-    def guided(self) -> bool:
-        """Whether mode guidance acts."""
-        return self.name == "guided"
+    guided: bool
+    cfg: bool
 
 
 def first_step(steps: int, start_strength: float | None) -> int:
@@ -48,18 +48,50 @@ def first_step(steps: int, start_strength: float | None) -> int:
     return int(steps * start_strength) - 1
 
 
-def split_steps(first: int, guidance: ModeGuidance | None) -> tuple[Phase, ...]:
-    """Split the steps: guided while the index is above `t_stop` (MGD3 Algorithm 1), then unguided.
+def cfg_steps(respaced: RespacedSchedule, first: int, interval: Sequence[int] | None) -> frozenset[int]:
+    """Find the steps on which classifier-free guidance acts.
+
+    Args:
+        respaced: The schedule of the run.
+        first: Respaced index that the run begins with.
+        interval: Lowest and highest timestep, both included (Kynkäänniemi et al. 2024, as noise levels);
+            None for every step.
+
+    Returns:
+        Respaced indices.
+
+    Raises:
+        ValueError: No step of the run lies in the interval.
+    """
+    steps = range(first + 1)
+    if interval is None:
+        return frozenset(steps)
+    low, high = interval
+    inside = frozenset(step for step in steps if low <= respaced.timesteps[step] <= high)
+    if not inside:
+        visited = respaced.timesteps[: first + 1]
+        nearest = [*visited[visited < low][-1:], *visited[visited > high][:1]]
+        raise ValueError(
+            f"cfg_interval {low} to {high} holds none of the run's timesteps; the nearest are"
+            f" {' and '.join(map(str, nearest))}"
+        )
+    return inside
+
+
+def split_steps(first: int, guidance: ModeGuidance | None, cfg: frozenset[int]) -> tuple[Phase, ...]:
+    """Split the steps of a run into phases; guided is an index above `t_stop` (MGD3 Algorithm 1).
 
     Args:
         first: Respaced index that the run begins with.
         guidance: None, or scale 0, for no guided step.
+        cfg: Steps with classifier-free guidance.
 
     Returns:
-        The phases that have a step, in the order they run.
+        The phases in the order they run.
     """
     stop = first
     if guidance is not None and guidance.scale != 0.0:
-        stop = min(guidance.t_stop, first)
-    phases = Phase("guided", range(first, stop, -1)), Phase("unguided", range(stop, -1, -1))
-    return tuple(phase for phase in phases if phase.steps)
+        stop = guidance.t_stop
+    alike = groupby(range(first, -1, -1), key=lambda step: (step > stop, step in cfg))
+    runs = [(key, list(steps)) for key, steps in alike]
+    return tuple(Phase(range(steps[0], steps[-1] - 1, -1), *key) for key, steps in runs)

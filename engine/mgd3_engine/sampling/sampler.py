@@ -20,13 +20,13 @@ from mgd3_engine.backends import BackendRequest, create_backend
 from mgd3_engine.denoiser import Denoiser
 from mgd3_engine.sampling.batches import BatchBuffers, batch_shapes, plan_batches
 from mgd3_engine.sampling.checks import check_finite, check_options, check_output
-from mgd3_engine.sampling.coefficients import step_table
+from mgd3_engine.sampling.coefficients import MULTISTEP_METHODS, NOISY_METHODS, step_table
 from mgd3_engine.sampling.conditioning import bind_network
 from mgd3_engine.sampling.graphs import CaptureError, CudaRecorder, Recorder, why_not
 from mgd3_engine.sampling.guidance import GuidanceTerm, ModeGuidance
 from mgd3_engine.sampling.inputs import LatentShape, SampleInputs
 from mgd3_engine.sampling.noise import NoiseSource, draw_noise
-from mgd3_engine.sampling.phases import Phase, first_step, split_steps
+from mgd3_engine.sampling.phases import Phase, cfg_steps, first_step, split_steps
 from mgd3_engine.sampling.schedule import NoiseSchedule
 from mgd3_engine.sampling.terms import TermEvaluator
 from mgd3_engine.sampling.workspaces import Workspace, Workspaces
@@ -46,7 +46,8 @@ class GuidedSampler:
 
     The state is float32 and holds the conditional rows only; the network sees them twice, with the class
     and with the null class. Every step is one call of the network and one of `guided_step`; on CUDA the
-    guided and the unguided steps of a batch are one launch each, of a graph captured after the first batch.
+    steps of a phase (guided or not, with the null class or without) are one launch of a graph that is
+    captured after the first batch.
 
     At one batch shape the bytes of an image depend on its class, mode and seed alone: not on what shares
     its batch, on order, or on how many calls the images are spread over.
@@ -56,7 +57,7 @@ class GuidedSampler:
             `[R, C or 2C, H, W]`; 2C channels are the prediction, then the learned variance. A row of the
             output must depend on that row of the input alone.
         schedule: What the network was trained with.
-        method: "ddpm" or "ddim".
+        method: "ddpm", "ddim", "dpmpp" (DPM-Solver++(2M)) or "dpmpp-sde" (its stochastic form).
         steps: S, from 1 to the schedule's length.
         spacing: "linspace", "ddim" or "leading", see `NoiseSchedule.respaced`.
         steps_offset: First timestep of "leading".
@@ -67,6 +68,8 @@ class GuidedSampler:
         cfg_scale: Classifier-free guidance, null + cfg_scale (cond - null); 1 is off and halves the work.
         null_class: Id of the null class; may be None where `cfg_scale` is 1.
         cfg_channels: Guide the first so many channels (3 of 4 as DiT's authors sample); None is all.
+        cfg_interval: Lowest and highest timestep (both included, 0..T-1) with classifier-free guidance; on
+            the other steps the network runs the conditional rows alone. None is all.
         guidance: Mode guidance; None for a run without.
         terms: Further guidance, added to x_{i-1} beside the mode term.
         start_strength: Begin at the mode, noised to the first of this share of the steps (D4M, Su et al.
@@ -99,6 +102,7 @@ class GuidedSampler:
         cfg_scale: float = 4.0,
         null_class: int | None,
         cfg_channels: int | None = None,
+        cfg_interval: tuple[int, int] | None = None,
         guidance: ModeGuidance | None = DEFAULT_GUIDANCE,
         terms: Sequence[GuidanceTerm] = (),
         start_strength: float | None = None,
@@ -109,11 +113,19 @@ class GuidedSampler:
         graphs: str = "auto",
         cache_dir: Path | None = None,
     ) -> None:
-        check_options(cfg_scale, null_class, cfg_channels, dtype, graphs)
+        check_options(cfg_scale, null_class, cfg_channels, cfg_interval, len(schedule), dtype, graphs)
         self.batch_shapes = batch_shapes(batch_size)
         self.respaced = schedule.respaced(steps, spacing, offset=steps_offset)
+        first = first_step(steps, start_strength)
+        self._phases = split_steps(first, guidance, cfg_steps(self.respaced, first, cfg_interval))
         table = step_table(
-            self.respaced, method=method, eta=eta, prediction=prediction, variance=variance, guidance=guidance
+            self.respaced,
+            method=method,
+            eta=eta,
+            prediction=prediction,
+            variance=variance,
+            guidance=guidance,
+            first_order=[phase.steps[0] for phase in self._phases],
         )
         self.guidance = None if guidance is None else guidance.resolve(method)
         self.device = _device_of(denoiser) if device is None else torch.device(device)
@@ -122,7 +134,8 @@ class GuidedSampler:
         self._variance = variance
         self._cfg_scale, self._cfg_channels = float(cfg_scale), cfg_channels
         self._null_class = None if cfg_scale == 1.0 or cfg_channels == 0 else null_class
-        self._noisy = method == "ddpm" or eta > 0.0
+        self._noisy = method in NOISY_METHODS or eta > 0.0
+        self._multistep = method in MULTISTEP_METHODS
         self._halves = 1 if self._null_class is None else 2
         request = BackendRequest(
             denoiser=denoiser,
@@ -132,9 +145,7 @@ class GuidedSampler:
             cache_dir=cache_dir,
         )
         self.backend, self._denoiser = create_backend(backend, request)
-        first = first_step(steps, start_strength)
         self._start_level = None if start_strength is None else float(self.respaced.alphas_cumprod[first])
-        self._phases = split_steps(first, guidance)
         self._table = table.to(self.device)
         self._steps = torch.arange(steps, device=self.device)  # [S], the counter that guided_step reads
         self._timesteps = torch.from_numpy(self.respaced.timesteps.copy()).to(self.device)  # [S]
@@ -147,6 +158,11 @@ class GuidedSampler:
     def batch_shape(self) -> int:
         """B of every batch but, with several batch sizes, a call's last."""
         return self.batch_shapes[0]
+
+    @property
+    def network_rows(self) -> int:
+        """Rows of the network's input that an image takes, all steps together."""
+        return sum(len(phase.steps) * (self._halves if phase.cfg else 1) for phase in self._phases)
 
     @property
     def preparation(self) -> str:
@@ -236,7 +252,9 @@ class GuidedSampler:
         network_rows = self._halves * rows
 
         def make() -> Workspace:
-            buffers = BatchBuffers.allocate(inputs, rows, network_rows, self.device, self.dtype)
+            buffers = BatchBuffers.allocate(
+                inputs, rows, network_rows, self.device, self.dtype, multistep=self._multistep
+            )
             most_classes = rows + self._halves - 1
             return Workspace(
                 buffers, bind_network(self._denoiser, self._timesteps, network_rows, most_classes)
@@ -247,7 +265,7 @@ class GuidedSampler:
     def _denoise(
         self, workspace: Workspace, noise: NoiseSource | None, callback: StepCallback | None
     ) -> None:
-        """Take one batch from its starting noise to x_0: the guided phase, then the unguided one."""
+        """Take one batch from its starting noise to x_0, phase after phase."""
         buffers = workspace.buffers
         buffers.start(draw_noise(len(self.respaced), buffers, noise), self._start_level)
         for phase in self._phases:
@@ -256,7 +274,7 @@ class GuidedSampler:
                 run()
                 continue
             try:
-                workspace.graphs.run(phase.name, run, self._recorder)
+                workspace.graphs.run(phase, run, self._recorder)
             except CaptureError as error:
                 self._go_on_without_graphs(error)
 
@@ -272,20 +290,19 @@ class GuidedSampler:
     ) -> None:
         buffers = workspace.buffers
         for step in phase.steps:
-            self._run_step(step, workspace, buffers.modes if phase.guided else None, noise)
+            self._run_step(step, workspace, phase, noise)
             if callback is not None:
                 callback(step, buffers.image_index, buffers.x[: len(buffers.image_index)])
 
-    def _run_step(
-        self, step: int, workspace: Workspace, modes: Tensor | None, noise: NoiseSource | None
-    ) -> None:
+    def _run_step(self, step: int, workspace: Workspace, phase: Phase, noise: NoiseSource | None) -> None:
         """Advance the batch from x_i to x_{i-1}; what differs between batches is in tensors on the device."""
         buffers, network, delta = workspace.buffers, workspace.network, None
+        net_input = buffers.net_input if phase.cfg else buffers.net_input[: len(buffers.x)]
         if self.terms:
-            out, delta = self._evaluator(buffers).evaluate(network, buffers, step)
+            out, delta = self._evaluator(buffers).evaluate(network, buffers, net_input, step)
         else:
-            out = network(buffers.net_input, step)
-        check_output(out, buffers.net_input, self._variance)
+            out = network(net_input, step)
+        check_output(out, net_input, self._variance)
         same_pass = delta is None and out.dtype == buffers.net_input.dtype
         noisy = self._noisy and step > 0
         guided_step(
@@ -295,10 +312,11 @@ class GuidedSampler:
             self._steps[step],
             cfg_scale=self._cfg_scale,
             cfg_channels=self._channels(buffers),
-            modes=modes,
+            modes=buffers.modes if phase.guided else None,
             seeds=buffers.seeds if noisy and noise is None else None,
             noise=draw_noise(step, buffers, noise) if noisy and noise is not None else None,
             net_input=buffers.net_input if same_pass else None,
+            history=buffers.history,
         )
         if delta is not None:
             buffers.x[: len(delta)] += delta

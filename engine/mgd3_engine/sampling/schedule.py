@@ -113,6 +113,34 @@ class NoiseSchedule:
             raise ValueError(f"spacing must be one of {', '.join(SPACINGS)}, got {spacing!r}")
         return RespacedSchedule.from_alphas_cumprod(timesteps, self.alphas_cumprod[timesteps])
 
+    def stop_index(self, t_stop: int, *, of: int, steps: int, spacing: str = "linspace") -> int:
+        """Find the `t_stop` of a run that stops at the noise level where a run of `of` steps does.
+
+        Guidance acts on the steps noisier than the timestep with index `t_stop` among `of`: 25 of 50 steps is
+        timestep 510, and 10 of 20 steps are noisier.
+
+        Args:
+            t_stop: Index in the run of `of` steps, at least 0; from `of` - 1 on, no step is guided.
+            of: Steps that `t_stop` counts in, from 1 to T.
+            steps: Steps of the run, from 1 to T.
+            spacing: Of both, see `respaced`.
+
+        Returns:
+            The largest respaced index of the run that is not noisier, from 0; `t_stop` itself where `of` is
+            `steps`.
+
+        Raises:
+            ValueError: `t_stop` is negative, or a number of steps or the spacing is not allowed.
+        """
+        if t_stop < 0:
+            raise ValueError(f"t_stop must be at least 0, got {t_stop}")
+        counted, run = self.respaced(of, spacing), self.respaced(steps, spacing)
+        if of == steps:
+            return t_stop
+        if t_stop >= of:
+            return steps
+        return int(np.searchsorted(run.timesteps, counted.timesteps[t_stop], side="right")) - 1
+
     def __len__(self) -> int:
         return len(self.betas)
 

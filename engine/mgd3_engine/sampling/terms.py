@@ -39,12 +39,15 @@ class TermEvaluator:
     cfg_scale: float
     cfg_channels: int
 
-    def evaluate(self, network: StepNetwork, buffers: BatchBuffers, step: int) -> tuple[Tensor, Tensor]:
+    def evaluate(
+        self, network: StepNetwork, buffers: BatchBuffers, net_input: Tensor, step: int
+    ) -> tuple[Tensor, Tensor]:
         """Call the network, with gradients if a term needs them, then every term.
 
         Args:
             network: The network, the batch's classes loaded.
             buffers: The batch.
+            net_input: The rows of `buffers.net_input` that this step runs, `[B or 2B, C, H, W]`.
             step: Respaced index i.
 
         Returns:
@@ -56,7 +59,6 @@ class TermEvaluator:
         images = len(buffers.image_index)
         x_t = buffers.x[:images].clone()
         with torch.set_grad_enabled(any(term.needs_grad for term in self.terms)):
-            net_input = buffers.net_input
             if torch.is_grad_enabled():
                 x_t.requires_grad_()
                 state_rows = torch.cat([x_t, buffers.x[images:]])  # [B + padding, C, H, W]
@@ -74,11 +76,14 @@ class TermEvaluator:
         real = torch.cat([half[:images] for half in torch.split(out, len(buffers.x))])  # [B or 2B, ..]
         x0, sigma = clean_latent(x_t, real, k, self.cfg_scale, self.cfg_channels)
         abar = float(self.respaced.alphas_cumprod[step])
+        mean = k[Coefficient.NEXT_FROM_X0] * x0 + k[Coefficient.NEXT_FROM_X] * x_t
+        if buffers.history is not None:
+            mean = mean + k[Coefficient.NEXT_FROM_PREVIOUS] * buffers.history[:images]
         return StepState(
             x_t=x_t,
             x0=x0,
             eps=(x_t - math.sqrt(abar) * x0) / math.sqrt(1.0 - abar),
-            mean=k[Coefficient.NEXT_FROM_X0] * x0 + k[Coefficient.NEXT_FROM_X] * x_t,
+            mean=mean,
             sigma=sigma.expand_as(x_t),
             step=step,
             timestep=int(self.respaced.timesteps[step]),
