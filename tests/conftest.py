@@ -14,6 +14,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # before torch is imported, and for the
 import pytest
 import torch
 
+from tests.fakes.hub import Hub
 from tests.fakes.pictures import photo
 
 if not torch.cuda.is_available():
@@ -89,3 +90,17 @@ def cache(cache_of_session: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Latents that the tests of a session share, instead of the user's own."""
     monkeypatch.setenv("MGD3_CACHE", str(cache_of_session))
     return cache_of_session
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Hub:
+    """What generators are downloaded from."""
+    hub = Hub(tmp_path / "hub")
+    monkeypatch.setattr("huggingface_hub.snapshot_download", hub.snapshot_download)
+    return hub
+
+
+@pytest.fixture
+def multiplies_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Take this CPU for one with bfloat16 arithmetic; torch imitates it where there is none."""
+    monkeypatch.setattr("mgd3_fast.generators.batched_autoencoder._multiplies_bfloat16", lambda: True)

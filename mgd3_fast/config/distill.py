@@ -10,7 +10,16 @@ from typing import Any
 
 from mgd3_fast.config.discover import DiscoverConfig
 from mgd3_fast.config.encode import read_shard
-from mgd3_fast.config.fields import auto_or_int, check_whole, folder, number, option, path, whole
+from mgd3_fast.config.fields import (
+    auto_or_int,
+    check_whole,
+    folder,
+    heads_option,
+    number,
+    option,
+    path,
+    whole,
+)
 from mgd3_fast.config.sampling import SamplingDefaults
 from mgd3_fast.errors import UserError
 
@@ -27,6 +36,7 @@ FORMATS = ("imagefolder", "numeric", "tensor", "parquet", "webdataset")
 
 _GUIDANCE = ("mode_scale", "t_stop")
 _SAMPLING = ("sampler", "steps", "cfg_scale", *_GUIDANCE)
+_OF_GUIDANCE = (*_GUIDANCE, "t_stop_of")
 _OF_GENERATION = (
     "modes",
     "discovery_seed",
@@ -47,8 +57,8 @@ _OF_GENERATION = (
 # Options that a method does not have; real images are made without any of generation.
 _FOREIGN = {
     "mgd3": ("start_strength",),
-    "unguided": (*_GUIDANCE, "t_stop_of", "start_strength"),
-    "d4m": (*_GUIDANCE, "t_stop_of"),
+    "unguided": (*_OF_GUIDANCE, "start_strength"),
+    "d4m": _OF_GUIDANCE,
     **dict.fromkeys(REAL_METHODS, (*_OF_GENERATION, "start_strength", "trace")),
 }
 
@@ -94,9 +104,7 @@ class DistillConfig(DiscoverConfig):
         default=None,
         metavar="FILE",
     )
-    generator_heads: int | None = whole(
-        "attention heads of a DiT's file of unpublished width (default: what lies beside it)", default=None
-    )
+    generator_heads: int | None = heads_option()
     start_strength: float | None = number(
         "share of the steps that d4m takes from the noised mode (default: 0.7)", default=None, highest=1.0
     )

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from mgd3_fast.config.fields import CACHE, check_options, option, path, whole
+from mgd3_fast.config.fields import CACHE, check_options, heads_option, option, path
 from mgd3_fast.errors import UserError
 
 SUFFIXES = {"onnx": ".onnx", "tensorrt": ".engine", "tensorrt-rtx": ".engine"}
@@ -25,9 +25,7 @@ class ExportConfig:
         "demo-mnist5k, dit-xl-2-256, dit-xl-2-512, a checkpoint file, a generator folder or a hub id",
         metavar="NAME|PATH|ID",
     )
-    generator_heads: int | None = whole(
-        "attention heads of a DiT's file of unpublished width (default: what lies beside it)", default=None
-    )
+    generator_heads: int | None = heads_option()
     format: str = option("what is written", default="onnx", choices=tuple(SUFFIXES))
     precision: str = option(
         "number format of the network; auto is fp32 for onnx, bf16 for TensorRT",

@@ -92,6 +92,14 @@ def data_dir_option() -> Any:
     return path("ILSVRC tree of the imagenet names (default: $IMAGENET_DIR)", default=None)
 
 
+def heads_option(named: str = "") -> Any:
+    """Declare the attention heads of a DiT, `named` by the option that it is given as."""
+    return whole(
+        f"attention heads of {named}a DiT's file of unpublished width (default: what lies beside it)",
+        default=None,
+    )
+
+
 def folders_of(words: list[str]) -> tuple[Path, ...]:
     """Take positional arguments as folders."""
     return tuple(Path(word) for word in words)

@@ -17,6 +17,7 @@ from mgd3_fast.config.fields import (
     data_dir_option,
     device_option,
     folder,
+    heads_option,
     number,
     option,
     path,
@@ -73,10 +74,7 @@ class TrainConfig:
         default=None,
         metavar="FILE",
     )
-    generator_heads: int | None = whole(
-        "attention heads of --init, a DiT's file of unpublished width (default: what lies beside it)",
-        default=None,
-    )
+    generator_heads: int | None = heads_option("--init, ")
     vae: str | None = option(
         "autoencoder that the DiT is trained on (default: that of --init, or the one in --out)",
         default=None,

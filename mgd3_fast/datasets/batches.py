@@ -81,8 +81,7 @@ def image_batches(
     Raises:
         UserError: A bad image with `on_bad_image="error"`, or no good image in the class.
     """
-    if on_bad_image not in ON_BAD_IMAGE:
-        raise UserError(f"on_bad_image must be one of {', '.join(ON_BAD_IMAGE)}, got {on_bad_image!r}")
+    check_rule(on_bad_image)
     cls = dataset.classes[class_index]
     if num_workers is None and cls.images.in_memory:
         num_workers = 0
@@ -107,6 +106,12 @@ def image_batches(
             indices, good = [], []
     if not any_good:
         raise no_good_image_error(cls.name, len(cls))
+
+
+def check_rule(on_bad_image: str) -> None:
+    """Refuse anything but "error" and "skip"."""
+    if on_bad_image not in ON_BAD_IMAGE:
+        raise UserError(f"on_bad_image must be one of {', '.join(ON_BAD_IMAGE)}, got {on_bad_image!r}")
 
 
 def bad_image_error(where: str, reason: str) -> UserError:

@@ -112,7 +112,6 @@ _GLAD = Defaults(
     tests=1,
     ema=0.995,
 )
-CROSS_NETWORKS = _GLAD.networks
 # Datasets that RDED's code gives its ConvNets at 128 pixels; ImageNet-1K and sets A to E have 224.
 _SMALL_FOR_CONVNETS = ("imagenette", "imagewoof", "imagenet100")
 

@@ -18,9 +18,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mgd3_fast.config.encode import ON_BAD_IMAGE
 from mgd3_fast.datasets import BadImage, Row, Shard, bad_image_error, load_image, run_ahead
-from mgd3_fast.errors import UserError, listed
+from mgd3_fast.datasets.batches import check_rule
+from mgd3_fast.errors import listed
 from mgd3_fast.latents.encoder import BatchEncoder, Encoder, batch_rows, latent_shape, whole_eights
 from mgd3_fast.latents.flipping import flipped, rows_per_image
 from mgd3_fast.latents.parts import BadRow, NewPart
@@ -76,8 +76,7 @@ def make_job(
         UserError: A resolution that the autoencoder cannot take, a batch size below 1, or no such rule for
             bad images.
     """
-    if on_bad_image not in ON_BAD_IMAGE:
-        raise UserError(f"on_bad_image must be one of {', '.join(ON_BAD_IMAGE)}, got {on_bad_image!r}")
+    check_rule(on_bad_image)
     device = torch.device(device)
     shape = latent_shape(autoencoder, store.resolution)
     rows = batch_rows(batch_size, store.resolution, device)

@@ -46,12 +46,6 @@ def paths(original: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
     }
 
 
-@pytest.fixture
-def multiplies_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Take this CPU for one with bfloat16 arithmetic; torch imitates it where there is none."""
-    monkeypatch.setattr("mgd3_fast.generators.batched_autoencoder._multiplies_bfloat16", lambda: True)
-
-
 def images_of(count: int) -> Tensor:
     generator = torch.Generator().manual_seed(2)
     return torch.randint(0, 256, (count, 3, 32, 32), dtype=torch.uint8, generator=generator)

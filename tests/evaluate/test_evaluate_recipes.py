@@ -13,7 +13,7 @@ from mgd3_fast.errors import UserError
 from mgd3_fast.evaluate.mixing import Mix
 from mgd3_fast.evaluate.networks import build_network
 from mgd3_fast.evaluate.objective import batch_loss, make_optimizer
-from mgd3_fast.evaluate.presets import CROSS_NETWORKS, default_networks, find_preset
+from mgd3_fast.evaluate.presets import default_networks, find_preset
 from mgd3_fast.evaluate.recipe import Recipe, make_recipe
 from mgd3_fast.fit import rate_share
 
@@ -320,7 +320,7 @@ def test_auto_preset(dataset: str, side: int, imagenet: bool, name: str) -> None
         ("mnist5k", "hard", 32, ("convnet3w32-in",)),
         ("imagenet", "soft", 224, ("resnet18",)),
         ("small", "soft", 32, ("resnet18_modified",)),
-        ("imagenet", "cross", 128, CROSS_NETWORKS),
+        ("imagenet", "cross", 128, ("alexnet-glad", "vgg11-glad", "resnet18-glad", "vit-glad")),
     ],
 )
 def test_default_networks(preset: str, protocol: str, size: int, networks: tuple[str, ...]) -> None:

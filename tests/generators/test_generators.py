@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fnmatch
 import json
 import shutil
 from collections.abc import Callable
@@ -27,6 +26,7 @@ from mgd3_fast.generators import (
     load_generator,
     save_generator,
 )
+from tests.fakes.hub import Hub
 from tests.fakes.random_networks import (
     dit_inputs,
     ours_of,
@@ -63,37 +63,6 @@ def demo(tmp_path: Path) -> Path:
         cfg_channels=None,
     )
     return folder
-
-
-class Hub:
-    """Stands in for the Hugging Face hub: repositories are local folders, downloads obey the patterns."""
-
-    def __init__(self, root: Path) -> None:
-        self.root, self.requests = root, list[tuple[str, list[str]]]()
-
-    def snapshot_download(self, repo_id: str, *, allow_patterns: list[str]) -> str:
-        self.requests.append((repo_id, allow_patterns))
-        repository, snapshot = self.root / "repositories" / repo_id, self.root / "snapshots" / repo_id
-        if not repository.is_dir():
-            raise OSError("We couldn't connect to the hub\nand a second line of advice")
-        snapshot.mkdir(parents=True, exist_ok=True)
-        for path in filter(Path.is_file, repository.rglob("*")):
-            name = str(path.relative_to(repository))
-            if any(fnmatch.fnmatch(name, pattern) for pattern in allow_patterns):
-                (snapshot / name).parent.mkdir(exist_ok=True)
-                shutil.copy(path, snapshot / name)
-        return str(snapshot)
-
-    def downloaded(self, repo_id: str) -> set[str]:
-        snapshot = self.root / "snapshots" / repo_id
-        return {str(path.relative_to(snapshot)) for path in filter(Path.is_file, snapshot.rglob("*"))}
-
-
-@pytest.fixture
-def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Hub:
-    hub = Hub(tmp_path / "hub")
-    monkeypatch.setattr("huggingface_hub.snapshot_download", hub.snapshot_download)
-    return hub
 
 
 def prediction(generator: Generator, config: DiTConfig) -> Tensor:

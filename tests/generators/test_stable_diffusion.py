@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fnmatch
 import json
 import shutil
 import sys
@@ -29,6 +28,7 @@ from mgd3_fast.generators.prompts import ClassPrompts, class_prompts
 from mgd3_fast.progress import SILENT
 from mgd3_fast.run.distillation import distill
 from mgd3_fast.run.sources import encode
+from tests.fakes.hub import Hub
 from tests.fakes.tiny_diffusion import LENGTH, SHAPE, WIDTH, write_stable_diffusion
 
 transformers = pytest.importorskip("transformers")
@@ -472,33 +472,6 @@ def test_sampled_latents_have_a_store_of_their_own(pipeline: Path, pictures: Pat
     assert torch.equal(sources.store.get(sources.dataset.classes[0]), found["sample"][1])
 
 
-class Hub:
-    """Stands in for the Hugging Face hub: repositories are local folders, downloads obey the patterns."""
-
-    def __init__(self, root: Path) -> None:
-        self.root, self.downloaded = root, set[str]()
-
-    def snapshot_download(self, repo_id: str, *, allow_patterns: list[str]) -> str:
-        repository, snapshot = self.root / "repositories" / repo_id, self.root / "snapshots" / repo_id
-        if not repository.is_dir():
-            raise OSError("We couldn't connect to the hub")
-        snapshot.mkdir(parents=True, exist_ok=True)
-        for path in filter(Path.is_file, repository.rglob("*")):
-            name = str(path.relative_to(repository))
-            if any(fnmatch.fnmatch(name, pattern) for pattern in allow_patterns):
-                (snapshot / name).parent.mkdir(exist_ok=True)
-                shutil.copy(path, snapshot / name)
-                self.downloaded.add(name)
-        return str(snapshot)
-
-
-@pytest.fixture
-def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Hub:
-    hub = Hub(tmp_path / "hub")
-    monkeypatch.setattr("huggingface_hub.snapshot_download", hub.snapshot_download)
-    return hub
-
-
 def test_a_repository_is_fetched_part_by_part(pipeline: Path, hub: Hub) -> None:
     repository = hub.root / "repositories/someone/tiny"
     shutil.copytree(pipeline, repository)
@@ -508,14 +481,14 @@ def test_a_repository_is_fetched_part_by_part(pipeline: Path, hub: Hub) -> None:
     assert generator.resolution == 32
     assert generator.licence == "see huggingface.co/someone/tiny"
     weights = {"vae/diffusion_pytorch_model.safetensors"}
-    assert {name for name in hub.downloaded if not name.endswith(".json")} == weights
+    assert {name for name in hub.downloaded("someone/tiny") if not name.endswith(".json")} == weights
     generator.for_prompts(PROMPTS).denoiser("cpu", torch.float32)
     weights |= {
         "unet/diffusion_pytorch_model.safetensors",
         "text_encoder/model.safetensors",
         "tokenizer/merges.txt",
     }
-    assert {name for name in hub.downloaded if not name.endswith(".json")} == weights
+    assert {name for name in hub.downloaded("someone/tiny") if not name.endswith(".json")} == weights
     assert generator.digest == opened(pipeline).digest
 
 
@@ -562,7 +535,7 @@ def test_a_pipeline_in_half_precision(pipeline: Path, tmp_path: Path) -> None:
 def test_a_repository_in_half_precision(pipeline: Path, hub: Hub) -> None:
     as_half_precision(pipeline, hub.root / "repositories/someone/half")
     opened("someone/half").for_prompts(PROMPTS).denoiser("cpu", torch.float32)
-    assert "unet/diffusion_pytorch_model.fp16.safetensors" in hub.downloaded
+    assert "unet/diffusion_pytorch_model.fp16.safetensors" in hub.downloaded("someone/half")
 
 
 @pytest.mark.parametrize(

@@ -5,9 +5,6 @@ The kernel runs on the GPU where there is one and in Triton's interpreter otherw
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +19,7 @@ from mgd3_kernels import (
     modulated_norm,
     modulated_norm_reference,
 )
+from tests.fakes.fresh_python import run_without_triton
 
 EPS = 1e-6
 # (rows, tokens, hidden size): demo model, S/2, XL/2, and what fills no tile
@@ -190,15 +188,12 @@ def test_wrong_arguments(run: Callable[..., Tensor], name: str, value: Any, mess
 
 def test_cpu_runs_the_reference_and_needs_no_triton() -> None:
     code = """
-import sys, torch
+import torch
 from mgd3_kernels import modulated_norm, modulated_norm_reference
 arguments = torch.randn(2, 3, 8), torch.randn(2, 8), torch.randn(2, 8)
 assert torch.equal(modulated_norm(*arguments), modulated_norm_reference(*arguments))
-assert not any(name.partition(".")[0] == "triton" for name in sys.modules), "triton was imported"
 """
-    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    environment["PYTHONPATH"] = os.pathsep.join(sys.path)
-    subprocess.run([sys.executable, "-c", code], check=True, env=environment)
+    run_without_triton(code)
 
 
 @pytest.mark.usefixtures("without_triton")

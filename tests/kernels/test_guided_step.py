@@ -6,9 +6,6 @@ The kernel runs on the GPU where there is one and in Triton's interpreter otherw
 from __future__ import annotations
 
 import math
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -18,6 +15,7 @@ import torch
 from torch import Tensor
 
 from mgd3_kernels import Coefficient, guided_step, guided_step_reference, philox_normal
+from tests.fakes.fresh_python import run_without_triton
 from tests.fakes.step_cases import (
     CASES,
     STEPS,
@@ -242,18 +240,15 @@ def test_reference_refuses_a_step_outside_the_table(i: int) -> None:
 
 def test_cpu_step_is_the_reference_and_needs_no_triton() -> None:
     code = """
-import sys, torch
+import torch
 from mgd3_kernels import Coefficient, guided_step, guided_step_reference
 generator = torch.Generator().manual_seed(0)
 x, out = torch.randn(2, 4, 8, 8, generator=generator), torch.randn(4, 8, 8, 8, generator=generator)
 table = torch.randn(3, len(Coefficient), generator=generator)
 both = guided_step, guided_step_reference
 assert torch.equal(*(f(x.clone(), out, table, torch.tensor(1), seeds=torch.arange(2)) for f in both))
-assert not any(name.partition(".")[0] == "triton" for name in sys.modules), "triton was imported"
 """
-    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    environment["PYTHONPATH"] = os.pathsep.join(sys.path)
-    subprocess.run([sys.executable, "-c", code], check=True, env=environment)
+    run_without_triton(code)
 
 
 @pytest.mark.usefixtures("without_triton")
