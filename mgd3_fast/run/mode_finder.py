@@ -65,12 +65,7 @@ class ModeFinder:
             UserError: If given modes are of something else, an image is damaged, or the disk has no room.
         """
         lacking = None if self.given else self._without_modes(self._subset(classes))
-        if lacking is None:
-            return []
-        with self.timings.measure("encode"):
-            report = self.sources.encode(lacking, self.config.on_bad_image, self.progress)
-        check_ipc(report.counts, self.config.ipc)
-        return left_out(report.bad_images)
+        return [] if lacking is None else self._encode(lacking)
 
     def find_modes(self, classes: Sequence[int]) -> ModeSet:
         """Load, take up or find the modes of at least some classes; see `Run`.
@@ -139,8 +134,9 @@ class ModeFinder:
                 f"the modes that {self.config.out} was made from are gone, and found again they would be"
                 " others: name their file with --modes"
             )
-        if self._without_modes(dataset) is not None:
-            self.encode(classes)
+        lacking = self._without_modes(dataset)
+        if lacking is not None:
+            self._encode(lacking)
             self.progress.note(f"discover: {wanted.method}, K-means runner {wanted.runner} ({wanted.reason})")
         with self.timings.measure("discover"):
             return discover_modes(
@@ -151,6 +147,12 @@ class ModeFinder:
                 self._work,
                 self.progress,
             )
+
+    def _encode(self, lacking: Dataset) -> list[dict[str, str]]:
+        with self.timings.measure("encode"):
+            report = self.sources.encode(lacking, self.config.on_bad_image, self.progress)
+        check_ipc(report.counts, self.config.ipc)
+        return left_out(report.bad_images)
 
     @property
     def _work(self) -> Path:
