@@ -102,6 +102,25 @@ def save_generator(
         "licence": licence,
         "recipe": dict(recipe),
     }
+    _write_description(folder, description)
+
+
+def amend_description(folder: str | Path, **changed: Any) -> None:
+    """Set keys of a folder's `generator.json`, such as "quality", whole or not at all; the others stay.
+
+    Args:
+        folder: A folder that `save_generator` wrote.
+        changed: New values, anything JSON can hold, by key.
+
+    Raises:
+        FileNotFoundError: The folder has no description.
+        ValueError: It is damaged.
+        OSError: It cannot be written; the old one stays.
+    """
+    _write_description(Path(folder), {**read_json(Path(folder) / DESCRIPTION), **changed})
+
+
+def _write_description(folder: Path, description: Mapping[str, Any]) -> None:
     with renamed(folder / DESCRIPTION, shared=True) as unfinished:
         unfinished.write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
 
