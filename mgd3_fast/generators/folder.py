@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -160,7 +160,7 @@ def load_generator_folder(folder: str | Path, vae: str | None = None) -> Generat
     if prediction not in ("epsilon", "v"):
         raise UserError(f"prediction of {path} must be epsilon or v, got {prediction!r}")
     schedule = _settings(ScheduleSettings, description, "schedule", path).build()
-    return dit_generator(
+    generator = dit_generator(
         DiTNetwork(lambda: load_dit(folder / NETWORK, config)),
         config,
         KLAutoencoder(source),
@@ -172,6 +172,18 @@ def load_generator_folder(folder: str | Path, vae: str | None = None) -> Generat
         training=Training(schedule, prediction),
         cfg_channels=cfg_channels,
     )
+    return replace(generator, quality=_quality(description, path))
+
+
+def _quality(description: Mapping[str, Any], path: Path) -> dict[str, Any] | None:
+    quality = description.get("quality")
+    if quality is None:
+        return None
+    texts = ("verdict", "line", "dataset", "date")
+    whole = isinstance(quality, dict) and all(isinstance(quality.get(name), str) for name in texts)
+    if not whole or not isinstance(quality.get("measures"), dict):
+        raise UserError(f"quality of {path} must be what `mgd3-fast judge` wrote, got {quality!r}: remove it")
+    return dict(quality)
 
 
 def _settings(cls: type[_Settings], description: Mapping[str, Any], key: str, path: Path) -> _Settings:

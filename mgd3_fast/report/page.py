@@ -13,12 +13,11 @@ from mgd3_fast import __version__
 from mgd3_fast.config.metrics import MetricsConfig
 from mgd3_fast.config.report import ReportConfig
 from mgd3_fast.datasets import Dataset, center_crop, open_dataset
-from mgd3_fast.datasets.holdout import fit_part
+from mgd3_fast.datasets.holdout import fit_part, spread
 from mgd3_fast.errors import UserError, printable
 from mgd3_fast.evaluate.evaluation import FORMAT
 from mgd3_fast.evaluate.store import RESULT
 from mgd3_fast.metrics.measuring import SCORES, Measured, measure
-from mgd3_fast.metrics.plots import spread
 from mgd3_fast.progress import SILENT, Progress
 from mgd3_fast.report.pictures import data_url, place_map
 from mgd3_fast.writers import check_writable

@@ -110,6 +110,8 @@ def open_sources(config: EncodeConfig, progress: Progress, share: Share | None =
         f"{generator.name}: {generator.resolution} px, {generator.conditioning},"
         f" licence {generator.licence}; {precision} on {device_name(device)}"
     )
+    if generator.judged is not None:
+        progress.note(f"{generator.name}: {generator.judged}")
     store = LatentStore(
         config.cache_dir,
         generator.autoencoder.digest,
