@@ -15,7 +15,7 @@ CLEAR_DB, BLURRED_DB = 20.0, 15.0
 LEAST_NOVELTY = 0.5
 
 _WORDS = ("poor", "usable", "good")
-_UNKNOWN = 1
+_UNKNOWN, _GOOD = 1, 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,24 +72,27 @@ class Verdict(NamedTuple):
 
 
 def verdict(measures: Measures) -> Verdict:
-    """Judge by the weakest of what samples teach, the autoencoder, and how new the samples are."""
+    """Judge by the weakest of what samples teach, the autoencoder, and how new the samples are.
+
+    All of them that are not good are named, the weakest first.
+    """
     grades = [_of_samples(measures), _of_autoencoder(measures), _of_novelty(measures)]
-    grade = min(grade for grade, _, _ in grades)
-    weakest = [(why, what) for one, why, what in grades if one == grade]
-    if grade == len(_WORDS) - 1:
-        return Verdict(_WORDS[grade], f"{_WORDS[grade]}: {weakest[0][0]}")
-    reasons, advice = ("; ".join(parts) for parts in zip(*weakest, strict=True))
-    return Verdict(_WORDS[grade], f"{_WORDS[grade]}: {reasons}. {advice[0].upper()}{advice[1:]}")
+    lacking = sorted((one for one in grades if one[0] < _GOOD), key=lambda one: one[0])
+    if not lacking:
+        return Verdict(_WORDS[_GOOD], f"{_WORDS[_GOOD]}: {grades[0][1]}")
+    word = _WORDS[lacking[0][0]]
+    reasons, advice = ("; ".join(parts) for parts in list(zip(*lacking, strict=True))[1:])
+    return Verdict(word, f"{word}: {reasons}. {advice[0].upper()}{advice[1:]}")
 
 
 def _of_samples(measures: Measures) -> tuple[int, str, str]:
-    advice = "train the DiT longer, or a larger one on more images; until then compare with real images"
+    advice = "train the DiT longer or larger, or prefer real images"
     advice += " (distill --method kmeans-closest)"
     if measures.taught is not None:
         why = (
             f"samples teach {max(0.0, measures.taught):.0%} of what as many real images do"
-            f" ({measures.accuracy:.1%} against {measures.accuracy_real:.1%}, {measures.majority:.1%} by the"
-            " largest class)"
+            f" ({measures.accuracy:.1%} against {measures.accuracy_real:.1%}; largest class"
+            f" {measures.majority:.1%})"
         )
         return _grade(measures.taught), why, advice
     why = f"the quick classifier learns too little even from real images ({measures.accuracy_real:.1%})"
@@ -100,8 +103,8 @@ def _of_samples(measures: Measures) -> tuple[int, str, str]:
 
 def _of_autoencoder(measures: Measures) -> tuple[int, str, str]:
     grade = _grade(measures.psnr_db, CLEAR_DB, BLURRED_DB)
-    why = f"the autoencoder keeps {measures.psnr_db:.1f} dB of held-out images, {CLEAR_DB:g} is clear"
-    return grade, why, "train the autoencoder longer or a larger one, or take a published one (--vae)"
+    why = f"the autoencoder keeps {measures.psnr_db:.1f} dB of held-out images ({CLEAR_DB:g} is clear)"
+    return grade, why, "train the autoencoder longer or larger, or take a published one (--vae)"
 
 
 def _of_novelty(measures: Measures) -> tuple[int, str, str]:
