@@ -13,28 +13,28 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from mgd3_fast.config.judge import JudgeConfig
-from mgd3_fast.datasets import Dataset, image_batches
+from mgd3_fast.datasets import Dataset
 from mgd3_fast.datasets.holdout import chosen_images, held_out_part, open_held_out, spread
 from mgd3_fast.errors import UserError
 from mgd3_fast.evaluate.images import ImageSet
 from mgd3_fast.generators import amend_description, class_ids, for_run
 from mgd3_fast.generators.folder import DESCRIPTION
 from mgd3_fast.judge.classifier import quick_recipe, shrunk, taught_accuracy
+from mgd3_fast.judge.images import read_images
 from mgd3_fast.judge.likeness import ClassPoints, Likeness, likeness, reconstruction_error
 from mgd3_fast.judge.samples import draw_samples
+from mgd3_fast.judge.sheets import RECONSTRUCTIONS, SAMPLES, write_reconstructions, write_samples
 from mgd3_fast.judge.verdict import Measures, verdict
 from mgd3_fast.metrics.features import latent_space
 from mgd3_fast.progress import SILENT, Progress
 from mgd3_fast.run.sources import Sources, open_sources
 from mgd3_fast.versions import versions
-from mgd3_fast.writers import check_writable, write_image_sheet
+from mgd3_fast.writers import check_writable
 
 MOST_CLASSES = MOST_PER_CLASS = 50
 MOST_HELD_OUT = 1000
-_ROWS = 64
 
 
 @dataclass(frozen=True)
@@ -160,14 +160,15 @@ def _measure(case: Case, config: JudgeConfig, progress: Progress) -> Measures:
         progress=progress,
     )
     samples = ImageSet(drawn, torch.arange(len(names)).repeat_interleave(case.per_class))
-    real = _read(chosen_images(case.train, case.per_class), case.resolution, config.on_bad_image)
-    held_out = _read(case.held_out, case.resolution, config.on_bad_image)
+    real = read_images(chosen_images(case.train, case.per_class), case.resolution, config.on_bad_image)
+    held_out = read_images(case.held_out, case.resolution, config.on_bad_image)
     autoencoder = sources.generator.autoencoder.to(sources.device, sources.store.dtype)
     with progress.activity(f"encoding and decoding {len(held_out):,} held-out images"):
         decoded = autoencoder.decode(autoencoder.encode(held_out.pixels))
     psnr, l1 = reconstruction_error(held_out.pixels, decoded)
     if config.out is not None:
-        _draw(case, Path(config.out), samples, held_out, decoded)
+        write_samples(Path(config.out) / SAMPLES, names, samples)
+        write_reconstructions(Path(config.out) / RECONSTRUCTIONS, names, held_out, decoded)
     accuracies = [
         _taught(case, images, held_out, config.seed, name, progress)
         for name, images in (("samples", samples), ("real images", real))
@@ -181,27 +182,6 @@ def _measure(case: Case, config: JudgeConfig, progress: Progress) -> Measures:
         held_out=len(held_out),
         **_likeness(case, samples, held_out)._asdict(),
     )
-
-
-def _read(dataset: Dataset, resolution: int, on_bad_image: str) -> ImageSet:
-    """Images of a dataset at the generator's size, labelled by the place of their class."""
-    pixels, labels = [], []
-    for place in range(len(dataset.classes)):
-        for batch in image_batches(dataset, place, resolution, _ROWS, on_bad_image):
-            pixels.append(batch.images)
-            labels.append(torch.full((len(batch.images),), place))
-    return ImageSet(torch.cat(pixels), torch.cat(labels))
-
-
-def _draw(case: Case, out: Path, samples: ImageSet, held_out: ImageSet, decoded: Tensor) -> None:
-    """Write sheets of samples, and of held-out images each beside its reconstruction."""
-    pairs = torch.stack([held_out.pixels, decoded], 1).numpy()  # [N, 2, 3, R, R]
-    made, beside = [], []
-    for place, name in enumerate(case.train.class_names):
-        made.append((name, samples.pixels[samples.labels == place].numpy()))
-        beside.append((name, np.concatenate(pairs[held_out.labels == place])))
-    write_image_sheet(out / "samples.png", made)
-    write_image_sheet(out / "reconstructions.png", beside)
 
 
 def _taught(case: Case, train: ImageSet, test: ImageSet, seed: int, name: str, progress: Progress) -> float:
