@@ -109,11 +109,11 @@ class _PlainBar(Bar):
         if rate > 0:
             line += f", {rate:.4g} {self._unit}/s"
         if self._total is not None and rate > 0 and done < self._total:
-            line += f", {_duration((self._total - done) / rate)} left"
+            line += f", {duration((self._total - done) / rate)} left"
         print(line, file=self._stream, flush=True)
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
     """Say how long something takes, to two or three digits."""
     minutes = round(seconds / 60)
     if seconds < 120:
@@ -193,7 +193,7 @@ class Progress:
             timer.join()  # its line, where it is being written, comes before ours
         seconds = time.monotonic() - started
         if seconds >= after_s:
-            self.note(f"{name}: {_duration(seconds)}")
+            self.note(f"{name}: {duration(seconds)}")
 
     def note(self, line: str) -> None:
         """Print a line of information or warning, or several; of what is too long the middle is left out."""
