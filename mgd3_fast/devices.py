@@ -1,4 +1,4 @@
-"""The device and number format a run uses, from what was asked for and what the machine has."""
+"""The device, number format and processors a run uses, from what was asked for and what the machine has."""
 
 from __future__ import annotations
 
@@ -91,3 +91,10 @@ def device_name(device: torch.device) -> str:
     import torch
 
     return f"{device} ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else str(device)
+
+
+def usable_processors() -> int:
+    """Count the processors that this process may use: affinity, and the limit of its container."""
+    from joblib import cpu_count  # type: ignore[import-untyped]
+
+    return int(cpu_count())

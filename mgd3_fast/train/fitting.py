@@ -22,6 +22,7 @@ StepLoss = Callable[[nn.Module, int], dict[str, Tensor]]
 
 _CURVE_POINTS = 200
 _NOTE_PERIOD_S = 30.0
+_MOST_UNSAVED_S = 600.0
 
 
 def fit_network(
@@ -58,14 +59,12 @@ def fit_network(
     fit = Fit(parts, steps, run.out / CHECKPOINTS / f"{part}.pt")
     run.log.plan(part, steps)
     _note_changed_length(run, part, fit)
-    begun, started_s = fit.step, time.monotonic()
-    noted_s = started_s
+    notes = _Notes(run, part, fit, curve)
 
     def lr(step: int) -> float:
         return highest_lr * rate_share(config.schedule, step, steps, warmup=config.warmup)
 
     def do_step(step: int) -> None:
-        nonlocal noted_s
         with torch.autocast(run.device.type, torch.bfloat16, enabled=run.bf16):
             losses = step_loss(model, step)
         values = {name: float(value.detach()) for name, value in losses.items()}
@@ -77,17 +76,16 @@ def fit_network(
         curve.add(step, values)
         run.log.keep(part)
         bar.advance()
-        if curve.points and time.monotonic() - noted_s >= _NOTE_PERIOD_S:
-            noted_s = time.monotonic()
-            later_s = run.later_s if vae else 0.0
-            left_s = (steps - step) * (noted_s - started_s) / (step + 1 - begun) + later_s
-            whole = " of both parts" if later_s else ""
-            run.progress.note(f"{part} {curve.last()}, lr {lr(step + 1):.2g}, {duration(left_s)} left{whole}")
+        notes.after(step, lr(step + 1))
 
-    with run.progress.stage(
-        f"train {part}", total=max(steps, fit.step), unit="step", initial=fit.step
-    ) as bar:
-        fit.run(do_step, lambda: fit.step % config.checkpoint_every == 0 or fit.step == steps)
+    def is_due() -> bool:
+        return (
+            fit.step % config.checkpoint_every == 0 or fit.step == steps or fit.unsaved_s >= _MOST_UNSAVED_S
+        )
+
+    total = max(steps, fit.step)
+    with run.progress.stage(f"train {part}", total=total, unit="step", initial=fit.step) as bar:
+        fit.run(do_step, is_due)
     kept: nn.Module = averaged.module
     return kept.eval(), FitLog(curve.closed(fit.step), fit.wall_s)
 
@@ -109,6 +107,27 @@ def _diverged_error(loss: float, step: int, part: str) -> UserError:
     return UserError(
         f"the loss became {loss} at step {step} of {part}: a lower {lr} or --clip-grad starts {part} again"
     )
+
+
+class _Notes:
+    """Now and then a line: losses, learning rate, and the time left, that of the other part included."""
+
+    def __init__(self, run: TrainingRun, part: str, fit: Fit, curve: _LossCurve) -> None:
+        self._run, self._part, self._curve = run, part, curve
+        self._begun, self._steps = fit.step, fit.steps
+        self._started_s = self._noted_s = time.monotonic()
+
+    def after(self, step: int, lr: float) -> None:
+        """Say it, unless it was said just before."""
+        now_s = time.monotonic()
+        if not self._curve.points or now_s - self._noted_s < _NOTE_PERIOD_S:
+            return
+        self._noted_s = now_s
+        later_s = self._run.later_s if self._part == "vae" else 0.0
+        step_s = (now_s - self._started_s) / (step + 1 - self._begun)
+        left = duration((self._steps - step - 1) * step_s + later_s)
+        whose = " of both parts" if later_s else ""
+        self._run.progress.note(f"{self._part} {self._curve.last()}, lr {lr:.2g}, {left} left{whose}")
 
 
 class _LossCurve:
