@@ -336,8 +336,7 @@ def test_mnist5k_trains_at_32_pixels(tmp_path):
     [
         ({"part": "unet"}, "part must be one of vae, dit, both, got 'unet'"),
         ({"dataset": ""}, "dataset must not be empty"),
-        ({"steps": None}, "exactly one of epochs and steps"),
-        ({"epochs": 3.0}, "exactly one of epochs and steps"),
+        ({"epochs": 3.0}, "at most one of epochs and steps must be given, got 3 and 7"),
         ({"steps": 0}, "steps must be a whole number of at least 1, got 0"),
         ({"lr": 0.0}, "lr must be above 0"),
         ({"lr": "fast"}, "lr must be a finite number"),
@@ -362,7 +361,7 @@ def test_configuration_out_of_range_is_named(tiny, changes, message):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"resolution": 15}, "resolution must be a multiple of 2 for 2 blocks, got 15"),
+        ({"resolution": 15}, "multiple of 2 for 2 blocks of vae_channels, such as 16, got 15"),
         ({"patch": 3}, "patch must divide the 8 latent pixels of a side, got 3"),
         ({"model": "DiT-H/2"}, "model must be one of custom, DiT-S/2"),
         ({"part": "dit"}, "vae must be given for part dit"),
@@ -433,7 +432,7 @@ def test_folder_of_another_run_is_refused(trained):
     config, _ = trained
     with pytest.raises(UserError, match=r"lr must be 0\.01 to go on with the training of dit .*, got 0\.5"):
         train(replace(config, lr=0.5))
-    with pytest.raises(UserError, match=r"kl_weight must be 0\.0001 to go on with the training of vae"):
+    with pytest.raises(UserError, match=r"kl_weight must be 0\.001 to go on with the training of vae"):
         train(replace(config, kl_weight=1.0))
 
 
