@@ -87,6 +87,15 @@ def classes_option() -> Any:
     )
 
 
+def split_option() -> Any:
+    """Declare the part of the training images that is used."""
+    return option(
+        "train: all training images; fit: without those that `evaluate --eval-split val` tests on",
+        default="train",
+        choices=("train", "fit"),
+    )
+
+
 def data_dir_option() -> Any:
     """Declare the folder that ImageNet's names are class lists over."""
     return path("ILSVRC tree of the imagenet names (default: $IMAGENET_DIR)", default=None)

@@ -136,6 +136,26 @@ def training_latents(run: TrainingRun, autoencoder: Autoencoder, class_ids: list
     return TrainingLatents(copies, class_ids)
 
 
+def held_out_latents(
+    run: TrainingRun, autoencoder: Autoencoder, class_ids: list[int]
+) -> TrainingLatents | None:
+    """Encode the held-out images of a run, where it has any; see `training_latents`."""
+    if run.held_out is None:
+        return None
+    store = LatentStore(run.config.cache_dir, autoencoder.digest, run.resolution)
+    encode_dataset(
+        run.held_out,
+        autoencoder,
+        store,
+        device=run.device,
+        on_bad_image=run.config.on_bad_image,
+        progress=run.progress,
+    )
+    ids = dict(zip(run.dataset.class_names, class_ids, strict=True))
+    latents = stored_latents(store, run.held_out)
+    return TrainingLatents([latents], [ids[name] for name in run.held_out.class_names])
+
+
 def stored_latents(store: LatentStore, dataset: Dataset) -> list[ClassLatents]:
     """What a store that was filled holds of each class."""
     found = [store.open(cls) for cls in dataset.classes]

@@ -66,6 +66,8 @@ def tiny_config(image_folder: Path, out: Path, **changes: object) -> TrainConfig
         "ema": 0.5,
         "checkpoint_every": 3,
         "device": "cpu",
+        "sample_sheets": 0,
+        "judge": "off",
     }
     return TrainConfig(**{**settings, **changes})
 
@@ -325,6 +327,8 @@ def test_mnist5k_trains_at_32_pixels(tmp_path):
         heads=2,
         steps=1,
         batch_size=8,
+        sample_sheets=0,
+        judge="off",
     )
     generator = load_generator(str(train(config)))
     assert (generator.resolution, generator.latent_shape) == (32, (4, 8, 8))
