@@ -97,8 +97,8 @@ def _found(spec: str, vae: str | None) -> Generator | None:
         return load_generator_folder(path, vae)
     if (path / TRAINING).is_file():
         raise UserError(
-            f"generator must be finished, and {spec} has no network yet: `mgd3-fast train --part dit --dataset"
-            f" ... --out {quote(spec)}` trains it"
+            f"generator must be finished, and {spec} has no network yet: `mgd3-fast train --dataset"
+            f" ... --part dit --out {quote(spec)}` trains it"
         )
     if path.exists() and is_ldm(path):
         return ldm_from_path(path, vae)
