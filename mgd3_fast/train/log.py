@@ -10,9 +10,9 @@ from typing import Any
 
 from mgd3_engine.files.renaming import renamed
 from mgd3_fast.errors import UserError
+from mgd3_fast.generators.folder import TRAINING
 from mgd3_fast.versions import versions
 
-LOG_NAME = "training.json"
 CHECKPOINTS = "checkpoints"
 
 
@@ -42,7 +42,7 @@ class TrainingLog:
     """
 
     def __init__(self, out: Path) -> None:
-        self.path = out / LOG_NAME
+        self.path = out / TRAINING
         if out.exists() and not out.is_dir():
             raise UserError(f"out must be a folder, got the file {out}")
         self._parts: dict[str, Any] = {}
