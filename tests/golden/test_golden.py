@@ -292,6 +292,7 @@ TINY_TRAINING = {
     "ema": 0.5,
     "checkpoint-every": 3,
     "augment": "shift",
+    "judge": "off",
 }
 
 
