@@ -79,26 +79,35 @@ class _LatentLoss:
     null_class: int
 
     def __call__(
-        self, model: nn.Module, latents: TrainingLatents, indices: Tensor, generator: torch.Generator
+        self,
+        model: nn.Module,
+        latents: TrainingLatents,
+        indices: Tensor,
+        generator: torch.Generator,
+        timestep: Tensor | None = None,
     ) -> dict[str, Tensor]:
         B, device = len(indices), self.run.device
         copies = torch.randint(latents.num_copies, (B,), generator=generator)
         x0, class_ids = latents.batch(indices, copies)  # [B, C, H, W], [B]
         dropped = torch.rand(B, generator=generator) < self.run.config.label_dropout
         class_ids = torch.where(dropped, self.null_class, class_ids)
-        timestep = torch.randint(self.loss.num_timesteps, (B,), generator=generator)
+        if timestep is None:
+            timestep = torch.randint(self.loss.num_timesteps, (B,), generator=generator)
         noise = torch.randn(x0.shape, generator=generator)
         return self.loss(model, *(each.to(device) for each in (x0, class_ids, timestep, noise)))
 
     def held_out(self, latents: TrainingLatents) -> HeldOutLoss:
-        config = self.run.config
-        batches = torch.split(torch.arange(len(latents)), config.batch_size)
+        N, B, seed = len(latents), self.run.config.batch_size, self.run.config.seed
+        # Evenly spread and shuffled, not drawn: the loss differs more between timesteps than between images.
+        timesteps = torch.randperm(N, generator=step_generator(seed, "dit", "held out"))
+        timesteps = timesteps * self.loss.num_timesteps // N
+        batches = torch.split(torch.arange(N), B)
 
         def batch_loss(model: nn.Module, batch: int) -> dict[str, Tensor]:
-            generator = step_generator(config.seed, "dit", "held out", batch)
-            return self(model, latents, batches[batch], generator)
+            images, generator = batches[batch], step_generator(seed, "dit", "held out", batch)
+            return self(model, latents, images, generator, timesteps[images])
 
-        return HeldOutLoss(batch_loss, len(batches), len(latents))
+        return HeldOutLoss(batch_loss, len(batches), N)
 
 
 def new_network(config: TrainConfig, *, num_classes: int, latent_shape: tuple[int, int, int]) -> DiT:
