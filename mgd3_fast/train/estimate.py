@@ -74,7 +74,7 @@ def _step_s(run: TrainingRun, network: _Network, loss: Callable[[TrainingRun, _N
         with torch.autocast(run.device.type, torch.bfloat16, enabled=run.bf16):
             value = loss(run, network)
         value.backward()  # type: ignore[no-untyped-call]
-        float(value)  # waits for a GPU
+        float(value.detach())  # waits for a GPU
         taken.append(time.perf_counter() - started)
     network.zero_grad(set_to_none=True)
     return median(taken[1:])

@@ -23,13 +23,13 @@ from mgd3_fast.datasets.shard_index import stream_shards
 
 _LOOKED_AT = 32  # images whose sizes decide the resolution
 _LOWEST_RESOLUTION = 32
-_FINE_TUNING = {"epochs": 8.0}  # as MGD3 fine-tunes DiT-XL/2
+_FINE_TUNING_EPOCHS = 8.0  # as MGD3 fine-tunes DiT-XL/2
 _LARGEST_SMALL_LATENT = 16
 _SMALL_LATENT_GUIDANCE = {"cfg_scale": 2.0, "mode_scale": 0.2, "t_stop": 0}
 _HALVED_MORE = 128  # from this side on, images are halved three times
 _LARGEST_EMA = 0.9999
 _DIT_SIZES = {"hidden", "depth", "heads", "patch"}
-_FOLLOWING = {"steps", "vae_steps", "ema", "vae_ema", "heads", "patch"}
+_FOLLOWING = {"steps", "vae_steps", "warmup", "ema", "vae_ema", "heads", "patch"}
 _ARCHITECTURE = {*_DIT_SIZES, "vae_channels", "vae_layers", "vae_attention"}
 
 
@@ -45,6 +45,7 @@ class Preset:
         steps: Its fewest and most steps.
         vae_passes: Likewise of the autoencoder.
         vae_steps: Likewise.
+        warmup: Most steps that the learning rate rises over, at most a tenth of all.
         fixed: Options by name that depend on neither images nor pixels.
     """
 
@@ -55,6 +56,7 @@ class Preset:
     steps: tuple[int, int]
     vae_passes: int
     vae_steps: tuple[int, int]
+    warmup: int
     fixed: Mapping[str, Any]
 
 
@@ -66,13 +68,13 @@ SMALL = Preset(
     steps=(2000, 8000),
     vae_passes=10,
     vae_steps=(600, 2400),
+    warmup=50,
     fixed={
         "hidden": 160,
         "depth": 4,
         "batch_size": 32,
         "lr": 1e-3,
         "schedule": "cosine",
-        "warmup": 50,
         "clip_grad": 1.0,
         "vae_layers": 1,
         "vae_attention": "none",
@@ -89,13 +91,13 @@ LARGE = Preset(
     steps=(5000, 100_000),
     vae_passes=50,
     vae_steps=(5000, 50_000),
+    warmup=0,
     fixed={
         "hidden": 384,
         "depth": 12,
         "batch_size": 128,
         "lr": 1e-4,
         "schedule": "constant",
-        "warmup": 0,
         "vae_layers": 2,
         "vae_attention": "middle",
         "kl_weight": 1e-4,
@@ -146,11 +148,13 @@ def completed(
     Raises:
         UserError: What was given does not fit what was filled in.
     """
-    if config.init is not None and config.steps is None:
-        config = _filled(config, _FINE_TUNING)
+    said = {config.steps, config.epochs, *(recorded.get(name) for name in ("steps", "vae_steps"))}
+    if config.init is not None and said == {None}:
+        config = replace(config, epochs=_FINE_TUNING_EPOCHS)
     halvings = 2 if config.resolution < _HALVED_MORE else 3
     of_preset = {**preset.fixed, "vae_channels": preset.vae_channels[: halvings + 1]}
-    begun_with = {name: value for name, value in recorded.items() if name in {*of_preset, *_FOLLOWING}}
+    lasting = _FOLLOWING | (set(of_preset) if config.preset == "auto" else set())
+    begun_with = {name: value for name, value in recorded.items() if name in lasting}
     config = _filled(config, {**of_preset, **begun_with})
     if latent_side is None and config.vae_channels is not None:
         latent_side = config.resolution // 2 ** (len(config.vae_channels) - 1)
@@ -197,11 +201,12 @@ def _numbers_of_steps(config: TrainConfig, preset: Preset, images: int) -> dict[
 def _consequences(
     config: TrainConfig, preset: Preset, images: int, latent_side: int | None
 ) -> dict[str, Any]:
-    """Averages over the last eighth of the steps, and what follows from width and latents."""
-    chosen: dict[str, Any] = {}
-    for name, part in (("ema", "dit"), ("vae_ema", "vae")):
-        if config.part in (part, "both"):
-            chosen[name] = min(_LARGEST_EMA, max(0.0, round(1 - 8 / steps_of(config, part, images), 6)))
+    """Warm-up and averages, the last eighth of the steps; and what follows from width and latents."""
+    averages = {"vae": "vae_ema", "dit": "ema"}
+    steps = {part: steps_of(config, part, images) for part in averages if config.part in (part, "both")}
+    chosen: dict[str, Any] = {"warmup": min(preset.warmup, min(steps.values()) // 10)}
+    for part, total in steps.items():
+        chosen[averages[part]] = min(_LARGEST_EMA, max(0.0, round(1 - 8 / total, 6)))
     if config.hidden is not None:
         most = max(1, config.hidden // preset.head_width)
         chosen["heads"] = next(heads for heads in range(most, 0, -1) if config.hidden % heads == 0)

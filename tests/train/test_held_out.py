@@ -16,7 +16,8 @@ from mgd3_fast.progress import Progress
 from mgd3_fast.train import TrainConfig, train
 from mgd3_fast.train.held_out import HeldOutLoss, best_before_rise, open_held_out_images
 from tests.fakes.pictures import photo
-from tests.train.test_train import StoppingProgress, tiny_config, weights_of
+from tests.fakes.tiny_training import tiny_config
+from tests.train.test_train import StoppingProgress, weights_of
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -9,10 +9,8 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 from safetensors.torch import load_file
 
 from mgd3_engine import GuidedSampler
@@ -29,47 +27,13 @@ from mgd3_fast.train.autoencoder import start_autoencoder
 from mgd3_fast.train.batches import TrainingImages
 from mgd3_fast.train.latents import ChangedCopies, TrainingLatents
 from tests.fakes.random_networks import random_diffusers_dit, random_vae
+from tests.fakes.tiny_training import tiny_config, write_images
 
 
 @pytest.fixture(scope="module")
 def image_folder(tmp_path_factory):
-    """Three classes of six 20x16 images, each class of its own colour."""
-    root = tmp_path_factory.mktemp("images") / "tiny"
-    random = np.random.default_rng(0)
-    for label, name in enumerate(("ant", "bee", "cat")):
-        (root / name).mkdir(parents=True)
-        for index in range(6):
-            pixels = random.integers(0, 60, (16, 20, 3), dtype=np.uint8)
-            pixels[..., label] += 150
-            Image.fromarray(pixels).save(root / name / f"{index}.png")
-    return root
-
-
-def tiny_config(image_folder: Path, out: Path, **changes: object) -> TrainConfig:
-    settings: dict[str, object] = {
-        "dataset": str(image_folder),
-        "out": out,
-        "cache_dir": out.parent / "cache",
-        "resolution": 16,
-        "vae_channels": (8, 16),
-        "vae_layers": 1,
-        "vae_attention": "none",
-        "vae_steps": 4,
-        "vae_batch_size": 5,
-        "hidden": 16,
-        "depth": 1,
-        "heads": 2,
-        "patch": 2,
-        "steps": 7,
-        "batch_size": 4,
-        "lr": 1e-2,
-        "ema": 0.5,
-        "checkpoint_every": 3,
-        "device": "cpu",
-        "sample_sheets": 0,
-        "judge": "off",
-    }
-    return TrainConfig(**{**settings, **changes})
+    """Three classes of six 20x16 images."""
+    return write_images(tmp_path_factory.mktemp("images") / "tiny")
 
 
 @pytest.fixture
