@@ -5,6 +5,7 @@ Shape letters: N images, R pixels a side, S side that the classifier sees.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -31,16 +32,15 @@ def shrunk(images: Tensor) -> Tensor:
     return smaller.round().clamp(0, 255).to(torch.uint8)
 
 
-def quick_recipe(dataset: str, num_classes: int, per_class: int, side: int) -> Recipe:
+def quick_recipe(dataset: str, num_classes: int, images: int, side: int) -> Recipe:
     """The small protocol's hard labels, shortened to about 400 steps and tested once, at the end."""
-    config = EvaluateConfig(folders=(Path(),), dataset=dataset, tests=1)
+    config = EvaluateConfig(folders=(Path(),), dataset=dataset, size=side, tests=1)
     preset = find_preset("auto", dataset, side, imagenet=False)
-    made = {"ipc": per_class, "num_classes": num_classes, "side": side}
-    batches = -(-per_class * num_classes // make_recipe(config, preset, NETWORK, **made).batch_size)
-    shortened = EvaluateConfig(
-        folders=(Path(),), dataset=dataset, tests=1, size=side, epochs=max(1, STEPS // batches)
+    recipe = make_recipe(
+        config, preset, NETWORK, ipc=-(-images // num_classes), num_classes=num_classes, side=side
     )
-    return make_recipe(shortened, preset, NETWORK, **made)
+    epochs = max(1, STEPS // -(-images // recipe.batch_size))
+    return replace(recipe, epochs=epochs, test_every=epochs)
 
 
 def taught_accuracy(

@@ -16,7 +16,7 @@ import torch
 
 from mgd3_fast.config.judge import JudgeConfig
 from mgd3_fast.datasets import Dataset
-from mgd3_fast.datasets.holdout import chosen_images, held_out_part, open_held_out, spread
+from mgd3_fast.datasets.holdout import chosen_images, fit_part, held_out_part, open_held_out, spread
 from mgd3_fast.errors import UserError
 from mgd3_fast.evaluate.images import ImageSet
 from mgd3_fast.generators import amend_description, class_ids, for_run
@@ -46,7 +46,7 @@ class Case:
         train: The judged classes, with all their training images.
         held_out: The same classes, with images that are tested on.
         class_ids: The generator's id of each.
-        per_class: Samples of a class, and training images that stand beside them.
+        counts: Samples of each, and training images that stand beside them.
         seen: Whether the generator may have been trained on the held-out images.
     """
 
@@ -54,7 +54,7 @@ class Case:
     train: Dataset
     held_out: Dataset
     class_ids: tuple[int, ...]
-    per_class: int
+    counts: tuple[int, ...]
     seen: bool
 
     @property
@@ -120,26 +120,33 @@ def _open_case(config: JudgeConfig, progress: Progress) -> Case:
     )
     seen = held_out is None
     if held_out is None:
-        held_out = held_out_part(whole)
-        progress.note(
-            f"{whole.name} has no val split: judged by a fifth of its training images, which the generator"
-            " may know by heart (train and judge with --split fit to leave them out)"
-        )
+        whole, held_out = _without_a_fifth(whole, progress)
     judged = _judged(whole, held_out)
     train, held_out = whole.subset(judged), held_out.subset(judged)
-    per_class = min(MOST_PER_CLASS, max(2, config.samples // len(judged)), *train.counts.values())
+    most = min(MOST_PER_CLASS, max(2, config.samples // len(judged)))
+    counts = tuple(min(most, len(cls)) for cls in train.classes)
     held_out = chosen_images(held_out, max(2, MOST_HELD_OUT // len(judged)))
     ids = class_ids(generator, train, progress)
-    return Case(replace(sources, generator=generator), train, held_out, ids, per_class, seen)
+    return Case(replace(sources, generator=generator), train, held_out, ids, counts, seen)
+
+
+def _without_a_fifth(whole: Dataset, progress: Progress) -> tuple[Dataset, Dataset]:
+    """The classes that have two images and more without a fifth of each, and that fifth."""
+    progress.note(
+        f"{whole.name} has no val split: judged by a fifth of its training images, which the generator may"
+        " know by heart (train and judge with --split fit to leave them out)"
+    )
+    shared = whole.subset([cls.label for cls in whole.classes if len(cls) > 1])
+    return fit_part(shared), held_out_part(shared)
 
 
 def _judged(train: Dataset, held_out: Dataset) -> Sequence[int]:
     """Labels of the classes to judge by: at most 50, evenly spread, of those with enough images."""
     tested = {cls.label for cls in held_out.classes if len(cls)}
-    fit = [cls.label for cls in train.classes if len(cls) > 1 and cls.label in tested]
+    fit = [cls.label for cls in train.classes if len(cls) and cls.label in tested]
     if len(fit) < 2:
         raise UserError(
-            "dataset must have at least 2 classes of 2 training images and a held-out one to judge by, got"
+            "dataset must have at least 2 classes of training and held-out images to judge by, got"
             f" {len(fit)}"
         )
     return [fit[place] for place in spread(len(fit), MOST_CLASSES)]
@@ -148,19 +155,18 @@ def _judged(train: Dataset, held_out: Dataset) -> Sequence[int]:
 def _measure(case: Case, config: JudgeConfig, progress: Progress) -> Measures:
     sources, names = case.sources, case.train.class_names
     sources.encode(case.train, config.on_bad_image, progress)
-    ids = [one for one in case.class_ids for _ in range(case.per_class)]
-    identities = [(name, number) for name in names for number in range(case.per_class)]
     drawn = draw_samples(
         sources.generator,
-        ids,
-        identities,
+        [one for one, count in zip(case.class_ids, case.counts, strict=True) for _ in range(count)],
+        [(name, number) for name, count in zip(names, case.counts, strict=True) for number in range(count)],
         seed=config.seed,
         device=sources.device,
         precision=sources.precision,
         progress=progress,
     )
-    samples = ImageSet(drawn, torch.arange(len(names)).repeat_interleave(case.per_class))
-    real = read_images(chosen_images(case.train, case.per_class), case.resolution, config.on_bad_image)
+    samples = ImageSet(drawn, torch.arange(len(names)).repeat_interleave(torch.tensor(case.counts)))
+    beside = chosen_images(case.train, max(case.counts))
+    real = read_images(beside, case.resolution, config.on_bad_image)
     held_out = read_images(case.held_out, case.resolution, config.on_bad_image)
     autoencoder = sources.generator.autoencoder.to(sources.device, sources.store.dtype)
     with progress.activity(f"encoding and decoding {len(held_out):,} held-out images"):
@@ -187,7 +193,7 @@ def _measure(case: Case, config: JudgeConfig, progress: Progress) -> Measures:
 def _taught(case: Case, train: ImageSet, test: ImageSet, seed: int, name: str, progress: Progress) -> float:
     small, tested = (replace(images, pixels=shrunk(images.pixels)) for images in (train, test))
     classes = len(case.class_ids)
-    recipe = quick_recipe(case.train.name, classes, case.per_class, small.pixels.shape[-1])
+    recipe = quick_recipe(case.train.name, classes, sum(case.counts), small.pixels.shape[-1])
     return taught_accuracy(
         recipe,
         small,
@@ -223,7 +229,7 @@ def _settings(case: Case, config: JudgeConfig) -> dict[str, Any]:
         "held_out_fingerprint": case.held_out.fingerprint,
         "seen_in_training": case.seen,
         "classes": len(case.class_ids),
-        "per_class": case.per_class,
+        "samples": sum(case.counts),
         "seed": config.seed,
         "sampling": asdict(case.sources.generator.defaults),
         "precision": case.sources.precision,

@@ -59,12 +59,12 @@ def test_the_verdict_is_the_same_again_and_kept_in_the_folder(
     assert json.loads((folder / "generator.json").read_text())["quality"] == json.loads(json.dumps(quality))
     assert quality["line"].startswith(f"{quality['verdict']}: ")
     assert {
-        name: quality["settings"][name] for name in ("held_out", "seen_in_training", "classes", "per_class")
+        name: quality["settings"][name] for name in ("held_out", "seen_in_training", "classes", "samples")
     } == {
         "held_out": "val",
         "seen_in_training": False,
         "classes": 3,
-        "per_class": 3,
+        "samples": 9,
     }
     assert quality["measures"]["held_out"] == 9
     for name in ("samples.png", "reconstructions.png"):
@@ -93,8 +93,17 @@ def test_without_a_val_split_a_fifth_is_tested_on_and_it_is_said(config: Any, pi
     assert "has no val split" in said.getvalue()
     fit = judge(config(dataset=str(pictures), split="fit"))
     assert not fit["settings"]["seen_in_training"]
-    assert fit["settings"]["held_out"] == "val of train"
-    assert fit["settings"]["dataset_fingerprint"] != quality["settings"]["dataset_fingerprint"]
+    assert fit["settings"]["held_out"] == quality["settings"]["held_out"] == "val of train"
+    assert fit["measures"] == quality["measures"]  # what is tested on is not compared with itself
+
+
+def test_a_small_class_leaves_the_others_their_samples(
+    config: Any, split_pictures: Path, tmp_path: Path
+) -> None:
+    dataset = shutil.copytree(split_pictures, tmp_path / "birds")
+    for number in range(1, 5):
+        (dataset / f"train/ant/{number}.png").unlink()
+    assert judge(config(dataset=str(dataset)))["settings"]["samples"] == 1 + 3 + 3
 
 
 def test_another_autoencoder_is_not_what_the_folder_keeps(config: Any, folder: Path) -> None:
@@ -104,7 +113,7 @@ def test_another_autoencoder_is_not_what_the_folder_keeps(config: Any, folder: P
 
 def test_what_cannot_be_judged_is_refused(config: Any, folder: Path) -> None:
     with pytest.raises(
-        UserError, match="dataset must have at least 2 classes of 2 training images and a held-out"
+        UserError, match="dataset must have at least 2 classes of training and held-out images"
     ):
         judge(config(classes="ant"))
     description = json.loads((folder / "generator.json").read_text())

@@ -55,7 +55,7 @@ def striped(seed: int, count: int, labels: torch.Tensor) -> ImageSet:
 
 def test_the_classifier_learns_what_the_images_show_the_same_in_every_call(one_thread: None) -> None:
     labels = torch.arange(2).repeat(10)
-    recipe = quick_recipe("any", 2, 10, 16)
+    recipe = quick_recipe("any", 2, 20, 16)
     assert (recipe.size, recipe.test_every) == (16, recipe.epochs)
     shortened = type(recipe)(**{**vars(recipe), "epochs": 12, "test_every": 12})
     test = striped(1, 20, labels)
