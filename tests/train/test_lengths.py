@@ -12,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from mgd3_fast.cli import main
 from mgd3_fast.errors import UserError
 from mgd3_fast.fit import load_checkpoint, steps_done
 from mgd3_fast.progress import Progress
@@ -174,3 +175,19 @@ def test_time_left_counts_both_parts(images, tmp_path, monkeypatch):
     )
     assert all(line.endswith("117 min left of both parts") for line in vae)
     assert dit[-1].endswith("0 s left")
+
+
+def test_half_a_generator_names_the_command_that_trains_the_other_half(images, tmp_path, capsys):
+    out = tmp_path / "half done"
+    config = tiny_config(images, out)
+    options = ["--resolution", "16", "--vae-channels", "4,8", "--cache-dir", str(config.cache_dir)]
+    train_it = ["train", "--dataset", str(images), "--out", str(out), *options, "--classes", "ant,bee"]
+    assert main([*train_it, "--part", "vae", "--vae-steps", "1"]) == 0
+    last = capsys.readouterr().out.splitlines()[-1]
+    asked = f"mgd3-fast train --dataset {images} --classes ant,bee --part dit --out '{out}'"
+    assert last == f"next, the DiT on its latents: {asked}"
+    assert main(["distill", "--dataset", str(images), "--generator", str(out), "--ipc", "1", "--out", "x"]) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert f"has no network yet: `mgd3-fast train --dataset ... --part dit --out '{out}'` trains it" in error
+    assert main([*train_it, "--part", "dit", "--hidden", "8", "--depth", "1", "--steps", "1"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1].startswith(f"use it with: mgd3-fast distill --dataset {images}")
