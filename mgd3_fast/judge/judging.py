@@ -17,7 +17,7 @@ import torch
 from mgd3_fast.config.judge import JudgeConfig
 from mgd3_fast.datasets import Dataset
 from mgd3_fast.datasets.holdout import chosen_images, fit_part, held_out_part, open_held_out, spread
-from mgd3_fast.errors import UserError
+from mgd3_fast.errors import Interrupted, UserError
 from mgd3_fast.evaluate.images import ImageSet
 from mgd3_fast.generators import amend_description, class_ids, for_run
 from mgd3_fast.generators.folder import DESCRIPTION
@@ -76,12 +76,16 @@ def judge(config: JudgeConfig, progress: Progress = SILENT) -> dict[str, Any]:
 
     Raises:
         UserError: Something named does not exist or does not fit.
+        Interrupted: Ctrl-C; latents that were encoded are kept.
     """
     kept = [Path(config.generator)] if _is_kept(config) else []
     for folder in (*kept, *([Path(config.out)] if config.out is not None else [])):
         check_writable(folder)  # before the work
     case = _open_case(config, progress)
-    measures = _measure(case, config, progress)
+    try:
+        measures = _measure(case, config, progress)
+    except KeyboardInterrupt:
+        raise Interrupted("there is no verdict yet; the same command begins it again") from None
     found = verdict(measures)
     generator = case.sources.generator
     quality = {

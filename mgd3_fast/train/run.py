@@ -97,7 +97,7 @@ def open_run(config: TrainConfig, progress: Progress) -> TrainingRun:
         latent_side=None if shape is None else shape[1],
     )
     bf16 = resolve_precision(config.precision, device) == "bf16"
-    held_out = open_held_out_images(config, dataset.class_names)
+    held_out = None if dataset.stream is not None else open_held_out_images(config, dataset.class_names)
     return TrainingRun(
         config, dataset, init, schedule, resolution, device, bf16, log, progress, pixels, held_out
     )

@@ -95,8 +95,10 @@ OPTIONS = {
         "--dataset",
         "--data-dir",
         "--classes",
+        "--split",
         "--out",
         "--part",
+        "--preset",
         "--init",
         "--generator-classes",
         "--generator-heads",
@@ -136,6 +138,8 @@ OPTIONS = {
         "--checkpoint-every",
         "--cache-dir",
         "--on-bad-image",
+        "--sample-sheets",
+        "--judge",
         "--stored-precision",
         "--name",
         "--licence",
@@ -144,6 +148,7 @@ OPTIONS = {
         "--t-stop",
         *REPORTING,
     ],
+    "judge": [*ENCODE, "--samples", "--seed", "--out", *REPORTING],
     "metrics": [
         *ENCODE,
         "--features",
@@ -257,7 +262,7 @@ def test_options_are_frozen(command: str) -> None:
 
 def test_commands_are_frozen() -> None:
     assert " ".join(COMMANDS) == (
-        "distill encode discover evaluate train export metrics convert report doctor"
+        "distill encode discover evaluate train judge export metrics convert report doctor"
     )
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from mgd3_fast.config import DistillConfig
-from mgd3_fast.errors import UserError
+from mgd3_fast.errors import Interrupted, UserError
 from mgd3_fast.generators import load_generator
 from mgd3_fast.judge import JudgeConfig, judge
 from mgd3_fast.progress import Progress
@@ -109,6 +109,20 @@ def test_a_small_class_leaves_the_others_their_samples(
 def test_another_autoencoder_is_not_what_the_folder_keeps(config: Any, folder: Path) -> None:
     judge(config(vae=str(folder / "vae")))
     assert "quality" not in json.loads((folder / "generator.json").read_text())
+
+
+def test_an_interrupted_judgement_leaves_the_folder_as_it_was(
+    config: Any, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = (folder / "generator.json").read_bytes()
+
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("mgd3_fast.judge.judging.taught_accuracy", interrupted)
+    with pytest.raises(Interrupted, match="there is no verdict yet; the same command begins it again"):
+        judge(config())
+    assert (folder / "generator.json").read_bytes() == before
 
 
 def test_what_cannot_be_judged_is_refused(config: Any, folder: Path) -> None:
