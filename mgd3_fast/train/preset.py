@@ -101,6 +101,7 @@ LARGE = Preset(
         "batch_size": 128,
         "lr": 1e-4,
         "schedule": "constant",
+        "clip_grad": None,
         "vae_layers": 2,
         "vae_attention": "middle",
         "kl_weight": 1e-4,

@@ -48,7 +48,9 @@ def shards(tmp_path) -> Path:
 
 
 def weights_of(folder: Path) -> dict[str, torch.Tensor]:
-    return load_file(folder / "dit.safetensors") | load_file(folder / "vae/diffusion_pytorch_model.safetensors")
+    return load_file(folder / "dit.safetensors") | load_file(
+        folder / "vae/diffusion_pytorch_model.safetensors"
+    )
 
 
 def test_a_stream_gives_the_network_that_the_same_tars_give(parquet, shards, tmp_path):
