@@ -35,6 +35,15 @@ STORED_PRECISIONS = ("fp32", "fp16", "bf16")
 PRESETS = ("auto", "small", "large")
 CUSTOM_MODEL = "custom"
 
+# Fields that decide the weights of both parts, of the autoencoder, of the DiT; and how it is sampled.
+_COMMON = {"dataset", "classes", "init", "resolution", "augment", "seed", "precision", "on_bad_image"}
+_COMMON |= {"split", "weight_decay", "schedule", "warmup", "clip_grad"}
+_VAE = {"vae_channels", "vae_layers", "vae_attention", "latent_channels", "vae_loss", "kl_weight"}
+_VAE |= {"vae_batch_size", "vae_lr", "vae_ema"}
+_DIT = {"vae", "augment_copies", "model", "hidden", "depth", "heads", "patch", "variance"}
+_DIT |= {"batch_size", "lr", "ema", "label_dropout"}
+_GUIDANCE = {"cfg_scale", "mode_scale", "t_stop"}
+
 
 def widths(text: str) -> tuple[int, ...]:
     """Read whole numbers separated by commas."""
@@ -258,12 +267,3 @@ def identity(config: TrainConfig, part: str) -> Mapping[str, Any]:
     """
     names = _COMMON | (_VAE if part == "vae" else _DIT)
     return {name: _portable(getattr(config, name)) for name in sorted(names)}
-
-
-_COMMON = {"dataset", "classes", "init", "resolution", "augment", "seed", "precision", "on_bad_image"}
-_COMMON |= {"split", "weight_decay", "schedule", "warmup", "clip_grad"}
-_VAE = {"vae_channels", "vae_layers", "vae_attention", "latent_channels", "vae_loss", "kl_weight"}
-_VAE |= {"vae_batch_size", "vae_lr", "vae_ema"}
-_DIT = {"vae", "augment_copies", "model", "hidden", "depth", "heads", "patch", "variance"}
-_DIT |= {"batch_size", "lr", "ema", "label_dropout"}
-_GUIDANCE = {"cfg_scale", "mode_scale", "t_stop"}

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -46,10 +45,10 @@ def train_autoencoder(run: TrainingRun, network: AutoencoderKL) -> Path:
         UserError: The images cannot be read, or another length is asked for of an autoencoder that a DiT
             was begun on.
     """
-    images = training_images(run)
-    run = _of_settled_length(run, len(images))
-    config = run.config
+    config, images = run.config, training_images(run)
     run.log.begin("vae", {**identity(config, "vae"), "images": run.dataset.fingerprint})
+    if _is_settled(run, steps_of(config, "vae", len(images))):
+        return run.out / "vae"
     order = EpochOrder(len(images), config.vae_batch_size, config.seed, "vae", straddling=True)
 
     def step_loss(vae: nn.Module, step: int) -> dict[str, Tensor]:
@@ -192,18 +191,17 @@ def _held_out_loss(run: TrainingRun) -> HeldOutLoss | None:
     return HeldOutLoss(batch_loss, len(batches), len(images))
 
 
-def _of_settled_length(run: TrainingRun, count: int) -> TrainingRun:
-    """An autoencoder whose latents a DiT has begun to learn stays as it is."""
-    if not run.log.is_held("dit") or run.log.finished("vae") is None:
-        return run
-    done = run.log.steps("vae")
-    asked = steps_of(run.config, "vae", count)
-    if asked == done:
-        return run
-    if run.config.vae_steps is not None:
+def _is_settled(run: TrainingRun, asked: int) -> bool:
+    """Whether a DiT has begun to learn the latents of the finished autoencoder, which stays as it is then."""
+    finished = run.log.finished("vae")
+    if finished is None or not run.log.is_held("dit") or not (run.out / "vae/config.json").is_file():
+        return False
+    done = finished["curve"][-1]["step"]
+    if asked != done and run.config.vae_steps is not None:
         raise UserError(
             f"vae_steps must be {done} in {run.out}, whose DiT was begun on this autoencoder, got {asked};"
             " choose another folder to train the autoencoder longer"
         )
-    run.progress.note(f"the autoencoder in {run.out} stays at {done:,} steps: its DiT was begun on it")
-    return replace(run, config=replace(run.config, vae_steps=done))
+    if asked != done:
+        run.progress.note(f"the autoencoder in {run.out} stays at {done:,} steps: its DiT was begun on it")
+    return True

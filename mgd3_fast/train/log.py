@@ -80,7 +80,7 @@ class TrainingLog:
                 f"{name} must be {known[name]!r} to go on with the training of {part} in"
                 f" {self.path.parent}, got {identity[name]!r}; choose another folder for another run"
             )
-        if not self.is_held(part) and (differing or "diverged" not in recorded):
+        if differing:
             self._checkpoint(part).unlink(missing_ok=True)
             recorded = known = {}
         self._parts[part] = {**recorded, "settings": {**known, **identity}}
@@ -113,13 +113,10 @@ class TrainingLog:
         found: dict[str, Any] = {}
         for one, steps in (("vae", "vae_steps"), ("dit", "steps")):
             if part in (one, "both") and self.is_held(one):
-                found |= {**self._parts[one]["settings"], steps: self.steps(one)}
+                recorded = self._parts[one]
+                planned = recorded.get("planned") or [point["step"] for point in recorded.get("curve", [])]
+                found |= {**recorded["settings"], **({steps: planned[-1]} if planned else {})}
         return found
-
-    def steps(self, part: str) -> int:
-        """Steps of a part that is held: those that are done where it is finished, else those to be done."""
-        recorded = self._parts[part]
-        return int(recorded["curve"][-1]["step"] if "curve" in recorded else recorded["planned"][-1])
 
     def has_other_length(self, part: str) -> bool:
         """Whether a part was begun with another number of steps than it has now."""

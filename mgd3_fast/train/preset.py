@@ -26,7 +26,6 @@ _LOWEST_RESOLUTION = 32
 _FINE_TUNING_EPOCHS = 8.0  # as MGD3 fine-tunes DiT-XL/2
 _LARGEST_SMALL_LATENT = 16
 _SMALL_LATENT_GUIDANCE = {"cfg_scale": 2.0, "mode_scale": 0.2, "t_stop": 0}
-_HALVED_MORE = 128  # from this side on, images are halved three times
 _LARGEST_EMA = 0.9999
 _DIT_SIZES = {"hidden", "depth", "heads", "patch"}
 _FOLLOWING = {"steps", "vae_steps", "warmup", "ema", "vae_ema", "heads", "patch"}
@@ -39,7 +38,8 @@ class Preset:
 
     Args:
         resolution: Largest side that is chosen, in pixels.
-        vae_channels: Channels of the autoencoder's blocks, of which small images need fewer.
+        halved_thrice: The side from which on the autoencoder halves images three times, and not twice.
+        vae_channels: Channels of its blocks, of which smaller images have fewer.
         head_width: Channels of an attention head.
         passes: How often the DiT is to see each image.
         steps: Its fewest and most steps.
@@ -50,6 +50,7 @@ class Preset:
     """
 
     resolution: int
+    halved_thrice: int
     vae_channels: tuple[int, ...]
     head_width: int
     passes: int
@@ -62,17 +63,18 @@ class Preset:
 
 SMALL = Preset(
     resolution=64,
+    halved_thrice=64,
     vae_channels=(16, 32, 64, 64),
     head_width=32,
-    passes=64,
-    steps=(2000, 8000),
+    passes=100,
+    steps=(2500, 8000),
     vae_passes=10,
     vae_steps=(600, 2400),
     warmup=50,
     fixed={
         "hidden": 160,
         "depth": 4,
-        "batch_size": 32,
+        "batch_size": 64,
         "lr": 1e-3,
         "schedule": "cosine",
         "clip_grad": 1.0,
@@ -85,6 +87,7 @@ SMALL = Preset(
 )
 LARGE = Preset(
     resolution=256,
+    halved_thrice=128,
     vae_channels=(128, 256, 512, 512),
     head_width=64,
     passes=200,
@@ -98,6 +101,7 @@ LARGE = Preset(
         "batch_size": 128,
         "lr": 1e-4,
         "schedule": "constant",
+        "clip_grad": None,
         "vae_layers": 2,
         "vae_attention": "middle",
         "kl_weight": 1e-4,
@@ -151,7 +155,7 @@ def completed(
     said = {config.steps, config.epochs, *(recorded.get(name) for name in ("steps", "vae_steps"))}
     if config.init is not None and said == {None}:
         config = replace(config, epochs=_FINE_TUNING_EPOCHS)
-    halvings = 2 if config.resolution < _HALVED_MORE else 3
+    halvings = 2 if config.resolution < preset.halved_thrice else 3
     of_preset = {**preset.fixed, "vae_channels": preset.vae_channels[: halvings + 1]}
     lasting = _FOLLOWING | (set(of_preset) if config.preset == "auto" else set())
     begun_with = {name: value for name, value in recorded.items() if name in lasting}

@@ -113,7 +113,7 @@ def test_without_a_number_of_steps_it_has_those_it_was_begun_with(begun, longer)
 
 
 def test_the_autoencoder_of_a_begun_dit_stays(longer):
-    with pytest.raises(UserError, match="vae_steps must be 4 in .*gen, whose DiT was begun on this autoenc"):
+    with pytest.raises(UserError, match=r"vae_steps must be 4 in .*gen, whose DiT was begun on this autoenc"):
         train(longer(vae_steps=6))
     said = told(longer(vae_steps=None, steps=None, epochs=2.0))
     assert "stays at 4 steps: its DiT was begun on it" in said
@@ -186,8 +186,14 @@ def test_half_a_generator_names_the_command_that_trains_the_other_half(images, t
     last = capsys.readouterr().out.splitlines()[-1]
     asked = f"mgd3-fast train --dataset {images} --classes ant,bee --part dit --out '{out}'"
     assert last == f"next, the DiT on its latents: {asked}"
-    assert main(["distill", "--dataset", str(images), "--generator", str(out), "--ipc", "1", "--out", "x"]) == 2
+    assert (
+        main(["distill", "--dataset", str(images), "--generator", str(out), "--ipc", "1", "--out", "x"]) == 2
+    )
     error = capsys.readouterr().err.splitlines()[-1]
     assert f"has no network yet: `mgd3-fast train --dataset ... --part dit --out '{out}'` trains it" in error
     assert main([*train_it, "--part", "dit", "--hidden", "8", "--depth", "1", "--steps", "1"]) == 0
-    assert capsys.readouterr().out.splitlines()[-1].startswith(f"use it with: mgd3-fast distill --dataset {images}")
+    assert (
+        capsys.readouterr()
+        .out.splitlines()[-1]
+        .startswith(f"use it with: mgd3-fast distill --dataset {images}")
+    )
