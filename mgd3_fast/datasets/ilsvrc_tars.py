@@ -38,7 +38,7 @@ class TarImages(ListedImages):
         return f"{self._tar}:{self.name(position)}"
 
     def load(self, position: int) -> Image.Image:
-        """Read one image as RGB; see `load_from_tar`."""
+        """Read one image; see `load_from_tar`."""
         return load_from_tar(self._tar, int(self._offsets[position]), self.size(position))
 
 

@@ -63,7 +63,7 @@ class TarShard(StreamShard):
         return f"{self._path}:{name}"
 
     def load(self, number: int, name: str) -> Image.Image:
-        """Read one image as RGB; see `load_from_tar`."""
+        """Read one image; see `load_from_tar`."""
         index = self._index
         return load_from_tar(self._path, int(index.offsets[number]), int(index.files.sizes[number]))
 

@@ -129,7 +129,7 @@ class ShardImages(ListedImages):
         return shard.location(int(self.rows[position]), self.name(position))
 
     def load(self, position: int) -> Image.Image:
-        """Read one image as RGB; see `Shard.load`."""
+        """Read one image; see `Shard.load`."""
         shard: Shard = self.shards[self.shard_of[position]]
         return shard.load(int(self.rows[position]), self.name(position))
 

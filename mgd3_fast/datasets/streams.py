@@ -100,7 +100,7 @@ class StreamShard(Shard):
         return f"{self._stream.location}: {name}"
 
     def load(self, number: int, name: str) -> Image.Image:
-        """Read one image as RGB: reads the shard up to it, so this is for a few images only.
+        """Read one image: reads the shard up to it, so this is for a few images only.
 
         Raises:
             BadImageError: It is damaged.

@@ -104,7 +104,7 @@ def is_compressed(path: Path) -> bool:
 
 
 def load_from_tar(tar: Path, offset: int, size: int) -> Image.Image:
-    """Read an image out of the middle of a file as RGB.
+    """Read an image out of the middle of a file.
 
     Raises:
         BadImageError: It is empty, corrupt or too large, or the file ends in it.
