@@ -32,16 +32,38 @@ def decode_image(content: bytes) -> Image.Image:
     Raises:
         BadImageError: Empty, unknown, truncated, corrupt or too large.
     """
+    with _refusing_what_fails():
+        return _to_rgb(_loaded(content))
+
+
+def load_picture(content: bytes) -> Image.Image:
+    """Read a whole image file as it is: in its own mode, with what its header says of it.
+
+    Raises:
+        BadImageError: Empty, unknown, truncated, corrupt or too large.
+    """
+    with _refusing_what_fails():
+        return _loaded(content)
+
+
+def _loaded(content: bytes) -> Image.Image:
     if not content:
         raise BadImageError("the file is empty")
+    with _strict_truncation():
+        image = Image.open(io.BytesIO(content))
+        if image.width * image.height > MAX_PIXELS:
+            raise BadImageError(f"{image.width}x{image.height} pixels, more than {MAX_PIXELS:,}")
+        if image.format == "JPEG" and _is_zero_filled(content):
+            raise BadImageError("the JPEG's end was overwritten with zeros")
+        image.load()
+    return image
+
+
+@contextmanager
+def _refusing_what_fails() -> Iterator[None]:
+    """Turn whatever an image file makes Pillow raise into a `BadImageError`."""
     try:
-        with _strict_truncation(), Image.open(io.BytesIO(content)) as image:
-            if image.width * image.height > MAX_PIXELS:
-                raise BadImageError(f"{image.width}x{image.height} pixels, more than {MAX_PIXELS:,}")
-            if image.format == "JPEG" and _is_zero_filled(content):
-                raise BadImageError("the JPEG's end was overwritten with zeros")
-            image.load()
-            return _to_rgb(image)
+        yield
     except BadImageError:
         raise
     except UnidentifiedImageError:
