@@ -33,7 +33,7 @@ def decode_image(content: bytes) -> Image.Image:
         BadImageError: Empty, unknown, truncated, corrupt or too large.
     """
     with _refusing_what_fails():
-        return _to_rgb(_loaded(content))
+        return to_rgb(_loaded(content))
 
 
 def load_picture(content: bytes) -> Image.Image:
@@ -75,7 +75,12 @@ def _refusing_what_fails() -> Iterator[None]:
         raise BadImageError(f"{error}" or type(error).__name__) from None
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def to_rgb(image: Image.Image) -> Image.Image:
+    """What `decode_image` makes of a picture.
+
+    Raises:
+        BadImageError: Its numbers have no range that 8 bits could stand for.
+    """
     if image.mode.startswith("I;16") or image.mode == "I":
         grey = np.asarray(image).astype(np.int64)
         if grey.min() < 0 or grey.max() > 65535:

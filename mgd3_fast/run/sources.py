@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+from mgd3_fast.check import glance
 from mgd3_fast.config import DistillConfig
 from mgd3_fast.datasets import Dataset, ImageStream, describe, open_source, unread_error
 from mgd3_fast.datasets.holdout import fit_part
@@ -120,6 +121,7 @@ def open_sources(config: EncodeConfig, progress: Progress, share: Share | None =
     )
     note_old_latents(store, progress)
     if isinstance(opened, Dataset):
+        glance(config.dataset, opened, generator.resolution, progress)
         return Sources(opened, generator, device, precision, store)
     job = make_job(
         generator.autoencoder, store, device=device, on_bad_image=config.on_bad_image, progress=progress
@@ -158,6 +160,7 @@ def open_training_images(config: EncodeConfig, progress: Progress) -> Dataset:
     """
     opened = _open(config, progress)
     if isinstance(opened, Dataset):
+        glance(config.dataset, opened, None, progress)
         return opened
     raise unread_error(config.dataset)
 
