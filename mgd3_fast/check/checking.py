@@ -21,7 +21,7 @@ from mgd3_fast.check.pictures import Pictures
 from mgd3_fast.check.shapes import PUBLISHED, shape_findings
 from mgd3_fast.check.splits import open_splits, see_all
 from mgd3_fast.config.check import CheckConfig
-from mgd3_fast.datasets import DATASET_NAMES, Dataset
+from mgd3_fast.datasets import DATASET_NAMES, Dataset, chosen_framing
 from mgd3_fast.progress import SILENT, Progress
 
 RESULT = "check.json"
@@ -71,7 +71,7 @@ def check_dataset(config: CheckConfig, progress: Progress = SILENT) -> Checked:
         UserError: There is no such dataset, it has no training images, or a stream of it breaks off.
     """
     splits, refusals = open_splits(config, progress)
-    pictures = see_all(splits, progress)
+    pictures = see_all(splits, chosen_framing(config), progress)
     opened = [split.source for split in splits if isinstance(split.source, Dataset)]
     with progress.activity("looking for duplicates"):
         duplicates = list(duplicate_findings(pictures, find_links(pictures)))

@@ -16,7 +16,7 @@ from mgd3_fast.check.kinds import kind_findings
 from mgd3_fast.check.look import Look, look_at
 from mgd3_fast.check.pictures import Pictures
 from mgd3_fast.check.shapes import shape_findings
-from mgd3_fast.datasets import DATASET_NAMES, BadImageError, Dataset, ImageStream, run_ahead
+from mgd3_fast.datasets import DATASET_NAMES, BadImageError, Dataset, Framing, ImageStream, run_ahead
 from mgd3_fast.progress import Progress
 
 _MOST_PICTURES = 200
@@ -78,7 +78,7 @@ def _jobs(dataset: Dataset) -> Iterator[Callable[[], tuple[str, str, Look | str]
         if pixels + more > _MOST_PIXELS:
             continue
         pixels += more
-        yield partial(_look, cls.name, cls.images.name(position), content)
+        yield partial(_look, cls.name, cls.images.name(position), content, dataset.framing)
 
 
 def _pixels(content: bytes) -> int:
@@ -88,9 +88,9 @@ def _pixels(content: bytes) -> int:
     return 0
 
 
-def _look(class_name: str, name: str, content: bytes) -> tuple[str, str, Look | str]:
+def _look(class_name: str, name: str, content: bytes, framing: Framing) -> tuple[str, str, Look | str]:
     try:
-        return class_name, name, look_at(content)
+        return class_name, name, look_at(content, framing)
     except BadImageError as error:
         return class_name, name, str(error)
 

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from mgd3_fast.datasets.cropping import center_crop
-from mgd3_fast.datasets.decoding import load_picture, to_rgb
+from mgd3_fast.datasets import Framing
+from mgd3_fast.datasets.decoding import decode_picture
 
 SIDE = 32
 """Pixels a side of the square that colours and likeness are judged on."""
@@ -60,16 +60,16 @@ class Look(NamedTuple):
     thumb: NDArray[np.int8]
 
 
-def look_at(content: bytes) -> Look:
-    """Decode an image file, and keep what `Look` names.
+def look_at(content: bytes, framing: Framing) -> Look:
+    """Decode an image file, frame it as a run would, and keep what `Look` names.
 
     Raises:
-        BadImageError: It is damaged or too large.
+        BadImageError: It is damaged, too large or too elongated.
     """
-    picture = load_picture(content)
-    traits = _traits_of_file(picture)
-    rgb = to_rgb(picture)
-    square = center_crop(rgb, SIDE)
+    picture, decoded = decode_picture(content)
+    traits = _traits(picture, decoded)
+    rgb = framing.rgb(decoded)
+    square = framing.square(rgb, SIDE)
     digest = hashlib.sha256(f"{rgb.width}x{rgb.height}".encode())
     for strip in _strips(rgb):
         digest.update(strip.tobytes())
@@ -80,9 +80,9 @@ def look_at(content: bytes) -> Look:
     )
 
 
-def _traits_of_file(picture: Image.Image) -> Trait:
+def _traits(picture: Image.Image, decoded: Image.Image) -> Trait:
     held = {
-        Trait.TRANSPARENT: _is_transparent(picture),
+        Trait.TRANSPARENT: decoded.mode == "RGBA",
         Trait.PALETTE: picture.mode in ("P", "PA"),
         Trait.GREY: picture.mode in ("1", "L", "LA", "La") or picture.mode.startswith("I"),
         Trait.DEEP: picture.mode.startswith("I"),
@@ -98,14 +98,6 @@ def _is_turned(picture: Image.Image) -> bool:
         return picture.getexif().get(_ORIENTATION, 1) not in (0, 1)
     except Exception:  # its parser raises errors of many kinds; pixels do not depend on EXIF
         return False
-
-
-def _is_transparent(picture: Image.Image) -> bool:
-    """Whether it really lets something through: an alpha channel may be opaque everywhere."""
-    if not picture.has_transparency_data:
-        return False
-    alphas = (strip.convert("RGBA").getchannel("A") for strip in _strips(picture))
-    return any(alpha.getextrema()[0] != 255 for alpha in alphas)
 
 
 def _strips(picture: Image.Image) -> Iterator[Image.Image]:

@@ -11,7 +11,16 @@ from typing import NamedTuple
 from mgd3_fast.check.look import Look, look_at
 from mgd3_fast.check.pictures import Pictures
 from mgd3_fast.config.check import CheckConfig
-from mgd3_fast.datasets import BadImageError, Dataset, ImageStream, Row, open_source, run_ahead, shards_of
+from mgd3_fast.datasets import (
+    BadImageError,
+    Dataset,
+    Framing,
+    ImageStream,
+    Row,
+    open_source,
+    run_ahead,
+    shards_of,
+)
 from mgd3_fast.datasets.class_names import plain_names
 from mgd3_fast.datasets.selector import select_classes
 from mgd3_fast.datasets.shard_index import stream_shards
@@ -93,8 +102,8 @@ class _Seen(NamedTuple):
     look: Look | str
 
 
-def see_all(splits: list[Split], progress: Progress) -> Pictures:
-    """Decode every picture of some splits once, on threads, a bounded number at a time.
+def see_all(splits: list[Split], framing: Framing, progress: Progress) -> Pictures:
+    """Decode and frame every picture of some splits once, on threads, a bounded number at a time.
 
     Raises:
         UserError: A stream breaks off, or a training image has no label.
@@ -104,7 +113,7 @@ def see_all(splits: list[Split], progress: Progress) -> Pictures:
         total = len(split.source) if isinstance(split.source, Dataset) else split.source.num_images
         with progress.stage(f"look at {split.name}", total=total, unit="img") as bar:
             try:
-                for seen in run_ahead(_jobs(split), None, _LOOKAHEAD):
+                for seen in run_ahead(_jobs(split, framing), None, _LOOKAHEAD):
                     pictures.add(number, *seen)
                     bar.advance()
             except UnlabelledError:
@@ -113,19 +122,19 @@ def see_all(splits: list[Split], progress: Progress) -> Pictures:
     return pictures
 
 
-def _jobs(split: Split) -> Iterator[Callable[[], _Seen]]:
+def _jobs(split: Split, framing: Framing) -> Iterator[Callable[[], _Seen]]:
     source = split.source
     shards = shards_of(source) if isinstance(source, Dataset) else stream_shards(source)
     wanted = None if split.class_names is None else frozenset(split.class_names)
     for shard in shards:
         for row in shard.rows():
             if wanted is None or row.class_name in wanted:
-                yield partial(_see, row)
+                yield partial(_see, row, framing)
 
 
-def _see(row: Row) -> _Seen:
+def _see(row: Row, framing: Framing) -> _Seen:
     try:
-        return _Seen(row.class_name, row.name, look_at(row.read()))
+        return _Seen(row.class_name, row.name, look_at(row.read(), framing))
     except BadImageError as error:
         return _Seen(row.class_name, row.name, str(error))
     except OSError as error:

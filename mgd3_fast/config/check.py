@@ -8,10 +8,12 @@ from pathlib import Path
 from mgd3_fast.config.fields import (
     CACHE,
     argument,
+    background_option,
     check_folder,
     check_options,
     classes_option,
     data_dir_option,
+    fit_option,
     option,
     path,
     whole,
@@ -42,6 +44,8 @@ class CheckConfig:
         default=None,
         metavar="PX",
     )
+    background: str | None = background_option()
+    fit: str | None = fit_option()
     out: Path | str | None = option(
         "folder for check.json, or the .json file itself (default: nothing is written)",
         default=None,

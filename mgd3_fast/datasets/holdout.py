@@ -43,7 +43,7 @@ class ChosenImages:
         return self._images.read(self._positions[position])
 
     def load(self, position: int) -> Image.Image:
-        """Read one image as RGB."""
+        """Read one image."""
         return self._images.load(self._positions[position])
 
     def key(self, *, times: bool) -> str:

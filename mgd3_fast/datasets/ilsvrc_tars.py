@@ -43,7 +43,7 @@ class TarImages(ListedImages):
         return read_from_tar(self._tar, int(self._offsets[position]), self.size(position))
 
     def load(self, position: int) -> Image.Image:
-        """Read one image as RGB."""
+        """Read one image as `decode_image` does."""
         return decode_image(self.read(position))
 
 

@@ -47,7 +47,7 @@ class ImageSource(Protocol):
         ...
 
     def load(self, position: int) -> Image.Image:
-        """Read one image at full size as RGB; a `BadImageError` says why an image cannot be used."""
+        """Read one image as `decode_image` does; a `BadImageError` says why an image cannot be used."""
         ...
 
     def key(self, *, times: bool) -> str:
@@ -181,7 +181,7 @@ class FileImages(ListedImages):
             raise
 
     def load(self, position: int) -> Image.Image:
-        """Read one file as RGB; EXIF orientation is ignored, as the authors' loader does.
+        """Read one file as `decode_image` does.
 
         Raises:
             BadImageError: The file is empty, truncated, corrupt, or too large, or a link that leads nowhere.

@@ -81,7 +81,7 @@ class Shard(ABC):
         """Bytes of an image's file, of a PNG where there is none."""
 
     def load(self, number: int, name: str) -> Image.Image:
-        """Read one image as RGB."""
+        """Read one image as `decode_image` does."""
         return decode_image(self.read(number, name))
 
     def readers(self, number: int, name: str) -> tuple[Callable[[], bytes], Callable[[], Image.Image]]:
@@ -149,7 +149,7 @@ class ShardImages(ListedImages):
         return shard.read(int(self.rows[position]), self.name(position))
 
     def load(self, position: int) -> Image.Image:
-        """Read one image as RGB; see `Shard.load`."""
+        """Read one image; see `Shard.load`."""
         shard: Shard = self.shards[self.shard_of[position]]
         return shard.load(int(self.rows[position]), self.name(position))
 

@@ -43,7 +43,8 @@ def train_autoencoder(run: TrainingRun, start: AutoencoderKL | None) -> Path:
     """
     config = run.config
     network = start if start is not None else _new_vae(config, run.resolution)
-    run.log.begin("vae", {**identity(config, "vae"), "images": run.dataset.fingerprint})
+    about = {"images": run.dataset.fingerprint, **run.dataset.framing.record()}
+    run.log.begin("vae", {**identity(config, "vae"), **about})
     images = TrainingImages(run.dataset, run.resolution, config.on_bad_image)
     order = EpochOrder(len(images), config.vae_batch_size, config.seed, "vae", straddling=True)
 

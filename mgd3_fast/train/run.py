@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
 from mgd3_fast.check import glance
 from mgd3_fast.config.train import TrainConfig
-from mgd3_fast.datasets import Dataset, describe, open_dataset
+from mgd3_fast.datasets import Dataset, chosen_framing, describe, open_dataset
 from mgd3_fast.devices import resolve_device, resolve_precision
 from mgd3_fast.errors import UserError
 from mgd3_fast.generators import Generator, KLAutoencoder, ScheduleSettings, load_generator
@@ -69,6 +69,8 @@ def open_run(config: TrainConfig, progress: Progress) -> TrainingRun:
     if len(dataset) < 2:
         raise UserError(f"dataset must have at least 2 images to train on, got {len(dataset)}")
     init = None if config.init is None else _open_init(config, dataset, progress)
+    made = {} if init is None else {init.name: init.framing}
+    dataset = replace(dataset, framing=chosen_framing(config, made))
     usual = _DEMO_RESOLUTION if dataset.name == _DEMO_DATASET else _USUAL_RESOLUTION
     resolution = config.resolution or (init.resolution if init else usual)
     if init is not None and resolution != init.resolution:

@@ -73,6 +73,7 @@ def _train_dit(run: TrainingRun) -> None:
         ids = list(range(len(run.dataset.classes)))
         network = new_network(config, num_classes=len(ids), latent_shape=shape)
     settings: dict[str, Any] = {"images": run.dataset.fingerprint, "autoencoder": autoencoder.digest}
+    settings |= run.dataset.framing.record()
     if config.generator_classes is not None:
         settings["class_ids"] = ids
     if config.generator_heads is not None:
@@ -107,4 +108,5 @@ def _save(run: TrainingRun, network: DiT, source: str) -> None:
         schedule=run.schedule,
         cfg_channels=None if init is None else init.cfg_channels,
         dtype=STORED_DTYPES[config.stored_precision],
+        framing=run.dataset.framing,
     )

@@ -229,7 +229,17 @@ OPTIONS = {
         "--shard-mib",
         *REPORTING,
     ],
-    "check": ["--data-dir", "--classes", "--ipc", "--size", "--out", "--cache-dir", *REPORTING],
+    "check": [
+        "--data-dir",
+        "--classes",
+        "--ipc",
+        "--size",
+        "--background",
+        "--fit",
+        "--out",
+        "--cache-dir",
+        *REPORTING,
+    ],
     "doctor": ["--online", "--accuracy", "--generator", *REPORTING],
 }
 
