@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import io
 import shlex
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from functools import partial
 
 import numpy as np
-from PIL import Image
 
 from mgd3_fast.check.finding import Finding, sorted_findings
 from mgd3_fast.check.kinds import kind_findings
-from mgd3_fast.check.look import Look, look_at
+from mgd3_fast.check.look import Look, look_at, pixels_of
 from mgd3_fast.check.pictures import Pictures
 from mgd3_fast.check.shapes import shape_findings
 from mgd3_fast.datasets import DATASET_NAMES, BadImageError, Dataset, Framing, ImageStream, run_ahead
@@ -74,18 +71,11 @@ def _jobs(dataset: Dataset) -> Iterator[Callable[[], tuple[str, str, Look | str]
         except (BadImageError, OSError) as error:
             yield partial(_named, cls.name, cls.images.name(position), f"{error}")
             continue
-        more = _pixels(content)
+        more = pixels_of(content)
         if pixels + more > _MOST_PIXELS:
             continue
         pixels += more
         yield partial(_look, cls.name, cls.images.name(position), content, dataset.framing)
-
-
-def _pixels(content: bytes) -> int:
-    """Pixels of an image by its header; 0 where it has none that can be read."""
-    with suppress(Exception), Image.open(io.BytesIO(content)) as image:
-        return int(image.width * image.height)
-    return 0
 
 
 def _look(class_name: str, name: str, content: bytes, framing: Framing) -> tuple[str, str, Look | str]:

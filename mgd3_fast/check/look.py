@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from contextlib import nullcontext, suppress
 from enum import IntFlag
+from io import BytesIO
+from threading import Lock
 from typing import NamedTuple
 
 import numpy as np
@@ -23,6 +25,9 @@ THUMB = 12
 # Of the pixels of an almost uniform square, this share differs from the median colour by few levels.
 _UNIFORM_SHARE, _UNIFORM_LEVELS = 0.98, 8
 _STRIP_PIXELS = 2**20
+# Decoded, a picture takes up to 10 bytes a pixel: several of 100 million are not held at a time.
+_LARGE_PIXELS = 2**24
+_one_large_at_a_time = Lock()
 _ORIENTATION = 0x0112  # EXIF tag; 1 is upright
 
 
@@ -66,18 +71,29 @@ def look_at(content: bytes, framing: Framing) -> Look:
     Raises:
         BadImageError: It is damaged, too large or too elongated.
     """
-    picture, decoded = decode_picture(content)
-    traits = _traits(picture, decoded)
-    rgb = framing.rgb(decoded)
-    square = framing.square(rgb, SIDE)
-    digest = hashlib.sha256(f"{rgb.width}x{rgb.height}".encode())
-    for strip in _strips(rgb):
-        digest.update(strip.tobytes())
+    with _one_large_at_a_time if pixels_of(content) > _LARGE_PIXELS else nullcontext():
+        picture, decoded = decode_picture(content)
+        traits, rgb = _traits(picture, decoded), framing.rgb(decoded)
+        square, digest = framing.square(rgb, SIDE), _digest(rgb)
     pixels = np.asarray(square)
     red, green, blue = (round(level) for level in pixels.mean((0, 1)).tolist())
-    return Look(
-        *rgb.size, traits | _uniformity(pixels), (red, green, blue), digest.digest()[:16], _thumb(square)
-    )
+    return Look(*rgb.size, traits | _uniformity(pixels), (red, green, blue), digest, _thumb(square))
+
+
+def pixels_of(content: bytes) -> int:
+    """Pixels of an image file by its header; 0 where it has none that can be read."""
+    with suppress(Exception), Image.open(BytesIO(content)) as image:
+        return int(image.width * image.height)
+    return 0
+
+
+def _digest(rgb: Image.Image) -> bytes:
+    """Of size and pixels, from top to bottom, so that no second copy of a large picture is in memory."""
+    digest = hashlib.sha256(f"{rgb.width}x{rgb.height}".encode())
+    rows = max(1, _STRIP_PIXELS // rgb.width)
+    for top in range(0, rgb.height, rows):
+        digest.update(rgb.crop((0, top, rgb.width, min(top + rows, rgb.height))).tobytes())
+    return digest.digest()[:16]
 
 
 def _traits(picture: Image.Image, decoded: Image.Image) -> Trait:
@@ -98,13 +114,6 @@ def _is_turned(picture: Image.Image) -> bool:
         return picture.getexif().get(_ORIENTATION, 1) not in (0, 1)
     except Exception:  # its parser raises errors of many kinds; pixels do not depend on EXIF
         return False
-
-
-def _strips(picture: Image.Image) -> Iterator[Image.Image]:
-    """A picture from top to bottom, so that no second copy of a large one is in memory."""
-    rows = max(1, _STRIP_PIXELS // picture.width)
-    for top in range(0, picture.height, rows):
-        yield picture.crop((0, top, picture.width, min(top + rows, picture.height)))
 
 
 def _uniformity(square: NDArray[np.uint8]) -> Trait:

@@ -15,6 +15,8 @@ from PIL import Image, ImageFile, UnidentifiedImageError
 # another library may have switched off.
 MAX_PIXELS = 178_956_970
 
+# Pillow warns at half of the limit above.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 # Pixels do not depend on EXIF, and ImageNet has a few dozen files with broken EXIF.
 warnings.filterwarnings("ignore", message="Corrupt EXIF data", category=UserWarning)
 
