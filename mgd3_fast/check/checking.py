@@ -52,12 +52,17 @@ class Checked:
         return asdict(self)
 
     def save(self, out: Path) -> Path:
-        """Write `check.json` into a folder, which is made, or the .json file that is named."""
-        target = out if out.suffix.lower() == ".json" and not out.is_dir() else out / RESULT
+        """Write `result_file(out)`, whose folder is made; an older one is replaced when complete."""
+        target = result_file(out)
         target.parent.mkdir(parents=True, exist_ok=True)
         with renamed(target) as unfinished:
             unfinished.write_text(json.dumps(self.to_json(), indent=2) + "\n", encoding="utf-8")
         return target
+
+
+def result_file(out: Path) -> Path:
+    """The file that a check is written to: the one that is named, or `check.json` in a folder."""
+    return out if out.suffix.lower() == ".json" and not out.is_dir() else out / RESULT
 
 
 def check_dataset(config: CheckConfig, progress: Progress = SILENT) -> Checked:
@@ -71,8 +76,10 @@ def check_dataset(config: CheckConfig, progress: Progress = SILENT) -> Checked:
         UserError: There is no such dataset, it has no training images, or a stream of it breaks off.
     """
     splits, refusals = open_splits(config, progress)
-    pictures = see_all(splits, chosen_framing(config), progress)
+    framing = chosen_framing(config)
+    pictures = see_all(splits, framing, progress)
     opened = [split.source for split in splits if isinstance(split.source, Dataset)]
+    usual = None if config.dataset in DATASET_NAMES else PUBLISHED
     with progress.activity("looking for duplicates"):
         duplicates = list(duplicate_findings(pictures, find_links(pictures)))
     findings = sorted_findings(
@@ -80,7 +87,7 @@ def check_dataset(config: CheckConfig, progress: Progress = SILENT) -> Checked:
             *kind_findings(pictures),
             *count_findings(pictures, config.ipc),
             *duplicates,
-            *shape_findings(pictures, config.size, None if config.dataset in DATASET_NAMES else PUBLISHED),
+            *shape_findings(pictures, framing, config.size, usual),
             *name_findings(pictures.class_names),
             *(finding for dataset in opened for finding in layout_findings(dataset)),
             *map(_no_test_split, refusals[:1]),

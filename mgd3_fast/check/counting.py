@@ -35,24 +35,36 @@ def count_findings(pictures: Pictures, ipc: int | None) -> Iterator[Finding]:
     train, total = counts[0], counts.shape[1]
     if total == 1:
         yield Finding("warning", "one-class", "1 class: a classifier has nothing to tell apart", 1)
-    if ipc is not None and (short := train < ipc).any():
-        text = f"{some(short.sum(), total, 'classes')} have fewer than {ipc} pictures that can be read"
-        advice = f"--ipc {train.min()} at most, or --classes without them" if train.min() else "fill them"
-        yield Finding("error", "ipc", text, int(short.sum()), advice, _named(names[short], train[short]))
-    if (single := train < 2).any():
-        text = f"{some(single.sum(), total, 'classes')} have fewer than 2 pictures: none can be held out"
-        yield Finding("warning", "single", text, int(single.sum()), "fill them", first_of(names[single]))
-    if train.mean() < _FEW_PER_CLASS:
+    yield from _short_classes(train, names, ipc)
+    if 0 < train.mean() < _FEW_PER_CLASS:
         text = f"{train.mean():.0f} training pictures a class: real images are hard to beat with so few"
-        yield Finding(
-            "warning", "few", text, int(train.sum()), "mgd3-fast compare, before you use a distilled set"
-        )
+        advice = "mgd3-fast compare, before you use a distilled set"
+        yield Finding("warning", "few", text, int(train.sum()), advice)
     for split, of_split in zip(pictures.splits[1:], counts[1:], strict=True):
         if (missing := of_split == 0).any():
             text = f"{some(missing.sum(), total, 'classes')} have no {split} pictures"
             advice = f"fill {split}/, or --classes without them"
             yield Finding("warning", "missing", text, int(missing.sum()), advice, first_of(names[missing]))
     yield from _balance(pictures, counts)
+
+
+def _short_classes(
+    train: NDArray[np.int64], names: NDArray[np.object_], ipc: int | None
+) -> Iterator[Finding]:
+    """Classes without training pictures, with fewer than are to be distilled, or with a single one."""
+    empty, single = train == 0, train == 1
+    if empty.any():
+        text = f"{some(empty.sum(), len(train), 'classes')} have no training picture that can be read"
+        advice = "fill them, or --classes without them"
+        yield Finding("error", "empty", text, int(empty.sum()), advice, first_of(names[empty]))
+    if ipc is not None and (short := (train < ipc) & ~empty).any():
+        text = f"{some(short.sum(), len(train), 'classes')} have fewer than {ipc} pictures that can be read"
+        advice = f"--ipc {train[~empty].min()} at most, or --classes without them"
+        counted = (f"{name} ({count})" for name, count in zip(names[short], train[short], strict=True))
+        yield Finding("error", "ipc", text, int(short.sum()), advice, first_of(counted))
+    if single.any():
+        text = f"{some(single.sum(), len(train), 'classes')} have 1 training picture: none can be held out"
+        yield Finding("warning", "single", text, int(single.sum()), "fill them", first_of(names[single]))
 
 
 def _balance(pictures: Pictures, counts: NDArray[np.int64]) -> Iterator[Finding]:
@@ -66,8 +78,4 @@ def _balance(pictures: Pictures, counts: NDArray[np.int64]) -> Iterator[Finding]
             f" chance is {percent(1 / counts.shape[1])}"
         )
         advice = "read the balanced accuracy of evaluate and compare beside the plain one"
-        yield Finding("warning", "majority", text, int(of_split.max()), advice, (most,))
-
-
-def _named(names: NDArray[np.object_], counts: NDArray[np.int64]) -> tuple[str, ...]:
-    return first_of(f"{name} ({count})" for name, count in zip(names, counts, strict=True))
+        yield Finding("warning", "majority", text, 1, advice, (most,))

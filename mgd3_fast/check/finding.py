@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from itertools import islice
 
@@ -55,10 +55,5 @@ def some(count: int, total: int, what: str = "pictures") -> str:
 
 
 def percent(share: float) -> str:
-    """A share as per cent, to two digits below ten."""
-    return f"{100 * share:.1f}%" if share < 0.1 else f"{100 * share:.0f}%"
-
-
-def of_splits(names: Sequence[str], counts: Sequence[int]) -> str:
-    """Say counts by split: "410 train, 133 val"."""
-    return ", ".join(f"{count:,} {name}" for name, count in zip(names, counts, strict=True))
+    """A share as per cent, with a decimal where it is near none or all."""
+    return f"{100 * share:.1f}%" if share < 0.1 or 0.99 < share < 1 else f"{100 * share:.0f}%"

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import partial
 
 import numpy as np
 
 from mgd3_fast.check.finding import Finding, sorted_findings
 from mgd3_fast.check.kinds import kind_findings
-from mgd3_fast.check.look import Look, look_at, pixels_of
+from mgd3_fast.check.look import Seen, pixels_of, see
 from mgd3_fast.check.pictures import Pictures
 from mgd3_fast.check.shapes import shape_findings
-from mgd3_fast.datasets import DATASET_NAMES, BadImageError, Dataset, Framing, ImageStream, run_ahead
+from mgd3_fast.datasets import DATASET_NAMES, BadImageError, Dataset, ImageStream, run_ahead
 from mgd3_fast.progress import Progress
 
 _MOST_PICTURES = 200
@@ -22,7 +23,14 @@ _MOST_LINES = 3
 _LOOKAHEAD = 8
 
 
-def glance(named: str, dataset: Dataset | ImageStream, size: int | None, progress: Progress) -> None:
+def glance(
+    named: str,
+    dataset: Dataset | ImageStream,
+    size: int | None,
+    progress: Progress,
+    *,
+    on_bad_image: str = "error",
+) -> None:
     """Warn in at most four lines of what is wrong with the pictures of a run; else say nothing.
 
     At most 200 of them are looked at, and 20 million pixels, evenly over the classes and the same ones every
@@ -33,20 +41,19 @@ def glance(named: str, dataset: Dataset | ImageStream, size: int | None, progres
         dataset: The opened dataset.
         size: Side in pixels that the pictures are brought to, where it is known.
         progress: Receives the lines.
+        on_bad_image: With "skip", nothing is said of those that cannot be read.
     """
-    if (
-        named in DATASET_NAMES
-        or progress.quiet
-        or not isinstance(dataset, Dataset)
-        or dataset.stream is not None
-    ):
+    if named in DATASET_NAMES or progress.quiet:
+        return
+    if not isinstance(dataset, Dataset) or dataset.stream is not None:
         return
     pictures = Pictures([dataset.split], dataset.class_names)
-    for class_name, name, look in run_ahead(_jobs(dataset), None, _LOOKAHEAD):
-        pictures.add(0, class_name, name, look)
-    found = sorted_findings([*kind_findings(pictures), *shape_findings(pictures, size)])
-    lines = [_line(finding) for finding in found if finding.severity != "note"][:_MOST_LINES]
-    if lines:
+    for seen in run_ahead(_jobs(dataset), None, _LOOKAHEAD):
+        pictures.add(0, *seen)
+    found = sorted_findings([*kind_findings(pictures), *shape_findings(pictures, dataset.framing, size)])
+    settled = {"unreadable"} if on_bad_image == "skip" else set()
+    spoilers = [one for one in found if one.severity != "note" and one.about not in settled]
+    if lines := [_line(finding) for finding in spoilers[:_MOST_LINES]]:
         looked_at = len(pictures) + len(pictures.bad)
         last = f"(of {looked_at:,} pictures looked at; `mgd3-fast check {shlex.quote(named)}` says more)"
         progress.note("\n".join([*lines, last]))
@@ -57,7 +64,7 @@ def _line(finding: Finding) -> str:
     return f"{finding.severity}: {finding.text}{advice}"
 
 
-def _jobs(dataset: Dataset) -> Iterator[Callable[[], tuple[str, str, Look | str]]]:
+def _jobs(dataset: Dataset) -> Iterator[Callable[[], Seen]]:
     """Looks at some pictures, as many as the pixels allow: their headers are read here, one after another."""
     ends = np.cumsum([len(cls) for cls in dataset.classes])
     evenly = np.unique(np.linspace(0, ends[-1] - 1, min(_MOST_PICTURES, ends[-1])).round().astype(np.int64))
@@ -66,24 +73,10 @@ def _jobs(dataset: Dataset) -> Iterator[Callable[[], tuple[str, str, Look | str]
         label = int(np.searchsorted(ends, place, side="right"))
         cls = dataset.classes[label]
         position = int(place - ends[label]) + len(cls)
-        try:
-            content = cls.images.read(position)
-        except (BadImageError, OSError) as error:
-            yield partial(_named, cls.name, cls.images.name(position), f"{error}")
-            continue
-        more = pixels_of(content)
+        read, more = partial(cls.images.read, position), 0
+        with suppress(BadImageError, OSError):
+            more = pixels_of(read())
         if pixels + more > _MOST_PIXELS:
             continue
         pixels += more
-        yield partial(_look, cls.name, cls.images.name(position), content, dataset.framing)
-
-
-def _look(class_name: str, name: str, content: bytes, framing: Framing) -> tuple[str, str, Look | str]:
-    try:
-        return class_name, name, look_at(content, framing)
-    except BadImageError as error:
-        return class_name, name, str(error)
-
-
-def _named(class_name: str, name: str, reason: str) -> tuple[str, str, Look | str]:
-    return class_name, name, reason
+        yield partial(see, cls.name, cls.images.name(position), read, dataset.framing)

@@ -50,7 +50,7 @@ def layout_findings(dataset: Dataset) -> Iterator[Finding]:
         text = f"{dataset.split}: {some(count, len(dataset))} lie in folders inside class folders"
         advice = "are these the classes? then name the folder above them as the dataset" if is_most else ""
         names = first_of(f"{name} ({times})" for name, times in nested.most_common())
-        yield Finding("warning" if is_most else "note", "nested", text, count, advice, names)
+        yield Finding("warning" if is_most else "note", "nested", text, len(nested), advice, names)
     if folders and dataset.root is not None:
         yield from _passed_over(Path(dataset.root), [images.folder for images in folders], dataset.split)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from contextlib import nullcontext, suppress
 from enum import IntFlag
 from io import BytesIO
@@ -13,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from mgd3_fast.datasets import Framing
+from mgd3_fast.datasets import BadImageError, Framing
 from mgd3_fast.datasets.decoding import decode_picture
 
 SIDE = 32
@@ -78,6 +79,24 @@ def look_at(content: bytes, framing: Framing) -> Look:
     pixels = np.asarray(square)
     red, green, blue = (round(level) for level in pixels.mean((0, 1)).tolist())
     return Look(*rgb.size, traits | _uniformity(pixels), (red, green, blue), digest, _thumb(square))
+
+
+class Seen(NamedTuple):
+    """A picture by class and name, and what it shows or why it cannot be read."""
+
+    class_name: str
+    name: str
+    look: Look | str
+
+
+def see(class_name: str, name: str, read: Callable[[], bytes], framing: Framing) -> Seen:
+    """Look at the picture whose file `read` gives."""
+    try:
+        return Seen(class_name, name, look_at(read(), framing))
+    except BadImageError as error:
+        return Seen(class_name, name, str(error))
+    except OSError as error:
+        return Seen(class_name, name, error.strerror or str(error))
 
 
 def pixels_of(content: bytes) -> int:

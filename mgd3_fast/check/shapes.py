@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from mgd3_fast.check.finding import Finding, first_of, percent, some
 from mgd3_fast.check.pictures import Pictures
+from mgd3_fast.datasets import Framing
 
 PUBLISHED = 256
 """Smallest side in pixels that published generators draw."""
@@ -18,21 +19,26 @@ _SMALLEST_TRAINED, _LARGEST_TRAINED = 32, 256
 _HUGE = 50_000_000  # pixels; decoded, 150 MB
 
 
-def shape_findings(pictures: Pictures, size: int | None, usual: int | None = None) -> Iterator[Finding]:
+def shape_findings(
+    pictures: Pictures, framing: Framing, size: int | None, usual: int | None = None
+) -> Iterator[Finding]:
     """Say what the crop cuts off, and which pictures are too small, or so large that they are slow to read.
 
     Args:
         pictures: What was seen.
+        framing: Whether it is the shorter side that becomes `size`, and what is beyond is cut off.
         size: Side in pixels that they are to be brought to.
         usual: Side that they may be brought to where nothing is known; most smaller ones are worth a note.
     """
     sides = pictures.sides
     if not len(sides):
         return
-    shorter = sides.min(1)
-    yield from _cut(pictures, sides)
+    crops = framing.fit == "crop"
+    if crops:
+        yield from _cut(pictures, sides)
     if size or usual:
-        yield from _enlarged(pictures, shorter, size or usual or 0, is_known=size is not None)
+        scaled = sides.min(1) if crops else sides.max(1)
+        yield from _enlarged(pictures, scaled, size or usual or 0, is_known=size is not None)
     huge = np.flatnonzero(sides.astype(np.int64).prod(1) > _HUGE)
     if len(huge):
         text = f"{some(len(huge), len(sides))} have more than {_HUGE // 10**6} million pixels: slow to read"
@@ -63,15 +69,15 @@ def _cut(pictures: Pictures, sides: NDArray[np.int32]) -> Iterator[Finding]:
 
 
 def _enlarged(
-    pictures: Pictures, shorter: NDArray[np.int32], size: int, *, is_known: bool
+    pictures: Pictures, scaled: NDArray[np.int32], size: int, *, is_known: bool
 ) -> Iterator[Finding]:
-    small = np.flatnonzero(shorter < size)
-    is_much = bool(np.median(shorter) <= size / 2)
+    small = np.flatnonzero(scaled < size)
+    is_much = bool(np.median(scaled) <= size / 2)
     if not len(small) or not (is_known or is_much):
         return
     fits = fitting_resolution(pictures)
     why = "" if is_known else ", the least that published generators draw,"
-    text = f"{some(len(small), len(shorter))} are smaller than {size} px{why} and get enlarged"
+    text = f"{some(len(small), len(scaled))} are smaller than {size} px{why} and get enlarged"
     advice = f"train a generator of your own: train --resolution {fits}" if fits < size else ""
     yield Finding("warning" if is_known and is_much else "note", "small", text, len(small), advice)
 

@@ -6,17 +6,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
-from mgd3_fast.check.look import Look, look_at
+from mgd3_fast.check.look import Seen, see
 from mgd3_fast.check.pictures import Pictures
 from mgd3_fast.config.check import CheckConfig
 from mgd3_fast.datasets import (
-    BadImageError,
     Dataset,
     Framing,
     ImageStream,
-    Row,
     open_source,
     run_ahead,
     shards_of,
@@ -94,14 +91,6 @@ def _open(config: CheckConfig, name: str, progress: Progress) -> Split:
     return Split(name, source, names)
 
 
-class _Seen(NamedTuple):
-    """A picture of a split, and what it shows or why it cannot be read."""
-
-    class_name: str
-    name: str
-    look: Look | str
-
-
 def see_all(splits: list[Split], framing: Framing, progress: Progress) -> Pictures:
     """Decode and frame every picture of some splits once, on threads, a bounded number at a time.
 
@@ -122,20 +111,11 @@ def see_all(splits: list[Split], framing: Framing, progress: Progress) -> Pictur
     return pictures
 
 
-def _jobs(split: Split, framing: Framing) -> Iterator[Callable[[], _Seen]]:
+def _jobs(split: Split, framing: Framing) -> Iterator[Callable[[], Seen]]:
     source = split.source
     shards = shards_of(source) if isinstance(source, Dataset) else stream_shards(source)
     wanted = None if split.class_names is None else frozenset(split.class_names)
     for shard in shards:
         for row in shard.rows():
             if wanted is None or row.class_name in wanted:
-                yield partial(_see, row, framing)
-
-
-def _see(row: Row, framing: Framing) -> _Seen:
-    try:
-        return _Seen(row.class_name, row.name, look_at(row.read(), framing))
-    except BadImageError as error:
-        return _Seen(row.class_name, row.name, str(error))
-    except OSError as error:
-        return _Seen(row.class_name, row.name, error.strerror or str(error))
+                yield partial(see, row.class_name, row.name, row.read, framing)

@@ -141,7 +141,7 @@ def open_sources(config: EncodeConfig, progress: Progress, share: Share | None =
     note_old_latents(store, progress)
     if isinstance(opened, Dataset):
         opened = replace(opened, framing=framing)
-        glance(config.dataset, opened, generator.resolution, progress)
+        glance(config.dataset, opened, generator.resolution, progress, on_bad_image=config.on_bad_image)
         return Sources(opened, generator, device, precision, store)
     job = make_job(
         generator.autoencoder, store, device=device, on_bad_image=config.on_bad_image, progress=progress
@@ -181,7 +181,7 @@ def open_training_images(config: EncodeConfig, progress: Progress) -> Dataset:
     opened = _open(config, progress)
     if isinstance(opened, Dataset):
         opened = replace(opened, framing=chosen_framing(config))
-        glance(config.dataset, opened, None, progress)
+        glance(config.dataset, opened, None, progress, on_bad_image=config.on_bad_image)
         return opened
     raise unread_error(config.dataset)
 

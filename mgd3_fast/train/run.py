@@ -75,7 +75,7 @@ def open_run(config: TrainConfig, progress: Progress) -> TrainingRun:
     resolution = config.resolution or (init.resolution if init else usual)
     if init is not None and resolution != init.resolution:
         raise UserError(f"resolution must be {init.resolution} to fine-tune {init.name}, got {resolution}")
-    glance(config.dataset, dataset, resolution, progress)
+    glance(config.dataset, dataset, resolution, progress, on_bad_image=config.on_bad_image)
     bf16 = resolve_precision(config.precision, device) == "bf16"
     log = TrainingLog(Path(config.out))
     return TrainingRun(

@@ -91,7 +91,7 @@ def checked(awkward: Path) -> Checked:
         ("single", "warning", 1, "cow?", "fill"),
         ("missing", "warning", 1, "cow?", "val/"),
         ("few", "warning", 40, "", "compare"),
-        ("majority", "warning", 5, "ant", "balanced"),
+        ("majority", "warning", 1, "ant", "balanced"),
         ("leak", "warning", 2, "train/ant/2.png = val/ant/same.png", "remove"),
         ("labels", "warning", 2, "train/ant/1.png = train/bee/ant.tif", "one class"),
         ("copies", "note", 1, "train/ant/0.png = train/ant/copy.bmp", "remove"),
@@ -173,9 +173,9 @@ def test_images_in_memory() -> None:
     assert checked.next_step == "mgd3-fast distill --dataset mnist5k --ipc 10 --classes 0 --out OUT"
 
 
-def glanced(path: Path, size: int | None = None) -> str:
+def glanced(path: Path, size: int | None = None, on_bad_image: str = "error") -> str:
     stream = StringIO()
-    glance(str(path), open_dataset(str(path)), size, Progress(stream=stream))
+    glance(str(path), open_dataset(str(path)), size, Progress(stream=stream), on_bad_image=on_bad_image)
     return stream.getvalue()
 
 
@@ -185,8 +185,33 @@ def test_runs_say_what_spoils_them_and_nothing_else(awkward: Path, pictures: Pat
     assert lines[-1] == f"(of 41 pictures looked at; `mgd3-fast check {awkward}` says more)"
     assert len(lines) <= 4
     assert glanced(awkward) == "\n".join([*lines, ""])
+    assert "cannot be read" not in glanced(awkward, on_bad_image="skip")
     assert glanced(pictures, 16) == ""
     assert glanced(pictures, 256).startswith("warning: 21 of 21 pictures (100%) are smaller than 256 px")
+
+
+def test_padded_pictures_lose_nothing_and_are_scaled_by_their_longer_side(awkward: Path) -> None:
+    checked = check_dataset(CheckConfig(dataset=str(awkward), fit="pad", size=40))
+    assert not {"crop", "small"} & {one.about for one in checked.findings}
+
+
+def test_background_decides_what_is_of_one_colour(tmp_path: Path) -> None:
+    drawing = Image.new("RGBA", (40, 30), (255, 255, 255, 0))
+    drawing.paste((255, 255, 255, 255), (10, 10, 30, 20))
+    for number in range(2):
+        save(drawing, tmp_path / "ant" / f"{number}.png")
+    for background, about in (("white", {"one-colour"}), ("black", set())):
+        checked = check_dataset(CheckConfig(dataset=str(tmp_path), background=background))
+        assert {one.about for one in checked.findings} & {"one-colour"} == about
+
+
+def test_class_that_cannot_be_read_is_an_error_that_skipping_does_not_mend(tmp_path: Path) -> None:
+    save(photo(0), tmp_path / "ant" / "0.png")
+    (tmp_path / "bee").mkdir()
+    (tmp_path / "bee" / "0.png").write_bytes(b"no picture")
+    checked = check_dataset(CheckConfig(dataset=str(tmp_path), ipc=1))
+    assert [one.about for one in checked.findings if one.severity == "error"] == ["unreadable", "empty"]
+    assert checked.next_step is None
 
 
 def test_mistakes(tmp_path: Path) -> None:
