@@ -37,16 +37,37 @@ def decode_image(content: bytes) -> Image.Image:
     Raises:
         BadImageError: Empty, unknown, truncated, corrupt or too large.
     """
+    return decode_picture(content)[1]
+
+
+def decode_picture(content: bytes) -> tuple[Image.Image, Image.Image]:
+    """Decode as `decode_image` does, whose image is the second one.
+
+    The first is the picture as its file holds it: in its own mode, with what the header says.
+    """
+    with _refusing_what_fails():
+        picture = _loaded(content)
+        return picture, _eight_bits(picture)
+
+
+def _loaded(content: bytes) -> Image.Image:
     if not content:
         raise BadImageError("the file is empty")
+    with _strict_truncation():
+        image = Image.open(io.BytesIO(content))
+        if image.width * image.height > MAX_PIXELS:
+            raise BadImageError(f"{image.width}x{image.height} pixels, {_TOO_LARGE}")
+        if image.format == "JPEG" and _is_zero_filled(content):
+            raise BadImageError("the JPEG's end was overwritten with zeros")
+        image.load()
+    return image
+
+
+@contextmanager
+def _refusing_what_fails() -> Iterator[None]:
+    """Turn whatever an image file makes Pillow raise into a `BadImageError`."""
     try:
-        with _strict_truncation(), Image.open(io.BytesIO(content)) as image:
-            if image.width * image.height > MAX_PIXELS:
-                raise BadImageError(f"{image.width}x{image.height} pixels, {_TOO_LARGE}")
-            if image.format == "JPEG" and _is_zero_filled(content):
-                raise BadImageError("the JPEG's end was overwritten with zeros")
-            image.load()
-            return _eight_bits(image)
+        yield
     except BadImageError:
         raise
     except UnidentifiedImageError:

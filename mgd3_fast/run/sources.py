@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+from mgd3_fast.check import glance
 from mgd3_fast.config import DistillConfig
 from mgd3_fast.datasets import (
     BadImage,
@@ -139,7 +140,9 @@ def open_sources(config: EncodeConfig, progress: Progress, share: Share | None =
     )
     note_old_latents(store, progress)
     if isinstance(opened, Dataset):
-        return Sources(replace(opened, framing=framing), generator, device, precision, store)
+        opened = replace(opened, framing=framing)
+        glance(config.dataset, opened, generator.resolution, progress, on_bad_image=config.on_bad_image)
+        return Sources(opened, generator, device, precision, store)
     job = make_job(
         generator.autoencoder, store, device=device, on_bad_image=config.on_bad_image, progress=progress
     )
@@ -177,7 +180,9 @@ def open_training_images(config: EncodeConfig, progress: Progress) -> Dataset:
     """
     opened = _open(config, progress)
     if isinstance(opened, Dataset):
-        return replace(opened, framing=chosen_framing(config))
+        opened = replace(opened, framing=chosen_framing(config))
+        glance(config.dataset, opened, None, progress, on_bad_image=config.on_bad_image)
+        return opened
     raise unread_error(config.dataset)
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from mgd3_fast.check import glance
 from mgd3_fast.config.train import TrainConfig
 from mgd3_fast.datasets import Dataset, chosen_framing, describe, open_dataset
 from mgd3_fast.devices import resolve_device, resolve_precision
@@ -74,6 +75,7 @@ def open_run(config: TrainConfig, progress: Progress) -> TrainingRun:
     resolution = config.resolution or (init.resolution if init else usual)
     if init is not None and resolution != init.resolution:
         raise UserError(f"resolution must be {init.resolution} to fine-tune {init.name}, got {resolution}")
+    glance(config.dataset, dataset, resolution, progress, on_bad_image=config.on_bad_image)
     bf16 = resolve_precision(config.precision, device) == "bf16"
     log = TrainingLog(Path(config.out))
     return TrainingRun(
