@@ -126,7 +126,7 @@ def _open_case(config: JudgeConfig, progress: Progress) -> Case:
     if held_out is None:
         whole, held_out = _without_a_fifth(whole, progress)
     judged = _judged(whole, held_out)
-    train, held_out = whole.subset(judged), held_out.subset(judged)
+    train, held_out = whole.subset(judged), replace(held_out.subset(judged), framing=whole.framing)
     most = min(MOST_PER_CLASS, max(2, config.samples // len(judged)))
     counts = tuple(min(most, len(cls)) for cls in train.classes)
     held_out = chosen_images(held_out, max(2, MOST_HELD_OUT // len(judged)))

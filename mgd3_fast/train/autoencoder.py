@@ -46,7 +46,8 @@ def train_autoencoder(run: TrainingRun, network: AutoencoderKL) -> Path:
             was begun on.
     """
     config, images = run.config, training_images(run)
-    run.log.begin("vae", {**identity(config, "vae"), "images": run.dataset.fingerprint})
+    about = {"images": run.dataset.fingerprint, **run.dataset.framing.record()}
+    run.log.begin("vae", {**identity(config, "vae"), **about})
     if _is_settled(run, steps_of(config, "vae", len(images))):
         return run.out / "vae"
     order = EpochOrder(len(images), config.vae_batch_size, config.seed, "vae", straddling=True)

@@ -50,13 +50,19 @@ class HeldOutLoss:
         return max(1, steps // _MEASURED, math.ceil(affordable))
 
 
-def open_held_out_images(config: TrainConfig, class_names: Sequence[str]) -> Dataset | None:
+def open_held_out_images(config: TrainConfig, dataset: Dataset) -> Dataset | None:
     """At most 256 images that the training leaves alone, of all its classes or of evenly spread ones.
+
+    Args:
+        config: What it is trained on.
+        dataset: The same, opened.
 
     Returns:
         Some of the dataset's val split or, with `split` "fit", of what that leaves out; None where there is
         neither.
     """
+    if dataset.stream is not None:
+        return None
     opened = open_held_out(
         config.dataset,
         config.split,
@@ -66,11 +72,12 @@ def open_held_out_images(config: TrainConfig, class_names: Sequence[str]) -> Dat
     )
     if opened is None:
         return None
-    classes = [one for one in opened.classes if len(one) and one.name in class_names]
+    classes = [one for one in opened.classes if len(one) and one.name in dataset.class_names]
     if not classes:
         return None
     kept = [classes[place] for place in spread(len(classes), MOST_IMAGES)]
-    return chosen_images(replace(opened, classes=tuple(kept)), max(1, MOST_IMAGES // len(kept)))
+    some = replace(opened, classes=tuple(kept), framing=dataset.framing)
+    return chosen_images(some, max(1, MOST_IMAGES // len(kept)))
 
 
 def best_before_rise(points: Sequence[dict[str, float]]) -> dict[str, float] | None:

@@ -7,8 +7,16 @@ from pathlib import Path
 
 import torch
 
+from mgd3_fast.check import glance
 from mgd3_fast.config.train import TrainConfig
-from mgd3_fast.datasets import Dataset, ImageStream, describe, open_source
+from mgd3_fast.datasets import (
+    Dataset,
+    Framing,
+    ImageStream,
+    chosen_framing,
+    describe,
+    open_source,
+)
 from mgd3_fast.datasets.holdout import fit_part
 from mgd3_fast.devices import resolve_device, resolve_precision
 from mgd3_fast.errors import UserError
@@ -66,6 +74,37 @@ def open_run(config: TrainConfig, progress: Progress) -> TrainingRun:
         UserError: Something does not exist, or does not fit the rest.
     """
     device = resolve_device(config.device)
+    opened = _open(config, progress)
+    log = TrainingLog(Path(config.out))
+    init = None if config.init is None else _open_init(config, opened.name, progress)
+    framing = chosen_framing(config, _framed(config, init, log))
+    schedule = _schedule_settings(init)
+    vae = trained_on(config, init) if config.part == "dit" else None
+    preset = preset_of(config, device)
+    resolution = _resolution(config, init, vae, log, progress) or resolution_for(opened, preset)
+    shape = None if vae is None else latent_shape(vae, resolution)
+    if isinstance(opened, Dataset):
+        opened = replace(opened, framing=framing)
+    glance(config.dataset, opened, resolution, progress, on_bad_image=config.on_bad_image)
+    dataset, pixels = _readable(opened, framing, vae, resolution, config, device, progress)
+    if len(dataset) < 2:
+        raise UserError(f"dataset must have at least 2 images to train on, got {len(dataset)}")
+    config = completed(
+        replace(config, resolution=resolution),
+        preset,
+        log.begun_with(config.part),
+        images=len(dataset),
+        latent_side=None if shape is None else shape[1],
+    )
+    bf16 = resolve_precision(config.precision, device) == "bf16"
+    held_out = open_held_out_images(config, dataset)
+    return TrainingRun(
+        config, dataset, init, schedule, resolution, device, bf16, log, progress, pixels, held_out
+    )
+
+
+def _open(config: TrainConfig, progress: Progress) -> Dataset | ImageStream:
+    """Open the images, and say what was found where they need not be read for it."""
     opened = open_source(
         config.dataset,
         data_dir=config.data_dir,
@@ -79,28 +118,7 @@ def open_run(config: TrainConfig, progress: Progress) -> TrainingRun:
         opened = fit_part(opened)
     if isinstance(opened, Dataset):
         progress.note(describe(opened))
-    log = TrainingLog(Path(config.out))
-    init = None if config.init is None else _open_init(config, opened.name, progress)
-    schedule = _schedule_settings(init)
-    vae = trained_on(config, init) if config.part == "dit" else None
-    preset = preset_of(config, device)
-    resolution = _resolution(config, init, vae, log, progress) or resolution_for(opened, preset)
-    shape = None if vae is None else latent_shape(vae, resolution)
-    dataset, pixels = _readable(opened, vae, resolution, config, device, progress)
-    if len(dataset) < 2:
-        raise UserError(f"dataset must have at least 2 images to train on, got {len(dataset)}")
-    config = completed(
-        replace(config, resolution=resolution),
-        preset,
-        log.begun_with(config.part),
-        images=len(dataset),
-        latent_side=None if shape is None else shape[1],
-    )
-    bf16 = resolve_precision(config.precision, device) == "bf16"
-    held_out = None if dataset.stream is not None else open_held_out_images(config, dataset.class_names)
-    return TrainingRun(
-        config, dataset, init, schedule, resolution, device, bf16, log, progress, pixels, held_out
-    )
+    return opened
 
 
 def trained_on(config: TrainConfig, init: Generator | None) -> KLAutoencoder:
@@ -164,8 +182,17 @@ def _resolution(
     return given
 
 
+def _framed(config: TrainConfig, init: Generator | None, log: TrainingLog) -> dict[str, Framing]:
+    """What pictures were framed like for `init`, or for the autoencoder that `out` holds already."""
+    if init is not None:
+        return {init.name: init.framing}
+    begun = log.begun_with("vae") if config.vae is None else {}
+    return {"the autoencoder": Framing.recorded(begun)} if begun else {}
+
+
 def _readable(
     opened: Dataset | ImageStream,
+    framing: Framing,
     vae: KLAutoencoder | None,
     resolution: int,
     config: TrainConfig,
@@ -176,12 +203,12 @@ def _readable(
     if isinstance(opened, Dataset) and opened.stream is None:
         return opened, None
     if vae is not None:
-        store = LatentStore(config.cache_dir, vae.digest, resolution)
+        store = LatentStore(config.cache_dir, vae.digest, resolution, framing=framing)
         return read_stream(opened, vae, store, config, progress, device), None
     progress.note(
         "a stream is read twice: for its pixels, and for its latents when the autoencoder is trained"
     )
-    pixels = pixel_store(config, resolution)
+    pixels = pixel_store(config, resolution, framing)
     return read_stream(opened, Pixels(), pixels, config, progress), pixels
 
 

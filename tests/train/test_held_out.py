@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import nn
 
+from mgd3_fast.datasets import Framing, open_dataset
 from mgd3_fast.errors import UserError
 from mgd3_fast.progress import Progress
 from mgd3_fast.train import TrainConfig, train
@@ -108,7 +109,7 @@ def test_the_loss_is_said(with_val: Path, tmp_path: Path) -> None:
 def test_fit_is_trained_without_what_it_is_measured_on(whole: Path, tmp_path: Path) -> None:
     config = tiny_config(whole, tmp_path / "gen", part="vae", split="fit")
     train(config)
-    held_out = open_held_out_images(config, NAMES)
+    held_out = open_held_out_images(config, open_dataset(str(whole)))
     assert held_out is not None
     assert held_out.counts == dict.fromkeys(NAMES, 1)
     assert parts_of(config)["vae"]["held_out"]
@@ -119,12 +120,14 @@ def test_fit_is_trained_without_what_it_is_measured_on(whole: Path, tmp_path: Pa
 def test_at_most_256_images_of_the_trained_classes_are_held_out(with_val: Path, monkeypatch) -> None:
     monkeypatch.setattr("mgd3_fast.train.held_out.MOST_IMAGES", 6)
     config = tiny_config(with_val, Path("unused"))
-    three, two = (open_held_out_images(config, names) for names in (NAMES, NAMES[:2]))
+    framing = Framing(background=(0, 0, 0))
+    dataset = replace(open_dataset(str(with_val)), framing=framing)
+    three, two = (open_held_out_images(config, opened) for opened in (dataset, dataset.subset("ant,bee")))
     assert three is not None
     assert two is not None
     assert three.counts == dict.fromkeys(NAMES, 2)
     assert two.counts == dict.fromkeys(NAMES[:2], 3)
-    assert open_held_out_images(config, ("dog",)) is None
+    assert three.framing == framing
 
 
 def test_train_judges_once(with_val: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
