@@ -39,6 +39,8 @@ ENCODE = [
     "--flip",
     "--posterior",
     "--storage",
+    "--background",
+    "--fit",
 ]
 OPTIONS = {
     "encode": [*ENCODE, "--shard", *REPORTING],
@@ -146,6 +148,8 @@ OPTIONS = {
         "--cfg-scale",
         "--mode-scale",
         "--t-stop",
+        "--background",
+        "--fit",
         *REPORTING,
     ],
     "judge": [*ENCODE, "--samples", "--seed", "--out", *REPORTING],
@@ -175,6 +179,8 @@ OPTIONS = {
         "--map",
         "--cache-dir",
         "--out",
+        "--background",
+        "--fit",
         *REPORTING,
     ],
     "export": [
@@ -222,6 +228,9 @@ OPTIONS = {
         "--precision",
         "--compile",
         "--keep-weights",
+        "--background",
+        "--fit",
+        "--on-bad-image",
         *REPORTING,
     ],
     "convert": [
@@ -232,6 +241,8 @@ OPTIONS = {
         "--normalisation",
         "--tensor-file",
         "--shard-mib",
+        "--background",
+        "--fit",
         *REPORTING,
     ],
     "check": [
