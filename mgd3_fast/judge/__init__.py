@@ -8,8 +8,10 @@ from mgd3_fast.config.judge import JudgeConfig
 from mgd3_fast.first_use import loaded_on_first_use
 
 if TYPE_CHECKING:
-    from mgd3_fast.judge.judging import judge
+    from mgd3_fast.judge.judging import is_about, judge
 
-__all__ = ["JudgeConfig", "judge"]
+__all__ = ["JudgeConfig", "is_about", "judge"]
 
-__getattr__ = loaded_on_first_use(__name__, judge="mgd3_fast.judge.judging")
+__getattr__ = loaded_on_first_use(
+    __name__, is_about="mgd3_fast.judge.judging", judge="mgd3_fast.judge.judging"
+)

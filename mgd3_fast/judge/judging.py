@@ -5,7 +5,7 @@ Shape letters: N images, R pixels a side, S side that the classifier sees.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import date
 from pathlib import Path
@@ -19,7 +19,7 @@ from mgd3_fast.datasets import Dataset
 from mgd3_fast.datasets.holdout import chosen_images, fit_part, held_out_part, open_held_out, spread
 from mgd3_fast.errors import Interrupted, UserError
 from mgd3_fast.evaluate.images import ImageSet
-from mgd3_fast.generators import amend_description, class_ids, for_run
+from mgd3_fast.generators import Generator, amend_description, class_ids, for_run
 from mgd3_fast.generators.folder import DESCRIPTION
 from mgd3_fast.judge.classifier import quick_recipe, shrunk, taught_accuracy
 from mgd3_fast.judge.images import read_images
@@ -95,13 +95,23 @@ def judge(config: JudgeConfig, progress: Progress = SILENT) -> dict[str, Any]:
         "date": date.today().isoformat(),
         "measures": {name: round(value, 4) for name, value in asdict(measures).items()},
         "settings": _settings(case, config),
-        "generator_digest": generator.digest,
-        "autoencoder_digest": generator.autoencoder.digest,
+        **_subject(generator),
         "versions": versions(),
     }
     for folder in kept:
         amend_description(folder, quality=quality)
     return quality
+
+
+def is_about(quality: Mapping[str, Any], generator: Generator) -> bool:
+    """Whether a verdict that was kept is about a generator as it is: its weights, and how it is sampled."""
+    return _subject(generator).items() <= quality.items()
+
+
+def _subject(generator: Generator) -> dict[str, Any]:
+    sampling = {name: getattr(generator.defaults, name) for name in ("sampler", "steps", "cfg_scale")}
+    digests = {"generator_digest": generator.digest, "autoencoder_digest": generator.autoencoder.digest}
+    return {**digests, "sampling": sampling}
 
 
 def _is_kept(config: JudgeConfig) -> bool:
@@ -235,6 +245,5 @@ def _settings(case: Case, config: JudgeConfig) -> dict[str, Any]:
         "classes": len(case.class_ids),
         "samples": sum(case.counts),
         "seed": config.seed,
-        "sampling": asdict(case.sources.generator.defaults),
         "precision": case.sources.precision,
     }

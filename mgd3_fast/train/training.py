@@ -19,7 +19,7 @@ from mgd3_fast.generators import (
     save_generator,
 )
 from mgd3_fast.generators.folder import DESCRIPTION
-from mgd3_fast.judge import JudgeConfig, judge
+from mgd3_fast.judge import JudgeConfig, is_about, judge
 from mgd3_fast.latents import latent_shape
 from mgd3_fast.progress import SILENT, Progress
 from mgd3_fast.train.autoencoder import STORED_DTYPES, new_autoencoder, start_autoencoder, train_autoencoder
@@ -61,8 +61,7 @@ def train(config: TrainConfig, progress: Progress = SILENT) -> Path:
     if network is not None:
         earlier = _earlier_verdict(run.out)
         _train_dit(run, network)
-        if config.judge == "on":
-            _judge(run, earlier)
+        _judge(run, earlier)
     return run.out
 
 
@@ -143,11 +142,12 @@ def _earlier_verdict(out: Path) -> dict[str, Any]:
 
 
 def _judge(run: TrainingRun, earlier: dict[str, Any]) -> None:
-    """Say how good the trained generator is; the verdict on the same weights is taken up again."""
+    """Say how good the trained generator is; an earlier verdict that is about it as it is stays."""
     generator, config = load_generator_folder(run.out), run.config
-    digests = {"generator_digest": generator.digest, "autoencoder_digest": generator.autoencoder.digest}
-    if digests.items() <= earlier.items():
+    if earlier and is_about(earlier, generator):
         amend_description(run.out, quality=earlier)
+        return
+    if config.judge == "off":
         return
     judging = JudgeConfig(
         dataset=config.dataset,

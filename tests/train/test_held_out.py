@@ -139,6 +139,8 @@ def test_train_judges_once(with_val: Path, tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr("mgd3_fast.train.training.judge", None)
     again = train(replace(config, name="renamed"))
     assert json.loads((again / "generator.json").read_text())["quality"] == quality
+    train(replace(config, cfg_scale=3.0, judge="off"))
+    assert "quality" not in json.loads((again / "generator.json").read_text())  # it was sampled at another
 
 
 def test_what_cannot_be_judged_is_trained_all_the_same(with_val: Path, tmp_path: Path) -> None:
