@@ -249,6 +249,11 @@ def test_generators_hand_on_what_they_were_trained_with(
     )
     assert encode(config)[1].dataset.framing == Framing(TEAL, "pad")
     assert encode(replace(config, fit="crop"))[1].dataset.framing == Framing(TEAL, "crop")
+    beside = ["--method", "random", "--ipc", "1", "--out", str(tmp_path / "random"), "--quiet"]
+    assert (
+        main(["distill", *beside, "--dataset", config.dataset, "--generator", str(config.generator)]) == DONE
+    )
+    assert FRAMED.items() <= manifest(tmp_path / "random")["settings"].items()
 
 
 def test_a_trained_generator_records_it(roots: tuple[Path, Path], tmp_path: Path) -> None:
