@@ -14,6 +14,7 @@ from mgd3_fast.datasets import Dataset
 from mgd3_fast.fit import step_generator
 from mgd3_fast.generators import Autoencoder
 from mgd3_fast.latents import ClassLatents, LatentStore, encode_dataset, note_old_latents
+from mgd3_fast.run.sources import note_skipped
 from mgd3_fast.train.augment import augment
 from mgd3_fast.train.run import TrainingRun
 
@@ -124,7 +125,7 @@ def training_latents(run: TrainingRun, autoencoder: Autoencoder, class_ids: list
         store = LatentStore(config.cache_dir, encoder.digest, run.resolution, framing=run.dataset.framing)
         if not copies:
             note_old_latents(store, run.progress)
-        encode_dataset(
+        report = encode_dataset(
             run.dataset,
             encoder,
             store,
@@ -132,6 +133,8 @@ def training_latents(run: TrainingRun, autoencoder: Autoencoder, class_ids: list
             on_bad_image=config.on_bad_image,
             progress=run.progress,
         )
+        if not copies:  # the others lack the same images
+            note_skipped(report.bad_images, run.progress)
         copies.append(stored_latents(store, run.dataset))
     return TrainingLatents(copies, class_ids)
 
