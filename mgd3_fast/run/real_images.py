@@ -23,7 +23,7 @@ from mgd3_fast.datasets import BadImage, BadImageError, Dataset, bad_image_error
 from mgd3_fast.errors import UserError
 from mgd3_fast.modes import HerdingDiscovery, ModeDiscovery, method_named
 from mgd3_fast.run.run import Run, Timings, layout_for, left_out
-from mgd3_fast.run.sources import open_training_images
+from mgd3_fast.run.sources import note_skipped, open_training_images
 from mgd3_fast.writers import PngWriter
 
 if TYPE_CHECKING:
@@ -101,6 +101,7 @@ class RealImages(Run):
                 bar.advance(len(of_class))
             with self.timings.measure("write"):
                 writer.close()
+        note_skipped(self.bad_images, self.progress)
         return left_out(self.bad_images)
 
     def save_modes(self, modes: Dataset) -> tuple[str, ...]:
