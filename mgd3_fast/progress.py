@@ -5,8 +5,9 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import accumulate
 from typing import Any, TextIO
 
 from tqdm import tqdm
@@ -41,10 +42,33 @@ class _Pace:
             self._last = (self._fresh, time.monotonic())
             self._origin = self._origin or self._last
 
+    def skip(self, n: int) -> None:
+        self.done += n
+
     def rate(self) -> float:
         """Units a second; 0 while nobody knows."""
         (first, since), (last, until) = self._origin or self._last, self._last
         return (last - first) / (until - since) if until > since else 0.0
+
+
+class _WeighedPace(_Pace):
+    """The pace of units of different cost: its rate is that of the units that are left."""
+
+    def __init__(self, costs: Sequence[float], initial: int) -> None:
+        super().__init__(len(costs), initial, 1, False)
+        self._spent = list(accumulate(costs, initial=0.0))  # by the first 0, 1, ... units
+        self._skipped = self._spent[initial]
+
+    def skip(self, n: int) -> None:
+        self._skipped += self._spent[self.done + n] - self._spent[self.done]
+        super().skip(n)
+
+    def rate(self) -> float:
+        spent, left = self._spent[self.done] - self._skipped, self._spent[-1] - self._spent[self.done]
+        if not spent or not left:
+            return super().rate()
+        units = len(self._spent) - 1 - self.done
+        return super().rate() / self._fresh * spent * units / left
 
 
 class _PacedTqdm(tqdm):  # type: ignore[type-arg]
@@ -74,7 +98,7 @@ class _TerminalBar(Bar):
         self._bar.last_print_n += n
         self._bar.n += n
         if self._bar.pace is not None:
-            self._bar.pace.done += n
+            self._bar.pace.skip(n)
         self._bar.refresh()
 
 
@@ -95,7 +119,7 @@ class _PlainBar(Bar):
             self._print_line()
 
     def skip(self, n: int) -> None:
-        self._pace.done += n
+        self._pace.skip(n)
 
     def close(self) -> None:
         if self._last_line_at != self._pace.done:
@@ -109,12 +133,12 @@ class _PlainBar(Bar):
         if rate > 0:
             line += f", {rate:.4g} {self._unit}/s"
         if self._total is not None and rate > 0 and done < self._total:
-            line += f", {_duration((self._total - done) / rate)} left"
+            line += f", {duration((self._total - done) / rate)} left"
         print(line, file=self._stream, flush=True)
 
 
-def _duration(seconds: float) -> str:
-    """Say how long something takes, to two or three digits."""
+def duration(seconds: float) -> str:
+    """Say how long something takes, to two or three digits: 34 s, 12 min, 3 h 20 min."""
     minutes = round(seconds / 60)
     if seconds < 120:
         return f"{seconds:.0f} s"
@@ -143,6 +167,7 @@ class Progress:
         initial: int = 0,
         batch: int = 1,
         first_apart: bool = False,
+        costs: Sequence[float] | None = None,
     ) -> Iterator[Bar]:
         """Open the bar of one stage.
 
@@ -153,18 +178,22 @@ class Progress:
             initial: Units that an earlier run already finished.
             batch: Units that are worked on together; only whole batches say how fast it goes.
             first_apart: The first batch says nothing of the rate: it compiles or captures for the others.
+            costs: What each unit takes beside the others, in their order, where they differ: the rate that is
+                shown, and the time left, are then those of the units that are left.
 
         Yields:
             A bar whose `advance` counts finished units.
         """
         if self.quiet:
             yield Bar()
-        elif self.stream.isatty():
-            paced = batch > 1 or first_apart  # else tqdm's own, which follows a rate that changes
+            return
+        pace = _WeighedPace(costs, initial) if costs else _Pace(total, initial, batch, first_apart)
+        if self.stream.isatty():
+            paced = batch > 1 or first_apart or costs  # else tqdm's own, which follows a rate that changes
             with _PacedTqdm(desc=name, total=total, unit=unit, initial=initial, file=self.stream) as bar:
-                yield _TerminalBar(bar, _Pace(total, initial, batch, first_apart) if paced else None)
+                yield _TerminalBar(bar, pace if paced else None)
         else:
-            plain = _PlainBar(name, total, unit, _Pace(total, initial, batch, first_apart), self.stream)
+            plain = _PlainBar(name, total, unit, pace, self.stream)
             yield plain
             plain.close()
 
@@ -193,7 +222,7 @@ class Progress:
             timer.join()  # its line, where it is being written, comes before ours
         seconds = time.monotonic() - started
         if seconds >= after_s:
-            self.note(f"{name}: {_duration(seconds)}")
+            self.note(f"{name}: {duration(seconds)}")
 
     def note(self, line: str) -> None:
         """Print a line of information or warning, or several; of what is too long the middle is left out."""

@@ -12,10 +12,11 @@ from mgd3_fast.config.evaluate import EvaluateConfig
 from mgd3_fast.devices import device_name
 from mgd3_fast.errors import Interrupted
 from mgd3_fast.evaluate.plan import Pair, Plan, make_plan
-from mgd3_fast.evaluate.results import differences, pool_means, sum_up
+from mgd3_fast.evaluate.results import differences, majority, pool_means, sum_up
 from mgd3_fast.evaluate.store import RESULT, TrainingStore, training_key, write_json
+from mgd3_fast.evaluate.timing import TrainingTimes
 from mgd3_fast.evaluate.training import Job, train_classifier
-from mgd3_fast.progress import SILENT, Bar, Progress
+from mgd3_fast.progress import SILENT, Bar, Progress, duration
 from mgd3_fast.versions import versions
 
 FORMAT = "mgd3-fast evaluation"
@@ -42,13 +43,26 @@ def evaluate(config: EvaluateConfig, progress: Progress = SILENT) -> dict[str, A
         UserError: Folders and dataset do not fit, or something named does not exist.
         Interrupted: Ctrl-C; finished trainings and the state of the running one are kept.
     """
-    plan = make_plan(config, progress)
-    store = TrainingStore(Path(config.out))
+    return carry_out(make_plan(config, progress), progress)
+
+
+def carry_out(plan: Plan, progress: Progress, times: TrainingTimes | None = None) -> dict[str, Any]:
+    """Do what is left of a plan; see `evaluate`.
+
+    Args:
+        plan: What is trained on what.
+        progress: Receives bars and notes.
+        times: Knows the networks that were timed already.
+    """
+    store = TrainingStore(Path(plan.config.out))
     progress.note(plan.describe())
     outcomes: Outcomes = {pair: {} for pair in plan.jobs}
-    total = len(plan.seeds) * sum(job.recipe.epochs for job in plan.jobs.values())
+    epochs = sum(job.recipe.epochs for job in plan.jobs.values())
+    costs = [] if progress.quiet else _costs(plan, store, times or TrainingTimes(), progress)
     try:
-        with progress.stage("evaluate", total=total, unit="epoch") as bar:
+        with progress.stage(
+            "evaluate", total=len(plan.seeds) * epochs, unit="epoch", costs=costs * len(plan.seeds)
+        ) as bar:
             # Seed by seed, so that what is finished when the run is stopped can be compared.
             for seed in plan.seeds:
                 for (network, folder), job in plan.jobs.items():
@@ -64,28 +78,62 @@ def evaluate(config: EvaluateConfig, progress: Progress = SILENT) -> dict[str, A
     return _write_result(plan, store, outcomes)
 
 
+def seconds_left(plan: Plan, store: TrainingStore, times: TrainingTimes) -> dict[tuple[Pair, int], float]:
+    """What each training that is not finished will take, by network, folder and seed."""
+    return {
+        (pair, seed): times.seconds(job)
+        for seed in plan.seeds
+        for pair, job in plan.jobs.items()
+        if _finished(plan, store, pair[1], replace(job, seed=seed)) is None
+    }
+
+
+def _costs(plan: Plan, store: TrainingStore, times: TrainingTimes, progress: Progress) -> list[float]:
+    """Say how long it will take, and return the seconds of every epoch of one repeat."""
+    with progress.activity("timing a few steps of each network"):
+        left = seconds_left(plan, store, times)
+    if not left:
+        return []
+    wanted = len(plan.seeds) * len(plan.jobs)
+    of_all, plural = "" if len(left) == wanted else f" of {wanted}", "s" if wanted > 1 else ""
+    progress.note(f"about {duration(sum(left.values()))}: {len(left)}{of_all} training{plural} to do")
+    return [
+        times.seconds(job) / job.recipe.epochs for job in plan.jobs.values() for _ in range(job.recipe.epochs)
+    ]
+
+
+def _finished(plan: Plan, store: TrainingStore, folder: str, job: Job) -> dict[str, Any] | None:
+    """The outcome of a training, if it is finished and its weights are there where they are to be kept."""
+    key = training_key(_identity(plan, job))
+    finished = store.finished(key)
+    kept = plan.config.keep_weights == "off" or _weights_file(store, key, folder, job).exists()
+    return finished if kept else None
+
+
+def _weights_file(store: TrainingStore, key: str, folder: str, job: Job) -> Path:
+    return store.weights_file(key, f"{job.network}-{Path(folder).name}-{job.seed}")
+
+
 def _outcome(
     plan: Plan, store: TrainingStore, folder: str, job: Job, bar: Bar, progress: Progress
 ) -> dict[str, Any]:
     """Take a training from the store, or do it."""
-    identity = _identity(plan, job)
-    key = training_key(identity)
-    kept = plan.config.keep_weights == "on"
-    # Folders of one name are told apart by their paths.
-    weights = store.weights_file(key, f"{job.network}-{Path(folder).name}-{job.seed}")
-    finished = store.finished(key)
-    if finished is not None and (not kept or weights.exists()):
+    finished = _finished(plan, store, folder, job)
+    if finished is not None:
         bar.skip(job.recipe.epochs)
         return finished
+    identity = _identity(plan, job)
+    key = training_key(identity)
     outcome, state = train_classifier(job, store.checkpoint(key), bar)
     outcome |= {
         "device": device_name(plan.device),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
     }
-    if kept:
+    if plan.config.keep_weights == "on":
         described = {"network": job.network, "classes": ",".join(plan.dataset.class_names)}
-        store.put_weights(weights, state, described)
+        # Folders of one name are told apart by their paths.
+        store.put_weights(_weights_file(store, key, folder, job), state, described)
     store.put(key, identity, outcome)
     progress.note(
         f"{job.network}, {folder}, seed {job.seed}: best {outcome['best']:.2f}%"
@@ -112,7 +160,7 @@ def _identity(plan: Plan, job: Job) -> dict[str, Any]:
 def _write_result(plan: Plan, store: TrainingStore, outcomes: Outcomes) -> dict[str, Any]:
     """Sum up what is finished."""
     rows = [
-        sum_up(network, folder, plan.folders[folder].ipc, by_seed)
+        sum_up(network, folder, plan.sets[folder].ipc, by_seed)
         for (network, folder), by_seed in outcomes.items()
         if by_seed
     ]
@@ -133,6 +181,8 @@ def _write_result(plan: Plan, store: TrainingStore, outcomes: Outcomes) -> dict[
             "split": dataset.split,
             "classes": len(dataset.classes),
             "images": len(plan.first.test),
+            "images_by_class": plan.dataset.counts,
+            "majority": majority(plan.dataset.class_names, list(plan.dataset.counts.values())),
             "fingerprint": dataset.fingerprint,
             "class_list_hash": dataset.class_list_hash,
             "notes": list(dataset.notes),
@@ -140,7 +190,7 @@ def _write_result(plan: Plan, store: TrainingStore, outcomes: Outcomes) -> dict[
         "teacher": plan.teacher,
         "rows": rows,
         "differences": differences(rows),
-        "folders": {name: _folder_record(plan, name) for name in plan.folders},
+        "folders": {name: _folder_record(plan, name) for name in plan.sets},
         "recipes": [
             {
                 "network": network,
@@ -160,14 +210,14 @@ def _write_result(plan: Plan, store: TrainingStore, outcomes: Outcomes) -> dict[
 
 
 def _folder_record(plan: Plan, name: str) -> dict[str, Any]:
-    folder = plan.folders[name]
+    of_name = plan.sets[name]
     train = next(job.train for (_, trained), job in plan.jobs.items() if trained == name)
     return {
-        "path": folder.path.name,
+        "path": of_name.source,
         "images": len(train),
-        "ipc": folder.ipc,
+        "ipc": of_name.ipc,
         "digest": train.digest,
-        "settings": folder.manifest["settings"] if folder.manifest else None,
+        "settings": of_name.settings,
     }
 
 

@@ -168,13 +168,25 @@ def _evaluations(paths: Sequence[Path]) -> list[dict[str, Any]]:
             content = json.loads((path / RESULT if path.is_dir() else path).read_text(encoding="utf-8"))
             if content["format"] != FORMAT:
                 raise ValueError("which is something else")
-            rows = [{name: row[name] for name in _ROW} for row in content["rows"]]
+            rows = [
+                {**{name: row[name] for name in _ROW}, "balanced": row.get("best_balanced")}
+                for row in content["rows"]
+            ]
         except (OSError, ValueError, KeyError, TypeError) as error:
             why = error.strerror if isinstance(error, OSError) else error
             raise UserError(
                 f"evaluation must be an evaluation.json of evaluate or its folder, got {path}: {why}"
             ) from None
-        found.append({"path": str(path), "complete": content.get("complete"), "rows": rows})
+        dataset = content.get("dataset", {})
+        found.append(
+            {
+                "path": str(path),
+                "complete": content.get("complete"),
+                "rows": rows,
+                "majority": dataset.get("majority"),
+                "uneven": len(set(dataset.get("images_by_class", {}).values())) > 1,
+            }
+        )
     return found
 
 

@@ -19,8 +19,18 @@ import torch
 
 from mgd3_fast.config import DistillConfig
 from mgd3_fast.config.distill import REAL_METHODS
-from mgd3_fast.datasets import BadImage, BadImageError, Dataset, bad_image_error, center_crop, image_batches
+from mgd3_fast.datasets import (
+    DATASET_NAMES,
+    BadImage,
+    BadImageError,
+    Dataset,
+    bad_image_error,
+    center_crop,
+    image_batches,
+)
+from mgd3_fast.datasets.sides import sensible_side
 from mgd3_fast.errors import UserError
+from mgd3_fast.generators import load_generator
 from mgd3_fast.modes import HerdingDiscovery, ModeDiscovery, method_named
 from mgd3_fast.run.run import Run, Timings, layout_for, left_out
 from mgd3_fast.run.sources import open_training_images
@@ -32,8 +42,7 @@ if TYPE_CHECKING:
 FEATURE_SIDE = 32
 _BATCH = 256
 _CHOSEN = "chosen"
-_RESOLUTIONS = {"mnist5k": 32}
-_USUAL_RESOLUTION = 256
+_IMAGENET_SIDE, _MNIST_SIDE = 256, 32
 
 
 @dataclass(frozen=True)
@@ -160,7 +169,7 @@ def open_real_images(config: DistillConfig, progress: Progress) -> RealImages:
     timings = Timings()
     dataset = open_training_images(config, progress)
     layout = layout_for(config, dataset)
-    resolution = _RESOLUTIONS.get(dataset.name, _USUAL_RESOLUTION)
+    resolution = config.image_size or _resolution(config, dataset)
     progress.note(
         f"{config.method}: {len(layout):,} real images, {config.ipc} for each of {len(layout.class_names):,}"
         f" classes, at {resolution} px"
@@ -173,6 +182,15 @@ def open_real_images(config: DistillConfig, progress: Progress) -> RealImages:
         timings=timings,
         resolution=resolution,
     )
+
+
+def _resolution(config: DistillConfig, dataset: Dataset) -> int:
+    """That of the generator to compare with, where one is named; else what suits the dataset."""
+    if config.generator != "auto":
+        return load_generator(config.generator, dataset_name=dataset.name).resolution
+    if dataset.name in DATASET_NAMES:
+        return _MNIST_SIDE if dataset.name == "mnist5k" else _IMAGENET_SIDE
+    return sensible_side(dataset)
 
 
 def select_images(
