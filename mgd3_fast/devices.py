@@ -1,7 +1,8 @@
-"""The device and number format a run uses, from what was asked for and what the machine has."""
+"""The device, number format and processors a run uses, from what was asked for and what the machine has."""
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 from mgd3_fast.errors import UserError
@@ -16,7 +17,8 @@ def resolve_device(name: str) -> torch.device:
     """Choose the device.
 
     Args:
-        name: auto (a GPU where there is one), cpu, cuda or cuda:N.
+        name: auto (a GPU where there is one; of several, the one that is this process's place among those
+            that torchrun or srun started on the machine), cpu, cuda or cuda:N.
 
     Returns:
         The device; a GPU always with its number.
@@ -34,10 +36,17 @@ def resolve_device(name: str) -> torch.device:
         raise UserError(
             f"device must be auto or cpu on this machine, which has no CUDA device{built}, got {name!r}"
         )
-    device = torch.device("cuda:0" if name in ("auto", "cuda") else name)
+    if name == "auto":
+        return torch.device(f"cuda:{_place_on_machine() % found}")
+    device = torch.device("cuda:0" if name == "cuda" else name)
     if (device.index or 0) >= found:
         raise UserError(f"device must be one of cuda:0 to cuda:{found - 1} on this machine, got {name!r}")
     return device
+
+
+def _place_on_machine() -> int:
+    place = os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", ""))
+    return int(place) if place.isdecimal() else 0
 
 
 def resolve_precision(name: str, device: torch.device) -> str:
@@ -91,3 +100,10 @@ def device_name(device: torch.device) -> str:
     import torch
 
     return f"{device} ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else str(device)
+
+
+def usable_processors() -> int:
+    """Count the processors that this process may use: affinity, and the limit of its container."""
+    from joblib import cpu_count  # type: ignore[import-untyped]
+
+    return int(cpu_count())

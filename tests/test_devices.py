@@ -42,6 +42,21 @@ def test_device(name: str, device: torch.device) -> None:
     assert resolve_device(name) == device
 
 
+@pytest.mark.parametrize("gpus", [2], indirect=True)
+@pytest.mark.parametrize(
+    ("variables", "index"),
+    [({"LOCAL_RANK": "1"}, 1), ({"SLURM_LOCALID": "3"}, 1), ({"LOCAL_RANK": "2", "SLURM_LOCALID": "1"}, 0)],
+)
+@pytest.mark.usefixtures("gpus")
+def test_processes_of_a_machine_take_its_gpus_in_turn(
+    monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], index: int
+) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert resolve_device("auto") == torch.device("cuda", index)
+    assert resolve_device("cuda") == GPU
+
+
 @pytest.mark.parametrize(
     ("gpus", "name", "words"),
     [

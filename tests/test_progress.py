@@ -5,13 +5,11 @@ from __future__ import annotations
 import io
 import re
 import threading
-from collections.abc import Callable
-from typing import ClassVar
+import time
 
 import pytest
 
-from mgd3_fast import progress as progress_module
-from mgd3_fast.progress import SILENT, Progress
+from mgd3_fast.progress import SILENT, Progress, bars, reporting
 
 
 class Terminal(io.StringIO):
@@ -23,7 +21,7 @@ class Terminal(io.StringIO):
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """Seconds that the log's clock shows; change the first element."""
     now = [0.0]
-    monkeypatch.setattr(progress_module.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
     return now
 
 
@@ -163,39 +161,56 @@ def test_terminal_shows_the_same_rate_and_none_before_it_is_known(
     assert "[01:04<00:12,  5.33img/s]" in known
 
 
-class StoppedTimer:
-    """A timer that goes off when told to."""
-
-    made: ClassVar[list[StoppedTimer]] = []
-
-    def __init__(self, interval: float, function: Callable[..., None], args: list[str]) -> None:
-        self.interval, self.fire, self.cancelled = interval, lambda: function(*args), False
-        StoppedTimer.made.append(self)
-
-    def start(self) -> None:
-        pass
-
-    def cancel(self) -> None:
-        self.cancelled = True
-
-    def join(self) -> None:
-        assert self.cancelled
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is said every minute is said every hundredth of a second, and a second passes as quickly."""
+    for module in (bars, reporting):
+        monkeypatch.setattr(module, "SILENCE_S", 0.01)
+    monkeypatch.setattr(reporting, "_REFRESH_S", 0.01)
 
 
+def wait_for(stream: io.StringIO, text: str) -> None:
+    """Until another thread has printed a text; at most 10 s."""
+    until = time.perf_counter() + 10
+    while text not in stream.getvalue():
+        assert time.perf_counter() < until, stream.getvalue()
+        time.sleep(0.005)
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_unit_that_takes_minutes_is_not_silent() -> None:
+    lines, terminal = io.StringIO(), Terminal()
+    with Progress(stream=lines).stage("sample", total=3, unit="img") as bar:
+        bar.advance()
+        wait_for(lines, "sample: 1/3 img, ")
+        wait_for(lines, ", still at work\n")
+    with Progress(stream=terminal).stage("sample", total=3, unit="img"):
+        drawn = terminal.getvalue().count("0/3")
+        until = time.perf_counter() + 10
+        while terminal.getvalue().count("0/3") < drawn + 2:
+            assert time.perf_counter() < until
+            time.sleep(0.005)
+
+
+@pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize("kind", [io.StringIO, Terminal])
 def test_activity_is_said_while_it_lasts_and_timed(
     kind: type[io.StringIO], clock: list[float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(progress_module.threading, "Timer", StoppedTimer)
+    monkeypatch.setattr(reporting, "SILENCE_S", 60.0)
     stream = kind()
-    with Progress(stream=stream).activity("loading dit-xl-2-256"):
-        timer = StoppedTimer.made[-1]
-        assert (timer.interval, stream.getvalue()) == (1.0, "")
-        timer.fire()
-        assert stream.getvalue() == "loading dit-xl-2-256 ...\n"
+    with Progress(stream=stream).activity("loading dit-xl-2-256", after_s=0.01):
+        wait_for(stream, "loading dit-xl-2-256 ...\n")
         clock[0] = 31.0
-    assert timer.cancelled
     assert stream.getvalue().splitlines() == ["loading dit-xl-2-256 ...", "loading dit-xl-2-256: 31 s"]
+
+
+@pytest.mark.usefixtures("quick")
+def test_an_activity_of_minutes_says_how_many(clock: list[float]) -> None:
+    stream = io.StringIO()
+    with Progress(stream=stream).activity("loading dit-xl-2-256", after_s=0.01):
+        clock[0] = 180.0
+        wait_for(stream, "loading dit-xl-2-256 ... 3 min\n")
 
 
 def test_activity_that_is_over_in_a_moment_or_quiet_is_not_mentioned(clock: list[float]) -> None:

@@ -12,19 +12,17 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import signal
 import sys
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, Field, fields
 from importlib import import_module
 from io import TextIOWrapper
-from types import FrameType
 from typing import Any, NoReturn
 
 from mgd3_fast import __version__
 from mgd3_fast.errors import UserError, printable, shortened
+from mgd3_fast.interruption import INTERRUPTED, terminable
 from mgd3_fast.progress import Progress
 
 COMMANDS = {
@@ -39,7 +37,7 @@ COMMANDS = {
     "report": "one self-contained HTML page about a distilled folder",
     "doctor": "what this machine has, which backends work and why the others do not",
 }
-DONE, BUG, MISTAKE, INTERRUPTED = 0, 1, 2, 130
+DONE, BUG, MISTAKE = 0, 1, 2
 OUR_PACKAGES = ("mgd3_fast", "mgd3_engine", "mgd3_kernels")
 
 
@@ -53,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         # Paths that are not UTF-8 are printed as they are, not refused.
         sys.stdout.reconfigure(errors="surrogateescape")
     try:
-        with _terminable():
+        with terminable():
             _run(list(sys.argv[1:] if argv is None else argv))
             return DONE
     except SystemExit as left:
@@ -159,24 +157,6 @@ def _parsed(one: Field[Any], text: str | list[str]) -> Any:
         return one.metadata["parse"](text)
     except ValueError:
         return text
-
-
-@contextmanager
-def _terminable() -> Iterator[None]:
-    """Treat SIGTERM, which schedulers send, like Ctrl-C; only the main thread may."""
-
-    def interrupt(number: int, frame: FrameType | None) -> NoReturn:
-        raise KeyboardInterrupt
-
-    try:
-        previous = signal.signal(signal.SIGTERM, interrupt)
-    except ValueError:
-        yield
-        return
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, previous)
 
 
 def _is_users_mistake(error: BaseException) -> bool:

@@ -6,7 +6,7 @@ from typing import Any
 
 from mgd3_fast.cli.process import loading
 from mgd3_fast.config import EncodeShareConfig
-from mgd3_fast.config.encode import read_shard
+from mgd3_fast.config.sharding import read_shard
 from mgd3_fast.progress import Progress
 
 CONFIG = EncodeShareConfig

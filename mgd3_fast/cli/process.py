@@ -1,4 +1,4 @@
-"""What a command sets for its process, which is its own: quick imports, memory kept for the next layer.
+"""What a command sets for its process, which is its own: quick imports, threads, memory kept for later.
 
 A program that uses this package as a library decides such things itself: only the command line uses this.
 """
@@ -11,8 +11,10 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from mgd3_fast.devices import usable_processors
 from mgd3_fast.storage.cache import default_cache_dir
 
+_SPINS = "1000"
 _BLOCK_BYTES = 2**25 - 2**16  # with its header below 32 MiB, from where on glibc learns nothing
 
 
@@ -30,12 +32,26 @@ def loading() -> Iterator[None]:
     collecting = gc.isenabled()
     gc.disable()
     try:
+        share_processors()
         yield
         gc.freeze()
     finally:
         if collecting:
             gc.enable()
     keep_freed_memory()
+
+
+def share_processors() -> None:
+    """Tell OpenMP, before it is loaded, to start as many threads as may run, and not to spin where they wait.
+
+    GNU OpenMP's threads spin for about a millisecond where they wait for each other. On processors that are
+    busy with other work they so spend the time that the awaited thread needs to get there: two threads were
+    up to thirty times slower than these (`docs/measurements.md`). What the user set stays in force.
+    """
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", _SPINS)
+    if "OMP_NUM_THREADS" not in os.environ and usable_processors() < len(os.sched_getaffinity(0)):
+        os.environ["OMP_NUM_THREADS"] = str(usable_processors())
 
 
 def keep_freed_memory() -> None:

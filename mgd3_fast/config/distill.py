@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from mgd3_fast.config.discover import DiscoverConfig
-from mgd3_fast.config.encode import read_shard
 from mgd3_fast.config.fields import (
     auto_or_int,
     check_whole,
@@ -21,6 +20,7 @@ from mgd3_fast.config.fields import (
     whole,
 )
 from mgd3_fast.config.sampling import SamplingDefaults
+from mgd3_fast.config.sharding import read_shard, shard_option
 from mgd3_fast.errors import UserError
 
 GENERATED_METHODS = ("mgd3", "unguided", "d4m")
@@ -186,11 +186,8 @@ class DistillConfig(DiscoverConfig):
         metavar="N|auto",
         check=_check_batch_size,
     )
-    shard: str = option(
-        "do the I-th of N parts; parts may run at the same time, on any machines, into one --out",
-        default="1/1",
-        metavar="I/N",
-        check=lambda _, shard: read_shard(shard),
+    shard: str = shard_option(
+        "do the I-th of N parts; parts may run at the same time, on any machines, into one --out"
     )
     format: str = option(
         "imagefolder names folders by class, numeric by label; the others are made of an imagefolder, in"

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from mgd3_fast.config.fields import CACHE, check_options, classes_option, device_option, option, path
-from mgd3_fast.errors import UserError
+from mgd3_fast.config.sharding import shard_option
 
 TRAIN_PARTS = ("train", "fit")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16", "fp8")
@@ -84,27 +83,11 @@ class EncodeConfig:
         check_options(self)
 
 
-def read_shard(shard: str) -> tuple[int, int]:
-    """Read "I/N", as `--shard` was given: the number of this part, from 1, and how many parts there are.
-
-    Raises:
-        UserError: If it is not I/N with 1 <= I <= N.
-    """
-    match = re.fullmatch(r"(\d+)/(\d+)", shard)
-    part, parts = (int(match[1]), int(match[2])) if match else (0, 0)
-    if not 1 <= part <= parts:
-        raise UserError(f"shard must be I/N with I from 1 to N, got {shard!r}")
-    return part, parts
-
-
 @dataclass(frozen=True, kw_only=True)
 class EncodeShareConfig(EncodeConfig):
     """What the encode command is asked to do."""
 
-    shard: str = option(
+    shard: str = shard_option(
         "encode the I-th of N parts of the classes, or of a stream's shards; parts may run at the same time,"
-        " on any machines, into one --cache-dir",
-        default="1/1",
-        metavar="I/N",
-        check=lambda _, shard: read_shard(shard),
+        " on any machines, into one --cache-dir"
     )

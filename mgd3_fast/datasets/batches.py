@@ -9,7 +9,6 @@ Shape letters: B images, R pixels a side.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -28,6 +27,7 @@ from mgd3_fast.config.encode import ON_BAD_IMAGE
 from mgd3_fast.datasets.cropping import center_crop
 from mgd3_fast.datasets.dataset import Dataset
 from mgd3_fast.datasets.decoding import BadImageError
+from mgd3_fast.devices import usable_processors
 from mgd3_fast.errors import UserError
 
 _MOST_WORKERS = 16
@@ -158,7 +158,7 @@ def run_ahead(
         BaseException: What taking or running a job raised, after the results before it.
     """
     if num_workers is None:
-        num_workers = min(_MOST_WORKERS, len(os.sched_getaffinity(0)))
+        num_workers = min(_MOST_WORKERS, usable_processors())
     if num_workers == 0:
         yield from (job() for job in jobs)
         return

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from mgd3_engine import GuidedSampler, ModeGuidance, NoiseSchedule, backend_names
 from mgd3_engine.dit import DiT, DiTConfig
-from mgd3_fast.devices import device_name, resolve_device
+from mgd3_fast.devices import device_name, resolve_device, usable_processors
 from mgd3_fast.generators import load_generator
 from mgd3_fast.storage.cache import default_cache_dir
 from mgd3_fast.versions import PACKAGES, installed_version
@@ -149,7 +149,7 @@ def _processor() -> dict[str, Any]:
     page = os.sysconf("SC_PAGE_SIZE")
     return {
         "architecture": platform.machine(),
-        "usable_processors": len(os.sched_getaffinity(0)),
+        "usable_processors": usable_processors(),
         "torch_threads": torch.get_num_threads(),
         "memory_gib": round(page * os.sysconf("SC_PHYS_PAGES") / GIB, 1),
         "available_memory_gib": round(page * os.sysconf("SC_AVPHYS_PAGES") / GIB, 1),

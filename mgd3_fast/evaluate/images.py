@@ -6,7 +6,6 @@ Shape letters: N images, B of a batch, H W pixels.
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -20,6 +19,7 @@ from PIL import Image
 from torch import Tensor
 
 from mgd3_fast.datasets import BadImageError
+from mgd3_fast.devices import usable_processors
 from mgd3_fast.errors import UserError
 from mgd3_fast.evaluate.sending import send
 from mgd3_fast.progress import SILENT, Progress
@@ -99,7 +99,7 @@ def load_images(
     pixels: Tensor | None = None
     shown = progress if len(stored) >= _MANY_IMAGES else SILENT
     with (
-        ThreadPoolExecutor(min(4, os.cpu_count() or 1), thread_name_prefix="decode") as pool,
+        ThreadPoolExecutor(min(4, usable_processors()), thread_name_prefix="decode") as pool,
         shown.stage(f"read {name}", total=len(stored), unit="img") as bar,
     ):
         remaining = iter(stored)

@@ -7,13 +7,9 @@ training that was killed at any moment end with the same weights as one that was
 from __future__ import annotations
 
 import pickle
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from types import FrameType
 from typing import Any, Protocol
 
 import torch
@@ -21,6 +17,7 @@ from torch import Tensor
 
 from mgd3_engine.files.renaming import renamed
 from mgd3_fast.errors import Interrupted, UserError
+from mgd3_fast.interruption import postponed_interrupt, saving
 from mgd3_fast.storage.tensor_files import write_pickled
 
 _FORMAT = 2
@@ -70,7 +67,7 @@ class Fit:
             Interrupted: After Ctrl-C or SIGTERM, when the running step is finished and saved.
         """
         clock = _clock()
-        with _postponed_interrupt() as interrupted:
+        with postponed_interrupt() as interrupted:
             while self.step < self.steps:
                 do_step(self.step)
                 self.step += 1
@@ -126,7 +123,7 @@ def descend(
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
     """Write nested dicts and lists of tensors, numbers, text and None, whole and flushed or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with renamed(path) as unfinished:
+    with saving(), renamed(path) as unfinished:
         write_pickled(unfinished, {"format": _FORMAT, **state})
 
 
@@ -155,37 +152,6 @@ def load_checkpoint(path: Path) -> dict[str, Any] | None:
             " file to start again"
         )
     return state
-
-
-@contextmanager
-def _postponed_interrupt() -> Iterator[Callable[[], bool]]:
-    """Note the first SIGINT instead of raising; the second one raises at once.
-
-    SIGTERM is treated alike where the program handles it at all, as the command line does.
-
-    Yields:
-        A function that says whether a signal has come. Outside the main thread none ever has.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield lambda: False
-        return
-    came = False
-    previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-
-    def note(signum: int, frame: FrameType | None) -> None:
-        nonlocal came
-        if came:
-            raise KeyboardInterrupt
-        came = True
-
-    for number, handler in previous.items():
-        if callable(handler):
-            signal.signal(number, note)
-    try:
-        yield lambda: came
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
 
 
 def _clock() -> tuple[float, float]:

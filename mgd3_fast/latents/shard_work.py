@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from mgd3_fast.datasets import Shard, bad_image_error
+from mgd3_fast.devices import usable_processors
 from mgd3_fast.latents.parts import Reading, read_columns
 from mgd3_fast.latents.shard_encoder import Work
 from mgd3_fast.latents.store import LatentStore
 from mgd3_fast.progress import Progress
 from mgd3_fast.storage.tensor_files import DamagedFileError
 
-_THREADS = min(8, os.cpu_count() or 1)
+_MOST_THREADS = 8
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ def work_left(
         UserError: A bad image.
     """
     work, stored = [], 0
-    with ThreadPoolExecutor(_THREADS, thread_name_prefix="check") as pool:
+    with ThreadPoolExecutor(min(_MOST_THREADS, usable_processors()), thread_name_prefix="check") as pool:
         looks = pool.map(lambda shard: _look(wanted, shard, store, check), wanted.shards)
         for shard, look in zip(wanted.shards, looks, strict=True):
             for note in look.notes:

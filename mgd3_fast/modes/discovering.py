@@ -8,7 +8,6 @@ Shape letters: K modes (= ipc), C channels, h w latent size.
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -16,6 +15,7 @@ from pathlib import Path
 import torch
 
 from mgd3_fast.datasets import Dataset, ImageClass
+from mgd3_fast.devices import usable_processors
 from mgd3_fast.errors import UserError
 from mgd3_fast.latents import LatentStore
 from mgd3_fast.modes.class_modes import ClassModes
@@ -154,7 +154,7 @@ def _fitted(
     method = method_named(wanted.method, latent_shape=latent_shape, runner=runner)
     if isinstance(method, KMeansDiscovery) and method.on_device:
         return of_class.fit_in_chunks(classes, method, chunk_bytes)
-    workers = num_workers or min(16, len(os.sched_getaffinity(0)), len(classes))
+    workers = num_workers or min(16, usable_processors(), len(classes))
     return of_class.fit_side_by_side(classes, method, workers)
 
 

@@ -148,7 +148,7 @@ def _session(run: Run) -> dict[str, Any]:
     return {
         "id": uuid.uuid4().hex[:12],
         "started": datetime.now(timezone.utc).isoformat(timespec="milliseconds"),
-        "shard": run.config.shard,
+        "shard": "{}/{}".format(*run.config.shard_of()),
         "device": run.device,
         "versions": versions(),
         "images": None,

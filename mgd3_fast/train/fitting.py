@@ -21,6 +21,7 @@ StepLoss = Callable[[nn.Module, int], dict[str, Tensor]]
 
 _CURVE_POINTS = 200
 _NOTE_PERIOD_S = 30.0
+_MOST_UNSAVED_S = 600.0
 
 
 def steps_of(config: TrainConfig, part: str, count: int) -> int:
@@ -81,8 +82,13 @@ def fit_network(
             noted_s = time.monotonic()
             run.progress.note(f"{part} {curve.last()}, lr {lr(step + 1):.2g}")
 
+    def is_due() -> bool:
+        return (
+            fit.step % config.checkpoint_every == 0 or fit.step == steps or fit.unsaved_s >= _MOST_UNSAVED_S
+        )
+
     with run.progress.stage(f"train {part}", total=steps, unit="step", initial=fit.step) as bar:
-        fit.run(do_step, lambda: fit.step % config.checkpoint_every == 0 or fit.step == steps)
+        fit.run(do_step, is_due)
     kept: nn.Module = averaged.module
     return kept.eval(), FitLog(curve.points, fit.wall_s)
 

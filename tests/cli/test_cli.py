@@ -367,12 +367,6 @@ def test_interruption_exits_130_and_says_what_is_kept(
     assert len(list((tmp_path / "out").glob("*/*.png"))) == 12
 
 
-def test_sigterm_handler_is_put_back() -> None:
-    before = signal.getsignal(signal.SIGTERM)
-    main(["--version"])
-    assert signal.getsignal(signal.SIGTERM) == before
-
-
 @pytest.mark.parametrize(
     "error",
     [

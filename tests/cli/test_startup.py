@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
-NETWORKS = {"torch", "numpy"}
+from mgd3_fast.cli import process
+
+NETWORKS = {"torch", "numpy", "tqdm"}
 IMAGES = NETWORKS | {"PIL"}
 HEAVY = IMAGES | {
     "torch._dynamo",
@@ -98,6 +100,27 @@ with loading():
 assert gc.get_freeze_count() == frozen
 """
     assert loaded(code) >= NETWORKS
+
+
+@pytest.mark.parametrize(
+    ("allowed", "given", "told"),
+    [
+        pytest.param(2, {}, {"GOMP_SPINCOUNT": "1000", "OMP_NUM_THREADS": "2"}, id="container of two"),
+        pytest.param(4, {}, {"GOMP_SPINCOUNT": "1000"}, id="all processors"),
+        pytest.param(2, {"OMP_NUM_THREADS": "3"}, {"GOMP_SPINCOUNT": "1000"}, id="threads given"),
+        pytest.param(4, {"OMP_WAIT_POLICY": "active"}, {}, id="waiting given"),
+        pytest.param(4, {"GOMP_SPINCOUNT": "9"}, {}, id="spins given"),
+    ],
+)
+def test_threads_are_as_many_as_may_run_and_do_not_spin(
+    monkeypatch: pytest.MonkeyPatch, allowed: int, given: dict[str, str], told: dict[str, str]
+) -> None:
+    environment = dict(given)
+    monkeypatch.setattr(process, "usable_processors", lambda: allowed)
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: set(range(4)))
+    monkeypatch.setattr("os.environ", environment)
+    process.share_processors()
+    assert environment == given | told
 
 
 PAGE_FAULTS = """

@@ -16,6 +16,7 @@ from mgd3_engine.sampling.guidance import FORMS
 from mgd3_fast.config import DiscoverConfig, DistillConfig, EncodeConfig
 from mgd3_fast.config import discover as discover_config
 from mgd3_fast.config import distill as distill_config
+from mgd3_fast.config.sharding import read_shard
 from mgd3_fast.errors import UserError
 from mgd3_fast.generators import SamplingDefaults
 from mgd3_fast.modes import METHOD_NAMES, RUNNER_NAMES
@@ -85,7 +86,7 @@ def config(**changes: Any) -> DistillConfig:
         pytest.param({"batch_size": 0}, "batch_size must be a whole number of at least 1", id="batch 0"),
         pytest.param({"batch_size": "big"}, "batch_size must be a whole number", id="batch word"),
         pytest.param({"device": "gpu"}, "device must be auto, cpu, cuda or cuda:N, got 'gpu'", id="device"),
-        pytest.param({"shard": "0/2"}, "shard must be I/N with I from 1 to N, got '0/2'", id="shard 0/2"),
+        pytest.param({"shard": "0/2"}, "shard must be I/N with I from 1", id="shard 0/2"),
         pytest.param({"shard": "3/2"}, "shard must be I/N", id="shard 3/2"),
         pytest.param({"shard": "one"}, "shard must be I/N", id="shard word"),
     ],
@@ -155,6 +156,50 @@ def test_eta_is_checked_against_the_generators_sampler() -> None:
 @pytest.mark.parametrize(("shard", "expected"), [("1/1", (1, 1)), ("2/3", (2, 3)), ("10/10", (10, 10))])
 def test_shard(shard: str, expected: tuple[int, int]) -> None:
     assert config(shard=shard).shard_of() == expected
+
+
+ARRAY = {
+    "SLURM_ARRAY_TASK_ID": "12",
+    "SLURM_ARRAY_TASK_MIN": "10",
+    "SLURM_ARRAY_TASK_STEP": "2",
+    "SLURM_ARRAY_TASK_COUNT": "4",
+}
+STEP = {"SLURM_STEP_NUM_TASKS": "8", "SLURM_PROCID": "5"}
+
+
+@pytest.mark.parametrize(
+    ("shard", "environment", "expected"),
+    [
+        ("auto", {"RANK": "3", "WORLD_SIZE": "8"}, (4, 8)),
+        ("auto", {"RANK": "0", "WORLD_SIZE": "1", **ARRAY}, (1, 1)),
+        ("auto", ARRAY, (2, 4)),
+        ("auto", STEP, (6, 8)),
+        ("auto", {**ARRAY, **STEP}, (14, 32)),
+        ("auto", {**ARRAY, "SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "1"}, (2, 4)),
+        ("auto/16", {"JOB_COMPLETION_INDEX": "15"}, (16, 16)),
+        ("auto/100", {"SLURM_ARRAY_TASK_ID": "41", "SLURM_ARRAY_TASK_MIN": "41"}, (42, 100)),  # again, alone
+    ],
+)
+def test_shard_of_a_launcher(shard: str, environment: dict[str, str], expected: tuple[int, int]) -> None:
+    assert read_shard(shard, environment) == expected
+
+
+@pytest.mark.parametrize(
+    ("shard", "environment", "words"),
+    [
+        ("auto", {}, "shard auto needs RANK and WORLD_SIZE .* got none of them: give I/N"),
+        ("auto", {"SLURM_PROCID": "0", "SLURM_NTASKS": "8"}, "got none of them"),  # a batch script, no srun
+        ("auto", {"JOB_COMPLETION_INDEX": "2"}, "got none of them"),
+        ("auto", {"RANK": "x", "WORLD_SIZE": "8"}, "needs RANK to be a whole number, got 'x'"),
+        ("auto/4", {"JOB_COMPLETION_INDEX": "4"}, "got 'auto/4', which is 5/4 here"),
+        ("auto", {**ARRAY, "SLURM_ARRAY_TASK_ID": "30"}, "got 'auto', which is 11/4 here"),
+        ("auto/0", {"JOB_COMPLETION_INDEX": "0"}, "got none of them"),
+        ("3", {}, "shard must be I/N with I from 1 to N, auto or auto/N, got '3'"),
+    ],
+)
+def test_a_shard_that_nobody_names(shard: str, environment: dict[str, str], words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        read_shard(shard, environment)
 
 
 def test_words_are_those_of_the_modules_that_use_them() -> None:

@@ -1,0 +1,134 @@
+"""Progress bars with rate and time left on a terminal, plain lines elsewhere, nothing when quiet."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TextIO
+
+from mgd3_fast.errors import printable, shortened
+from mgd3_fast.progress.bars import SILENCE_S, Bar, Pace, PlainBar, WeighedPace, duration
+
+_REFRESH_S = 1.0
+
+
+class Progress:
+    """Reports the stages of a run on a text stream.
+
+    Args:
+        quiet: Print nothing at all.
+        stream: Where to print; standard error by default, so that results on standard output stay clean.
+    """
+
+    def __init__(self, *, quiet: bool = False, stream: TextIO | None = None) -> None:
+        self.quiet = quiet
+        self.stream = stream if stream is not None else sys.stderr
+
+    @contextmanager
+    def stage(
+        self,
+        name: str,
+        *,
+        total: int | None,
+        unit: str,
+        initial: int = 0,
+        batch: int = 1,
+        first_apart: bool = False,
+        costs: Sequence[float] | None = None,
+    ) -> Iterator[Bar]:
+        """Open the bar of one stage.
+
+        Args:
+            name: Word shown before the bar, such as "encode".
+            total: Units the whole stage has; None where nobody knows before the end.
+            unit: What is counted, such as "img" or "class".
+            initial: Units that an earlier run already finished.
+            batch: Units that are worked on together; only whole batches say how fast it goes.
+            first_apart: The first batch says nothing of the rate: it compiles or captures for the others.
+            costs: What each unit takes beside the others, in their order, where they differ: the rate that is
+                shown, and the time left, are then those of the units that are left.
+
+        Yields:
+            A bar whose `advance` counts finished units.
+        """
+        if self.quiet:
+            yield Bar()
+            return
+        pace = WeighedPace(costs, initial) if costs else Pace(total, initial, batch, first_apart)
+        if self.stream.isatty():
+            from mgd3_fast.progress.terminal import PacedTqdm, TerminalBar
+
+            paced = batch > 1 or first_apart or costs  # else tqdm's own, which follows a rate that changes
+            with PacedTqdm(desc=name, total=total, unit=unit, initial=initial, file=self.stream) as tqdm:
+                bar = TerminalBar(tqdm, pace if paced else None)
+                with _meanwhile(bar.still, _REFRESH_S):
+                    yield bar
+        else:
+            plain = PlainBar(name, total, unit, pace, self.stream)
+            with _meanwhile(plain.still, SILENCE_S):
+                yield plain
+            plain.close()
+
+    @contextmanager
+    def activity(self, name: str, *, after_s: float = 1.0) -> Iterator[None]:
+        """Say what a block does that counts no units, and what it took, unless it is over in a moment.
+
+        Args:
+            name: Such as "loading dit-xl-2-256".
+            after_s: Seconds that need no explanation.
+
+        Yields:
+            Nothing.
+        """
+        if self.quiet:
+            yield
+            return
+        started = time.monotonic()
+
+        def still() -> None:
+            seconds = time.monotonic() - started
+            self.note(f"{name} ..." if seconds < SILENCE_S else f"{name} ... {duration(seconds)}")
+
+        with _meanwhile(still, SILENCE_S, first_s=after_s):
+            yield
+        seconds = time.monotonic() - started
+        if seconds >= after_s:
+            self.note(f"{name}: {duration(seconds)}")
+
+    def note(self, line: str) -> None:
+        """Print a line of information or warning, or several; of what is too long the middle is left out."""
+        if self.quiet:
+            return
+        text = "\n".join(shortened(printable(one)) for one in line.split("\n"))
+        if self.stream.isatty():
+            from tqdm import tqdm
+
+            tqdm.write(text, file=self.stream)  # above the bars
+        else:
+            print(text, file=self.stream, flush=True)
+
+
+SILENT = Progress(quiet=True)
+
+
+@contextmanager
+def _meanwhile(say: Callable[[], None], period_s: float, first_s: float | None = None) -> Iterator[None]:
+    """Call something every so often while the block lasts, from another thread."""
+    over = threading.Event()
+
+    def repeat() -> None:
+        wait_s = period_s if first_s is None else first_s
+        while not over.wait(wait_s):
+            say()
+            wait_s = period_s
+
+    thread = threading.Thread(target=repeat, name="progress", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()  # a line that it is writing comes before ours
