@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -60,6 +60,15 @@ class Plan:
     def seeds(self) -> range:
         """Seeds of the repeats."""
         return range(self.config.seed, self.config.seed + self.config.repeats)
+
+    @property
+    def out(self) -> Path:
+        """Folder of the results."""
+        return Path(self.config.out)
+
+    def with_repeats(self, repeats: int) -> Plan:
+        """The same plan with another number of repeats."""
+        return replace(self, config=replace(self.config, repeats=repeats))
 
     @property
     def first(self) -> Job:

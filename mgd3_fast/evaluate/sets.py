@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from mgd3_fast.datasets import Dataset, open_dataset
+from mgd3_fast.datasets import Dataset, open_source
 from mgd3_fast.datasets.folders import class_folders
 from mgd3_fast.datasets.holdout import fit_part
 from mgd3_fast.datasets.sides import median_side, some_places
@@ -95,26 +95,31 @@ def note_of_sides(sets: Mapping[str, TrainingSet], size: int) -> str | None:
     return f"images are of different sizes ({listed}): networks see all of them at {size} px (--size)"
 
 
-def training_part(config: EvaluateConfig, dataset: Dataset, progress: Progress) -> Dataset:
-    """The training images of the classes that are tested, without those that are tested on.
+def training_part(config: EvaluateConfig, dataset: Dataset, progress: Progress) -> Dataset | None:
+    """The training images of the classes that are opened, without those that are tested on.
+
+    Returns:
+        The images; None where they can only be read from front to back.
 
     Raises:
-        UserError: There are none, or they can only be read from front to back.
+        UserError: There are none.
     """
-    opened = open_dataset(
+    opened = open_source(
         config.dataset,
         data_dir=config.data_dir,
         classes=config.classes,
         progress=progress,
     )
-    if opened.stream is not None:
-        raise UserError(f"all_real must be off for {config.dataset}, which is read from front to back")
-    opened = opened.subset([cls.label for cls in dataset.classes])
+    if not isinstance(opened, Dataset) or opened.stream is not None:
+        return None
     return fit_part(opened) if dataset.split == HELD_OUT else opened
 
 
 def _all_real(config: EvaluateConfig, dataset: Dataset, progress: Progress) -> TrainingSet:
     opened = training_part(config, dataset, progress)
+    if opened is None:
+        raise UserError(f"all_real must be off for {config.dataset}, which is read from front to back")
+    opened = opened.subset([cls.label for cls in dataset.classes])
     return TrainingSet(stored_images(opened), mean_ipc(opened), None, opened.name)
 
 

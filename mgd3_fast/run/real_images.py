@@ -169,7 +169,7 @@ def open_real_images(config: DistillConfig, progress: Progress) -> RealImages:
     timings = Timings()
     dataset = open_training_images(config, progress)
     layout = layout_for(config, dataset)
-    resolution = config.image_size or _resolution(config, dataset)
+    resolution = config.image_size or side_beside(config.generator, dataset)
     progress.note(
         f"{config.method}: {len(layout):,} real images, {config.ipc} for each of {len(layout.class_names):,}"
         f" classes, at {resolution} px"
@@ -184,10 +184,19 @@ def open_real_images(config: DistillConfig, progress: Progress) -> RealImages:
     )
 
 
-def _resolution(config: DistillConfig, dataset: Dataset) -> int:
-    """That of the generator to compare with, where one is named; else what suits the dataset."""
-    if config.generator != "auto":
-        return load_generator(config.generator, dataset_name=dataset.name).resolution
+def side_beside(generator: str, dataset: Dataset) -> int:
+    """Choose the side of real images in pixels.
+
+    Args:
+        generator: What made the images they are compared with, "auto" where none is named.
+        dataset: The images.
+
+    Returns:
+        The generator's resolution; else 32 for mnist5k, 256 for ImageNet's names, and the side that suits the
+        images.
+    """
+    if generator != "auto":
+        return load_generator(generator, dataset_name=dataset.name).resolution
     if dataset.name in DATASET_NAMES:
         return _MNIST_SIDE if dataset.name == "mnist5k" else _IMAGENET_SIDE
     return sensible_side(dataset)

@@ -1,0 +1,94 @@
+"""A comparison's trainings as one table for each number of images per class."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mgd3_fast.compare.verdict import best_real, verdict
+from mgd3_fast.config.compare import ALL_REAL
+from mgd3_fast.evaluate.results import difference, pool_means
+from mgd3_fast.evaluate.sets import ALL_REAL as ALL_REAL_SET
+from mgd3_fast.writers import read_manifest
+
+ACCURACY, BALANCED = "last", "last_balanced"
+
+
+def folder_name(method: str, ipc: int) -> str:
+    """What the images of a method are called in results; of distilled ones, their folder in OUT."""
+    return ALL_REAL_SET if method == ALL_REAL else f"{method}-ipc{ipc}"
+
+
+def make_tables(
+    out: Path, evaluation: Mapping[str, Any], methods: Sequence[str], ipcs: Sequence[int]
+) -> list[dict[str, Any]]:
+    """Sort the finished trainings by images per class, and judge each.
+
+    Accuracy is that after the last epoch, which no look at the test images has chosen; of several networks,
+    it is the mean of theirs, seed by seed.
+
+    Args:
+        out: Folder of the images.
+        evaluation: Content of `evaluation.json`.
+        methods: What is compared.
+        ipcs: Images per class.
+
+    Returns:
+        For each number of images per class "ipc", "rows" by method, the "baseline" that differences are taken
+        from, and the "verdict".
+    """
+    dataset = evaluation["dataset"]
+    pooled = _pooled(evaluation["rows"])
+    tables = []
+    for ipc in ipcs:
+        found = {method: pooled.get(folder_name(method, ipc)) for method in methods}
+        rows = [_row(out, method, ipc, row) for method, row in found.items() if row is not None]
+        base = best_real(rows)
+        for row in rows:
+            if base is not None and row["method"] != base:
+                row["difference"] = _difference(found[row["method"]], found[base])
+        judged = verdict(rows, dataset["majority"]["accuracy"], dataset["classes"])
+        tables.append({"ipc": ipc, "rows": rows, "baseline": base, "verdict": judged})
+    return tables
+
+
+def _pooled(rows: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """The mean over networks of each set that all networks were trained on, with seconds of a repeat."""
+    networks = dict.fromkeys(row["network"] for row in rows)
+    by_set: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        by_set.setdefault(row["folder"], []).append(row)
+    whole = [row for of_set in by_set.values() if len(of_set) == len(networks) for row in of_set]
+    pooled = {row["folder"]: row for row in pool_means(whole)}
+    for folder, row in pooled.items():
+        row["training_s"] = round(sum(statistics.fmean(one["wall_s"]) for one in by_set[folder]), 2)
+    return pooled
+
+
+def _row(out: Path, method: str, ipc: int, row: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "method": method,
+        "folder": row["folder"],
+        "ipc": row["ipc"],
+        "seeds": row["seeds"],
+        "accuracy": row[ACCURACY],
+        "balanced": row.get(BALANCED),
+        "difference": None,
+        "made_s": None if method == ALL_REAL else _seconds_made(out / folder_name(method, ipc)),
+        "training_s": row["training_s"],
+    }
+
+
+def _difference(row: Mapping[str, Any] | None, base: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    if row is None or base is None:
+        return None
+    seeds = [seed for seed in row["seeds"] if seed in base["seeds"]]
+    return difference(row, base, ACCURACY, seeds) if seeds else None
+
+
+def _seconds_made(folder: Path) -> float:
+    """Seconds of all sessions that made a folder's images, but for those that were cut off."""
+    sessions = (read_manifest(folder) or {}).get("sessions", ())
+    return float(round(sum((one["timings_s"] or {}).get("total", 0.0) for one in sessions), 2))
