@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import _thread
+import signal
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from types import FrameType
 
 from mgd3_fast.config.compare import ALL_REAL
 
 LEAST_REPEATS = 2  # one alone has no interval
 LEFT_OUT_FIRST = ("herding", "unguided", "random")
+_SOON_S = 1e-3  # a timer of 0 s never rings
 
 
 def choose_methods(left_s: Mapping[str, Sequence[float]], budget_s: float) -> tuple[str, ...]:
@@ -65,24 +67,28 @@ class TimeLimit:
 def time_limit(limit: TimeLimit) -> Iterator[None]:
     """End the block at a limit as Ctrl-C does, so that what is done is kept, and `reached` is set.
 
-    Only the main thread can be interrupted; elsewhere nothing ends early.
+    Only the main thread has such a clock; elsewhere nothing ends early.
 
     Raises:
         KeyboardInterrupt: The limit was reached.
     """
 
-    def end() -> None:
+    def end(number: int, frame: FrameType | None) -> None:
         limit.reached = True
-        _thread.interrupt_main()
+        for like in (signal.SIGINT, signal.SIGTERM):  # either may be ignored, as in a shell's background
+            handler = signal.getsignal(like)
+            if callable(handler):
+                handler(like, frame)
+                return
+        raise KeyboardInterrupt
 
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    timer = threading.Timer(min(limit.left_s, threading.TIMEOUT_MAX), end)
-    timer.daemon = True
-    timer.start()
+    previous = signal.signal(signal.SIGALRM, end)
+    signal.setitimer(signal.ITIMER_REAL, max(limit.left_s, _SOON_S))
     try:
         yield
     finally:
-        timer.cancel()
-        timer.join()  # an interrupt that is on its way comes here, not later
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, previous)

@@ -61,10 +61,13 @@ def _pooled(rows: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     for row in rows:
         by_set.setdefault(row["folder"], []).append(row)
     whole = [row for of_set in by_set.values() if len(of_set) == len(networks) for row in of_set]
-    pooled = {row["folder"]: row for row in pool_means(whole)}
-    for folder, row in pooled.items():
-        row["training_s"] = round(sum(statistics.fmean(one["wall_s"]) for one in by_set[folder]), 2)
-    return pooled
+    means = pool_means(whole) if len(networks) > 1 else whole
+    return {row["folder"]: {**row, "training_s": _seconds_trained(by_set[row["folder"]])} for row in means}
+
+
+def _seconds_trained(rows: Sequence[Mapping[str, Any]]) -> float:
+    """Seconds of a repeat of all networks."""
+    return round(sum(statistics.fmean(row["wall_s"]) for row in rows), 2)
 
 
 def _row(out: Path, method: str, ipc: int, row: Mapping[str, Any]) -> dict[str, Any]:
