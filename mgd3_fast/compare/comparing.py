@@ -10,7 +10,7 @@ from typing import Any
 
 from mgd3_fast.compare.budget import TimeLimit, choose_methods, choose_repeats, time_limit
 from mgd3_fast.compare.estimate import seconds_of_plan, seconds_to_come
-from mgd3_fast.compare.tables import folder_name, make_tables
+from mgd3_fast.compare.tables import COMPARISON, FORMAT, FORMAT_VERSION, folder_name, make_tables
 from mgd3_fast.config import DistillConfig
 from mgd3_fast.config.compare import ALL_REAL, CompareConfig
 from mgd3_fast.config.distill import GENERATED_METHODS
@@ -29,10 +29,6 @@ from mgd3_fast.progress import SILENT, Progress, duration
 from mgd3_fast.run.distillation import distill
 from mgd3_fast.run.real_images import side_beside
 from mgd3_fast.writers import read_manifest
-
-COMPARISON = "compare.json"
-FORMAT = "mgd3-fast comparison"
-FORMAT_VERSION = 1
 
 
 def compare(config: CompareConfig, progress: Progress = SILENT) -> dict[str, Any]:

@@ -13,6 +13,9 @@ from mgd3_fast.evaluate.results import difference, pool_means
 from mgd3_fast.evaluate.sets import ALL_REAL as ALL_REAL_SET
 from mgd3_fast.writers import read_manifest
 
+COMPARISON = "compare.json"
+FORMAT = "mgd3-fast comparison"
+FORMAT_VERSION = 1
 ACCURACY, BALANCED = "last", "last_balanced"
 
 
