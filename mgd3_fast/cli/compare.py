@@ -25,24 +25,20 @@ def run(config: CompareConfig, progress: Progress) -> tuple[dict[str, Any], str]
 
 def _report(result: Mapping[str, Any], out: Path) -> str:
     """A table and a verdict for each number of images per class, and what is not in them."""
-    lines: list[str] = []
-    if result["tables"]:
-        dataset = result["dataset"]
-        lines.append(
-            f"{dataset['name']} ({dataset['split']}): {dataset['images']:,} images of {dataset['classes']:,}"
-            f" classes; {', '.join(result['networks'])}, images of {result['side']} px, {result['repeats']}"
-        )
+    left_out = [f"not done: {why}" for why in result["left_out"]]
+    if not result["tables"]:
+        return "\n".join([*left_out, "no training is finished yet"])
+    dataset = result["dataset"]
+    lines = [
+        f"{dataset['name']} ({dataset['split']}): {dataset['images']:,} images of {dataset['classes']:,}"
+        f" classes; {', '.join(result['networks'])}, images of {result['side']} px, {result['repeats']}"
+    ]
+    uneven = len(set(dataset["images_by_class"].values())) > 1
     for table in result["tables"]:
-        lines += ["", *_table(table, _is_uneven(result)), table["verdict"]]
-    if result["tables"]:
-        always = result["dataset"]["majority"]
-        lines += ["", f"always answering {always['class']} scores {always['accuracy']:.1f}%"]
-    lines += [f"not done: {why}" for why in result["left_out"]]
+        lines += ["", *_table(table, uneven), table["verdict"]]
+    always = dataset["majority"]
+    lines += ["", f"always answering {always['class']} scores {always['accuracy']:.1f}%", *left_out]
     return "\n".join([*lines, f"every setting and repeat: {out / 'compare.json'}, {out / 'evaluation.json'}"])
-
-
-def _is_uneven(result: Mapping[str, Any]) -> bool:
-    return len(set(result["dataset"]["images_by_class"].values())) > 1
 
 
 def _table(table: Mapping[str, Any], uneven: bool) -> list[str]:

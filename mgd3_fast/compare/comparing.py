@@ -15,7 +15,7 @@ from mgd3_fast.config import DistillConfig
 from mgd3_fast.config.compare import ALL_REAL, CompareConfig
 from mgd3_fast.config.distill import GENERATED_METHODS
 from mgd3_fast.config.evaluate import EvaluateConfig
-from mgd3_fast.datasets import Dataset
+from mgd3_fast.datasets import Dataset, describe
 from mgd3_fast.errors import Interrupted, UserError
 from mgd3_fast.evaluate.evaluation import carry_out
 from mgd3_fast.evaluate.plan import make_plan
@@ -89,6 +89,7 @@ def _open(config: CompareConfig, progress: Progress) -> _Comparison:
         evaluation = replace(evaluation, eval_split="val")
         tested = open_tested(evaluation, progress)
         progress.note(f"tested on images held out of the training images, because {error}")
+    progress.note(describe(tested))
     real = training_part(evaluation, tested, progress)
     if real is not None:
         check_covered(real.class_names, Path(real.root or config.dataset), tested)
@@ -130,7 +131,7 @@ class _Comparison:
             for method in methods:
                 if method != ALL_REAL:
                     distill(self._distillation(method, ipc), self.progress)
-        plan = make_plan(self._evaluation(methods), self.progress)
+        plan = make_plan(self._evaluation(methods), self.progress, self.tested)
         left_s = seconds_of_plan(plan, methods, self.config.ipc, self.times)
         repeats = choose_repeats(left_s, limit.left_s)
         if repeats < self.config.repeats:
@@ -187,7 +188,7 @@ class _Comparison:
                 times=self.times,
             )
         if made := [method for method in methods if self._is_made(method)]:
-            plan = make_plan(self._evaluation(made), SILENT)
+            plan = make_plan(self._evaluation(made), SILENT, self.tested)
             left_s |= seconds_of_plan(plan, made, config.ipc, self.times)
         chosen = choose_methods(left_s, limit.left_s)
         for method in left_s:

@@ -44,8 +44,8 @@ def verdict(rows: Sequence[Mapping[str, Any]], majority: float, num_classes: int
     by_method = {row["method"]: row for row in rows}
     base, ours = best_real(rows), by_method.get("mgd3")
     if ours is None or base is None:
-        lacking = "MGD3" if ours is None else "chosen real images"
-        return f"nothing can be said yet: no training on {lacking} is finished"
+        lacking = "MGD3's images" if ours is None else "chosen real images"
+        return f"nothing can be said of MGD3: no training on {lacking} is finished"
     small = [row for row in rows if row["method"] != ALL_REAL]
     if not any(_is_above_chance(row, majority, num_classes) for row in small):
         best = max(row["accuracy"]["mean"] for row in small)

@@ -89,8 +89,13 @@ class Plan:
         )
 
 
-def make_plan(config: EvaluateConfig, progress: Progress) -> Plan:
+def make_plan(config: EvaluateConfig, progress: Progress, dataset: Dataset | None = None) -> Plan:
     """Match folders and dataset, decide every setting, and read the images; nothing is written.
+
+    Args:
+        config: What was asked for.
+        progress: Receives bars and notes.
+        dataset: The images to test on, if they are open already.
 
     Raises:
         UserError: If something named does not exist or does not fit.
@@ -98,8 +103,9 @@ def make_plan(config: EvaluateConfig, progress: Progress) -> Plan:
     for name in (*(config.networks or ()), *filter(None, [config.teacher_network])):
         check_network_name(name)
     device = resolve_device(config.device)
-    dataset = open_tested(config, progress)
-    progress.note(describe(dataset))
+    if dataset is None:
+        dataset = open_tested(config, progress)
+        progress.note(describe(dataset))
     sets = read_sets(config, dataset, progress)
     side = common_side(sets)
     preset = preset_of(config, dataset, side)

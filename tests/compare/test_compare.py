@@ -184,6 +184,17 @@ def test_what_does_not_fit_is_said_before_anything_is_made(
     assert not (tmp_path / "out").exists()
 
 
+def test_a_budget_that_is_spent_at_once_is_said(
+    dataset: Path, tiny_generator: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["compare", str(dataset), "--ipc", "1", "--generator", str(tiny_generator), "--device", "cpu"]
+    assert main([*words, "--budget", "0.001s", "--out", str(tmp_path / "out")]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "not done: the budget of 0.001s is spent: the same command goes on",
+        "no training is finished yet",
+    ]
+
+
 def test_command_prints_tables_and_verdicts(
     dataset: Path, tiny_generator: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -57,8 +57,8 @@ def row(
             "MGD3 beats random real images by 4.0"
             " (19.0 against 15.0, difference +4.0, 95% +1.0 to +7.0): ship MGD3's images",
         ),
-        ([row("random", 50.0)], "nothing can be said yet: no training on MGD3 is finished"),
-        ([row("mgd3", 50.0)], "nothing can be said yet: no training on chosen real images is finished"),
+        ([row("random", 50.0)], "nothing can be said of MGD3: no training on MGD3's images is finished"),
+        ([row("mgd3", 50.0)], "nothing can be said of MGD3: no training on chosen real images is finished"),
     ],
     ids=["worse", "better", "equal", "one repeat", "chance", "balanced", "no MGD3", "no real"],
 )
