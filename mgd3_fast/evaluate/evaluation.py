@@ -54,9 +54,8 @@ def carry_out(plan: Plan, progress: Progress, times: TrainingTimes | None = None
         progress: Receives bars and notes.
         times: Knows the networks that were timed already.
     """
-    store = TrainingStore(Path(plan.config.out))
+    store = TrainingStore(plan.out)
     progress.note(plan.describe())
-    outcomes: Outcomes = {pair: {} for pair in plan.jobs}
     epochs = sum(job.recipe.epochs for job in plan.jobs.values())
     costs = [] if progress.quiet else _costs(plan, store, times or TrainingTimes(), progress)
     try:
@@ -65,17 +64,16 @@ def carry_out(plan: Plan, progress: Progress, times: TrainingTimes | None = None
         ) as bar:
             # Seed by seed, so that what is finished when the run is stopped can be compared.
             for seed in plan.seeds:
-                for (network, folder), job in plan.jobs.items():
-                    found = _outcome(plan, store, folder, replace(job, seed=seed), bar, progress)
-                    outcomes[network, folder][seed] = found
+                for (_, folder), job in plan.jobs.items():
+                    _train(plan, store, folder, replace(job, seed=seed), bar, progress)
     except KeyboardInterrupt:
-        _write_result(plan, store, outcomes)
-        done, wanted = sum(map(len, outcomes.values())), len(plan.seeds) * len(plan.jobs)
+        _write_result(plan, store)
+        done, wanted = sum(map(len, _outcomes(plan, store).values())), len(plan.seeds) * len(plan.jobs)
         raise Interrupted(
             f"{done} of {wanted} trainings are finished in {store.out}, and the state of the running one is"
             " kept; the same command goes on from here"
         ) from None
-    return _write_result(plan, store, outcomes)
+    return _write_result(plan, store)
 
 
 def seconds_left(plan: Plan, store: TrainingStore, times: TrainingTimes) -> dict[tuple[Pair, int], float]:
@@ -114,14 +112,11 @@ def _weights_file(store: TrainingStore, key: str, folder: str, job: Job) -> Path
     return store.weights_file(key, f"{job.network}-{Path(folder).name}-{job.seed}")
 
 
-def _outcome(
-    plan: Plan, store: TrainingStore, folder: str, job: Job, bar: Bar, progress: Progress
-) -> dict[str, Any]:
-    """Take a training from the store, or do it."""
-    finished = _finished(plan, store, folder, job)
-    if finished is not None:
+def _train(plan: Plan, store: TrainingStore, folder: str, job: Job, bar: Bar, progress: Progress) -> None:
+    """Do a training that is not finished, and store what came of it."""
+    if _finished(plan, store, folder, job) is not None:
         bar.skip(job.recipe.epochs)
-        return finished
+        return
     identity = _identity(plan, job)
     key = training_key(identity)
     outcome, state = train_classifier(job, store.checkpoint(key), bar)
@@ -139,7 +134,6 @@ def _outcome(
         f"{job.network}, {folder}, seed {job.seed}: best {outcome['best']:.2f}%"
         f" (epoch {outcome['best_epoch']}), last {outcome['last']:.2f}%, {outcome['wall_s']:.1f} s"
     )
-    return outcome
 
 
 def _identity(plan: Plan, job: Job) -> dict[str, Any]:
@@ -157,8 +151,20 @@ def _identity(plan: Plan, job: Job) -> dict[str, Any]:
     }
 
 
-def _write_result(plan: Plan, store: TrainingStore, outcomes: Outcomes) -> dict[str, Any]:
+def _outcomes(plan: Plan, store: TrainingStore) -> Outcomes:
+    """What is finished, whenever it was done."""
+    outcomes: Outcomes = {pair: {} for pair in plan.jobs}
+    for pair, job in plan.jobs.items():
+        for seed in plan.seeds:
+            finished = _finished(plan, store, pair[1], replace(job, seed=seed))
+            if finished is not None:
+                outcomes[pair][seed] = finished
+    return outcomes
+
+
+def _write_result(plan: Plan, store: TrainingStore) -> dict[str, Any]:
     """Sum up what is finished."""
+    outcomes = _outcomes(plan, store)
     rows = [
         sum_up(network, folder, plan.sets[folder].ipc, by_seed)
         for (network, folder), by_seed in outcomes.items()
