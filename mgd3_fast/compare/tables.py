@@ -9,7 +9,7 @@ from typing import Any
 
 from mgd3_fast.compare.verdict import best_real, verdict
 from mgd3_fast.config.compare import ALL_REAL
-from mgd3_fast.evaluate.results import difference, pool_means
+from mgd3_fast.evaluate.results import by_seed, difference, pool_means, summary
 from mgd3_fast.evaluate.sets import ALL_REAL as ALL_REAL_SET
 from mgd3_fast.writers import read_manifest
 
@@ -46,12 +46,16 @@ def make_tables(
     pooled = _pooled(evaluation["rows"])
     tables = []
     for ipc in ipcs:
-        found = {method: pooled.get(folder_name(method, ipc)) for method in methods}
-        rows = [_row(out, method, ipc, row) for method, row in found.items() if row is not None]
+        names = {method: folder_name(method, ipc) for method in methods}
+        found = {method: pooled[name] for method, name in names.items() if name in pooled}
+        small = [row for method, row in found.items() if method != ALL_REAL]
+        seeds = _common_seeds(small or list(found.values()))
+        rows = [_row(out, method, row, seeds) for method, row in found.items()]
+        rows = [row for row in rows if row["seeds"]]
         base = best_real(rows)
         for row in rows:
             if base is not None and row["method"] != base:
-                row["difference"] = _difference(found[row["method"]], found[base])
+                row["difference"] = difference(found[row["method"]], found[base], ACCURACY, row["seeds"])
         judged = verdict(rows, dataset["majority"]["accuracy"], dataset["classes"])
         tables.append({"ipc": ipc, "rows": rows, "baseline": base, "verdict": judged})
     return tables
@@ -73,25 +77,29 @@ def _seconds_trained(rows: Sequence[Mapping[str, Any]]) -> float:
     return round(sum(statistics.fmean(row["wall_s"]) for row in rows), 2)
 
 
-def _row(out: Path, method: str, ipc: int, row: Mapping[str, Any]) -> dict[str, Any]:
+def _common_seeds(rows: Sequence[Mapping[str, Any]]) -> list[int]:
+    """Seeds that all rows have, so that a round that was cut off makes no mean differ from another."""
+    return [seed for seed in rows[0]["seeds"] if all(seed in row["seeds"] for row in rows)] if rows else []
+
+
+def _row(out: Path, method: str, row: Mapping[str, Any], seeds: Sequence[int]) -> dict[str, Any]:
+    """What is shown of a method: its figures of some seeds, as far as it has them."""
+    seeds = [seed for seed in seeds if seed in row["seeds"]]
+
+    def figure(name: str) -> dict[str, Any] | None:
+        return summary([by_seed(row, name)[seed] for seed in seeds]) if seeds and name in row else None
+
     return {
         "method": method,
         "folder": row["folder"],
         "ipc": row["ipc"],
-        "seeds": row["seeds"],
-        "accuracy": row[ACCURACY],
-        "balanced": row.get(BALANCED),
+        "seeds": seeds,
+        "accuracy": figure(ACCURACY),
+        "balanced": figure(BALANCED),
         "difference": None,
-        "made_s": None if method == ALL_REAL else _seconds_made(out / folder_name(method, ipc)),
+        "made_s": None if method == ALL_REAL else _seconds_made(out / row["folder"]),
         "training_s": row["training_s"],
     }
-
-
-def _difference(row: Mapping[str, Any] | None, base: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    if row is None or base is None:
-        return None
-    seeds = [seed for seed in row["seeds"] if seed in base["seeds"]]
-    return difference(row, base, ACCURACY, seeds) if seeds else None
 
 
 def _seconds_made(folder: Path) -> float:

@@ -78,8 +78,8 @@ def test_every_method_is_made_at_one_size_and_judged(
         assert base["difference"] is None
         for method, row in of_method.items():
             name = "all real images" if method == "all-real" else f"{method}-ipc{ipc}"
-            assert row["accuracy"] == rows[name]["last"]
-            assert row["balanced"] == rows[name]["last_balanced"]
+            assert row["accuracy"]["values"] == rows[name]["last"]["values"]
+            assert row["balanced"]["values"] == rows[name]["last_balanced"]["values"]
             if row is not base:
                 pairs = zip(row["accuracy"]["values"], base["accuracy"]["values"], strict=True)
                 wanted = [ours - theirs for ours, theirs in pairs]
