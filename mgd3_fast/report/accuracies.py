@@ -31,7 +31,7 @@ def read_accuracies(paths: Sequence[Path], run: Path) -> list[dict[str, Any]]:
     Raises:
         UserError: A path holds no such result.
     """
-    beside = run.resolve().parent / COMPARISON
+    beside = run.parent / COMPARISON
     if paths or not beside.is_file():
         return [_read(path) for path in paths]
     found = _read(beside)
