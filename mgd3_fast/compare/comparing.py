@@ -15,13 +15,13 @@ from mgd3_fast.config import DistillConfig
 from mgd3_fast.config.compare import ALL_REAL, CompareConfig
 from mgd3_fast.config.distill import GENERATED_METHODS
 from mgd3_fast.config.evaluate import EvaluateConfig
-from mgd3_fast.datasets import Dataset, describe
+from mgd3_fast.datasets import Dataset, chosen_framing, describe
 from mgd3_fast.errors import Interrupted, UserError
 from mgd3_fast.evaluate.evaluation import carry_out
 from mgd3_fast.evaluate.plan import make_plan
 from mgd3_fast.evaluate.sets import training_part
 from mgd3_fast.evaluate.store import RESULT, write_json
-from mgd3_fast.evaluate.tested import check_covered, open_tested
+from mgd3_fast.evaluate.tested import check_covered, open_split
 from mgd3_fast.evaluate.timing import TrainingTimes
 from mgd3_fast.generators import load_generator
 from mgd3_fast.modes import check_ipc
@@ -79,26 +79,37 @@ def _open(config: CompareConfig, progress: Progress) -> _Comparison:
         out=config.out,
         size=config.size,
         epochs=config.epochs,
+        background=config.background,
+        fit=config.fit,
+        on_bad_image=config.on_bad_image,
         device=config.device,
     )
     try:
-        tested = open_tested(evaluation, progress)
+        tested = open_split(evaluation, progress)
     except UserError as error:
         if config.eval_split is not None:
             raise
         evaluation = replace(evaluation, eval_split="val")
-        tested = open_tested(evaluation, progress)
+        tested = open_split(evaluation, progress)
         progress.note(f"tested on images held out of the training images, because {error}")
     progress.note(describe(tested))
     real = training_part(evaluation, tested, progress)
     if real is not None:
         check_covered(real.class_names, Path(real.root or config.dataset), tested)
         check_ipc(real.counts, max(config.ipc))
-    if set(config.methods) & set(GENERATED_METHODS):
-        side = load_generator(config.generator, dataset_name=tested.name).resolution
-    else:
-        side = side_beside(config.generator, tested)
-    return _Comparison(config, evaluation, tested, real, side, progress)
+    generator = None
+    if set(config.methods) & set(GENERATED_METHODS) or config.generator != "auto":
+        generator = load_generator(config.generator, dataset_name=tested.name)
+    made = {} if generator is None else {generator.name: generator.framing}
+    framing = chosen_framing(config, made)
+    return _Comparison(
+        config,
+        replace(evaluation, **framing.options()),
+        replace(tested, framing=framing),
+        real,
+        side_beside(generator, tested),
+        progress,
+    )
 
 
 @dataclass
@@ -223,6 +234,8 @@ class _Comparison:
             split="fit" if self.evaluation.eval_split == "val" else "train",
             generator=config.generator if generated else "auto",
             image_size=None if generated else self.side,
+            background=self.evaluation.background,
+            fit=self.evaluation.fit,
             on_bad_image=config.on_bad_image,
             ipc=ipc,
             seed=config.seed,

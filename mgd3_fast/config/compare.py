@@ -6,18 +6,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mgd3_fast.config.distill import REAL_METHODS
-from mgd3_fast.config.encode import ON_BAD_IMAGE
 from mgd3_fast.config.evaluate import LARGEST_SIZE, PRESETS, epochs_of, names_of
 from mgd3_fast.config.fields import (
     CACHE,
     LARGEST_SEED,
     argument,
+    background_option,
+    bad_image_option,
     budget_option,
     check_options,
     check_whole,
     classes_option,
     data_dir_option,
     device_option,
+    fit_option,
     folder,
     option,
     path,
@@ -110,9 +112,9 @@ class CompareConfig:
     epochs: int | str = option(
         "code, paper or a number, as for evaluate", default="code", parse=epochs_of, metavar="code|paper|N"
     )
-    on_bad_image: str = option(
-        "what to do about an image that cannot be read", default="error", choices=ON_BAD_IMAGE
-    )
+    background: str | None = background_option("what the generator records, else ")
+    fit: str | None = fit_option("likewise, else ")
+    on_bad_image: str = bad_image_option()
     device: str = device_option()
     cache_dir: Path | str | None = path(f"where latents are kept for later runs {CACHE}", default=None)
 

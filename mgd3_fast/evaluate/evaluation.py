@@ -174,7 +174,9 @@ def _write_result(plan: Plan, store: TrainingStore) -> dict[str, Any]:
         rows += pool_means(rows)
     for row in rows:
         row["score"] = plan.first.recipe.score
-    dataset = plan.dataset
+    dataset, tested = plan.dataset, plan.first.test
+    images = torch.bincount(tested.labels.cpu(), minlength=len(dataset.classes)).tolist()
+    counts = dict(zip(dataset.class_names, images, strict=True))
     result = {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
@@ -186,9 +188,11 @@ def _write_result(plan: Plan, store: TrainingStore) -> dict[str, Any]:
             "name": dataset.name,
             "split": dataset.split,
             "classes": len(dataset.classes),
-            "images": len(plan.first.test),
-            "images_by_class": plan.dataset.counts,
-            "majority": majority(plan.dataset.class_names, list(plan.dataset.counts.values())),
+            "images": len(tested),
+            "skipped": len(dataset) - len(tested),
+            **dataset.framing.options(),
+            "images_by_class": counts,
+            "majority": majority(counts),
             "fingerprint": dataset.fingerprint,
             "class_list_hash": dataset.class_list_hash,
             "notes": list(dataset.notes),

@@ -114,7 +114,7 @@ def make_plan(config: EvaluateConfig, progress: Progress, dataset: Dataset | Non
     notes = [*(note for one in sets.values() for note in one.notes), note_of_sides(sets, first.size)]
     for note in filter(None, notes):
         progress.note(note)
-    images = _reader(sets, dataset, device, progress)
+    images = _reader(config, sets, dataset, device, progress)
     teacher, record = None, None
     if config.teacher is not None:
         name = config.teacher_network or preset.rows["soft"].networks[0]
@@ -199,16 +199,30 @@ def job_of(
 
 
 def _reader(
-    sets: Mapping[str, TrainingSet], dataset: Dataset, device: torch.device, progress: Progress
+    config: EvaluateConfig,
+    sets: Mapping[str, TrainingSet],
+    dataset: Dataset,
+    device: torch.device,
+    progress: Progress,
 ) -> Callable[[str | None, int | None, int | None], ImageSet]:
     """A function that reads a set, or the test images, once for each size that is wanted."""
     stored: dict[str | None, tuple[StoredImage, ...]] = {name: one.images for name, one in sets.items()}
     stored[None] = stored_images(dataset)
+    skipped: dict[str, str] | None = {} if config.on_bad_image == "skip" else None
 
     @cache
     def images(name: str | None, resize: int | None, size: int | None) -> ImageSet:
         shown = name or dataset.split
-        return load_images(stored[name], resize, size, name=shown, progress=progress).on(device)
+        found = load_images(
+            stored[name],
+            resize,
+            size,
+            name=shown,
+            framing=dataset.framing,
+            skipped=skipped,
+            progress=progress,
+        )
+        return found.on(device)
 
     return images
 

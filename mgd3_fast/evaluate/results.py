@@ -131,7 +131,7 @@ def by_seed(row: Mapping[str, Any], figure: str) -> dict[int, float]:
     return dict(zip(row["seeds"], row[figure]["values"], strict=True))
 
 
-def majority(class_names: Sequence[str], images: Sequence[int]) -> dict[str, Any]:
-    """What always answering the largest class scores: its name, and its share in percent."""
-    most = max(range(len(images)), key=images.__getitem__)
-    return {"class": class_names[most], "accuracy": round(100 * images[most] / sum(images), 4)}
+def majority(images: Mapping[str, int]) -> dict[str, Any]:
+    """What always answering the largest class scores: its name, and its share of all images in percent."""
+    most = max(images, key=images.__getitem__)
+    return {"class": most, "accuracy": round(100 * images[most] / sum(images.values()), 4)}

@@ -25,12 +25,11 @@ from mgd3_fast.datasets import (
     BadImageError,
     Dataset,
     bad_image_error,
-    center_crop,
     image_batches,
 )
 from mgd3_fast.datasets.sides import sensible_side
 from mgd3_fast.errors import UserError
-from mgd3_fast.generators import load_generator
+from mgd3_fast.generators import Generator, load_generator
 from mgd3_fast.modes import HerdingDiscovery, ModeDiscovery, method_named
 from mgd3_fast.run.run import Run, Timings, layout_for, left_out
 from mgd3_fast.run.sources import open_training_images
@@ -63,7 +62,7 @@ class RealImages(Run):
     """A run whose images are there already.
 
     Args:
-        resolution: Side of the square crop that is written, in pixels.
+        resolution: Side of the squares that are written, in pixels.
         found: The chosen images of classes, by their place in the run, as far as they were asked for.
         bad_images: Images that cannot be read, as far as they were come upon.
     """
@@ -105,7 +104,7 @@ class RealImages(Run):
                 with self.timings.measure("write"):
                     for image in of_class:
                         source = chosen.indices[layout.place(image)[1]]
-                        pixels = center_crop(self.dataset.load(class_index, source), self.resolution)
+                        pixels = self.dataset.square(class_index, source, self.resolution)
                         writer.put(image, layout.file(image), np.asarray(pixels))
                 bar.advance(len(of_class))
             with self.timings.measure("write"):
@@ -169,7 +168,9 @@ def open_real_images(config: DistillConfig, progress: Progress) -> RealImages:
     timings = Timings()
     dataset = open_training_images(config, progress)
     layout = layout_for(config, dataset)
-    resolution = config.image_size or side_beside(config.generator, dataset)
+    named = config.generator != "auto"
+    generator = load_generator(config.generator, dataset_name=dataset.name) if named else None
+    resolution = config.image_size or side_beside(generator, dataset)
     progress.note(
         f"{config.method}: {len(layout):,} real images, {config.ipc} for each of {len(layout.class_names):,}"
         f" classes, at {resolution} px"
@@ -184,19 +185,19 @@ def open_real_images(config: DistillConfig, progress: Progress) -> RealImages:
     )
 
 
-def side_beside(generator: str, dataset: Dataset) -> int:
+def side_beside(generator: Generator | None, dataset: Dataset) -> int:
     """Choose the side of real images in pixels.
 
     Args:
-        generator: What made the images they are compared with, "auto" where none is named.
+        generator: What made the images they are compared with, if it is known.
         dataset: The images.
 
     Returns:
         The generator's resolution; else 32 for mnist5k, 256 for ImageNet's names, and the side that suits the
         images.
     """
-    if generator != "auto":
-        return load_generator(generator, dataset_name=dataset.name).resolution
+    if generator is not None:
+        return generator.resolution
     if dataset.name in DATASET_NAMES:
         return _MNIST_SIDE if dataset.name == "mnist5k" else _IMAGENET_SIDE
     return sensible_side(dataset)
@@ -215,7 +216,7 @@ def select_images(
     """Choose `ipc` real images of a class, the same on every machine.
 
     "random" draws different ones, each as likely. "herding" and "kmeans-closest" (the image nearest to each
-    K-means centre) compare pixels: the centre crop at 32 x 32, in 0..1.
+    K-means centre) compare pixels: the square of 32 x 32, in 0..1.
 
     Args:
         dataset: The images.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 
 from mgd3_fast.cli import main
 from mgd3_fast.compare import CompareConfig, compare, comparing
+from mgd3_fast.datasets import Framing
 from mgd3_fast.errors import Interrupted, UserError
 from mgd3_fast.evaluate import evaluation
 from mgd3_fast.progress import Progress
@@ -149,6 +151,26 @@ def test_a_spent_budget_keeps_what_is_done(
     assert "no training on chosen real images is finished" in result["tables"][0]["verdict"]
     monkeypatch.setattr(evaluation, "train_classifier", trained)
     assert compare(few)["complete"]
+
+
+def test_all_images_are_framed_alike(
+    config: Callable[..., CompareConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the generator's, or as the options say."""
+    generator = comparing.load_generator
+    padded = Framing((1, 2, 3), "pad")
+    monkeypatch.setattr(
+        comparing,
+        "load_generator",
+        lambda *given, **named: replace(generator(*given, **named), framing=padded),
+    )
+    few = {"methods": ("random", "all-real"), "repeats": 1}
+    result = compare(config(**few))
+    assert (result["dataset"]["background"], result["dataset"]["fit"]) == ("1,2,3", "pad")
+    manifest = json.loads((tmp_path / "out" / "random-ipc2" / "manifest.json").read_text())
+    assert (manifest["settings"]["background"], manifest["settings"]["fit"]) == ("1,2,3", "pad")
+    other = compare(config(**few, background="black", fit="crop", out=tmp_path / "other"))
+    assert (other["dataset"]["background"], other["dataset"]["fit"]) == ("0,0,0", "crop")
 
 
 def test_ctrl_c_is_one(config: Callable[..., CompareConfig], monkeypatch: pytest.MonkeyPatch) -> None:

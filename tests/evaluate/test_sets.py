@@ -152,4 +152,4 @@ def test_rows_of_earlier_trainings_have_no_balanced_accuracy() -> None:
     row = sum_up("net", "a", 1, {0: {**outcome, "by_class": counted}})
     assert (row["last_balanced"]["mean"], row["by_class"]["last"]) == (50.0, [100.0, 0.0, None])
     assert "last_balanced" not in sum_up("net", "a", 1, {0: {**outcome, "by_class": counted}, 1: outcome})
-    assert majority(("a", "b", "c"), [1, 3, 0]) == {"class": "b", "accuracy": 75.0}
+    assert majority({"a": 1, "b": 3, "c": 0}) == {"class": "b", "accuracy": 75.0}
