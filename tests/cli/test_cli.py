@@ -201,6 +201,7 @@ OPTIONS = {
         "--protocol",
         "--preset",
         "--networks",
+        "--all-real",
         "--repeats",
         "--seed",
         "--ipc",
@@ -231,6 +232,28 @@ OPTIONS = {
         "--background",
         "--fit",
         "--on-bad-image",
+        *REPORTING,
+    ],
+    "compare": [
+        "--ipc",
+        "--budget",
+        "--out",
+        "--data-dir",
+        "--classes",
+        "--generator",
+        "--methods",
+        "--repeats",
+        "--seed",
+        "--eval-split",
+        "--preset",
+        "--networks",
+        "--size",
+        "--epochs",
+        "--background",
+        "--fit",
+        "--on-bad-image",
+        "--device",
+        "--cache-dir",
         *REPORTING,
     ],
     "convert": [
@@ -284,7 +307,7 @@ def test_options_are_frozen(command: str) -> None:
 
 def test_commands_are_frozen() -> None:
     assert " ".join(COMMANDS) == (
-        "distill check encode discover evaluate train judge export metrics convert report doctor"
+        "distill check encode discover evaluate compare train judge export metrics convert report doctor"
     )
 
 
