@@ -24,29 +24,30 @@ def some_places(count: int) -> list[int]:
     return [number * count // looked_at for number in range(looked_at)]
 
 
-def median_side(loads: Iterable[Callable[[], Image.Image]]) -> int:
-    """Median of the shorter sides of pictures in pixels, the lower one of two.
+def median_side(loads: Iterable[Callable[[], Image.Image]], fit: str = "crop") -> int:
+    """Median of the sides in pixels of the squares that pictures have pixels for, the lower one of two.
 
     Args:
         loads: Reads each picture; those that are bad are left out, and where all are, it is 256.
+        fit: "crop": the square's side is a picture's shorter one; "pad": its longer one.
     """
-    sides = []
+    side_of, sides = max if fit == "pad" else min, []
     for load in loads:
         with suppress(BadImageError):
-            sides.append(min(load().size))
+            sides.append(side_of(load().size))
     return statistics.median_low(sides or [LARGEST_SIDE])
 
 
 def sensible_side(dataset: Dataset) -> int:
     """Choose the side in pixels that suits a dataset whose pictures are of any size.
 
-    The largest power of two from 32 to 256 that is no larger than the median of the shorter sides of some
-    pictures; below 32, that median.
+    The largest power of two from 32 to 256 that is no larger than the median of some pictures; below 32, that
+    median. See `median_side`.
 
     Raises:
         BadImageError: All pictures that were looked at are bad.
     """
-    side = min(median_side(_some_loads(dataset)), LARGEST_SIDE)
+    side = min(median_side(_some_loads(dataset), dataset.framing.fit), LARGEST_SIDE)
     return side if side < _SMALLEST_POWER else 1 << (side.bit_length() - 1)
 
 
