@@ -7,15 +7,17 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from mgd3_fast.config.encode import ON_BAD_IMAGE
 from mgd3_fast.config.fields import (
     CACHE,
     LARGEST_SEED,
+    background_option,
+    bad_image_option,
     check_options,
     check_whole,
     classes_option,
     data_dir_option,
     device_option,
+    fit_option,
     folder,
     heads_option,
     number,
@@ -187,9 +189,9 @@ class TrainConfig:
     )
     checkpoint_every: int = whole("steps between checkpoints", default=1000)
     cache_dir: Path | str | None = path(f"where latents are kept for later runs {CACHE}", default=None)
-    on_bad_image: str = option(
-        "what to do about an image that cannot be read", default="error", choices=ON_BAD_IMAGE
-    )
+    background: str | None = background_option("what --init records, else ")
+    fit: str | None = fit_option("likewise, else ")
+    on_bad_image: str = bad_image_option()
     stored_precision: str = option(
         "number format of the weights in the result", default="fp32", choices=STORED_PRECISIONS
     )

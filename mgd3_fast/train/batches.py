@@ -13,9 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mgd3_fast.datasets.cropping import center_crop
-from mgd3_fast.datasets.dataset import Dataset
-from mgd3_fast.datasets.decoding import BadImageError
+from mgd3_fast.datasets import BadImageError, Dataset, bad_image_error
 from mgd3_fast.errors import UserError
 from mgd3_fast.latents import ClassLatents
 from mgd3_fast.train.latents import TrainingLatents, stored_latents
@@ -55,7 +53,7 @@ class StreamedImages:
 
 
 class TrainingImages:
-    """Centre-cropped images of a dataset by number, kept in memory as far as half a gibibyte goes.
+    """Square images of a dataset by number, kept in memory as far as half a gibibyte goes.
 
     Args:
         dataset: The images; number i counts through the classes in order.
@@ -97,13 +95,12 @@ class TrainingImages:
         for attempt in range(len(self)):
             class_index, position = self._locate((index + attempt) % len(self))
             try:
-                image = center_crop(self.dataset.load(class_index, position), self.resolution)
+                image = self.dataset.square(class_index, position, self.resolution)
                 return np.asarray(image, dtype=np.uint8)
             except BadImageError as error:
                 if self.on_bad_image == "error":
-                    cls = self.dataset.classes[class_index]
-                    where = cls.images.location(position)
-                    raise UserError(f"{where} must be a readable image, got: {error}") from None
+                    images = self.dataset.classes[class_index].images
+                    raise bad_image_error(images.location(position), str(error)) from None
         raise UserError(f"dataset must have readable images, got none among {len(self)}")
 
     def _locate(self, index: int) -> tuple[int, int]:

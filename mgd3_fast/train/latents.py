@@ -121,7 +121,7 @@ def training_latents(run: TrainingRun, autoencoder: Autoencoder, class_ids: list
     ]
     copies: list[list[ClassLatents]] = []
     for encoder in encoders:
-        store = LatentStore(config.cache_dir, encoder.digest, run.resolution)
+        store = LatentStore(config.cache_dir, encoder.digest, run.resolution, framing=run.dataset.framing)
         if not copies:
             note_old_latents(store, run.progress)
         encode_dataset(

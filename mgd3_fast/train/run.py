@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
+from mgd3_fast.check import glance
 from mgd3_fast.config.train import TrainConfig
-from mgd3_fast.datasets import Dataset, ImageStream, describe, open_source
+from mgd3_fast.datasets import Dataset, Framing, ImageStream, chosen_framing, describe, open_source
 from mgd3_fast.devices import resolve_device, resolve_precision
 from mgd3_fast.errors import UserError
 from mgd3_fast.generators import Generator, KLAutoencoder, ScheduleSettings, load_generator
@@ -54,6 +56,11 @@ class TrainingRun:
         """The generator folder."""
         return Path(self.config.out)
 
+    @property
+    def images(self) -> dict[str, Any]:
+        """What identifies the images as they are seen, as JSON values by name."""
+        return {"images": self.dataset.fingerprint, **self.dataset.framing.options()}
+
 
 def open_run(config: TrainConfig, progress: Progress) -> TrainingRun:
     """Open what a configuration names, and choose what it leaves open; nothing is written to `out`.
@@ -75,10 +82,14 @@ def open_run(config: TrainConfig, progress: Progress) -> TrainingRun:
     init = None if config.init is None else _open_init(config, opened.name, progress)
     schedule = _schedule_settings(init)
     vae = trained_on(config, init) if config.part == "dit" else None
+    framing = _framing(config, init, log)
+    if isinstance(opened, Dataset):
+        opened = replace(opened, framing=framing)
     preset = preset_of(config, device)
     resolution = _resolution(config, init, vae, log, progress) or resolution_for(opened, preset)
     shape = None if vae is None else latent_shape(vae, resolution)
-    dataset, pixels = _readable(opened, vae, resolution, config, device, progress)
+    glance(config.dataset, opened, resolution, progress, on_bad_image=config.on_bad_image)
+    dataset, pixels = _readable(opened, vae, resolution, framing, config, device, progress)
     if len(dataset) < 2:
         raise UserError(f"dataset must have at least 2 images to train on, got {len(dataset)}")
     config = completed(
@@ -153,10 +164,18 @@ def _resolution(
     return given
 
 
+def _framing(config: TrainConfig, init: Generator | None, log: TrainingLog) -> Framing:
+    """What is given, or else what the folder was begun with, or that of `init`."""
+    begun = log.begun_with("both")
+    made = {str(config.out): Framing.recorded(begun)} if begun else {}
+    return chosen_framing(config, made or ({} if init is None else {init.name: init.framing}))
+
+
 def _readable(
     opened: Dataset | ImageStream,
     vae: KLAutoencoder | None,
     resolution: int,
+    framing: Framing,
     config: TrainConfig,
     device: torch.device,
     progress: Progress,
@@ -165,12 +184,12 @@ def _readable(
     if isinstance(opened, Dataset) and opened.stream is None:
         return opened, None
     if vae is not None:
-        store = LatentStore(config.cache_dir, vae.digest, resolution)
+        store = LatentStore(config.cache_dir, vae.digest, resolution, framing=framing)
         return read_stream(opened, vae, store, config, progress, device), None
     progress.note(
         "a stream is read twice: for its pixels, and for its latents when the autoencoder is trained"
     )
-    pixels = pixel_store(config, resolution)
+    pixels = pixel_store(config, resolution, framing)
     return read_stream(opened, Pixels(), pixels, config, progress), pixels
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from mgd3_fast.config.train import TrainConfig
-from mgd3_fast.datasets import Dataset, ImageStream, describe
+from mgd3_fast.datasets import Dataset, Framing, ImageStream, describe
 from mgd3_fast.latents import Encoder, LatentStore, encode_dataset, encode_stream, make_job
 from mgd3_fast.progress import Progress
 
@@ -32,9 +32,11 @@ class Pixels:
         return self
 
 
-def pixel_store(config: TrainConfig, resolution: int) -> LatentStore:
+def pixel_store(config: TrainConfig, resolution: int, framing: Framing) -> LatentStore:
     """Where the pixels of streams are kept, uint8 `[3, R, R]` an image."""
-    return LatentStore(config.cache_dir, Pixels.digest, resolution, storage_dtype=torch.uint8)
+    return LatentStore(
+        config.cache_dir, Pixels.digest, resolution, storage_dtype=torch.uint8, framing=framing
+    )
 
 
 def read_stream(

@@ -74,7 +74,7 @@ def _train_dit(run: TrainingRun, network: DiT) -> None:
         ids = list(range(len(run.dataset.classes)))
     else:
         ids = list(class_ids(init, run.dataset, run.progress))
-    settings: dict[str, Any] = {"images": run.dataset.fingerprint, "autoencoder": autoencoder.digest}
+    settings: dict[str, Any] = {**run.images, "autoencoder": autoencoder.digest}
     if config.generator_classes is not None:
         settings["class_ids"] = ids
     if config.generator_heads is not None:
@@ -108,4 +108,5 @@ def _save(run: TrainingRun, network: DiT, source: str) -> None:
         schedule=run.schedule,
         cfg_channels=None if init is None else init.cfg_channels,
         dtype=STORED_DTYPES[config.stored_precision],
+        framing=run.dataset.framing,
     )

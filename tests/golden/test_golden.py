@@ -334,7 +334,7 @@ def test_command_line(place: Place, golden: Golden) -> None:
     """Commands, and every option of each with its help and default."""
     status, printed, _ = command("--help")
     commands = [name for name in described(printed) if re.fullmatch("[a-z]+", name)]
-    assert (status, len(commands)) == (0, 10)
+    assert status == 0
     found: dict[str, Any] = {"": described(printed)}
     found |= {name: described(command(name, "--help")[1]) for name in commands}
     golden.check("command-line", found)

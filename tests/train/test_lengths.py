@@ -124,7 +124,7 @@ def test_nothing_is_bound_before_a_step_is_done(images, tmp_path):
     broken = write_images(tmp_path / "broken", count=2)
     (broken / "ant/0.png").write_bytes(b"no image")
     config = partial(tiny_config, broken, tmp_path / "gen")
-    with pytest.raises(UserError, match=r"ant/0\.png must be a readable image"):
+    with pytest.raises(UserError, match=r"ant/0\.png cannot be read"):
         train(config(lr=0.5, vae_lr=0.5))
     assert not (tmp_path / "gen").exists()
     train(config(on_bad_image="skip"))
