@@ -14,11 +14,12 @@ from PIL import Image, ImageFile, UnidentifiedImageError
 # Pillow refuses headers above this as decompression bombs; kept apart from Pillow's own setting, which
 # another library may have switched off.
 MAX_PIXELS = 178_956_970
+_TOO_LARGE = f"more than the {MAX_PIXELS:,} pixels that are read: make the picture smaller"
 
-# Pillow warns at half of the limit above.
-warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 # Pixels do not depend on EXIF, and ImageNet has a few dozen files with broken EXIF.
 warnings.filterwarnings("ignore", message="Corrupt EXIF data", category=UserWarning)
+# Of pictures from half of MAX_PIXELS on, which are read like all others.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 
 class BadImageError(ValueError):
@@ -55,7 +56,7 @@ def _loaded(content: bytes) -> Image.Image:
     with _strict_truncation():
         image = Image.open(io.BytesIO(content))
         if image.width * image.height > MAX_PIXELS:
-            raise BadImageError(f"{image.width}x{image.height} pixels, more than {MAX_PIXELS:,}")
+            raise BadImageError(f"{image.width}x{image.height} pixels, {_TOO_LARGE}")
         if image.format == "JPEG" and _is_zero_filled(content):
             raise BadImageError("the JPEG's end was overwritten with zeros")
         image.load()
@@ -72,7 +73,8 @@ def _refusing_what_fails() -> Iterator[None]:
     except UnidentifiedImageError:
         raise BadImageError("not an image that Pillow can read") from None
     except Image.DecompressionBombError:
-        raise BadImageError(f"more than {MAX_PIXELS:,} pixels") from None
+        # Pillow looks at the header alone, as above: no memory is taken for the pixels.
+        raise BadImageError(_TOO_LARGE) from None
     # Pillow's readers let whatever their parsers hit escape: SyntaxError, struct.error, IndexError, OSError.
     except Exception as error:
         raise BadImageError(f"{error}" or type(error).__name__) from None

@@ -31,6 +31,7 @@ FORMAT_VERSION = 1
 DESCRIPTION = "generator.json"
 NETWORK = "dit.safetensors"
 AUTOENCODER = "vae"
+TRAINING = "training.json"
 
 _KINDS: dict[str, tuple[type, str]] = {
     "int": (int, "a whole number"),

@@ -37,7 +37,7 @@ from mgd3_fast.storage.tensor_files import DamagedFileError, remove_leftovers
 # Part of the keys of modes: not that of files, because latents are the same numbers as ever.
 _CONTENT_FORMAT = "mgd3-fast latents 1"
 _FOLDER, _OLD_FOLDER = "latents-2", "latents"
-_STORAGE_DTYPES = {torch.float32: "fp32", torch.float16: "fp16"}
+_STORAGE_DTYPES = {torch.float32: "fp32", torch.float16: "fp16", torch.uint8: "uint8"}
 
 
 class LatentStore:
@@ -52,7 +52,8 @@ class LatentStore:
         autoencoder_digest: Identifies the autoencoder's weights.
         resolution: Pixels a side of the encoded images.
         dtype: Number format the autoencoder computes in.
-        storage_dtype: float32, or float16 for half the disk at a relative error of up to 2^-11.
+        storage_dtype: float32, or float16 for half the disk at a relative error of up to 2^-11; uint8 is for
+            pixels.
         flip: "none", "random" or "both": how images are mirrored before encoding; see `flipping`.
         framing: How images become RGB and square; the key covers it where it is not the default.
 
@@ -72,7 +73,9 @@ class LatentStore:
         framing: Framing = DEFAULT_FRAMING,
     ) -> None:
         if storage_dtype not in _STORAGE_DTYPES:
-            raise ValueError(f"storage_dtype must be torch.float32 or torch.float16, got {storage_dtype}")
+            raise ValueError(
+                f"storage_dtype must be torch.float32, torch.float16 or torch.uint8, got {storage_dtype}"
+            )
         if flip not in FLIPS:
             raise ValueError(f"flip must be one of {', '.join(FLIPS)}, got {flip!r}")
         if resolution < 1:

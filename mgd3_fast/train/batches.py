@@ -15,9 +15,41 @@ from torch import Tensor
 
 from mgd3_fast.datasets import BadImageError, Dataset, bad_image_error
 from mgd3_fast.errors import UserError
+from mgd3_fast.latents import ClassLatents
+from mgd3_fast.train.latents import TrainingLatents, stored_latents
+from mgd3_fast.train.run import TrainingRun
 
 _KEPT_BYTES = 512 * 2**20
 _READERS = 8
+
+
+def training_images(run: TrainingRun) -> TrainingImages | StreamedImages:
+    """The images of a run, by number."""
+    if run.pixels is None:
+        return TrainingImages(run.dataset, run.resolution, run.config.on_bad_image)
+    return StreamedImages(stored_latents(run.pixels, run.dataset))
+
+
+class StreamedImages:
+    """Images of a stream by number, memory-mapped from where it was read into; bad ones are left out.
+
+    Args:
+        pixels: uint8 `[3, R, R]` of each image, class after class.
+    """
+
+    def __init__(self, pixels: list[ClassLatents]) -> None:
+        self._pixels = TrainingLatents([pixels], list(range(len(pixels))))
+
+    def __len__(self) -> int:
+        return len(self._pixels)
+
+    def load(self, indices: Tensor) -> Tensor:
+        """Read images by number, int64 `[B]` in 0..len-1, as uint8 `[B, 3, R, R]`."""
+        return self._pixels.batch(indices, torch.zeros_like(indices))[0].to(torch.uint8)
+
+    def in_order(self, batch_size: int) -> Iterator[Tensor]:
+        """All images once, as uint8 `[B, 3, R, R]`."""
+        return (self.load(indices) for indices in torch.split(torch.arange(len(self)), batch_size))
 
 
 class TrainingImages:
@@ -57,8 +89,7 @@ class TrainingImages:
 
     def in_order(self, batch_size: int) -> Iterator[Tensor]:
         """All images once, as uint8 `[B, 3, R, R]`."""
-        for indices in torch.split(torch.arange(len(self)), batch_size):
-            yield self.load(indices)
+        return (self.load(indices) for indices in torch.split(torch.arange(len(self)), batch_size))
 
     def _read(self, index: int) -> NDArray[np.uint8]:
         for attempt in range(len(self)):

@@ -277,12 +277,14 @@ def test_metrics_and_report(place: Place, golden: Golden) -> None:
 
 
 TINY_TRAINING = {
+    "preset": "large",
     "resolution": 16,
     "vae-channels": "8,16",
     "vae-layers": 1,
     "vae-attention": "none",
     "vae-steps": 3,
     "vae-batch-size": 5,
+    "vae-ema": 0.999,
     "hidden": 16,
     "depth": 1,
     "heads": 2,
