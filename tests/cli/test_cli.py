@@ -25,6 +25,7 @@ pytestmark = pytest.mark.usefixtures("cache")
 
 REPORTING = ["--quiet", "--json"]
 PLOTTING = ["--plot", "--projection", "--plot-classes"]
+FRAMING = ["--background", "--fit"]
 ENCODE = [
     "--dataset",
     "--data-dir",
@@ -39,6 +40,7 @@ ENCODE = [
     "--flip",
     "--posterior",
     "--storage",
+    *FRAMING,
 ]
 OPTIONS = {
     "encode": [*ENCODE, "--shard", *REPORTING],
@@ -92,6 +94,8 @@ OPTIONS = {
         *REPORTING,
     ],
     "train": [
+        *FRAMING,
+        "--preset",
         "--dataset",
         "--data-dir",
         "--classes",
@@ -161,6 +165,7 @@ OPTIONS = {
         *REPORTING,
     ],
     "report": [
+        *FRAMING,
         "--dataset",
         "--data-dir",
         "--generator",
@@ -184,6 +189,8 @@ OPTIONS = {
         *REPORTING,
     ],
     "evaluate": [
+        *FRAMING,
+        "--on-bad-image",
         "--dataset",
         "--data-dir",
         "--classes",
@@ -220,6 +227,7 @@ OPTIONS = {
         *REPORTING,
     ],
     "convert": [
+        *FRAMING,
         "--format",
         "--dataset",
         "--size",
