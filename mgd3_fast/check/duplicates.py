@@ -49,11 +49,11 @@ class Links:
         """Pictures that are linked to earlier ones."""
         return len(np.union1d(self.exact[:, 1], self.near[:, 1]))
 
-    def say(self, what: str) -> str:
-        """The count of what the linked pictures are, near ones apart."""
+    def say(self) -> str:
+        """How many of these pictures are equal to an earlier one, and how many more are nearly so."""
         exact = len(np.unique(self.exact[:, 1]))
-        near = f"{self.count - exact:,} {'more nearly so' if exact else f'{what}, nearly'}"
-        return ", ".join([f"{exact:,} {what}"] * bool(exact) + [near] * (self.count > exact))
+        counts = {"exactly": exact, "nearly": self.count - exact}
+        return ", ".join(f"{count:,} {how}" for how, count in counts.items() if count)
 
     def names(self, pictures: Pictures) -> tuple[str, ...]:
         """The pairs, "a = b" where they are equal, "a ~ b" where they are alike."""
@@ -84,12 +84,12 @@ def duplicate_findings(pictures: Pictures, links: Links) -> Iterator[Finding]:
         yield from _leak(pictures, links, first, second)
     relabelled = links.where(lambda one, other: label[one] != label[other])
     if relabelled:
-        text = relabelled.say("pictures have another label elsewhere")
+        text = f"pictures that have another label elsewhere: {relabelled.say()}"
         advice = "decide for one class and remove the other copy"
         yield Finding("warning", "labels", text, relabelled.count, advice, relabelled.names(pictures))
     copies = links.where(lambda one, other: (label[one] == label[other]) & (split[one] == split[other]))
     if copies:
-        text = copies.say("pictures are in their class twice")
+        text = f"pictures that are in their class already: {copies.say()}"
         advice = "remove the copies: clusters lean towards them"
         yield Finding("note", "copies", text, copies.count, advice, copies.names(pictures))
 
@@ -102,8 +102,8 @@ def _leak(pictures: Pictures, links: Links, first: int, second: int) -> Iterator
         earlier, later = pictures.splits[first], pictures.splits[second]
         total = int((split == second).sum())
         text = (
-            f"{leak.say(f'of {total:,} {later} pictures are in {earlier}')}:"
-            f" accuracy on {later} is flattered by up to {percent(leak.count / total)}"
+            f"{later} pictures that are in {earlier} too: {leak.say()}, of {total:,}; accuracy on {later} is"
+            f" flattered by up to {percent(leak.count / total)}"
         )
         advice = f"remove them from {earlier} or from {later}"
         yield Finding("warning", "leak", text, leak.count, advice, leak.names(pictures))
