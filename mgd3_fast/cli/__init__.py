@@ -31,6 +31,7 @@ COMMANDS = {
     "discover": "only the modes",
     "evaluate": "train classifiers on distilled folders and test them on real images",
     "train": "fit a generator (autoencoder and DiT) on a dataset",
+    "tune": "how strongly to guide a generator: mode scale, t_stop and CFG by accuracy on held-out images",
     "export": "the network as an ONNX graph or a TensorRT engine, ahead of time",
     "metrics": "how diverse and representative distilled folders are, beside the real images",
     "convert": "a distilled folder into another format: numeric, tensor, parquet, webdataset",

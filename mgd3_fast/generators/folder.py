@@ -102,6 +102,24 @@ def save_generator(
         "licence": licence,
         "recipe": dict(recipe),
     }
+    _write_description(folder, description)
+
+
+def amend_description(folder: str | Path, **changed: Any) -> None:
+    """Change keys of a generator's description, whole or not at all.
+
+    Args:
+        folder: A folder that `save_generator` wrote.
+        changed: Anything JSON can hold, by key; other keys stay.
+
+    Raises:
+        FileNotFoundError: The folder has no description.
+        OSError: It cannot be written; the description that was there stays.
+    """
+    _write_description(Path(folder), {**read_json(Path(folder) / DESCRIPTION), **changed})
+
+
+def _write_description(folder: Path, description: Mapping[str, Any]) -> None:
     with renamed(folder / DESCRIPTION, shared=True) as unfinished:
         unfinished.write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
 
