@@ -27,6 +27,7 @@ from mgd3_fast.progress import Progress
 
 COMMANDS = {
     "distill": "the main job: encode -> discover -> sample -> decode -> write; skips what is already there",
+    "check": "look at a dataset before any work: what stops a run, what spoils its results, what to do",
     "encode": "only the latent store",
     "discover": "only the modes",
     "evaluate": "train classifiers on distilled folders and test them on real images",
@@ -99,7 +100,7 @@ def _run(argv: list[str]) -> None:
     result, text = module.run(config, Progress(quiet=arguments.quiet))
     if arguments.json:
         print(json.dumps(result))
-    elif not arguments.quiet or arguments.command == "doctor":  # whose only result is this text
+    elif not arguments.quiet or arguments.command in ("check", "doctor"):  # whose only result is this text
         print(text)
 
 

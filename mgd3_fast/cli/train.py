@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from mgd3_fast.cli.process import loading
@@ -14,9 +16,21 @@ CONFIG = TrainConfig
 def run(config: TrainConfig, progress: Progress) -> tuple[dict[str, Any], str]:
     """Fit a generator."""
     with loading():
+        from mgd3_fast.generators.folder import DESCRIPTION
         from mgd3_fast.train import train
 
     folder = train(config, progress)
-    return {"folder": str(folder)}, (
-        f"generator folder: {folder}\nuse it with: mgd3-fast distill --generator {folder} ..."
+    return {"folder": str(folder)}, _closing(config, folder, whole=(folder / DESCRIPTION).is_file())
+
+
+def _closing(config: TrainConfig, folder: Path, *, whole: bool) -> str:
+    """What there is now, and the command that comes next."""
+    named = {"--dataset": config.dataset, "--data-dir": config.data_dir, "--classes": config.classes}
+    options = " ".join(f"{name} {quote(str(value))}" for name, value in named.items() if value is not None)
+    out = quote(str(folder))
+    if whole:
+        return f"generator folder: {folder}\nuse it with: mgd3-fast distill {options} --generator {out} ..."
+    return (
+        f"autoencoder: {folder / 'vae'}\n"
+        f"next, the DiT on its latents: mgd3-fast train {options} --part dit --out {out}"
     )

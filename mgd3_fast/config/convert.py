@@ -6,7 +6,15 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 from mgd3_fast.config.distill import FORMATS
-from mgd3_fast.config.fields import argument, check_folder, check_options, option, whole
+from mgd3_fast.config.fields import (
+    argument,
+    background_option,
+    check_folder,
+    check_options,
+    fit_option,
+    option,
+    whole,
+)
 from mgd3_fast.errors import UserError
 
 CONVERTED_FORMATS = ("tensor", "parquet", "webdataset")  # what `distill` makes beside its folders of images
@@ -18,11 +26,14 @@ LARGEST_SHARD_MIB = 65536
 
 _CONCERNS = {
     "size": ("tensor",),
+    "background": ("tensor",),
+    "fit": ("tensor",),
     "dtype": ("tensor",),
     "normalisation": ("tensor",),
     "tensor_file": ("tensor",),
     "shard_mib": ("parquet", "webdataset"),
 }
+_FRAMING = ("background", "fit")  # told only where given, so that earlier conversions are found again
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +61,8 @@ class ConvertConfig:
         default=None,
         highest=8192,
     )
+    background: str | None = background_option()
+    fit: str | None = fit_option()
     dtype: str = option("tensor: number format; uint8 is not normalised", default="float32", choices=DTYPES)
     normalisation: str = option(
         "tensor: mean and standard deviation; auto is mnist5k's own for mnist5k, else ImageNet's",
@@ -72,10 +85,13 @@ class ConvertConfig:
                     f"{name} must be left out unless format is {' or '.join(formats)},"
                     f" got format {self.format}"
                 )
+        if self.fit is not None and self.size is None:
+            raise UserError(f"fit must come with size, got {self.fit!r} alone")
         if self.dtype == "uint8" and self.normalisation not in ("auto", "none"):
             raise UserError(f"normalisation must be none for dtype uint8, got {self.normalisation!r}")
 
     def options(self) -> dict[str, str | int | None]:
         """Name what decides the files besides the images: the format and what concerns it."""
         concerning = [name for name, formats in _CONCERNS.items() if self.format in formats]
-        return {"format": self.format, **{name: getattr(self, name) for name in concerning}}
+        told = [name for name in concerning if name not in _FRAMING or getattr(self, name) is not None]
+        return {"format": self.format, **{name: getattr(self, name) for name in told}}

@@ -5,12 +5,21 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from mgd3_fast.config.fields import CACHE, check_options, classes_option, device_option, option, path
+from mgd3_fast.config.fields import (
+    CACHE,
+    background_option,
+    bad_image_option,
+    check_options,
+    classes_option,
+    device_option,
+    fit_option,
+    option,
+    path,
+)
 from mgd3_fast.config.sharding import shard_option
 
 TRAIN_PARTS = ("train", "fit")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16", "fp8")
-ON_BAD_IMAGE = ("error", "skip")
 FLIPS = ("none", "random", "both")
 STORAGES = ("fp32", "fp16")
 POSTERIORS = ("mean", "sample")
@@ -52,9 +61,9 @@ class EncodeConfig:
         default=None,
         metavar="PATH|ID",
     )
-    on_bad_image: str = option(
-        "what to do about an image that cannot be read", default="error", choices=ON_BAD_IMAGE
-    )
+    background: str | None = background_option("what the generator, or a distilled folder, records; else ")
+    fit: str | None = fit_option("likewise, else ")
+    on_bad_image: str = bad_image_option()
     precision: str = option(
         "number format of the networks; auto is fp32 on a CPU, bf16 on a GPU that has it; fp8 is bf16 with"
         " 8-bit linear maps in the blocks of a DiT, for GPUs of capability 8.9 and later",

@@ -8,11 +8,14 @@ from pathlib import Path
 from mgd3_fast.config.fields import (
     LARGEST_SEED,
     argument,
+    background_option,
+    bad_image_option,
     check_options,
     check_whole,
     classes_option,
     data_dir_option,
     device_option,
+    fit_option,
     folder,
     folders_of,
     number,
@@ -102,6 +105,9 @@ class EvaluateConfig:
         default="test",
         metavar="test|val|NAME",
     )
+    background: str | None = background_option("what the first distilled folder records, else ")
+    fit: str | None = fit_option("likewise, else ")
+    on_bad_image: str = bad_image_option()
     out: Path | str = folder(
         "folder of results; trainings found there are not done again", default="evaluation"
     )

@@ -18,6 +18,9 @@ FILE_SUFFIX = re.compile(
     r"\.(ckpt|csv|gz|html|jpe?g|json|log|np[yz]|onnx|parquet|pdf|png|pth?|safetensors|svg|tar|txt|yaml|zip)"
 )
 CACHE = "(default: $MGD3_CACHE or ~/.cache/mgd3-fast)"
+FITS = ("crop", "pad")
+ON_BAD_IMAGE = ("error", "skip")
+_COLOURS = {"white": (255, 255, 255), "black": (0, 0, 0)}
 
 
 def option(
@@ -98,6 +101,47 @@ def heads_option(named: str = "") -> Any:
         f"attention heads of {named}a DiT's file of unpublished width (default: what lies beside it)",
         default=None,
     )
+
+
+def background_option(recorded: str = "") -> Any:
+    """Declare the colour behind transparent pictures, which is else that of a thing that records one."""
+    return option(
+        "colour that transparent pictures are laid over, which also fills what --fit pad leaves empty"
+        f" (default: {recorded}white)",
+        default=None,
+        metavar="white|black|R,G,B",
+        check=lambda _, text: colour_of(text),
+    )
+
+
+def fit_option(recorded: str = "") -> Any:
+    """Declare how pictures become square; see `background_option`."""
+    return option(
+        "crop: the centre of a picture that is not square, as MGD3's own code does; pad: all of it, with the"
+        f" background beside it (default: {recorded}crop)",
+        default=None,
+        choices=FITS,
+    )
+
+
+def colour_of(text: str) -> tuple[int, int, int]:
+    """Read "white", "black" or "R,G,B".
+
+    Raises:
+        UserError: It is none of them, or a number is not from 0 to 255.
+    """
+    if text in _COLOURS:
+        return _COLOURS[text]
+    parts = str(text).split(",")
+    if len(parts) != 3 or not all(part.strip().isdecimal() and int(part) <= 255 for part in parts):
+        raise UserError(f"background must be white, black or R,G,B from 0 to 255 each, got {text!r}")
+    red, green, blue = map(int, parts)
+    return red, green, blue
+
+
+def bad_image_option() -> Any:
+    """Declare the rule for images that cannot be read."""
+    return option("what to do about an image that cannot be read", default="error", choices=ON_BAD_IMAGE)
 
 
 def folders_of(words: list[str]) -> tuple[Path, ...]:

@@ -9,8 +9,10 @@ from mgd3_fast.config.fields import (
     CACHE,
     FILE_SUFFIX,
     argument,
+    background_option,
     check_options,
     data_dir_option,
+    fit_option,
     option,
     path,
     whole,
@@ -44,6 +46,8 @@ class ReportConfig:
         metavar="NAME|PATH",
     )
     data_dir: Path | str | None = data_dir_option()
+    background: str | None = background_option("what the run records, else ")
+    fit: str | None = fit_option("likewise, else ")
     generator: str | None = option(
         "whose autoencoder the map and the metrics use (default: the run's own)",
         default=None,

@@ -7,15 +7,17 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from mgd3_fast.config.encode import ON_BAD_IMAGE
 from mgd3_fast.config.fields import (
     CACHE,
     LARGEST_SEED,
+    background_option,
+    bad_image_option,
     check_options,
     check_whole,
     classes_option,
     data_dir_option,
     device_option,
+    fit_option,
     folder,
     heads_option,
     number,
@@ -31,7 +33,17 @@ PARTS = ("vae", "dit", "both")
 SCHEDULES = ("constant", "cosine")
 TRAIN_PRECISIONS = ("auto", "fp32", "bf16")
 STORED_PRECISIONS = ("fp32", "fp16", "bf16")
+PRESETS = ("auto", "small", "large")
 CUSTOM_MODEL = "custom"
+
+# Fields that decide the weights of both parts, of the autoencoder, of the DiT; and how it is sampled.
+_COMMON = {"dataset", "classes", "init", "resolution", "augment", "seed", "precision", "on_bad_image"}
+_COMMON |= {"weight_decay", "schedule", "warmup", "clip_grad"}
+_VAE = {"vae_channels", "vae_layers", "vae_attention", "latent_channels", "vae_loss", "kl_weight"}
+_VAE |= {"vae_batch_size", "vae_lr", "vae_ema"}
+_DIT = {"vae", "augment_copies", "model", "hidden", "depth", "heads", "patch", "variance"}
+_DIT |= {"batch_size", "lr", "ema", "label_dropout"}
+_GUIDANCE = {"cfg_scale", "mode_scale", "t_stop"}
 
 
 def widths(text: str) -> tuple[int, ...]:
@@ -50,19 +62,29 @@ def _check_widths(name: str, value: object) -> None:
 class TrainConfig:
     """Everything `train` is asked to do.
 
+    A field that is None though its type does not say so is left to the preset: `train` fills it from the
+    images, the device and what the folder was begun with, before anything reads it.
+
     Raises:
         UserError: If a field is out of range; the message names the field, the rule and the value.
     """
 
     dataset: str = option(
-        "mnist5k, an ImageNet subset's name as for distill, or the path of a folder of class folders",
-        metavar="NAME|PATH",
+        "mnist5k, an ImageNet subset's name as for distill, the path of a folder of class folders, hf:... or"
+        " wds:...",
+        metavar="NAME|PATH|hf:...|wds:...",
     )
     data_dir: Path | str | None = data_dir_option()
     classes: str | None = classes_option()
     out: Path | str = folder("generator folder that is written")
     part: str = option(
         "train the autoencoder, the DiT, or one after the other", default="both", choices=PARTS
+    )
+    preset: str = option(
+        "what every size, rate and number of steps is that is not given: small fits a processor, large a GPU;"
+        " auto is the one for the device (docs/training.md has the table)",
+        default="auto",
+        choices=PRESETS,
     )
     init: str | None = option(
         "generator to fine-tune: a name, folder, checkpoint file or hub id; sizes and class ids are its own",
@@ -80,8 +102,9 @@ class TrainConfig:
         default=None,
         metavar="PATH|ID",
     )
-    resolution: int | None = whole(
-        "side of the training images in pixels (default: --init's; 32 for mnist5k, else 256)",
+    resolution: int = whole(
+        "side of the training images in pixels (default: that of --init or of the autoencoder; else what the"
+        " images and the preset allow)",
         default=None,
         metavar="PX",
     )
@@ -95,48 +118,69 @@ class TrainConfig:
         default=CUSTOM_MODEL,
         metavar="NAME",
     )
-    hidden: int = whole("width of a custom DiT", default=384)
-    depth: int = whole("blocks of a custom DiT", default=12)
-    heads: int = whole("attention heads of a custom DiT", default=6)
-    patch: int = whole("latent pixels a side of a custom DiT's patch", default=2)
+    hidden: int = whole("width of a custom DiT (default: the preset's)", default=None)
+    depth: int = whole("blocks of a custom DiT (default: the preset's)", default=None)
+    heads: int = whole("attention heads of a custom DiT (default: what the width allows)", default=None)
+    patch: int = whole("latent pixels a side of a custom DiT's patch (default: the preset's)", default=None)
     variance: str = option(
         "learned predicts the variance of each step as well", default="learned", choices=("learned", "fixed")
     )
     epochs: float | None = number("passes over the images, instead of --steps", default=None, above_zero=True)
-    steps: int | None = whole("optimiser steps of the DiT", default=None)
-    batch_size: int = whole("images of a step of the DiT", default=128)
-    lr: float = number("highest learning rate of the DiT", default=1e-4, above_zero=True)
+    steps: int | None = whole("optimiser steps of the DiT (default: the preset's)", default=None)
+    batch_size: int = whole("images of a step of the DiT (default: the preset's)", default=None)
+    lr: float = number(
+        "highest learning rate of the DiT (default: the preset's)", default=None, above_zero=True
+    )
     weight_decay: float = number("AdamW's weight decay", default=0.0)
-    schedule: str = option("learning rate after the warm-up", default="constant", choices=SCHEDULES)
-    warmup: int = whole("steps over which the learning rate rises", default=0, lowest=0)
-    ema: float = number("decay of the averaged weights, which are what is kept", default=0.9999, highest=1.0)
+    schedule: str = option(
+        "learning rate after the warm-up (default: the preset's)", default=None, choices=SCHEDULES
+    )
+    warmup: int = whole(
+        "steps over which the learning rate rises (default: the preset's)", default=None, lowest=0
+    )
+    ema: float = number(
+        "decay of the averaged weights, which are what is kept (default: what fits the steps)",
+        default=None,
+        highest=1.0,
+    )
     clip_grad: float | None = number(
-        "largest norm of the gradient (default: not clipped)", default=None, above_zero=True
+        "largest norm of the gradient (default: the preset's)", default=None, above_zero=True
     )
     label_dropout: float = number(
         "share of labels replaced by the null class, for classifier-free guidance", default=0.1, highest=1.0
     )
 
     vae_channels: tuple[int, ...] = option(
-        "channels of the autoencoder's blocks; each block but the last halves the size",
-        default=(128, 256, 512, 512),
+        "channels of the autoencoder's blocks; each block but the last halves the size (default: what the"
+        " preset and the pixels ask for)",
+        default=None,
         parse=widths,
         metavar="N,N,..",
         check=_check_widths,
     )
-    vae_layers: int = whole("residual layers of an encoder block", default=2)
+    vae_layers: int = whole("residual layers of an encoder block (default: the preset's)", default=None)
     vae_attention: str = option(
-        "self-attention between encoder and latent", default="middle", choices=("middle", "none")
+        "self-attention between encoder and latent (default: the preset's)",
+        default=None,
+        choices=("middle", "none"),
     )
     latent_channels: int = whole("channels of a latent", default=4)
     vae_loss: str = option("reconstruction error", default="l1", choices=("l1", "mse"))
-    kl_weight: float = number("weight of the divergence from a unit normal, per latent value", default=1e-4)
-    vae_steps: int | None = whole(
-        "optimiser steps of the autoencoder (default: --epochs, or --steps)", default=None
+    kl_weight: float = number(
+        "weight of the divergence from a unit normal, per latent value (default: the preset's)", default=None
     )
-    vae_batch_size: int = whole("images of a step of the autoencoder", default=32)
-    vae_lr: float = number("highest learning rate of the autoencoder", default=1e-4, above_zero=True)
-    vae_ema: float = number("decay of the autoencoder's averaged weights", default=0.999, highest=1.0)
+    vae_steps: int | None = whole(
+        "optimiser steps of the autoencoder (default: --epochs, or --steps, or the preset's)", default=None
+    )
+    vae_batch_size: int = whole("images of a step of the autoencoder (default: the preset's)", default=None)
+    vae_lr: float = number(
+        "highest learning rate of the autoencoder (default: the preset's)", default=None, above_zero=True
+    )
+    vae_ema: float = number(
+        "decay of the autoencoder's averaged weights (default: what fits the steps)",
+        default=None,
+        highest=1.0,
+    )
 
     seed: int = whole("seed of starting weights, order and noise", default=0, lowest=0, highest=LARGEST_SEED)
     device: str = device_option()
@@ -145,9 +189,9 @@ class TrainConfig:
     )
     checkpoint_every: int = whole("steps between checkpoints", default=1000)
     cache_dir: Path | str | None = path(f"where latents are kept for later runs {CACHE}", default=None)
-    on_bad_image: str = option(
-        "what to do about an image that cannot be read", default="error", choices=ON_BAD_IMAGE
-    )
+    background: str | None = background_option("what --init records, else ")
+    fit: str | None = fit_option("likewise, else ")
+    on_bad_image: str = bad_image_option()
     stored_precision: str = option(
         "number format of the weights in the result", default="fp32", choices=STORED_PRECISIONS
     )
@@ -170,12 +214,14 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         check_options(self)
-        if self.model == CUSTOM_MODEL and (self.hidden % self.heads or self.hidden % 4):
-            raise UserError(f"hidden must be a multiple of 4 and of heads {self.heads}, got {self.hidden}")
-        if self.part != "vae" and (self.epochs is None) == (self.steps is None):
-            raise UserError("exactly one of epochs and steps must be given")
-        if self.part == "vae" and self.epochs is None and self.steps is None and self.vae_steps is None:
-            raise UserError("one of epochs, steps and vae_steps must be given for part vae")
+        if self.model == CUSTOM_MODEL and self.hidden is not None:
+            heads = "" if self.heads is None else f" and of heads {self.heads}"
+            if self.hidden % 4 or self.hidden % (self.heads or 1):
+                raise UserError(f"hidden must be a multiple of 4{heads}, got {self.hidden}")
+        if self.part != "vae" and self.epochs is not None and self.steps is not None:
+            raise UserError(
+                f"at most one of epochs and steps must be given, got {self.epochs:g} and {self.steps}"
+            )
         if self.part != "dit" and self.vae is not None:
             raise UserError(
                 f"vae must be left out unless part is dit, got {self.vae!r} with part {self.part}"
@@ -201,18 +247,17 @@ def _portable(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
+def fields_of(part: str) -> set[str]:
+    """Names of the fields that one part, "vae" or "dit", or with "both" either of them, goes by."""
+    of_parts = {"vae": _COMMON | _VAE | {"vae_steps"}, "dit": _COMMON | _DIT | {"steps", *_GUIDANCE}}
+    return of_parts["vae"] | of_parts["dit"] if part == "both" else of_parts[part]
+
+
 def identity(config: TrainConfig, part: str) -> Mapping[str, Any]:
     """The fields that decide the weights of one part, "vae" or "dit", as JSON values by name.
 
-    A run is resumed only if these are the same.
+    A run goes on only if these are the same. How many steps it has is not among them: it can be made longer
+    or shorter.
     """
-    common = {"dataset", "classes", "init", "resolution", "augment", "seed", "precision", "on_bad_image"}
-    training = {"weight_decay", "schedule", "warmup", "clip_grad", "epochs", "steps"}
-    vae = {"vae_channels", "vae_layers", "vae_attention", "latent_channels", "vae_loss", "kl_weight"}
-    vae |= {"vae_steps", "vae_batch_size", "vae_lr", "vae_ema"}
-    dit = {"vae", "augment_copies", "model", "hidden", "depth", "heads", "patch", "variance"}
-    dit |= {"batch_size", "lr", "ema", "label_dropout"}
-    if part == "vae" and config.vae_steps is not None:
-        training -= {"epochs", "steps"}
-    names = common | training | (vae if part == "vae" else dit)
+    names = _COMMON | (_VAE if part == "vae" else _DIT)
     return {name: _portable(getattr(config, name)) for name in sorted(names)}

@@ -1,4 +1,4 @@
-"""Decode, crop and batch images on worker threads; only a few batches are in memory at any time.
+"""Decode, frame and batch images on worker threads; only a few batches are in memory at any time.
 
 Threads, not processes: Pillow releases the interpreter's lock while it decodes and resizes, so threads are
 as fast (`bench/speed/bench_encode.py` measures both), and they need no shared memory, no forking beside
@@ -23,8 +23,7 @@ from numpy.typing import NDArray
 from PIL.Image import Image
 from torch import Tensor
 
-from mgd3_fast.config.encode import ON_BAD_IMAGE
-from mgd3_fast.datasets.cropping import center_crop
+from mgd3_fast.config.fields import ON_BAD_IMAGE
 from mgd3_fast.datasets.dataset import Dataset
 from mgd3_fast.datasets.decoding import BadImageError
 from mgd3_fast.devices import usable_processors
@@ -67,7 +66,7 @@ def image_batches(
     num_workers: int | None = None,
     bad_images: list[BadImage] | None = None,
 ) -> Iterator[ImageBatch]:
-    """Stream the good images of one class, centre-cropped, in their order.
+    """Stream the good images of one class, as the dataset frames them, in their order.
 
     Args:
         dataset: Where the images are.
@@ -86,7 +85,9 @@ def image_batches(
     if num_workers is None and cls.images.in_memory:
         num_workers = 0
     jobs = (
-        partial(load_image, cls.name, i, cls.images.name(i), resolution, partial(cls.images.load, i))
+        partial(
+            load_image, cls.name, i, cls.images.name(i), partial(dataset.square, class_index, i, resolution)
+        )
         for i in range(len(cls))
     )
     indices: list[int] = []
@@ -116,7 +117,7 @@ def check_rule(on_bad_image: str) -> None:
 
 def bad_image_error(where: str, reason: str) -> UserError:
     """What a bad image is under `on_bad_image="error"`."""
-    return UserError(f"{where} cannot be read: {reason} (on_bad_image=skip leaves such images out)")
+    return UserError(f"{where} cannot be read: {reason} (--on-bad-image skip leaves such images out)")
 
 
 def no_good_image_error(class_name: str, count: int) -> UserError:
@@ -125,22 +126,20 @@ def no_good_image_error(class_name: str, count: int) -> UserError:
 
 
 def load_image(
-    class_name: str, image_index: int, image_name: str, resolution: int, load: Callable[[], Image]
+    class_name: str, image_index: int, image_name: str, load: Callable[[], Image]
 ) -> NDArray[np.uint8] | BadImage:
-    """Load and crop one image to uint8 [3, R, R]; a damaged one comes back as the reason why.
+    """Load one image as uint8 [3, R, R]; a damaged one comes back as the reason why.
 
     Args:
         class_name: Name of its class.
         image_index: Place in the class, or in the shard.
         image_name: Name inside the class.
-        resolution: R, pixels a side.
-        load: Gives the RGB image at full size.
+        load: Gives the RGB square.
     """
     try:
-        cropped = center_crop(load(), resolution)
+        pixels: NDArray[np.uint8] = np.asarray(load()).transpose(2, 0, 1)
     except BadImageError as error:
         return BadImage(class_name, image_index, image_name, str(error))
-    pixels: NDArray[np.uint8] = np.asarray(cropped).transpose(2, 0, 1)
     return pixels
 
 

@@ -1,6 +1,8 @@
-"""The authors' centre crop, which came to them from ADM (Dhariwal & Nichol 2021)."""
+"""The authors' centre crop, which they have from ADM (Dhariwal & Nichol 2021), and its like with padding."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 from PIL import Image
 
@@ -22,14 +24,40 @@ def center_crop(image: Image.Image, size: int) -> Image.Image:
         ValueError: `size` is below 1.
         BadImageError: So elongated that the resized image would have more than 178,956,970 pixels.
     """
+    image = _scaled(image, size, min)
+    left, top = (image.width - size) // 2, (image.height - size) // 2
+    return image.crop((left, top, left + size, top + size))
+
+
+def pad_to_square(image: Image.Image, size: int, background: tuple[int, int, int]) -> Image.Image:
+    """Put a whole image into the middle of a square of a given size.
+
+    Resized as by `center_crop`, but so that the longer side is `size`, and no side below 1; an odd pixel of
+    the background goes to the right or the bottom.
+
+    Args:
+        image: RGB, of any size.
+        size: Pixels a side, at least 1.
+        background: Fills what the image leaves empty.
+
+    Raises:
+        ValueError: `size` is below 1.
+    """
+    image = _scaled(image, size, max)
+    square = Image.new("RGB", (size, size), background)
+    square.paste(image, ((size - image.width) // 2, (size - image.height) // 2))
+    return square
+
+
+def _scaled(image: Image.Image, size: int, side: Callable[[tuple[int, int]], int]) -> Image.Image:
+    """Halve while a side is at least 2 * size, then bring it to `size`."""
     if size < 1:
         raise ValueError(f"size must be at least 1, got {size}")
-    while min(image.size) >= 2 * size:
-        image = image.resize((image.width // 2, image.height // 2), Image.Resampling.BOX)
-    scale = size / min(image.size)
-    width, height = round(image.width * scale), round(image.height * scale)
+    while side(image.size) >= 2 * size:
+        width, height = (max(1, length // 2) for length in image.size)
+        image = image.resize((width, height), Image.Resampling.BOX)
+    scale = size / side(image.size)
+    width, height = (max(1, round(length * scale)) for length in image.size)
     if width * height > MAX_PIXELS:
         raise BadImageError(f"{image.width}x{image.height} pixels are too elongated to crop at {size}")
-    image = image.resize((width, height), Image.Resampling.BICUBIC)
-    left, top = (width - size) // 2, (height - size) // 2
-    return image.crop((left, top, left + size, top + size))
+    return image.resize((width, height), Image.Resampling.BICUBIC)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from PIL import Image
 
+from mgd3_fast.datasets.framing import DEFAULT_FRAMING, Framing
 from mgd3_fast.datasets.images import ImageSource, sha256_of_lines
 from mgd3_fast.datasets.selector import select_classes
 from mgd3_fast.errors import LONGEST_LINE
@@ -59,6 +60,7 @@ class Dataset:
         root: Folder that holds the class folders, or None when the images are in memory.
         notes: One-line warnings about the images found.
         stream: Where images can only be read one after another, classes mixed; None for all others.
+        framing: How its images become RGB and square.
     """
 
     name: str
@@ -68,6 +70,7 @@ class Dataset:
     root: str | None = None
     notes: list[str] = field(default_factory=list)
     stream: ImageStream | None = None
+    framing: Framing = DEFAULT_FRAMING
 
     def __len__(self) -> int:
         return sum(len(cls) for cls in self.classes)
@@ -103,7 +106,16 @@ class Dataset:
             BadImageError: The image is damaged.
             OSError: The file cannot be read.
         """
-        return self.classes[class_index].images.load(image_index)
+        return self.framing.rgb(self.classes[class_index].images.load(image_index))
+
+    def square(self, class_index: int, image_index: int, size: int) -> Image.Image:
+        """Read one image as `load` does, and bring it to a square of `size` pixels a side.
+
+        Raises:
+            BadImageError: The image is damaged, or too elongated to be cropped.
+            OSError: The file cannot be read.
+        """
+        return self.framing.square(self.classes[class_index].images.load(image_index), size)
 
     def subset(self, classes: str | Iterable[int]) -> Dataset:
         """Keep some classes, with their labels.

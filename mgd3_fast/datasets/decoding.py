@@ -1,4 +1,4 @@
-"""Bytes of an image file to an RGB image, refusing what is damaged instead of filling it with grey."""
+"""Bytes of an image file to an image, refusing what is damaged instead of filling it with grey."""
 
 from __future__ import annotations
 
@@ -14,9 +14,12 @@ from PIL import Image, ImageFile, UnidentifiedImageError
 # Pillow refuses headers above this as decompression bombs; kept apart from Pillow's own setting, which
 # another library may have switched off.
 MAX_PIXELS = 178_956_970
+_TOO_LARGE = f"more than the {MAX_PIXELS:,} pixels that are read: make the picture smaller"
 
 # Pixels do not depend on EXIF, and ImageNet has a few dozen files with broken EXIF.
 warnings.filterwarnings("ignore", message="Corrupt EXIF data", category=UserWarning)
+# Of pictures from half of MAX_PIXELS on, which are read like all others.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 
 class BadImageError(ValueError):
@@ -24,47 +27,82 @@ class BadImageError(ValueError):
 
 
 def decode_image(content: bytes) -> Image.Image:
-    """Decode a whole image file to RGB, 8 bits a channel; of an animation the first frame.
+    """Decode a whole image file to 8 bits a channel; of an animation the first frame.
 
-    Alpha is dropped and palettes are resolved as Pillow's `convert("RGB")` does (so did the authors);
-    16-bit grey is scaled by 1/257, where `convert` would clip it to white. EXIF orientation is ignored.
+    16-bit grey is scaled by 1/257, where Pillow would clip it to white. EXIF orientation is ignored.
+
+    Returns:
+        RGB, or RGBA where a pixel is transparent; `Framing` makes RGB of both.
 
     Raises:
         BadImageError: Empty, unknown, truncated, corrupt or too large.
     """
+    return decode_picture(content)[1]
+
+
+def decode_picture(content: bytes) -> tuple[Image.Image, Image.Image]:
+    """Decode as `decode_image` does, whose image is the second one.
+
+    The first is the picture as its file holds it: in its own mode, with what the header says.
+    """
+    with _refusing_what_fails():
+        picture = _loaded(content)
+        return picture, _eight_bits(picture)
+
+
+def _loaded(content: bytes) -> Image.Image:
     if not content:
         raise BadImageError("the file is empty")
+    with _strict_truncation():
+        image = Image.open(io.BytesIO(content))
+        if image.width * image.height > MAX_PIXELS:
+            raise BadImageError(f"{image.width}x{image.height} pixels, {_TOO_LARGE}")
+        if image.format == "JPEG" and _is_zero_filled(content):
+            raise BadImageError("the JPEG's end was overwritten with zeros")
+        image.load()
+    return image
+
+
+@contextmanager
+def _refusing_what_fails() -> Iterator[None]:
+    """Turn whatever an image file makes Pillow raise into a `BadImageError`."""
     try:
-        with _strict_truncation(), Image.open(io.BytesIO(content)) as image:
-            if image.width * image.height > MAX_PIXELS:
-                raise BadImageError(f"{image.width}x{image.height} pixels, more than {MAX_PIXELS:,}")
-            if image.format == "JPEG" and _is_zero_filled(content):
-                raise BadImageError("the JPEG's end was overwritten with zeros")
-            image.load()
-            return _to_rgb(image)
+        yield
     except BadImageError:
         raise
     except UnidentifiedImageError:
         raise BadImageError("not an image that Pillow can read") from None
     except Image.DecompressionBombError:
-        raise BadImageError(f"more than {MAX_PIXELS:,} pixels") from None
+        # Pillow looks at the header alone, as above: no memory is taken for the pixels.
+        raise BadImageError(_TOO_LARGE) from None
     # Pillow's readers let whatever their parsers hit escape: SyntaxError, struct.error, IndexError, OSError.
     except Exception as error:
         raise BadImageError(f"{error}" or type(error).__name__) from None
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def _eight_bits(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I;16") or image.mode == "I":
-        grey = np.asarray(image).astype(np.int64)
-        if grey.min() < 0 or grey.max() > 65535:
-            raise BadImageError(f"grey values {grey.min()}..{grey.max()} do not fit 16 bits")
-        return Image.fromarray(((grey * 2 + 257) // 514).astype(np.uint8)).convert("RGB")
+        image = _scaled_grey(image)
     if image.mode == "F":
         raise BadImageError("floating-point pixels have no defined range")
-    if image.mode == "P" and "transparency" in image.info:
-        # The same colours as a direct conversion, which warns about transparency.
+    if image.has_transparency_data:
         image = image.convert("RGBA")
+        if image.getchannel("A").getextrema() != (255, 255):
+            return image
     return image.convert("RGB")
+
+
+def _scaled_grey(image: Image.Image) -> Image.Image:
+    """16-bit grey as 8 bits, with an alpha channel where the file names a transparent grey."""
+    grey = np.asarray(image).astype(np.int64)
+    if grey.min() < 0 or grey.max() > 65535:
+        raise BadImageError(f"grey values {grey.min()}..{grey.max()} do not fit 16 bits")
+    scaled = Image.fromarray(((grey * 2 + 257) // 514).astype(np.uint8))
+    if "transparency" in image.info:
+        scaled.putalpha(
+            Image.fromarray(np.where(grey == image.info["transparency"], 0, 255).astype(np.uint8))
+        )
+    return scaled
 
 
 def _is_zero_filled(jpeg: bytes) -> bool:

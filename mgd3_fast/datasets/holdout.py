@@ -38,8 +38,12 @@ class ChosenImages:
         """Where an image lies."""
         return self._images.location(self._positions[position])
 
+    def read(self, position: int) -> bytes:
+        """Bytes of an image's file."""
+        return self._images.read(self._positions[position])
+
     def load(self, position: int) -> Image.Image:
-        """Read one image as RGB."""
+        """Read one image."""
         return self._images.load(self._positions[position])
 
     def key(self, *, times: bool) -> str:

@@ -6,6 +6,7 @@ Shape letters: n files or images, L bytes of all names, H W pixels.
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -41,8 +42,12 @@ class ImageSource(Protocol):
         """Where an image lies, for messages."""
         ...
 
+    def read(self, position: int) -> bytes:
+        """Bytes of an image's file, or of a PNG where there is none; may raise a `BadImageError`."""
+        ...
+
     def load(self, position: int) -> Image.Image:
-        """Read one image at full size as RGB; a `BadImageError` says why an image cannot be used."""
+        """Read one image as `decode_image` does; a `BadImageError` says why an image cannot be used."""
         ...
 
     def key(self, *, times: bool) -> str:
@@ -160,21 +165,29 @@ class FileImages(ListedImages):
         """Full path of a file."""
         return str(self.folder / self.name(position))
 
+    def read(self, position: int) -> bytes:
+        """Bytes of one file.
+
+        Raises:
+            BadImageError: It is a link that leads nowhere.
+            OSError: It cannot be read.
+        """
+        path = self.folder / self.name(position)
+        try:
+            return path.read_bytes()
+        except OSError:
+            if path.is_symlink() and not path.exists():
+                raise BadImageError(f"the link leads nowhere, to {path.readlink()}") from None
+            raise
+
     def load(self, position: int) -> Image.Image:
-        """Read one file as RGB; EXIF orientation is ignored, as the authors' loader does.
+        """Read one file as `decode_image` does.
 
         Raises:
             BadImageError: The file is empty, truncated, corrupt, or too large, or a link that leads nowhere.
             OSError: The file cannot be read at all.
         """
-        path = self.folder / self.name(position)
-        try:
-            content = path.read_bytes()
-        except OSError:
-            if path.is_symlink() and not path.exists():
-                raise BadImageError(f"the link leads nowhere, to {path.readlink()}") from None
-            raise
-        return decode_image(content)
+        return decode_image(self.read(position))
 
 
 class ArrayImages:
@@ -210,6 +223,12 @@ class ArrayImages:
     def location(self, position: int) -> str:
         """The same as the name: there is no file."""
         return self.name(position)
+
+    def read(self, position: int) -> bytes:
+        """A PNG of one image."""
+        buffer = io.BytesIO()
+        Image.fromarray(self._pixels[position]).save(buffer, "PNG", compress_level=0)
+        return buffer.getvalue()
 
     def load(self, position: int) -> Image.Image:
         """Copy one image out as RGB."""

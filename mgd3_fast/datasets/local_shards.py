@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
-
-from PIL import Image
 
 from mgd3_fast.datasets.class_names import LabelIndex
 from mgd3_fast.datasets.dataset import Dataset
@@ -17,7 +15,7 @@ from mgd3_fast.datasets.shard_index import ShardColumns, build_index, index_path
 from mgd3_fast.datasets.shards import Row
 from mgd3_fast.datasets.streams import ImageStream, StreamShard
 from mgd3_fast.datasets.tar_index import IndexedImage, TarIndex, TarIndexes, TarRange
-from mgd3_fast.datasets.tars import load_from_tar
+from mgd3_fast.datasets.tars import read_from_tar
 from mgd3_fast.progress import Progress
 from mgd3_fast.storage.cache import cache_dir_or_default
 
@@ -56,16 +54,16 @@ class TarShard(StreamShard):
             file, label = self._index.files[row], self._index.label(row)
             name = f"{self._path.name}/{file.name}"
             named = self._labels.named(label, self.location(row, name))
-            yield Row(row, name, label, *named, file.size, partial(self.load, row, name))
+            yield Row(row, name, label, *named, file.size, *self.readers(row, name))
 
     def location(self, number: int, name: str) -> str:
         """The tar and the image in it."""
         return f"{self._path}:{name}"
 
-    def load(self, number: int, name: str) -> Image.Image:
-        """Read one image as RGB; see `load_from_tar`."""
+    def read(self, number: int, name: str) -> bytes:
+        """Bytes of one image file; see `read_from_tar`."""
         index = self._index
-        return load_from_tar(self._path, int(index.offsets[number]), int(index.files.sizes[number]))
+        return read_from_tar(self._path, int(index.offsets[number]), int(index.files.sizes[number]))
 
 
 def open_local_shards(

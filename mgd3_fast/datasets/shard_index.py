@@ -58,6 +58,11 @@ class ShardColumns(NamedTuple):
         of_rows = np.array(packed, dtype=np.int64), *pack_names(names), np.fromiter(sizes, dtype=np.int64)
         return cls(tuple(places), *of_rows)
 
+    def unpacked(self) -> list[bytes]:
+        """The names."""
+        packed = self.names.tobytes()
+        return [packed[start:end] for start, end in pairwise([0, *self.ends.tolist()])]
+
     def digest(self) -> str:
         """Hex sha256 of all of it."""
         digest = hashlib.sha256(json.dumps(self.label_names).encode())
@@ -228,10 +233,7 @@ def _ordered_names(
     columns: Sequence[ShardColumns], order: NDArray[np.int64]
 ) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     """Names of all rows in an order: bytes end to end, and where each ends."""
-    names: list[bytes] = []
-    for one in columns:
-        packed = one.names.tobytes()
-        names += [packed[start:end] for start, end in pairwise([0, *one.ends.tolist()])]
+    names = [name for one in columns for name in one.unpacked()]
     ends = np.cumsum([len(names[row]) for row in order], dtype=np.int64)
     return np.frombuffer(b"".join(names[row] for row in order), dtype=np.uint8), ends
 

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from mgd3_fast.datasets.dataset import Dataset, ImageClass
+from mgd3_fast.datasets.decoding import decode_image
 from mgd3_fast.datasets.images import FileList, ListedImages
 
 
@@ -29,6 +30,7 @@ class Row(NamedTuple):
         class_label: Place of its class in the class list; None where the list is not known, or all images of
             the shard are of one class.
         size: Bytes of the image file, 0 where there is none.
+        read: Gives its bytes, of a PNG where there is no file; may raise `BadImageError`.
         load: Decodes it; may raise `BadImageError`.
     """
 
@@ -38,6 +40,7 @@ class Row(NamedTuple):
     class_name: str
     class_label: int | None
     size: int
+    read: Callable[[], bytes]
     load: Callable[[], Image.Image]
 
 
@@ -74,8 +77,16 @@ class Shard(ABC):
         """Where an image lies, for messages."""
 
     @abstractmethod
+    def read(self, number: int, name: str) -> bytes:
+        """Bytes of an image's file, of a PNG where there is none."""
+
     def load(self, number: int, name: str) -> Image.Image:
-        """Read one image."""
+        """Read one image as `decode_image` does."""
+        return decode_image(self.read(number, name))
+
+    def readers(self, number: int, name: str) -> tuple[Callable[[], bytes], Callable[[], Image.Image]]:
+        """`read` and `load` of one image, as a `Row` holds them."""
+        return partial(self.read, number, name), partial(self.load, number, name)
 
 
 class ClassShard(Shard):
@@ -95,12 +106,16 @@ class ClassShard(Shard):
         """The class's images, from one on."""
         cls, images = self._cls, self._cls.images
         for number in range(start, len(cls)):
-            load = partial(images.load, number)
-            yield Row(number, images.name(number), cls.name, cls.name, None, images.size(number), load)
+            name, size = images.name(number), images.size(number)
+            yield Row(number, name, cls.name, cls.name, None, size, *self.readers(number, name))
 
     def location(self, number: int, name: str) -> str:
         """Where an image lies."""
         return self._cls.images.location(number)
+
+    def read(self, number: int, name: str) -> bytes:
+        """Bytes of an image's file."""
+        return self._cls.images.read(number)
 
     def load(self, number: int, name: str) -> Image.Image:
         """Read one image."""
@@ -128,8 +143,13 @@ class ShardImages(ListedImages):
         shard: Shard = self.shards[self.shard_of[position]]
         return shard.location(int(self.rows[position]), self.name(position))
 
+    def read(self, position: int) -> bytes:
+        """Bytes of an image's file; see `Shard.read`."""
+        shard: Shard = self.shards[self.shard_of[position]]
+        return shard.read(int(self.rows[position]), self.name(position))
+
     def load(self, position: int) -> Image.Image:
-        """Read one image as RGB; see `Shard.load`."""
+        """Read one image; see `Shard.load`."""
         shard: Shard = self.shards[self.shard_of[position]]
         return shard.load(int(self.rows[position]), self.name(position))
 

@@ -7,8 +7,6 @@ from functools import cached_property, partial
 from itertools import islice
 from typing import NamedTuple, Protocol
 
-from PIL import Image
-
 from mgd3_fast.datasets.class_names import LabelIndex
 from mgd3_fast.datasets.decoding import decode_image
 from mgd3_fast.datasets.shards import Row, Shard
@@ -92,24 +90,23 @@ class StreamShard(Shard):
         """The shard's images, from one on; a `UserError` where it breaks off or a label is no class."""
         for image in self._stream.read(self._number, start):
             named = self._labels.named(image.label, self.location(image.row, image.name))
-            load = partial(decode_image, image.content)
-            yield Row(image.row, image.name, image.label, *named, len(image.content), load)
+            read, load = partial(bytes, image.content), partial(decode_image, image.content)
+            yield Row(image.row, image.name, image.label, *named, len(image.content), read, load)
 
     def location(self, number: int, name: str) -> str:
         """The dataset and the image in it."""
         return f"{self._stream.location}: {name}"
 
-    def load(self, number: int, name: str) -> Image.Image:
-        """Read one image as RGB: reads the shard up to it, so this is for a few images only.
+    def read(self, number: int, name: str) -> bytes:
+        """Bytes of one image's file: reads the shard up to it, so this is for a few images only.
 
         Raises:
-            BadImageError: It is damaged.
             UserError: The stream has changed since it was read.
         """
         found = next(islice(self._stream.read(self._number, number), 1), None)
         if found is None or found.name != name:
             raise UserError(f"{self._stream.location} has changed since it was encoded: encode it again")
-        return decode_image(found.content)
+        return found.content
 
 
 def split_options(spec: str, allowed: Sequence[str]) -> tuple[str, dict[str, str]]:

@@ -11,9 +11,7 @@ from pathlib import Path
 from tarfile import EOFHeaderError, HeaderError, ReadError  # type: ignore[attr-defined]
 from typing import IO, TYPE_CHECKING, Literal, NamedTuple, cast
 
-from PIL import Image
-
-from mgd3_fast.datasets.decoding import BadImageError, decode_image
+from mgd3_fast.datasets.decoding import BadImageError
 from mgd3_fast.errors import UserError
 
 if TYPE_CHECKING:
@@ -103,18 +101,18 @@ def is_compressed(path: Path) -> bool:
         return file.read(8).startswith(_MAGICS)
 
 
-def load_from_tar(tar: Path, offset: int, size: int) -> Image.Image:
-    """Read an image out of the middle of a file as RGB.
+def read_from_tar(tar: Path, offset: int, size: int) -> bytes:
+    """Read an image file out of the middle of a tar.
 
     Raises:
-        BadImageError: It is empty, corrupt or too large, or the file ends in it.
+        BadImageError: The tar ends in it.
         OSError: The file cannot be read.
     """
     with tar.open("rb", buffering=0) as file:
         content = os.pread(file.fileno(), size, offset)
     if len(content) < size:
         raise BadImageError("the tar file ends in it")
-    return decode_image(content)
+    return content
 
 
 class _Pushed:

@@ -133,6 +133,8 @@ def _write_result(plan: Plan, store: TrainingStore, outcomes: Outcomes) -> dict[
             "split": dataset.split,
             "classes": len(dataset.classes),
             "images": len(plan.first.test),
+            "skipped": len(dataset) - len(plan.first.test),
+            **dataset.framing.options(),
             "fingerprint": dataset.fingerprint,
             "class_list_hash": dataset.class_list_hash,
             "notes": list(dataset.notes),

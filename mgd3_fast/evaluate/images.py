@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from mgd3_fast.datasets import BadImageError
+from mgd3_fast.datasets import DEFAULT_FRAMING, BadImageError, Framing, bad_image_error
 from mgd3_fast.devices import usable_processors
 from mgd3_fast.errors import UserError
 from mgd3_fast.evaluate.sending import send
@@ -29,7 +29,7 @@ _MANY_IMAGES = 1000  # fewer are read in a second or two
 
 
 class StoredImage(NamedTuple):
-    """An image that can be read as RGB: the place of its class, and where it lies, for messages."""
+    """An image that can be read: the place of its class, and where it lies, for messages."""
 
     label: int
     load: Callable[[], Image.Image]
@@ -82,68 +82,91 @@ def load_images(
     size: int | None,
     *,
     name: str,
+    framing: Framing = DEFAULT_FRAMING,
+    skipped: dict[str, str] | None = None,
     progress: Progress = SILENT,
 ) -> ImageSet:
     """Read images side by side, in their order.
 
     Args:
         stored: The images, at least one.
-        resize: Shorter side after resizing; None: images stay as they are.
+        resize: Side after resizing, see `fit_image`; None: images stay as they are.
         size: Side of the centre that is cut out then.
         name: What is read, for the bar.
-        progress: Receives a bar when there are many.
+        framing: How images become RGB and square.
+        skipped: Receives location and reason of damaged images, which are left out; None where they are
+            errors.
+        progress: Receives a bar when there are many, and damaged images that `skipped` does not hold yet.
 
     Raises:
-        UserError: An image is damaged, or they stay as they are and are not all of one size.
+        UserError: An image is damaged, or all are, or they stay as they are and are not all of one size.
     """
     pixels: Tensor | None = None
+    labels: list[int] = []
     shown = progress if len(stored) >= _MANY_IMAGES else SILENT
     with (
         ThreadPoolExecutor(min(4, usable_processors()), thread_name_prefix="decode") as pool,
         shown.stage(f"read {name}", total=len(stored), unit="img") as bar,
     ):
         remaining = iter(stored)
-        place = 0
         while some := list(islice(remaining, _MANY_IMAGES)):  # bounds what is decoded but not yet kept
-            for image in pool.map(lambda one: _read(one, resize, size), some):
+            read = pool.map(lambda one: _read(one, resize, size, framing), some)
+            for one, image in zip(some, read, strict=True):
+                bar.advance()
+                if isinstance(image, BadImageError):
+                    _leave_out(one.location, str(image), skipped, progress)
+                    continue
                 if pixels is None:
                     pixels = torch.empty(len(stored), *image.shape, dtype=torch.uint8)
                 if image.shape != pixels.shape[1:]:
                     raise UserError(
                         f"images must all be of one size, or --stored-size be given,"
-                        f" got {_size(pixels[0])} and {_size(image)} ({stored[place].location})"
+                        f" got {_size(pixels[0])} and {_size(image)} ({one.location})"
                     )
-                pixels[place] = image
-                place += 1
-                bar.advance()
-    assert pixels is not None
-    return ImageSet(pixels, torch.tensor([one.label for one in stored]))
+                pixels[len(labels)] = image
+                labels.append(one.label)
+    if pixels is None:
+        raise UserError(f"none of the {len(stored):,} images of {name} can be read")
+    return ImageSet(pixels[: len(labels)], torch.tensor(labels))
 
 
-def fit_image(image: Image.Image, resize: int, size: int) -> Image.Image:
+def fit_image(image: Image.Image, resize: int, size: int, framing: Framing = DEFAULT_FRAMING) -> Image.Image:
     """Resize an image and cut out its centre as torchvision's Resize and CenterCrop do with Pillow.
 
     Args:
-        image: Any size.
-        resize: Its shorter side becomes this, its longer one in proportion, rounded down; bilinear.
+        image: RGB, of any size.
+        resize: Its shorter side, or with fit "pad" its longer one, becomes this, the other one in proportion,
+            rounded down; bilinear.
         size: Side of the centre, at most `resize`; half a pixel too much is rounded to an even place.
+        framing: Decides between both sides, and what fills a square that the image does not.
     """
-    width, height = image.size
-    shorter = min(width, height)
-    if shorter != resize:
-        width, height = width * resize // shorter, height * resize // shorter
+    side = min(image.size) if framing.fit == "crop" else max(image.size)
+    if side != resize:
+        width, height = (max(1, length * resize // side) for length in image.size)
         image = image.resize((width, height), Image.Resampling.BILINEAR)
-    top, left = round((height - size) / 2), round((width - size) / 2)
-    return image.crop((left, top, left + size, top + size))
+    square = Image.new("RGB", (size, size), framing.background)
+    square.paste(image, (-round((image.width - size) / 2), -round((image.height - size) / 2)))
+    return square
 
 
-def _read(stored: StoredImage, resize: int | None, size: int | None) -> Tensor:
+def _leave_out(location: str, reason: str, skipped: dict[str, str] | None, progress: Progress) -> None:
+    """Refuse a damaged image, or say that it is left out, once."""
+    if skipped is None:
+        raise bad_image_error(location, reason)
+    if location not in skipped:
+        progress.note(f"skipped {location}: {reason}")
+    skipped[location] = reason
+
+
+def _read(
+    stored: StoredImage, resize: int | None, size: int | None, framing: Framing
+) -> Tensor | BadImageError:
     try:
-        image = stored.load()
+        image = framing.rgb(stored.load())
     except BadImageError as error:
-        raise UserError(f"images must be readable, got {stored.location}: {error}") from None
+        return error
     if resize is not None and size is not None:
-        image = fit_image(image, resize, size)
+        image = fit_image(image, resize, size, framing)
     return torch.from_numpy(np.array(image)).permute(2, 0, 1)  # [3, H, W]
 
 

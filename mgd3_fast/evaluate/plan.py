@@ -100,7 +100,7 @@ def make_plan(config: EvaluateConfig, progress: Progress) -> Plan:
     for name, folder in folders.items():
         for note in _notes(name, folder, dataset):
             progress.note(note)
-    images = _reader(folders, dataset, device, progress)
+    images = _reader(config, folders, dataset, device, progress)
     first = next(iter(recipes.values()))
     teacher, record = None, None
     if config.teacher is not None:
@@ -177,7 +177,11 @@ def _notes(name: str, folder: LabelledFolder, dataset: Dataset) -> list[str]:
 
 
 def _reader(
-    folders: Mapping[str, LabelledFolder], dataset: Dataset, device: torch.device, progress: Progress
+    config: EvaluateConfig,
+    folders: Mapping[str, LabelledFolder],
+    dataset: Dataset,
+    device: torch.device,
+    progress: Progress,
 ) -> Callable[[str | None, int | None, int | None], ImageSet]:
     """A function that reads a folder's images, or the test images, once for each size that is wanted."""
     places = {name: place for place, name in enumerate(dataset.class_names)}
@@ -190,11 +194,21 @@ def _reader(
         for label, cls in enumerate(dataset.classes)
         for place in range(len(cls))
     ]
+    skipped: dict[str, str] | None = {} if config.on_bad_image == "skip" else None
 
     @cache
     def images(name: str | None, resize: int | None, size: int | None) -> ImageSet:
         shown = name or dataset.split
-        return load_images(stored[name], resize, size, name=shown, progress=progress).on(device)
+        found = load_images(
+            stored[name],
+            resize,
+            size,
+            name=shown,
+            framing=dataset.framing,
+            skipped=skipped,
+            progress=progress,
+        )
+        return found.on(device)
 
     return images
 

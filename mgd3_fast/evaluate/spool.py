@@ -27,7 +27,7 @@ class _KeptShard(StreamShard):
     starts: list[int]
 
     def load(self, number: int, name: str) -> Image.Image:
-        """Read one image as RGB."""
+        """Read one image."""
         start, stop = self.starts[number : number + 2]
         return decode_image(os.pread(self.file.fileno(), stop - start, start))
 

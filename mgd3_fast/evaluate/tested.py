@@ -13,12 +13,13 @@ from glob import glob
 from pathlib import Path
 
 from mgd3_fast.config.evaluate import EvaluateConfig
-from mgd3_fast.datasets import IMAGENET_NAMES, Dataset, ImageStream
+from mgd3_fast.datasets import IMAGENET_NAMES, Dataset, ImageStream, chosen_framing
 from mgd3_fast.datasets.holdout import held_out_part
 from mgd3_fast.datasets.opening import open_source
 from mgd3_fast.errors import UnlabelledError, UserError, listed
 from mgd3_fast.evaluate.spool import read_once
 from mgd3_fast.progress import Progress
+from mgd3_fast.writers.reader import recorded_framings
 
 _TRAIN = re.compile("(?<![A-Za-z0-9])train(?![A-Za-z0-9])")
 _BRACES = re.compile(r"\{[^{}]*\}")
@@ -26,11 +27,16 @@ _SPLITS = {"test": ("test", "val", "validation"), "validation": ("validation", "
 
 
 def open_tested(config: EvaluateConfig, progress: Progress) -> Dataset:
-    """Open the images to test on; a stream is read once, whole.
+    """Open the images to test on, framed as those of the distilled folders; a stream is read once, whole.
 
     Raises:
         UserError: There is no such split, or none with labels.
     """
+    recorded = recorded_framings(config.folders, "each of folders")
+    return replace(_open_split(config, progress), framing=chosen_framing(config, recorded, progress))
+
+
+def _open_split(config: EvaluateConfig, progress: Progress) -> Dataset:
     if config.eval_split == "val":
         opened = _open(config, config.dataset, "train", progress)
         if isinstance(opened, Dataset) and opened.stream is None:

@@ -1,6 +1,6 @@
 """One training loop for every network: exact resumption, interruption between steps, whole checkpoints."""
 
-from mgd3_fast.fit.loop import Fit, Stateful, descend, load_checkpoint, save_checkpoint
+from mgd3_fast.fit.loop import Fit, Stateful, descend, load_checkpoint, save_checkpoint, steps_done
 from mgd3_fast.fit.randomness import EpochOrder, step_generator
 from mgd3_fast.fit.schedules import rate_share
 
@@ -13,4 +13,5 @@ __all__ = [
     "rate_share",
     "save_checkpoint",
     "step_generator",
+    "steps_done",
 ]

@@ -127,8 +127,18 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
         write_pickled(unfinished, {"format": _FORMAT, **state})
 
 
-def load_checkpoint(path: Path) -> dict[str, Any] | None:
+def steps_done(path: Path) -> int:
+    """Steps after which a checkpoint was saved, 0 where there is none; see `load_checkpoint`."""
+    state = load_checkpoint(path, mapped=True)
+    return 0 if state is None else int(state["step"])
+
+
+def load_checkpoint(path: Path, *, mapped: bool = False) -> dict[str, Any] | None:
     """Read what `save_checkpoint` wrote, without executing anything.
+
+    Args:
+        path: The file.
+        mapped: Leave tensors in the file until they are used.
 
     Returns:
         The state with its tensors on the CPU, or None when there is no such file.
@@ -140,7 +150,7 @@ def load_checkpoint(path: Path) -> dict[str, Any] | None:
         return None
     with path.open("rb") as file:
         try:
-            state = torch.load(file, map_location="cpu", weights_only=True)
+            state = torch.load(path if mapped else file, "cpu", weights_only=True, mmap=mapped)
         # A cut-off archive shows as any of these; a file that may not be read has raised before.
         except (RuntimeError, EOFError, OSError, ValueError, pickle.UnpicklingError):
             state = None

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mgd3_fast.config.convert import ConvertConfig
-from mgd3_fast.datasets import center_crop, decode_image
+from mgd3_fast.datasets import Framing, chosen_framing, decode_image
 from mgd3_fast.errors import UserError
 from mgd3_fast.formats.ddranking import CONFIG_FILE, write_ddranking_config
 from mgd3_fast.formats.record import Written
@@ -49,7 +49,8 @@ def write(source: LabelledFolder, config: ConvertConfig, draft: Path, bar: Bar) 
     """
     import torch
 
-    first = _pixels(source.images[0], config.size)
+    framing = chosen_framing(config)
+    first = _pixels(source.images[0], config.size, framing)
     facts = _facts(source, config, (len(source.images), *first.shape))
     shape, dtype = facts["shape"], getattr(torch, config.dtype)
     array = draft / _ARRAY
@@ -57,7 +58,9 @@ def write(source: LabelledFolder, config: ConvertConfig, draft: Path, bar: Bar) 
     images = torch.from_file(str(array), shared=True, size=math.prod(shape), dtype=dtype).view(shape)
     # Rows are computed on the reading threads: torch would split each small one over all processors.
     rows = images.numpy()
-    read = read_ahead(source.images, lambda image: _row(_pixels(image, config.size, first.shape), facts))
+    read = read_ahead(
+        source.images, lambda image: _row(_pixels(image, config.size, framing, first.shape), facts)
+    )
     for number, row in enumerate(read):
         rows[number] = row
         bar.advance()
@@ -88,13 +91,13 @@ def _reserve(path: Path, size: int) -> None:
 
 
 def _pixels(
-    image: LabelledImage, size: int | None, shape: tuple[int, ...] | None = None
+    image: LabelledImage, size: int | None, framing: Framing, shape: tuple[int, ...] | None = None
 ) -> NDArray[np.uint8]:
     """[3, H, W]; refuses an image that is not of the size of the first."""
     import numpy as np
 
     decoded = decode_image(image.content())
-    shown = decoded if size is None else center_crop(decoded, size)
+    shown = framing.rgb(decoded) if size is None else framing.square(decoded, size)
     pixels: NDArray[np.uint8] = np.array(shown).transpose(2, 0, 1)
     if shape is not None and pixels.shape != shape:
         raise UserError(

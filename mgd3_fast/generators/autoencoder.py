@@ -82,6 +82,12 @@ class KLAutoencoder(Autoencoder):
         return self._config.latent_channels
 
     @property
+    def trained_resolution(self) -> int | None:
+        """Side in pixels of the images that it learned from, where that is stated."""
+        side = self._config.sample_size
+        return side if isinstance(side, int) else None
+
+    @property
     def shift_factor(self) -> float:
         """What is subtracted from posterior means before scaling; 0 for most."""
         return float(self._config.shift_factor or 0.0)

@@ -15,6 +15,7 @@ import torch
 
 from mgd3_engine import Denoiser, NoiseSchedule
 from mgd3_fast.config import SamplingDefaults
+from mgd3_fast.datasets import DEFAULT_FRAMING, Framing
 from mgd3_fast.devices import dtype_of
 from mgd3_fast.errors import UserError
 from mgd3_fast.generators.batched_autoencoder import Autoencoder
@@ -72,6 +73,7 @@ class Generator:
         prompts: What a text-conditioned network makes of the classes of a run; None for every other.
         notes: What a user should know of its files.
         published: Options of `distill` that the paper's own code sets otherwise than the defaults do.
+        framing: How the images that it was trained on became RGB and square.
     """
 
     name: str
@@ -92,6 +94,7 @@ class Generator:
     prompts: ClassPrompts | None = None
     notes: tuple[str, ...] = ()
     published: Mapping[str, Any] = field(default_factory=dict)
+    framing: Framing = DEFAULT_FRAMING
 
     @property
     def conditioning(self) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,6 +19,7 @@ from mgd3_engine.dit import DiT, DiTConfig, load_dit, save_dit
 from mgd3_engine.files.json_file import read_json
 from mgd3_engine.files.renaming import renamed
 from mgd3_fast.config import SamplingDefaults
+from mgd3_fast.datasets import DEFAULT_FRAMING, Framing
 from mgd3_fast.errors import UserError
 from mgd3_fast.generators.autoencoder import KLAutoencoder
 from mgd3_fast.generators.autoencoder_weights import save_autoencoder
@@ -30,6 +31,7 @@ FORMAT_VERSION = 1
 DESCRIPTION = "generator.json"
 NETWORK = "dit.safetensors"
 AUTOENCODER = "vae"
+TRAINING = "training.json"
 
 _KINDS: dict[str, tuple[type, str]] = {
     "int": (int, "a whole number"),
@@ -54,6 +56,7 @@ def save_generator(
     schedule: ScheduleSettings | None = None,
     cfg_channels: int | None = DIT_CFG_CHANNELS,
     dtype: torch.dtype | None = None,
+    framing: Framing = DEFAULT_FRAMING,
 ) -> None:
     """Write a generator folder.
 
@@ -71,6 +74,7 @@ def save_generator(
         schedule: Noise schedule of the training; None is the paper's.
         cfg_channels: Channels that classifier-free guidance acts on; None is all.
         dtype: Of the stored weights; None keeps the networks'.
+        framing: How the images that it was trained on became RGB and square.
 
     Raises:
         ValueError: There is no autoencoder, or its latents do not fit the network.
@@ -101,6 +105,7 @@ def save_generator(
         "vae": vae_source if vae_source is not None else AUTOENCODER,
         "licence": licence,
         "recipe": dict(recipe),
+        **framing.record(),
     }
     _write_description(folder, description)
 
@@ -159,7 +164,7 @@ def load_generator_folder(folder: str | Path, vae: str | None = None) -> Generat
     if prediction not in ("epsilon", "v"):
         raise UserError(f"prediction of {path} must be epsilon or v, got {prediction!r}")
     schedule = _settings(ScheduleSettings, description, "schedule", path).build()
-    return dit_generator(
+    generator = dit_generator(
         DiTNetwork(lambda: load_dit(folder / NETWORK, config)),
         config,
         KLAutoencoder(source),
@@ -171,6 +176,7 @@ def load_generator_folder(folder: str | Path, vae: str | None = None) -> Generat
         training=Training(schedule, prediction),
         cfg_channels=cfg_channels,
     )
+    return replace(generator, framing=Framing.recorded(description))
 
 
 def _settings(cls: type[_Settings], description: Mapping[str, Any], key: str, path: Path) -> _Settings:

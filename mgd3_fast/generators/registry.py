@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from shlex import quote
 
 from mgd3_fast.errors import UserError
 from mgd3_fast.generators.base import Generator
 from mgd3_fast.generators.classes import names_beside, read_class_names
 from mgd3_fast.generators.dit import DIT_PRESETS, dit_of, dit_preset
-from mgd3_fast.generators.folder import DESCRIPTION, load_generator_folder
+from mgd3_fast.generators.folder import DESCRIPTION, TRAINING, load_generator_folder
 from mgd3_fast.generators.hub import MODEL_INDEX, ModelFiles, is_hub_id
 from mgd3_fast.generators.ldm import is_ldm, ldm_from_path
 from mgd3_fast.generators.stable_diffusion import (
@@ -94,6 +95,11 @@ def _found(spec: str, vae: str | None) -> Generator | None:
         )
     if (path / DESCRIPTION).is_file():
         return load_generator_folder(path, vae)
+    if (path / TRAINING).is_file():
+        raise UserError(
+            f"generator must be finished, and {spec} has no network yet: `mgd3-fast train --dataset"
+            f" ... --part dit --out {quote(spec)}` trains it"
+        )
     if path.exists() and is_ldm(path):
         return ldm_from_path(path, vae)
     licence = "not stated" if path.exists() else f"see huggingface.co/{spec}"

@@ -22,8 +22,8 @@ _LARGEST_BATCH = 64
 _LARGEST_CPU_BATCH = 32  # pads the 400 images of a class of mnist5k to 416 rows, where 64 pads them to 448
 
 
-class Encoder(Protocol):
-    """What encoding needs of an autoencoder."""
+class LatentSize(Protocol):
+    """What an autoencoder, or its description, tells of latents."""
 
     @property
     def latent_channels(self) -> int:
@@ -35,6 +35,10 @@ class Encoder(Protocol):
         """Pixels a side per latent value, R / h."""
         ...
 
+
+class Encoder(LatentSize, Protocol):
+    """What encoding needs of an autoencoder."""
+
     def encode(self, images: Tensor) -> Tensor:
         """Images uint8 [B, 3, R, R] to posterior means x scaling factor, float32 [B, C, h, w]."""
         ...
@@ -44,14 +48,17 @@ class Encoder(Protocol):
         ...
 
 
-def latent_shape(autoencoder: Encoder, resolution: int) -> tuple[int, int, int]:
+def latent_shape(autoencoder: LatentSize, resolution: int) -> tuple[int, int, int]:
     """Shape (C, h, w) of the latents of one image of R = `resolution` pixels a side.
 
     Raises:
         UserError: `resolution` is not a multiple of the autoencoder's downsampling.
     """
-    if resolution % autoencoder.downsample:
-        raise UserError(f"resolution must be a multiple of {autoencoder.downsample}, got {resolution}")
+    if left := resolution % autoencoder.downsample:
+        above = resolution - left + autoencoder.downsample
+        raise UserError(
+            f"resolution must be a multiple of {autoencoder.downsample}, such as {above}, got {resolution}"
+        )
     side = resolution // autoencoder.downsample
     return autoencoder.latent_channels, side, side
 

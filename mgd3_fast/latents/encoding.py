@@ -10,7 +10,7 @@ import math
 import shutil
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 
 import torch
@@ -114,7 +114,7 @@ def encode_dataset(
     Args:
         dataset: The classes.
         autoencoder: Encodes; moved to `device` when there is work.
-        store: Receives latents; sets resolution, number format and flip.
+        store: Receives latents; sets resolution, number format, flip and framing.
         resolution: The store's, if given.
         batch_size: See `make_job`, as for the next four.
         device: Where to encode.
@@ -132,6 +132,8 @@ def encode_dataset(
     started = time.monotonic()
     if resolution not in (None, store.resolution):
         raise UserError(f"resolution must be the latent store's {store.resolution}, got {resolution}")
+    if dataset.framing != store.framing:
+        raise UserError(f"framing must be the latent store's {store.framing}, got {dataset.framing}")
     shape = latent_shape(autoencoder, store.resolution)
     store.prepare()
     mixed = has_mixed_shards(dataset)
@@ -209,7 +211,8 @@ def encode_stream(
         return None, encoded
     index = build_index(columns, names, stream.location)
     write_index(index_path(stream, store.root), index)
-    return index.dataset(stream, stream_shards(stream, index), classes, split), encoded
+    dataset = index.dataset(stream, stream_shards(stream, index), classes, split)
+    return replace(dataset, framing=store.framing), encoded
 
 
 def _encode(work: Sequence[Work], job: EncodeJob, total: int | None, stored: int) -> Encoded:

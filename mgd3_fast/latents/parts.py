@@ -26,6 +26,7 @@ from mgd3_fast.datasets.shard_index import ShardColumns
 from mgd3_fast.storage.tensor_files import DamagedFileError, check_contents, open_tensors, save_tensors
 
 FORMAT = "mgd3-fast latents 2"
+FRAMING = "framing"  # of the images; parts without this in their metadata are of versions that dropped alpha
 REMEDY = "`mgd3-fast encode` makes it anew"
 
 
@@ -88,6 +89,7 @@ class Part:
         bad: Rows that were left out.
         shape: (C, h, w).
         dtype: float32 or float16.
+        dropped_alpha: Whether it was made by a version that knew no background.
     """
 
     path: Path
@@ -99,6 +101,7 @@ class Part:
     bad: tuple[BadRow, ...]
     shape: tuple[int, ...]
     dtype: torch.dtype
+    dropped_alpha: bool
 
     def map(self) -> Tensor:
         """All latents [m, C, h, w], memory-mapped."""
@@ -259,4 +262,5 @@ def _read(path: Path, key: str, check: bool) -> Part:
         bad=tuple(BadRow(*one) for one in json.loads(file.metadata["bad"])),
         shape=tuple(latents.shape[1:]),
         dtype=latents.dtype,
+        dropped_alpha=FRAMING not in file.metadata,
     )

@@ -16,6 +16,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 
 from mgd3_fast.datasets import BadImage, Row, Shard, bad_image_error, load_image, run_ahead
@@ -180,8 +181,11 @@ class ShardEncoder:
         """Decode one image; runs on a worker thread."""
         image = None
         if work.labels is None or row.class_label in work.labels:
-            image = load_image(row.class_name, row.number, row.name, self._store.resolution, row.load)
+            image = load_image(row.class_name, row.number, row.name, lambda: self._square(row))
         return _Item(work, row.number, row, image)
+
+    def _square(self, row: Row) -> Image.Image:
+        return self._store.framing.square(row.load(), self._store.resolution)
 
     def _encode_shard(self, work: Work, items: Iterator[_Item]) -> None:
         """Store a shard from its first missing row on, part after part."""

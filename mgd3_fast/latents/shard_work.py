@@ -15,6 +15,7 @@ from mgd3_fast.progress import Progress
 from mgd3_fast.storage.tensor_files import DamagedFileError
 
 _MOST_THREADS = 8
+_OPAQUE = (b".jpg", b".jpeg")
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,7 @@ class _Look:
     work: Work | None = None
     stored: int = 0
     notes: list[str] = field(default_factory=list)
+    dropped_alpha: bool = False
 
 
 def work_left(
@@ -61,7 +63,7 @@ def work_left(
     Raises:
         UserError: A bad image.
     """
-    work, stored = [], 0
+    work, stored, outdated = [], 0, 0
     with ThreadPoolExecutor(min(_MOST_THREADS, usable_processors()), thread_name_prefix="check") as pool:
         looks = pool.map(lambda shard: _look(wanted, shard, store, check), wanted.shards)
         for shard, look in zip(wanted.shards, looks, strict=True):
@@ -72,6 +74,12 @@ def work_left(
             if look.work is not None:
                 work.append(look.work)
             stored += look.stored
+            outdated += look.dropped_alpha
+    if outdated:
+        progress.note(
+            f"latents of {outdated:,} of {len(wanted.shards):,} folders or shards are made again: an earlier"
+            " version stored them, which dropped the transparency that pictures other than JPEG may have"
+        )
     return work, stored
 
 
@@ -79,9 +87,12 @@ def _look(wanted: Wanted, shard: Shard, store: LatentStore, check: bool) -> _Loo
     look, labels = _Look(), wanted.labels
     for reading in store.readings(shard, check=check):
         if _has_changed(reading, shard):
-            for part in reading.parts:
-                part.path.unlink(missing_ok=True)
             look.notes.append(f"{shard.title} has changed since it was encoded")
+            _remove(reading)
+            continue
+        if _dropped_alpha(reading, shard):
+            look.dropped_alpha = True
+            _remove(reading)
             continue
         look.readings.append(reading)
         look.stored = reading.next_row
@@ -94,6 +105,10 @@ def _look(wanted: Wanted, shard: Shard, store: LatentStore, check: bool) -> _Loo
     if labels is not None and len(labels) == wanted.num_classes:
         labels = None
     begun = store.reading(shard, labels, check=check)
+    if _dropped_alpha(begun, shard):
+        look.dropped_alpha = True
+        _remove(begun)
+        begun = store.reading(shard, labels, check=check)
     if begun.damage is not None:
         look.notes.append(begun.damage)
         # Gone at once: a claim is given up by whoever finds the shard stored.
@@ -111,6 +126,22 @@ def _has_changed(reading: Reading, shard: Shard) -> bool:
         return read_columns(reading.parts).digest() != shard.digest
     except (DamagedFileError, FileNotFoundError):
         return True
+
+
+def _dropped_alpha(reading: Reading, shard: Shard) -> bool:
+    """Whether a version that knew no background made latents of images of which some may be transparent."""
+    old = [part for part in reading.parts if part.dropped_alpha]
+    if not old or shard.in_memory:
+        return False
+    try:
+        return not all(name.lower().endswith(_OPAQUE) for name in read_columns(old).unpacked())
+    except (DamagedFileError, FileNotFoundError):
+        return True
+
+
+def _remove(reading: Reading) -> None:
+    for part in reading.parts:
+        part.path.unlink(missing_ok=True)
 
 
 def _refuse_bad(shard: Shard, readings: Sequence[Reading], labels: frozenset[int] | None) -> None:

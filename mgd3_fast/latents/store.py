@@ -14,12 +14,21 @@ import torch
 from torch import Tensor
 
 from mgd3_fast.config.encode import FLIPS
-from mgd3_fast.datasets import ImageClass, Shard, rows_of
+from mgd3_fast.datasets import DEFAULT_FRAMING, Framing, ImageClass, Shard, rows_of
 from mgd3_fast.datasets.images import sha256_of_lines
 from mgd3_fast.datasets.shards import ClassShard
 from mgd3_fast.errors import UserError
 from mgd3_fast.latents.class_latents import ClassLatents, gather
-from mgd3_fast.latents.parts import FORMAT, REMEDY, NewPart, Reading, part_path, read_parts, write_part
+from mgd3_fast.latents.parts import (
+    FORMAT,
+    FRAMING,
+    REMEDY,
+    NewPart,
+    Reading,
+    part_path,
+    read_parts,
+    write_part,
+)
 from mgd3_fast.progress import Progress
 from mgd3_fast.storage.cache import cache_dir_or_default
 from mgd3_fast.storage.claims import Claim, claim, remove_unheld
@@ -28,7 +37,7 @@ from mgd3_fast.storage.tensor_files import DamagedFileError, remove_leftovers
 # Part of the keys of modes: not that of files, because latents are the same numbers as ever.
 _CONTENT_FORMAT = "mgd3-fast latents 1"
 _FOLDER, _OLD_FOLDER = "latents-2", "latents"
-_STORAGE_DTYPES = {torch.float32: "fp32", torch.float16: "fp16"}
+_STORAGE_DTYPES = {torch.float32: "fp32", torch.float16: "fp16", torch.uint8: "uint8"}
 
 
 class LatentStore:
@@ -43,8 +52,10 @@ class LatentStore:
         autoencoder_digest: Identifies the autoencoder's weights.
         resolution: Pixels a side of the encoded images.
         dtype: Number format the autoencoder computes in.
-        storage_dtype: float32, or float16 for half the disk at a relative error of up to 2^-11.
+        storage_dtype: float32, or float16 for half the disk at a relative error of up to 2^-11; uint8 is for
+            pixels.
         flip: "none", "random" or "both": how images are mirrored before encoding; see `flipping`.
+        framing: How images become RGB and square; the key covers it where it is not the default.
 
     Raises:
         ValueError: A setting is not among the allowed ones.
@@ -59,9 +70,12 @@ class LatentStore:
         *,
         storage_dtype: torch.dtype = torch.float32,
         flip: str = "none",
+        framing: Framing = DEFAULT_FRAMING,
     ) -> None:
         if storage_dtype not in _STORAGE_DTYPES:
-            raise ValueError(f"storage_dtype must be torch.float32 or torch.float16, got {storage_dtype}")
+            raise ValueError(
+                f"storage_dtype must be torch.float32, torch.float16 or torch.uint8, got {storage_dtype}"
+            )
         if flip not in FLIPS:
             raise ValueError(f"flip must be one of {', '.join(FLIPS)}, got {flip!r}")
         if resolution < 1:
@@ -71,7 +85,11 @@ class LatentStore:
         self.dtype = dtype
         self.storage_dtype = storage_dtype
         self.flip = flip
-        self._settings = (autoencoder_digest, str(resolution), str(dtype), str(storage_dtype), flip)
+        self.framing = framing
+        self._settings = (
+            *(autoencoder_digest, str(resolution), str(dtype), str(storage_dtype), flip),
+            *(f"{name} {value}" for name, value in framing.record().items()),
+        )
         formats = f"{str(dtype).removeprefix('torch.')}-{_STORAGE_DTYPES[storage_dtype]}"
         mirrored = "" if flip == "none" else f"-flip-{flip}"
         folder = f"{_plain(autoencoder_digest[:16])}-{resolution}px-{formats}{mirrored}"
@@ -186,6 +204,7 @@ class LatentStore:
             "resolution": str(self.resolution),
             "dtype": str(self.dtype),
             "flip": self.flip,
+            FRAMING: str(self.framing),
         }
         path = part_path(self._folder_for(labels), self.stem(shard), part.first_row)
         path.parent.mkdir(exist_ok=True)

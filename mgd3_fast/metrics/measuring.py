@@ -238,6 +238,8 @@ def _settings(comparison: Comparison, config: MetricsConfig, classes: int) -> di
         **comparison.settings,
         "dataset": comparison.dataset.name,
         "dataset_fingerprint": comparison.dataset.fingerprint,
+        **comparison.dataset.framing.options(),
+        "skipped": len(comparison.bad_images),
         "classes": classes,
         "real_images": config.real_images,
         "tsne": config.tsne == "on",

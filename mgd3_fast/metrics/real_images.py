@@ -6,7 +6,7 @@ Shape letters: n real images of a class, m synthetic images of a class, R pixels
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +15,14 @@ import torch
 from numpy.typing import NDArray
 
 from mgd3_fast.config.metrics import MetricsConfig
-from mgd3_fast.datasets import Dataset, center_crop, image_batches
+from mgd3_fast.datasets import BadImage, Dataset, chosen_framing, image_batches
 from mgd3_fast.errors import UserError
 from mgd3_fast.generators import load_generator
-from mgd3_fast.latents import encode_dataset
 from mgd3_fast.metrics.features import FeatureSpace, latent_space, onnx_space, pixel_space
 from mgd3_fast.progress import Progress
-from mgd3_fast.run.sources import open_sources, open_training_images
+from mgd3_fast.run.sources import note_skipped, open_sources, open_training_images
 from mgd3_fast.writers.labelled import LabelledFolder, LabelledImage
-from mgd3_fast.writers.reader import read_classes
+from mgd3_fast.writers.reader import read_classes, recorded_framings
 
 _ROWS = 64
 
@@ -41,6 +40,7 @@ class Comparison:
         resolution: R.
         real: Features `[n, D]` of the class at a place of the dataset.
         settings: What decides the features, for the result.
+        bad_images: Real images that were left out, as far as they were come upon.
     """
 
     dataset: Dataset
@@ -49,6 +49,7 @@ class Comparison:
     resolution: int
     real: Callable[[int], Features]
     settings: dict[str, Any]
+    bad_images: Sequence[BadImage]
 
     def of_images(self, images: Sequence[LabelledImage]) -> Features:
         """Features `[m, D]` of image files, at least one, cut as the real ones are.
@@ -58,8 +59,9 @@ class Comparison:
         """
         parts = []
         for start in range(0, len(images), _ROWS):
-            cropped = (center_crop(image.load(), self.resolution) for image in images[start : start + _ROWS])
-            pixels = np.stack([np.asarray(image).transpose(2, 0, 1) for image in cropped])  # [m, 3, R, R]
+            some, framing = images[start : start + _ROWS], self.dataset.framing
+            squares = (framing.square(image.load(), self.resolution) for image in some)
+            pixels = np.stack([np.asarray(image).transpose(2, 0, 1) for image in squares])  # [m, 3, R, R]
             parts.append(self.space(torch.from_numpy(pixels)))
         return np.concatenate(parts)
 
@@ -70,6 +72,8 @@ def open_comparison(config: MetricsConfig, progress: Progress) -> Comparison:
     Raises:
         UserError: Something named does not exist, or a folder does not fit the dataset.
     """
+    if recorded := recorded_framings(config.folders, "each of folders"):
+        config = replace(config, **chosen_framing(config, recorded, progress).options())
     if config.features == "latents":
         return _by_latents(config, progress)
     dataset = open_training_images(config, progress)
@@ -81,11 +85,16 @@ def open_comparison(config: MetricsConfig, progress: Progress) -> Comparison:
         space = onnx_space(Path(config.features), config.input_range)
         settings["input_range"] = config.input_range
 
-    def real(place: int) -> Features:
-        batches = image_batches(dataset, place, R, _ROWS, config.on_bad_image)
-        return np.concatenate([space(batch.images) for batch in batches])
+    bad_images: list[BadImage] = []
 
-    return Comparison(dataset, folders, space, R, real, settings)
+    def real(place: int) -> Features:
+        known = len(bad_images)
+        batches = image_batches(dataset, place, R, _ROWS, config.on_bad_image, bad_images=bad_images)
+        features = np.concatenate([space(batch.images) for batch in batches])
+        note_skipped(bad_images[known:], progress)
+        return features
+
+    return Comparison(dataset, folders, space, R, real, settings, bad_images)
 
 
 def _by_latents(config: MetricsConfig, progress: Progress) -> Comparison:
@@ -97,14 +106,7 @@ def _by_latents(config: MetricsConfig, progress: Progress) -> Comparison:
             f" got {config.resolution}"
         )
     folders = _read_folders(config, dataset)
-    encode_dataset(
-        dataset,
-        generator.autoencoder,
-        store,
-        device=sources.device,
-        on_bad_image=config.on_bad_image,
-        progress=progress,
-    )
+    report = sources.encode(dataset, config.on_bad_image, progress)
     autoencoder = generator.autoencoder.to(sources.device, store.dtype)
 
     def real(place: int) -> Features:
@@ -123,7 +125,7 @@ def _by_latents(config: MetricsConfig, progress: Progress) -> Comparison:
         "autoencoder_digest": generator.autoencoder.digest,
     }
     space = latent_space(autoencoder, sources.device)
-    return Comparison(dataset, folders, space, generator.resolution, real, settings)
+    return Comparison(dataset, folders, space, generator.resolution, real, settings, report.bad_images)
 
 
 def _read_folders(config: MetricsConfig, dataset: Dataset) -> list[LabelledFolder]:

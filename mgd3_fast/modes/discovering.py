@@ -55,7 +55,7 @@ def modes_key(dataset: Dataset, store: LatentStore, discovery: Discovery) -> str
 def latents_of(dataset: Dataset, store: LatentStore) -> dict[str, str]:
     """Say what latents are of and how they are made; what `ModeSet.latents` keeps.
 
-    The first four are what modes may not differ in, the others are number formats.
+    The last two are number formats, all others are what modes may not differ in.
     """
     images = "\n".join(cls.fingerprint for cls in dataset.classes)
     return {
@@ -63,6 +63,7 @@ def latents_of(dataset: Dataset, store: LatentStore) -> dict[str, str]:
         "autoencoder": store.autoencoder_digest,
         "resolution": f"{store.resolution} px",
         "flip": store.flip,
+        **store.framing.record(),
         "precision": str(store.dtype).removeprefix("torch."),
         "storage": str(store.storage_dtype).removeprefix("torch."),
     }

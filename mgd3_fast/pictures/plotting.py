@@ -10,7 +10,7 @@ import torch
 from PIL import Image, ImageOps
 
 from mgd3_fast.config.discover import PROJECTIONS
-from mgd3_fast.datasets import Dataset, ImageClass, center_crop
+from mgd3_fast.datasets import Dataset, ImageClass
 from mgd3_fast.errors import UserError, printable
 from mgd3_fast.latents.flipping import is_mirrored
 from mgd3_fast.modes import NO_RUNNER
@@ -44,7 +44,6 @@ def plot_modes(
     modes: ModeSet,
     folder: Path,
     *,
-    resolution: int,
     projection: str = "tsne",
     progress: Progress = SILENT,
 ) -> list[Path]:
@@ -55,7 +54,6 @@ def plot_modes(
         store: Holds their latents.
         modes: Modes of at least these classes.
         folder: Receives `LABEL-CLASS-map.png` and `LABEL-CLASS-nearest.png`; made if it is missing.
-        resolution: Pixels a side that images were encoded at.
         projection: "tsne" or "pca".
         progress: Receives the bar.
 
@@ -78,7 +76,7 @@ def plot_modes(
                 )
             members = _members(cls, found, modes)
             images = [
-                [_encoded_image(cls, found, row, store.flip, resolution) for row in rows]
+                [_encoded_image(cls, found, row, store) for row in rows]
                 for rows in members.nearest[:MOST_MODES].tolist()
             ]
             stem = f"{cls.label:04d}-{re.sub(r'[^A-Za-z0-9_-]', '_', cls.name)[:80]}"
@@ -106,12 +104,12 @@ def _members(cls: ImageClass, found: ClassLatents, modes: ModeSet) -> ModeMember
     )
 
 
-def _encoded_image(cls: ImageClass, found: ClassLatents, row: int, flip: str, resolution: int) -> Image.Image:
-    """An image as it was encoded: cropped, and mirrored where it was."""
+def _encoded_image(cls: ImageClass, found: ClassLatents, row: int, store: LatentStore) -> Image.Image:
+    """An image as it was encoded: square, and mirrored where it was."""
     position = int(found.index[row])
-    image = center_crop(cls.images.load(position), resolution)
-    if flip == "both":
+    image = store.framing.square(cls.images.load(position), store.resolution)
+    if store.flip == "both":
         mirrored = row > 0 and int(found.index[row - 1]) == position
     else:
-        mirrored = flip == "random" and is_mirrored(cls.name, cls.images.name(position))
+        mirrored = store.flip == "random" and is_mirrored(cls.name, cls.images.name(position))
     return ImageOps.mirror(image) if mirrored else image

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from mgd3_engine.files.renaming import renamed
 from mgd3_fast import __version__
 from mgd3_fast.config.metrics import MetricsConfig
 from mgd3_fast.config.report import ReportConfig
-from mgd3_fast.datasets import Dataset, center_crop, open_dataset
+from mgd3_fast.datasets import Dataset, Framing, chosen_framing, open_dataset
 from mgd3_fast.datasets.holdout import fit_part
 from mgd3_fast.errors import UserError, printable
 from mgd3_fast.evaluate.evaluation import FORMAT
@@ -101,7 +102,8 @@ def _open_real(
             f"dataset must be the one that {config.folder} was made from ({recorded['name']}),"
             f" got other images in {dataset.root or dataset.name}"
         )
-    return dataset
+    framing = chosen_framing(config, {str(config.folder): Framing.recorded(manifest["settings"])})
+    return replace(dataset, framing=framing)
 
 
 def _measure(
@@ -124,6 +126,7 @@ def _measure(
             split=manifest["dataset"]["split"],
             cache_dir=config.cache_dir,
             on_bad_image="skip",
+            **dataset.framing.options(),
         )
         return measure(metrics, progress, places=places)
     except UserError as error:
@@ -145,7 +148,7 @@ def _shown_class(
         image, facts = of_class[index], of_class[index].facts
         real = None
         if dataset is not None:
-            real = data_url(center_crop(dataset.load(place, facts["source_index"]), side))
+            real = data_url(dataset.square(place, facts["source_index"], side))
         images.append(
             {
                 "synthetic": data_url(image.load()),

@@ -84,7 +84,6 @@ def discover_and_plot(
         sources.store,
         modes,
         folder,
-        resolution=sources.generator.resolution,
         projection=config.projection,
         progress=progress,
     )

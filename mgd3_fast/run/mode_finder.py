@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from mgd3_fast.datasets import Framing
 from mgd3_fast.errors import UserError, listed
 from mgd3_fast.modes import (
     Discovery,
@@ -196,4 +197,5 @@ def _described(
         "discovery seed": by.seed,
         "list of classes": listed(class_names),
         **latents,
+        **({"framing": str(Framing.recorded(latents))} if latents else {}),  # the default is not recorded
     }

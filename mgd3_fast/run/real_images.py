@@ -19,7 +19,7 @@ import torch
 
 from mgd3_fast.config import DistillConfig
 from mgd3_fast.config.distill import REAL_METHODS
-from mgd3_fast.datasets import BadImage, BadImageError, Dataset, bad_image_error, center_crop, image_batches
+from mgd3_fast.datasets import BadImage, BadImageError, Dataset, bad_image_error, image_batches
 from mgd3_fast.errors import UserError
 from mgd3_fast.modes import HerdingDiscovery, ModeDiscovery, method_named
 from mgd3_fast.run.run import Run, Timings, layout_for, left_out
@@ -54,7 +54,7 @@ class RealImages(Run):
     """A run whose images are there already.
 
     Args:
-        resolution: Side of the square crop that is written, in pixels.
+        resolution: Side of the squares that are written, in pixels.
         found: The chosen images of classes, by their place in the run, as far as they were asked for.
         bad_images: Images that cannot be read, as far as they were come upon.
     """
@@ -96,7 +96,7 @@ class RealImages(Run):
                 with self.timings.measure("write"):
                     for image in of_class:
                         source = chosen.indices[layout.place(image)[1]]
-                        pixels = center_crop(self.dataset.load(class_index, source), self.resolution)
+                        pixels = self.dataset.square(class_index, source, self.resolution)
                         writer.put(image, layout.file(image), np.asarray(pixels))
                 bar.advance(len(of_class))
             with self.timings.measure("write"):
@@ -188,7 +188,7 @@ def select_images(
     """Choose `ipc` real images of a class, the same on every machine.
 
     "random" draws different ones, each as likely. "herding" and "kmeans-closest" (the image nearest to each
-    K-means centre) compare pixels: the centre crop at 32 x 32, in 0..1.
+    K-means centre) compare pixels: the square of 32 x 32, in 0..1.
 
     Args:
         dataset: The images.

@@ -89,6 +89,7 @@ class Run(ABC):
             "ipc": config.ipc,
             "seed": config.seed,
             "format": layout_of(config.format),
+            **dataset.framing.record(),
         }
 
     @property

@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+from mgd3_fast.check import glance
 from mgd3_fast.config import DistillConfig
-from mgd3_fast.datasets import Dataset, ImageStream, describe, open_source, unread_error
+from mgd3_fast.datasets import (
+    BadImage,
+    Dataset,
+    ImageStream,
+    chosen_framing,
+    describe,
+    open_source,
+    unread_error,
+)
 from mgd3_fast.datasets.holdout import fit_part
 from mgd3_fast.devices import autoencoder_dtype, device_name, dtype_of, resolve_device, resolve_precision
 from mgd3_fast.errors import UserError
@@ -40,6 +50,7 @@ class Sources:
         precision: fp32, bf16, fp16 or fp8.
         store: Latents of this autoencoder, kept between runs.
         encoded: What was encoded to open the dataset: images of a stream that was never read.
+        told: Images of which was said that they are left out.
     """
 
     dataset: Dataset
@@ -48,6 +59,7 @@ class Sources:
     precision: str
     store: LatentStore
     encoded: Encoded = field(default_factory=Encoded)
+    told: set[BadImage] = field(default_factory=set)
 
     def encode(
         self,
@@ -80,9 +92,15 @@ class Sources:
             check=check,
             share=share,
         )
-        for bad in report.bad_images:
-            progress.note(f"skipped {bad.class_name}/{bad.image_name}: {bad.reason}")
+        note_skipped([bad for bad in report.bad_images if bad not in self.told], progress)
+        self.told.update(report.bad_images)
         return report
+
+
+def note_skipped(bad_images: Iterable[BadImage], progress: Progress) -> None:
+    """Tell which images are left out, and why."""
+    for bad in bad_images:
+        progress.note(f"skipped {bad.class_name}/{bad.image_name}: {bad.reason}")
 
 
 def open_sources(config: EncodeConfig, progress: Progress, share: Share | None = None) -> Sources:
@@ -110,6 +128,7 @@ def open_sources(config: EncodeConfig, progress: Progress, share: Share | None =
         f"{generator.name}: {generator.resolution} px, {generator.conditioning},"
         f" licence {generator.licence}; {precision} on {device_name(device)}"
     )
+    framing = chosen_framing(config, {generator.name: generator.framing})
     store = LatentStore(
         config.cache_dir,
         generator.autoencoder.digest,
@@ -117,16 +136,19 @@ def open_sources(config: EncodeConfig, progress: Progress, share: Share | None =
         autoencoder_dtype(precision),
         storage_dtype=dtype_of(config.storage),
         flip=config.flip,
+        framing=framing,
     )
     note_old_latents(store, progress)
     if isinstance(opened, Dataset):
+        opened = replace(opened, framing=framing)
+        glance(config.dataset, opened, generator.resolution, progress, on_bad_image=config.on_bad_image)
         return Sources(opened, generator, device, precision, store)
     job = make_job(
         generator.autoencoder, store, device=device, on_bad_image=config.on_bad_image, progress=progress
     )
     dataset, encoded = encode_stream(opened, job, classes=config.classes, share=share)
     if dataset is None:
-        dataset = Dataset(opened.name, (), opened.class_names or (), root=opened.location)
+        dataset = Dataset(opened.name, (), opened.class_names or (), root=opened.location, framing=framing)
     else:
         progress.note(describe(dataset))
     return Sources(dataset, generator, device, precision, store, encoded)
@@ -158,6 +180,8 @@ def open_training_images(config: EncodeConfig, progress: Progress) -> Dataset:
     """
     opened = _open(config, progress)
     if isinstance(opened, Dataset):
+        opened = replace(opened, framing=chosen_framing(config))
+        glance(config.dataset, opened, None, progress, on_bad_image=config.on_bad_image)
         return opened
     raise unread_error(config.dataset)
 

@@ -20,31 +20,34 @@ from mgd3_fast.fit import EpochOrder, step_generator
 from mgd3_fast.generators import KLAutoencoder
 from mgd3_fast.generators.autoencoder_weights import save_autoencoder
 from mgd3_fast.train.augment import augment
-from mgd3_fast.train.batches import TrainingImages
+from mgd3_fast.train.batches import training_images
 from mgd3_fast.train.fitting import fit_network
+from mgd3_fast.train.preset import steps_of
 from mgd3_fast.train.run import TrainingRun
 
 STORED_DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
-def train_autoencoder(run: TrainingRun, start: AutoencoderKL | None) -> Path:
+def train_autoencoder(run: TrainingRun, network: AutoencoderKL) -> Path:
     """Fit an autoencoder to the images of a run, or go on doing so.
 
     Args:
         run: The run.
-        start: Network to fine-tune, or None for a new one.
+        network: Starting weights.
 
     Returns:
         Folder `vae` in `out`, as diffusers' `save_pretrained` writes it; `scaling_factor` brings the
         posterior means of the dataset's images to unit variance.
 
     Raises:
-        UserError: The images do not fit the architecture, or cannot be read.
+        UserError: The images cannot be read, or another length is asked for of an autoencoder that a DiT
+            was begun on.
     """
-    config = run.config
-    network = start if start is not None else _new_vae(config, run.resolution)
-    run.log.begin("vae", {**identity(config, "vae"), "images": run.dataset.fingerprint})
-    images = TrainingImages(run.dataset, run.resolution, config.on_bad_image)
+    config, images = run.config, training_images(run)
+    about = {"images": run.dataset.fingerprint, **run.dataset.framing.record()}
+    run.log.begin("vae", {**identity(config, "vae"), **about})
+    if _is_settled(run, steps_of(config, "vae", len(images))):
+        return run.out / "vae"
     order = EpochOrder(len(images), config.vae_batch_size, config.seed, "vae", straddling=True)
 
     def step_loss(vae: nn.Module, step: int) -> dict[str, Tensor]:
@@ -63,19 +66,33 @@ def train_autoencoder(run: TrainingRun, start: AutoencoderKL | None) -> Path:
     return run.out / "vae"
 
 
-def new_latent_shape(config: TrainConfig, resolution: int) -> tuple[int, int, int]:
-    """Shape (C, h, w) of an image's latents in the autoencoder that a configuration describes.
+def new_autoencoder(config: TrainConfig) -> AutoencoderKL:
+    """Make the autoencoder that a configuration describes with random weights, seeded by `config.seed`.
+
+    Each of its blocks but the last halves the size.
 
     Raises:
-        UserError: `resolution`, in pixels, cannot be halved as often as there are blocks but one.
+        UserError: `resolution` cannot be halved as often as that.
     """
-    blocks = len(config.vae_channels)
+    blocks, side = len(config.vae_channels), config.resolution
     downsample = 2 ** (blocks - 1)
-    if resolution % downsample:
+    if side % downsample:
         raise UserError(
-            f"resolution must be a multiple of {downsample} for {blocks} blocks, got {resolution}"
+            f"resolution must be a multiple of {downsample} for {blocks} blocks of vae_channels, such as"
+            f" {side - side % downsample + downsample}, got {side}"
         )
-    return config.latent_channels, resolution // downsample, resolution // downsample
+    described = KLConfig(
+        block_out_channels=config.vae_channels,
+        layers_per_block=config.vae_layers,
+        latent_channels=config.latent_channels,
+        norm_num_groups=group_count(config.vae_channels),
+        mid_block_add_attention=config.vae_attention == "middle",
+        sample_size=side,
+        scaling_factor=1.0,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        return AutoencoderKL(described)
 
 
 def start_autoencoder(source: str) -> AutoencoderKL:
@@ -149,18 +166,17 @@ def latent_scale(vae: Any, batches: Iterable[Tensor]) -> float:
     return 1.0 / math.sqrt(squares / count - (total / count) ** 2)
 
 
-def _new_vae(config: TrainConfig, resolution: int) -> AutoencoderKL:
-    """Make an autoencoder with random weights; each of its blocks but the last halves the size."""
-    new_latent_shape(config, resolution)  # refuses a resolution that does not fit
-    described = KLConfig(
-        block_out_channels=config.vae_channels,
-        layers_per_block=config.vae_layers,
-        latent_channels=config.latent_channels,
-        norm_num_groups=group_count(config.vae_channels),
-        mid_block_add_attention=config.vae_attention == "middle",
-        sample_size=resolution,
-        scaling_factor=1.0,
-    )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed)
-        return AutoencoderKL(described)
+def _is_settled(run: TrainingRun, asked: int) -> bool:
+    """Whether a DiT has begun to learn the latents of the finished autoencoder, which stays as it is then."""
+    finished = run.log.finished("vae")
+    if finished is None or not run.log.is_held("dit") or not (run.out / "vae/config.json").is_file():
+        return False
+    done = finished["curve"][-1]["step"]
+    if asked != done and run.config.vae_steps is not None:
+        raise UserError(
+            f"vae_steps must be {done} in {run.out}, whose DiT was begun on this autoencoder, got {asked};"
+            " choose another folder to train the autoencoder longer"
+        )
+    if asked != done:
+        run.progress.note(f"the autoencoder in {run.out} stays at {done:,} steps: its DiT was begun on it")
+    return True

@@ -13,17 +13,47 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mgd3_fast.datasets.cropping import center_crop
-from mgd3_fast.datasets.dataset import Dataset
-from mgd3_fast.datasets.decoding import BadImageError
+from mgd3_fast.datasets import BadImageError, Dataset, bad_image_error
 from mgd3_fast.errors import UserError
+from mgd3_fast.latents import ClassLatents
+from mgd3_fast.train.latents import TrainingLatents, stored_latents
+from mgd3_fast.train.run import TrainingRun
 
 _KEPT_BYTES = 512 * 2**20
 _READERS = 8
 
 
+def training_images(run: TrainingRun) -> TrainingImages | StreamedImages:
+    """The images of a run, by number."""
+    if run.pixels is None:
+        return TrainingImages(run.dataset, run.resolution, run.config.on_bad_image)
+    return StreamedImages(stored_latents(run.pixels, run.dataset))
+
+
+class StreamedImages:
+    """Images of a stream by number, memory-mapped from where it was read into; bad ones are left out.
+
+    Args:
+        pixels: uint8 `[3, R, R]` of each image, class after class.
+    """
+
+    def __init__(self, pixels: list[ClassLatents]) -> None:
+        self._pixels = TrainingLatents([pixels], list(range(len(pixels))))
+
+    def __len__(self) -> int:
+        return len(self._pixels)
+
+    def load(self, indices: Tensor) -> Tensor:
+        """Read images by number, int64 `[B]` in 0..len-1, as uint8 `[B, 3, R, R]`."""
+        return self._pixels.batch(indices, torch.zeros_like(indices))[0].to(torch.uint8)
+
+    def in_order(self, batch_size: int) -> Iterator[Tensor]:
+        """All images once, as uint8 `[B, 3, R, R]`."""
+        return (self.load(indices) for indices in torch.split(torch.arange(len(self)), batch_size))
+
+
 class TrainingImages:
-    """Centre-cropped images of a dataset by number, kept in memory as far as half a gibibyte goes.
+    """Square images of a dataset by number, kept in memory as far as half a gibibyte goes.
 
     Args:
         dataset: The images; number i counts through the classes in order.
@@ -59,20 +89,18 @@ class TrainingImages:
 
     def in_order(self, batch_size: int) -> Iterator[Tensor]:
         """All images once, as uint8 `[B, 3, R, R]`."""
-        for indices in torch.split(torch.arange(len(self)), batch_size):
-            yield self.load(indices)
+        return (self.load(indices) for indices in torch.split(torch.arange(len(self)), batch_size))
 
     def _read(self, index: int) -> NDArray[np.uint8]:
         for attempt in range(len(self)):
             class_index, position = self._locate((index + attempt) % len(self))
             try:
-                image = center_crop(self.dataset.load(class_index, position), self.resolution)
+                image = self.dataset.square(class_index, position, self.resolution)
                 return np.asarray(image, dtype=np.uint8)
             except BadImageError as error:
                 if self.on_bad_image == "error":
-                    cls = self.dataset.classes[class_index]
-                    where = cls.images.location(position)
-                    raise UserError(f"{where} must be a readable image, got: {error}") from None
+                    images = self.dataset.classes[class_index].images
+                    raise bad_image_error(images.location(position), str(error)) from None
         raise UserError(f"dataset must have readable images, got none among {len(self)}")
 
     def _locate(self, index: int) -> tuple[int, int]:

@@ -11,10 +11,11 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from mgd3_fast.config.train import TrainConfig
 from mgd3_fast.errors import UserError
 from mgd3_fast.fit import Fit, Stateful, descend, rate_share
+from mgd3_fast.progress import duration
 from mgd3_fast.train.log import CHECKPOINTS, FitLog
+from mgd3_fast.train.preset import steps_of
 from mgd3_fast.train.run import TrainingRun
 
 StepLoss = Callable[[nn.Module, int], dict[str, Tensor]]
@@ -22,14 +23,6 @@ StepLoss = Callable[[nn.Module, int], dict[str, Tensor]]
 _CURVE_POINTS = 200
 _NOTE_PERIOD_S = 30.0
 _MOST_UNSAVED_S = 600.0
-
-
-def steps_of(config: TrainConfig, part: str, count: int) -> int:
-    """Optimiser steps of the training of "vae" or "dit" on `count` images."""
-    vae = part == "vae"
-    batch_size = config.vae_batch_size if vae else config.batch_size
-    of_epochs = None if config.epochs is None else max(1, round(config.epochs * count / batch_size))
-    return (config.vae_steps if vae else None) or of_epochs or config.steps or 1
 
 
 def fit_network(
@@ -64,42 +57,77 @@ def fit_network(
         "curve": curve,
     }
     fit = Fit(parts, steps, run.out / CHECKPOINTS / f"{part}.pt")
-    noted_s = time.monotonic()
+    run.log.plan(part, steps)
+    _note_changed_length(run, part, fit)
+    notes = _Notes(run, part, fit, curve)
 
     def lr(step: int) -> float:
         return highest_lr * rate_share(config.schedule, step, steps, warmup=config.warmup)
 
     def do_step(step: int) -> None:
-        nonlocal noted_s
         with torch.autocast(run.device.type, torch.bfloat16, enabled=run.bf16):
             losses = step_loss(model, step)
-        values = _finite(losses, f"step {step} of {part}")
+        values = {name: float(value.detach()) for name, value in losses.items()}
+        if not math.isfinite(values["loss"]):
+            run.log.diverged(part, step)
+            raise _diverged_error(values["loss"], step, part)
         descend(optimizer, losses["loss"], lr(step), clip_grad=config.clip_grad)
         averaged.update_parameters(model)
         curve.add(step, values)
+        run.log.keep(part)
         bar.advance()
-        if curve.points and time.monotonic() - noted_s >= _NOTE_PERIOD_S:
-            noted_s = time.monotonic()
-            run.progress.note(f"{part} {curve.last()}, lr {lr(step + 1):.2g}")
+        notes.after(step, lr(step + 1))
 
     def is_due() -> bool:
         return (
             fit.step % config.checkpoint_every == 0 or fit.step == steps or fit.unsaved_s >= _MOST_UNSAVED_S
         )
 
-    with run.progress.stage(f"train {part}", total=steps, unit="step", initial=fit.step) as bar:
+    total = max(steps, fit.step)
+    with run.progress.stage(f"train {part}", total=total, unit="step", initial=fit.step) as bar:
         fit.run(do_step, is_due)
     kept: nn.Module = averaged.module
-    return kept.eval(), FitLog(curve.points, fit.wall_s)
+    return kept.eval(), FitLog(curve.closed(fit.step), fit.wall_s)
 
 
-def _finite(losses: dict[str, Tensor], where: str) -> dict[str, float]:
-    values = {name: float(value.detach()) for name, value in losses.items()}
-    if not math.isfinite(values["loss"]):
-        raise UserError(
-            f"the loss became {values['loss']} at {where}: lower the learning rate or clip the gradient"
+def _note_changed_length(run: TrainingRun, part: str, fit: Fit) -> None:
+    """Say what becomes of a training that other steps were planned for."""
+    if fit.step > fit.steps:
+        run.progress.note(
+            f"{part}: {fit.step:,} steps are done, more than the {fit.steps:,} asked for: they are kept"
         )
-    return values
+    elif fit.step and run.log.has_other_length(part) and run.config.schedule == "cosine":
+        run.progress.note(
+            f"{part}: from step {fit.step:,} on, the learning rate is that of a run of {fit.steps:,} steps"
+        )
+
+
+def _diverged_error(loss: float, step: int, part: str) -> UserError:
+    lr = "--vae-lr" if part == "vae" else "--lr"
+    return UserError(
+        f"the loss became {loss} at step {step} of {part}: a lower {lr} or --clip-grad starts {part} again"
+    )
+
+
+class _Notes:
+    """Now and then a line: losses, learning rate, and the time left, that of the other part included."""
+
+    def __init__(self, run: TrainingRun, part: str, fit: Fit, curve: _LossCurve) -> None:
+        self._run, self._part, self._curve = run, part, curve
+        self._begun, self._steps = fit.step, fit.steps
+        self._started_s = self._noted_s = time.monotonic()
+
+    def after(self, step: int, lr: float) -> None:
+        """Say it, unless it was said just before."""
+        now_s = time.monotonic()
+        if not self._curve.points or now_s - self._noted_s < _NOTE_PERIOD_S:
+            return
+        self._noted_s = now_s
+        later_s = self._run.later_s if self._part == "vae" else 0.0
+        step_s = (now_s - self._started_s) / (step + 1 - self._begun)
+        left = duration((self._steps - step - 1) * step_s + later_s)
+        whose = " of both parts" if later_s else ""
+        self._run.progress.note(f"{self._part} {self._curve.last()}, lr {lr:.2g}, {left} left{whose}")
 
 
 class _LossCurve:
@@ -115,10 +143,14 @@ class _LossCurve:
         for name, value in values.items():
             self._sums[name] = self._sums.get(name, 0.0) + value
         self._summed += 1
-        if self._summed == self._window_steps or step + 1 == self._steps:
-            means = {name: total / self._summed for name, total in self._sums.items()}
-            self.points.append({"step": step + 1, **means})
+        if self._summed >= self._window_steps:
+            self.points = self.closed(step + 1)
             self._sums, self._summed = {}, 0
+
+    def closed(self, step: int) -> list[dict[str, float]]:
+        """All windows, the one that is not full included; it ends at `step`."""
+        means = {name: total / self._summed for name, total in self._sums.items()}
+        return [*self.points, {"step": step, **means}] if means else self.points
 
     def last(self) -> str:
         point = self.points[-1]

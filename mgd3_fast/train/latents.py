@@ -10,6 +10,7 @@ import zlib
 import torch
 from torch import Tensor
 
+from mgd3_fast.datasets import Dataset
 from mgd3_fast.fit import step_generator
 from mgd3_fast.generators import Autoencoder
 from mgd3_fast.latents import ClassLatents, LatentStore, encode_dataset, note_old_latents
@@ -120,7 +121,7 @@ def training_latents(run: TrainingRun, autoencoder: Autoencoder, class_ids: list
     ]
     copies: list[list[ClassLatents]] = []
     for encoder in encoders:
-        store = LatentStore(config.cache_dir, encoder.digest, run.resolution)
+        store = LatentStore(config.cache_dir, encoder.digest, run.resolution, framing=run.dataset.framing)
         if not copies:
             note_old_latents(store, run.progress)
         encode_dataset(
@@ -131,6 +132,11 @@ def training_latents(run: TrainingRun, autoencoder: Autoencoder, class_ids: list
             on_bad_image=config.on_bad_image,
             progress=run.progress,
         )
-        found = [store.open(cls) for cls in run.dataset.classes]
-        copies.append([latents for latents in found if latents is not None])
+        copies.append(stored_latents(store, run.dataset))
     return TrainingLatents(copies, class_ids)
+
+
+def stored_latents(store: LatentStore, dataset: Dataset) -> list[ClassLatents]:
+    """What a store that was filled holds of each class."""
+    found = [store.open(cls) for cls in dataset.classes]
+    return [latents for latents in found if latents is not None]

@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
+from mgd3_fast.check import glance
 from mgd3_fast.config.train import TrainConfig
-from mgd3_fast.datasets import Dataset, describe, open_dataset
+from mgd3_fast.datasets import (
+    Dataset,
+    Framing,
+    ImageStream,
+    chosen_framing,
+    describe,
+    open_source,
+)
 from mgd3_fast.devices import resolve_device, resolve_precision
 from mgd3_fast.errors import UserError
 from mgd3_fast.generators import Generator, KLAutoencoder, ScheduleSettings, load_generator
+from mgd3_fast.latents import LatentStore, latent_shape
 from mgd3_fast.progress import Progress
 from mgd3_fast.train.log import TrainingLog
-
-_DEMO_DATASET, _DEMO_RESOLUTION, _USUAL_RESOLUTION = "mnist5k", 32, 256
+from mgd3_fast.train.preset import completed, preset_of, resolution_for
+from mgd3_fast.train.streams import Pixels, pixel_store, read_stream
 
 
 @dataclass(frozen=True)
@@ -23,7 +32,7 @@ class TrainingRun:
     """A configuration and what it names.
 
     Args:
-        config: What is trained and how.
+        config: What is trained and how, with nothing left to a preset.
         dataset: The images.
         init: Generator to fine-tune, or None.
         schedule: Noise schedule of the network.
@@ -32,6 +41,8 @@ class TrainingRun:
         bf16: Whether forward passes run under bfloat16 autocast.
         log: Receives settings and losses.
         progress: Where bars and losses go.
+        pixels: Where the images of a stream lie, for an autoencoder to learn from.
+        later_s: Seconds that the DiT takes after the autoencoder, as estimated.
     """
 
     config: TrainConfig
@@ -43,6 +54,8 @@ class TrainingRun:
     bf16: bool
     log: TrainingLog
     progress: Progress
+    pixels: LatentStore | None = None
+    later_s: float = 0.0
 
     @property
     def out(self) -> Path:
@@ -51,32 +64,59 @@ class TrainingRun:
 
 
 def open_run(config: TrainConfig, progress: Progress) -> TrainingRun:
-    """Open what a configuration names; nothing is written.
+    """Open what a configuration names, and choose what it leaves open; nothing is written to `out`.
 
     Raises:
         UserError: Something does not exist, or does not fit the rest.
     """
     device = resolve_device(config.device)
-    data_dir = None if config.data_dir is None else Path(config.data_dir)
-    dataset = open_dataset(config.dataset, data_dir=data_dir, classes=config.classes, progress=progress)
-    progress.note(describe(dataset))
-    if dataset.stream is not None:
-        raise UserError(
-            f"dataset must be a folder, local shards or a built-in name to train on, got the stream"
-            f" {config.dataset}, whose images can only be read one after another"
-        )
+    opened = open_source(
+        config.dataset,
+        data_dir=config.data_dir,
+        classes=config.classes,
+        progress=progress,
+        cache_dir=config.cache_dir,
+    )
+    if isinstance(opened, Dataset):
+        progress.note(describe(opened))
+    log = TrainingLog(Path(config.out))
+    init = None if config.init is None else _open_init(config, opened.name, progress)
+    framing = chosen_framing(config, _framed(config, init, log))
+    schedule = _schedule_settings(init)
+    vae = trained_on(config, init) if config.part == "dit" else None
+    preset = preset_of(config, device)
+    resolution = _resolution(config, init, vae, log, progress) or resolution_for(opened, preset)
+    shape = None if vae is None else latent_shape(vae, resolution)
+    if isinstance(opened, Dataset):
+        opened = replace(opened, framing=framing)
+    glance(config.dataset, opened, resolution, progress, on_bad_image=config.on_bad_image)
+    dataset, pixels = _readable(opened, framing, vae, resolution, config, device, progress)
     if len(dataset) < 2:
         raise UserError(f"dataset must have at least 2 images to train on, got {len(dataset)}")
-    init = None if config.init is None else _open_init(config, dataset, progress)
-    usual = _DEMO_RESOLUTION if dataset.name == _DEMO_DATASET else _USUAL_RESOLUTION
-    resolution = config.resolution or (init.resolution if init else usual)
-    if init is not None and resolution != init.resolution:
-        raise UserError(f"resolution must be {init.resolution} to fine-tune {init.name}, got {resolution}")
-    bf16 = resolve_precision(config.precision, device) == "bf16"
-    log = TrainingLog(Path(config.out))
-    return TrainingRun(
-        config, dataset, init, _schedule_settings(init), resolution, device, bf16, log, progress
+    config = completed(
+        replace(config, resolution=resolution),
+        preset,
+        log.begun_with(config.part),
+        images=len(dataset),
+        latent_side=None if shape is None else shape[1],
     )
+    bf16 = resolve_precision(config.precision, device) == "bf16"
+    return TrainingRun(config, dataset, init, schedule, resolution, device, bf16, log, progress, pixels)
+
+
+def trained_on(config: TrainConfig, init: Generator | None) -> KLAutoencoder:
+    """The autoencoder whose latents the DiT learns: that of `vae`, the one in `out`, or that of `init`.
+
+    Raises:
+        UserError: There is none, or it is not KL-regularised.
+    """
+    source = given_vae(config) or (None if init is None else vae_source(init))
+    if source is None:
+        raise UserError(
+            "vae must be given for part dit, unless out holds one or init has one: --part both trains both,"
+            " --part vae the autoencoder first"
+        )
+    return KLAutoencoder(source)
 
 
 def given_vae(config: TrainConfig) -> str | None:
@@ -96,10 +136,69 @@ def vae_source(generator: Generator) -> str:
     return generator.autoencoder.source
 
 
-def _open_init(config: TrainConfig, dataset: Dataset, progress: Progress) -> Generator:
+def _resolution(
+    config: TrainConfig,
+    init: Generator | None,
+    vae: KLAutoencoder | None,
+    log: TrainingLog,
+    progress: Progress,
+) -> int | None:
+    """The side that is given, or that what is there already asks for; None where it is free."""
+    given: int | None = config.resolution
+    if init is not None:
+        if given not in (None, init.resolution):
+            raise UserError(f"resolution must be {init.resolution} to fine-tune {init.name}, got {given}")
+        return init.resolution
+    begun: int | None = log.begun_with(config.part).get("resolution")
+    if vae is None:
+        return given or begun
+    own: int | None = log.begun_with("vae").get("resolution") if config.vae is None else None
+    side = own or vae.trained_resolution
+    if given is None or given == side or side is None:
+        return given or begun or side
+    if config.vae is None:
+        raise UserError(
+            f"resolution must be left out or {side}, which the autoencoder in {config.out} was trained at,"
+            f" got {given}"
+        )
+    progress.note(f"warning: the autoencoder {config.vae} was trained at {side} px, not at {given}")
+    return given
+
+
+def _framed(config: TrainConfig, init: Generator | None, log: TrainingLog) -> dict[str, Framing]:
+    """What pictures were framed like for `init`, or for the autoencoder that `out` holds already."""
+    if init is not None:
+        return {init.name: init.framing}
+    begun = log.begun_with("vae") if config.vae is None else {}
+    return {"the autoencoder": Framing.recorded(begun)} if begun else {}
+
+
+def _readable(
+    opened: Dataset | ImageStream,
+    framing: Framing,
+    vae: KLAutoencoder | None,
+    resolution: int,
+    config: TrainConfig,
+    device: torch.device,
+    progress: Progress,
+) -> tuple[Dataset, LatentStore | None]:
+    """A dataset whose latents or, for an autoencoder to learn from, whose pixels can be read in any order."""
+    if isinstance(opened, Dataset) and opened.stream is None:
+        return opened, None
+    if vae is not None:
+        store = LatentStore(config.cache_dir, vae.digest, resolution, framing=framing)
+        return read_stream(opened, vae, store, config, progress, device), None
+    progress.note(
+        "a stream is read twice: for its pixels, and for its latents when the autoencoder is trained"
+    )
+    pixels = pixel_store(config, resolution, framing)
+    return read_stream(opened, Pixels(), pixels, config, progress), pixels
+
+
+def _open_init(config: TrainConfig, dataset_name: str, progress: Progress) -> Generator:
     init = load_generator(
         str(config.init),
-        dataset_name=dataset.name,
+        dataset_name=dataset_name,
         vae=given_vae(config) if config.part == "dit" else None,
         heads=config.generator_heads,
         classes=config.generator_classes,

@@ -6,26 +6,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from mgd3_engine.autoencoder import AutoencoderKL
 from mgd3_engine.dit import DiT
 from mgd3_fast.config.train import TrainConfig, identity
 from mgd3_fast.errors import UserError
-from mgd3_fast.generators import (
-    KLAutoencoder,
-    SamplingDefaults,
-    class_ids,
-    save_generator,
-)
+from mgd3_fast.generators import SamplingDefaults, class_ids, save_generator
 from mgd3_fast.latents import latent_shape
 from mgd3_fast.progress import SILENT, Progress
-from mgd3_fast.train.autoencoder import (
-    STORED_DTYPES,
-    new_latent_shape,
-    start_autoencoder,
-    train_autoencoder,
-)
+from mgd3_fast.train.autoencoder import STORED_DTYPES, new_autoencoder, start_autoencoder, train_autoencoder
+from mgd3_fast.train.estimate import tell_estimate
 from mgd3_fast.train.latents import training_latents
-from mgd3_fast.train.network import architecture, copied_network, new_network, train_network
-from mgd3_fast.train.run import TrainingRun, given_vae, open_run, vae_source
+from mgd3_fast.train.network import copied_network, new_network, train_network
+from mgd3_fast.train.run import TrainingRun, open_run, trained_on, vae_source
 from mgd3_fast.versions import versions
 
 
@@ -49,39 +41,49 @@ def train(config: TrainConfig, progress: Progress = SILENT) -> Path:
         Interrupted: Ctrl-C; a checkpoint was written.
     """
     run = open_run(config, progress)
-    if run.init is None and config.part == "both":  # refused before anything is trained
-        architecture(config, len(run.dataset.classes), new_latent_shape(config, run.resolution))
-    if config.part in ("vae", "both"):
-        train_autoencoder(run, start_autoencoder(vae_source(run.init)) if run.init else None)
-    if config.part in ("dit", "both"):
-        _train_dit(run)
+    config = run.config
+    vae = None if config.part == "dit" else _starting_autoencoder(run)
+    network = None if config.part == "vae" else _starting_network(run, vae)
+    run = tell_estimate(run, vae, network)
+    if vae is not None:
+        train_autoencoder(run, vae)
+    if network is not None:
+        _train_dit(run, network)
     return run.out
 
 
-def _train_dit(run: TrainingRun) -> None:
+def _starting_autoencoder(run: TrainingRun) -> AutoencoderKL:
+    return new_autoencoder(run.config) if run.init is None else start_autoencoder(vae_source(run.init))
+
+
+def _starting_network(run: TrainingRun, vae: AutoencoderKL | None) -> DiT:
+    """Make or copy the network; it is known to fit the latents before anything is trained."""
     config, init = run.config, run.init
-    source = given_vae(config) or (vae_source(init) if init is not None else None)
-    if source is None:
-        raise UserError("vae must be given for part dit, unless out holds one or init has one")
-    autoencoder = KLAutoencoder(source)
-    shape = latent_shape(autoencoder, run.resolution)
-    if init is not None:
-        network, ids = copied_network(init), list(class_ids(init, run.dataset, run.progress))
-        if shape != init.latent_shape:
-            raise UserError(f"vae must give latents {init.latent_shape} for the network of init, got {shape}")
-    else:
+    shape = latent_shape(trained_on(config, init) if vae is None else vae.config, run.resolution)
+    if init is None:
+        return new_network(config, num_classes=len(run.dataset.classes), latent_shape=shape)
+    if shape != init.latent_shape:
+        raise UserError(f"vae must give latents {init.latent_shape} for the network of init, got {shape}")
+    return copied_network(init)
+
+
+def _train_dit(run: TrainingRun, network: DiT) -> None:
+    config, init = run.config, run.init
+    autoencoder = trained_on(config, init)
+    if init is None:
         ids = list(range(len(run.dataset.classes)))
-        network = new_network(config, num_classes=len(ids), latent_shape=shape)
+    else:
+        ids = list(class_ids(init, run.dataset, run.progress))
     settings: dict[str, Any] = {"images": run.dataset.fingerprint, "autoencoder": autoencoder.digest}
+    settings |= run.dataset.framing.record()
     if config.generator_classes is not None:
         settings["class_ids"] = ids
     if config.generator_heads is not None:
         settings["generator_heads"] = config.generator_heads
     run.log.begin("dit", {**identity(config, "dit"), **settings})
-    latents = training_latents(run, autoencoder, ids)
-    network, log = train_network(run, network, latents)
+    network, log = train_network(run, network, training_latents(run, autoencoder, ids))
     run.log.finish("dit", log)
-    _save(run, network, source)
+    _save(run, network, autoencoder.source)
 
 
 def _save(run: TrainingRun, network: DiT, source: str) -> None:
@@ -107,4 +109,5 @@ def _save(run: TrainingRun, network: DiT, source: str) -> None:
         schedule=run.schedule,
         cfg_channels=None if init is None else init.cfg_channels,
         dtype=STORED_DTYPES[config.stored_precision],
+        framing=run.dataset.framing,
     )

@@ -22,6 +22,15 @@ class Round:
     epochs: int
 
 
+@dataclass(frozen=True)
+class Units:
+    """Seconds that parts of a trial take: a set of images, a training before its first epoch, an epoch."""
+
+    set_s: float
+    training_s: float
+    epoch_s: float
+
+
 def halving(candidates: int, seeds: int, epochs: int) -> tuple[Round, ...]:
     """Plan rounds that cost alike: half of the candidates go on, with twice the training.
 
@@ -43,43 +52,44 @@ def halving(candidates: int, seeds: int, epochs: int) -> tuple[Round, ...]:
     return tuple(rounds)
 
 
-def cost_s(rounds: tuple[Round, ...], set_s: float, epoch_s: float) -> float:
+def cost_s(rounds: tuple[Round, ...], units: Units) -> float:
     """Seconds of a plan: every set of images is made once, every training done anew.
 
     Args:
         rounds: The plan.
-        set_s: Seconds to make one set of images.
-        epoch_s: Seconds of one epoch on it.
+        units: What was timed.
     """
     made, seconds = 0, 0.0
     for one in rounds:
         arms = one.candidates + (one is not rounds[0])  # with the default, should it not be among them
-        seconds += arms * one.seeds * one.epochs * epoch_s + arms * max(0, one.seeds - made) * set_s
+        training_s = units.training_s + one.epochs * units.epoch_s
+        seconds += arms * (one.seeds * training_s + max(0, one.seeds - made) * units.set_s)
         made = max(made, one.seeds)
     return seconds
 
 
-def fitting(most: int, epochs: int, set_s: float, epoch_s: float, budget_s: float) -> tuple[Round, ...]:
+def fitting(most: int, epochs: int, units: Units, budget_s: float) -> tuple[Round, ...]:
     """Find the largest plan that fits a budget: fewer candidates, then fewer seeds, then shorter trainings.
 
     Args:
         most: Candidates there are.
         epochs: Of the protocol's whole training.
-        set_s: Seconds to make one set of images.
-        epoch_s: Seconds of one epoch.
+        units: What was timed.
         budget_s: What may be spent.
 
     Raises:
         UserError: Not even the smallest plan fits; the message says what it takes.
     """
-    rounds: tuple[Round, ...] = ()
+    least_s = float("inf")
     for rounds in _plans(most, epochs):
-        if cost_s(rounds, set_s, epoch_s) <= budget_s:
+        seconds = cost_s(rounds, units)
+        if seconds <= budget_s:
             return rounds
-    needed = -(-cost_s(rounds, set_s, epoch_s) // 60)
+        least_s = min(least_s, seconds)
     raise UserError(
-        f"--budget must be at least {needed:.0f}m here, where a set of images takes {set_s:.3g} s and an"
-        f" epoch {epoch_s:.3g} s, got {budget_s / 60:.3g}m; fewer --epochs take less"
+        f"the smallest plan takes about {-(-least_s // 60):.0f} min here ({units.set_s:.3g} s for a set of"
+        f" images, {units.training_s:.3g} s and {units.epoch_s:.3g} s an epoch for a training), and"
+        f" {max(0.0, budget_s) / 60:.3g} min of --budget are left: raise it, or give fewer --epochs"
     )
 
 

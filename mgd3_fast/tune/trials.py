@@ -91,7 +91,8 @@ class Trials:
     def whole_training(self, made: Path) -> int:
         """Choose the protocol's first network, and tell the epochs of its training on a set of images."""
         asked = self._evaluation(made, self.config.seed, self.config.epochs or "code")
-        first = make_plan(asked, SILENT).first
+        with self._timed():
+            first = make_plan(asked, SILENT).first
         self.journal.network = first.network
         return first.recipe.epochs
 

@@ -18,7 +18,7 @@ from mgd3_fast.generators import load_generator
 from mgd3_fast.generators.folder import DESCRIPTION, amend_description
 from mgd3_fast.progress import SILENT, Progress
 from mgd3_fast.tune.candidates import Candidate, candidates
-from mgd3_fast.tune.halving import Round, cost_s, fitting
+from mgd3_fast.tune.halving import Round, Units, cost_s, fitting
 from mgd3_fast.tune.journal import open_journal
 from mgd3_fast.tune.trials import Trials
 from mgd3_fast.writers import check_writable, read_manifest
@@ -78,27 +78,35 @@ def tune(
 
 
 def _planned(trials: Trials, tried: tuple[Candidate, ...], progress: Progress) -> tuple[Round, ...]:
-    """Time one set of images and some epochs of the present defaults, and plan what fits the budget."""
-    config, journal, present = trials.config, trials.journal, tried[0]
+    """Plan what fits the budget, from a set of images and some epochs of the present defaults."""
+    config, journal = trials.config, trials.journal
     with progress.activity("timing one set of images and some epochs"):
-        before = journal.spent_s
-        made = trials.make(present, config.seed)
-        set_s = journal.spent_s - before
-        if made is None:
-            raise ValueError(journal.failed[present.name])
-        epochs = trials.whole_training(made)
-        timed = max(1, epochs // TIMED_SHARE)
-        before = journal.spent_s
-        trials.score(present, config.seed, timed)
-        epoch_s = (journal.spent_s - before) / timed
+        epochs, units = _timed(trials, tried[0])
     left_s = config.budget - journal.spent_s
-    rounds = fitting(len(tried), epochs, set_s, epoch_s, left_s)
-    seconds = cost_s(rounds, set_s, epoch_s)
+    rounds = fitting(len(tried), epochs, units, left_s)
     progress.note(
-        f"a set of images takes {set_s:.3g} s, an epoch {epoch_s:.3g} s: about {seconds / 60:.0f} min of the"
+        f"a set of images takes {units.set_s:.3g} s, a training {units.training_s:.3g} s and"
+        f" {units.epoch_s:.3g} s an epoch: about {cost_s(rounds, units) / 60:.0f} min of the"
         f" {left_s / 60:.0f} min left"
     )
     return rounds
+
+
+def _timed(trials: Trials, present: Candidate) -> tuple[int, Units]:
+    """Epochs of a whole training, and the seconds of what trials are made of."""
+    journal, seed = trials.journal, trials.config.seed
+    started = journal.spent_s
+    made = trials.make(present, seed)
+    if made is None:
+        raise ValueError(journal.failed[present.name])
+    with_set = journal.spent_s
+    epochs = trials.whole_training(made)
+    opened = journal.spent_s
+    timed = max(1, epochs // TIMED_SHARE)
+    trials.score(present, seed, timed)
+    training_s = opened - with_set
+    trained_s = journal.spent_s - opened
+    return epochs, Units(with_set - started, training_s, max(0.0, trained_s - training_s) / timed)
 
 
 def _described(rounds: tuple[Round, ...]) -> str:

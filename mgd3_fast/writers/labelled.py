@@ -64,7 +64,7 @@ class LabelledImage:
         return content
 
     def load(self) -> Image.Image:
-        """Decode the image to RGB; its sha256 is not compared.
+        """Decode the image as `decode_image` does; its sha256 is not compared.
 
         Raises:
             UserError: It is gone or damaged.

@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
-from mgd3_fast.datasets import Dataset, run_ahead
+from mgd3_fast.datasets import Dataset, Framing, run_ahead
 from mgd3_fast.datasets.class_list import built_in_list, class_list
 from mgd3_fast.datasets.dataset import list_hash
 from mgd3_fast.datasets.folders import class_folders, left_out_notes, scan_folder
@@ -121,6 +121,16 @@ def read_labelled(path: Path, dataset: str | None, option: str, progress: Progre
         )
     run.check_files()
     return run
+
+
+def recorded_framings(folders: Sequence[Path], option: str) -> dict[str, Framing]:
+    """How the images of finished runs became RGB and square, by their folders; other folders tell nothing.
+
+    Raises:
+        UserError: A folder is none, or an unfinished run.
+    """
+    manifests = {str(path): _finished_manifest(path, option) for path in folders}
+    return {name: Framing.recorded(found["settings"]) for name, found in manifests.items() if found}
 
 
 def read_ahead(images: Sequence[LabelledImage], read: Callable[[LabelledImage], Value]) -> Iterator[Value]:

@@ -229,6 +229,17 @@ OPTIONS = {
         "--shard-mib",
         *REPORTING,
     ],
+    "check": [
+        "--data-dir",
+        "--classes",
+        "--ipc",
+        "--size",
+        "--background",
+        "--fit",
+        "--out",
+        "--cache-dir",
+        *REPORTING,
+    ],
     "doctor": ["--online", "--accuracy", "--generator", *REPORTING],
 }
 
@@ -257,7 +268,7 @@ def test_options_are_frozen(command: str) -> None:
 
 def test_commands_are_frozen() -> None:
     assert " ".join(COMMANDS) == (
-        "distill encode discover evaluate train export metrics convert report doctor"
+        "distill check encode discover evaluate train export metrics convert report doctor"
     )
 
 

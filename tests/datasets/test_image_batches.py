@@ -71,7 +71,7 @@ def test_batches_hold_cropped_images_in_order(tmp_path: Path, workers: int) -> N
 
 
 def test_error_names_file_reason_and_way_out(damaged: Dataset) -> None:
-    with pytest.raises(UserError, match=r"a/1\.png cannot be read: the file is empty \(on_bad_image=skip"):
+    with pytest.raises(UserError, match=r"a/1\.png cannot be read: the file is empty \(--on-bad-image skip"):
         list(image_batches(damaged, 0, 8, 2))
 
 

@@ -9,6 +9,7 @@ import shutil
 import signal
 from collections.abc import Callable
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +97,21 @@ def curves(out: Path) -> dict[str, Any]:
 
 
 # Results
+
+
+def test_bad_test_images_are_errors_or_left_out_and_counted(
+    config: Callable[..., EvaluateConfig], dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(dataset, tmp_path / "colours")
+    (tmp_path / "colours" / "val" / "bee" / "3.png").write_bytes(b"no image")
+    asked = config(dataset=str(tmp_path / "colours"), repeats=1, epochs=1, tests=1)
+    with pytest.raises(UserError, match=r"bee/3\.png cannot be read: .*\(--on-bad-image skip leaves"):
+        evaluate(asked)
+    result = evaluate(replace(asked, on_bad_image="skip"), Progress())
+    assert (result["dataset"]["images"], result["dataset"]["skipped"]) == (59, 1)
+    told = capsys.readouterr().err
+    assert told.count("bee/3.png") == 1
+    assert "bee/3.png: not an image that Pillow can read" in told
 
 
 def test_result_has_every_repeat_and_setting(config: Callable[..., EvaluateConfig], tmp_path: Path) -> None:

@@ -277,12 +277,14 @@ def test_metrics_and_report(place: Place, golden: Golden) -> None:
 
 
 TINY_TRAINING = {
+    "preset": "large",
     "resolution": 16,
     "vae-channels": "8,16",
     "vae-layers": 1,
     "vae-attention": "none",
     "vae-steps": 3,
     "vae-batch-size": 5,
+    "vae-ema": 0.999,
     "hidden": 16,
     "depth": 1,
     "heads": 2,
@@ -332,7 +334,7 @@ def test_command_line(place: Place, golden: Golden) -> None:
     """Commands, and every option of each with its help and default."""
     status, printed, _ = command("--help")
     commands = [name for name in described(printed) if re.fullmatch("[a-z]+", name)]
-    assert (status, len(commands)) == (0, 10)
+    assert status == 0
     found: dict[str, Any] = {"": described(printed)}
     found |= {name: described(command(name, "--help")[1]) for name in commands}
     golden.check("command-line", found)

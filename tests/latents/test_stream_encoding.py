@@ -365,7 +365,9 @@ class TestBadImages:
         return stream
 
     def test_bad_image_is_an_error_by_default(self, stream: Pictures, store: LatentStore) -> None:
-        with pytest.raises(UserError, match=r"^wds:pictures: 0/1\.png cannot be read: not an image .*=skip"):
+        with pytest.raises(
+            UserError, match=r"^wds:pictures: 0/1\.png cannot be read: not an image .*--on-bad-image skip"
+        ):
             read(stream, store)
 
     def test_skipped_images_are_reported(self, stream: Pictures, store: LatentStore) -> None:

@@ -219,11 +219,11 @@ def test_the_command_writes_json_and_pictures(folders, tmp_path, capsys):
 
 @pytest.mark.parametrize(
     ("features", "reads"),
-    [("latents", "encode_dataset"), ("pixels", "image_batches")],
+    [("latents", "run.sources.encode_dataset"), ("pixels", "metrics.real_images.image_batches")],
     ids=["latents", "pixels"],
 )
 def test_a_folder_of_other_classes_is_refused_before_any_image_is_read(folders, monkeypatch, features, reads):
-    monkeypatch.setattr(f"mgd3_fast.metrics.real_images.{reads}", lambda *_, **__: pytest.fail("read"))
+    monkeypatch.setattr(f"mgd3_fast.{reads}", lambda *_, **__: pytest.fail("read"))
     monkeypatch.setattr("mgd3_fast.writers.labelled.LabelledImage.load", lambda *_: pytest.fail("read"))
     with pytest.raises(UserError, match="must hold classes of mnist5k alone, unknown 7"):
         measure(MetricsConfig(folders=(folders[0],), dataset="mnist5k", classes="0,1", features=features))

@@ -153,9 +153,7 @@ def found(tmp_path: Path) -> tuple[Dataset, LatentStore, ModeSet]:
 class TestPlotModes:
     def test_two_pictures_a_class(self, found: tuple[Dataset, LatentStore, ModeSet], tmp_path: Path) -> None:
         dataset, store, modes = found
-        pictures = plot_modes(
-            dataset.subset([0, 2]), store, modes, tmp_path / "plots", resolution=8, projection="pca"
-        )
+        pictures = plot_modes(dataset.subset([0, 2]), store, modes, tmp_path / "plots", projection="pca")
         names = ["0000-0-map.png", "0000-0-nearest.png", "0002-2-map.png", "0002-2-nearest.png"]
         assert [path.name for path in pictures] == names
         assert sorted(path.name for path in (tmp_path / "plots").iterdir()) == names
@@ -170,7 +168,7 @@ class TestPlotModes:
         assert latents is not None
         put_latents(store, cls, latents[1:].clone(), torch.arange(1, 12))
         modes = discover_modes(dataset, store, (4, 2, 2), Discovery(ipc=3))
-        plot_modes(dataset.subset([1]), store, modes, tmp_path / "plots", resolution=8, projection="pca")
+        plot_modes(dataset.subset([1]), store, modes, tmp_path / "plots", projection="pca")
         sheet = np.asarray(Image.open(tmp_path / "plots" / "0001-1-nearest.png").convert("RGB"))
         for mode, source in enumerate(modes.source_index[1].tolist()):
             top, left = 54 + 118 * mode, 132
@@ -183,7 +181,7 @@ class TestPlotModes:
         store = LatentStore(tmp_path / "cache", "d1gest", 8, flip=flip)
         encode_dataset(dataset, PoolingEncoder(), store)
         modes = discover_modes(dataset, store, (4, 2, 2), Discovery(ipc=9, method="kmeans-closest"))
-        plot_modes(dataset, store, modes, tmp_path / "plots", resolution=8, projection="pca")
+        plot_modes(dataset, store, modes, tmp_path / "plots", projection="pca")
         sheet = np.asarray(Image.open(tmp_path / "plots" / "0000-0-nearest.png").convert("RGB"))
         encoder = PoolingEncoder()
         for mode in range(9):
@@ -198,7 +196,7 @@ class TestPlotModes:
         dataset, store, modes = found
         store.path(dataset.classes[0]).unlink()
         with pytest.raises(UserError, match="latents of class 0 must be encoded first"):
-            plot_modes(dataset, store, modes, tmp_path / "plots", resolution=8)
+            plot_modes(dataset, store, modes, tmp_path / "plots")
 
 
 @pytest.fixture

@@ -111,7 +111,7 @@ def test_bad_images_are_refused_or_never_chosen(pictures: Path, tmp_path: Path, 
     for number in (0, 2, 5):
         (root / "bee" / f"{number}.png").write_bytes(b"no image")
     dataset = open_dataset(str(root))
-    with pytest.raises(UserError, match="on_bad_image=skip"):
+    with pytest.raises(UserError, match="--on-bad-image skip"):
         select_images(dataset, 1, method, 4, seed=0)
     bad: list[Any] = []
     chosen = select_images(dataset, 1, method, 4, seed=0, on_bad_image="skip", bad_images=bad)

@@ -15,8 +15,9 @@ from mgd3_fast.config.train import TrainConfig
 from mgd3_fast.errors import UserError
 from mgd3_fast.fit import load_checkpoint, step_generator
 from mgd3_fast.progress import SILENT
-from mgd3_fast.train.fitting import fit_network, steps_of
+from mgd3_fast.train.fitting import fit_network
 from mgd3_fast.train.log import TrainingLog
+from mgd3_fast.train.preset import steps_of
 from mgd3_fast.train.run import TrainingRun
 
 CONFIG = TrainConfig(
@@ -28,6 +29,7 @@ CONFIG = TrainConfig(
     schedule="cosine",
     warmup=3,
     ema=0.9,
+    vae_ema=0.9,
     clip_grad=1.0,
     checkpoint_every=5,
 )
@@ -36,6 +38,7 @@ CONFIG = TrainConfig(
 def fitted(model: nn.Module, step_loss: Any, out: Path, part: str = "dit", **changes: Any) -> Any:
     """Fit a model by a training run without images; returns the averaged one and the log."""
     config, log = replace(CONFIG, out=out, **changes), TrainingLog(out / "unused")
+    log.begin(part, {})
     nothing: Any = None
     run = TrainingRun(config, nothing, None, nothing, 16, torch.device("cpu"), False, log, SILENT)
     return fit_network(run, part, model, step_loss, count=100)

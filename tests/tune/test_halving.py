@@ -7,7 +7,9 @@ import pytest
 from mgd3_fast.config import SamplingDefaults
 from mgd3_fast.errors import UserError
 from mgd3_fast.tune.candidates import EPSILON_FACTOR, Candidate, candidates
-from mgd3_fast.tune.halving import EPOCH_HALVINGS, Round, cost_s, fitting, halving
+from mgd3_fast.tune.halving import EPOCH_HALVINGS, Round, Units, cost_s, fitting, halving
+
+UNITS = Units(set_s=5.0, training_s=1.0, epoch_s=0.5)
 
 
 @pytest.mark.parametrize(
@@ -26,27 +28,29 @@ def test_half_go_on_with_twice_the_training(candidates_, seeds, epochs, rounds):
 
 def test_cost_counts_each_set_once_and_every_epoch():
     rounds = (Round(4, 1, 10), Round(2, 3, 20))
-    # 4 x (set + 10 epochs), then 2 and the default: 3 seeds x 20 epochs, and two further sets each.
-    assert cost_s(rounds, 100.0, 1.0) == 4 * 110 + 3 * (3 * 20 + 2 * 100)
+    # 4 x (set, start and 10 epochs), then 2 and the default: 3 seeds x 20 epochs, and two more sets each.
+    assert cost_s(rounds, Units(100.0, 5.0, 1.0)) == 4 * 115 + 3 * (3 * 25 + 2 * 100)
 
 
 def test_the_largest_plan_that_fits_is_taken():
     costs = []
     for budget in (1e9, 3000, 1500, 700, 300):
-        rounds = fitting(14, 64, 5.0, 0.5, budget)
-        costs.append(cost_s(rounds, 5.0, 0.5))
+        rounds = fitting(14, 64, UNITS, budget)
+        costs.append(cost_s(rounds, UNITS))
         assert costs[-1] <= budget
-    assert fitting(14, 64, 5.0, 0.5, 1e9) == halving(14, 5, 64)
+    assert fitting(14, 64, UNITS, 1e9) == halving(14, 5, 64)
     assert costs == sorted(costs, reverse=True)
     assert costs[0] > costs[-1]
 
 
 def test_a_budget_for_nothing_is_told_what_it_takes():
-    smallest = cost_s(halving(4, 3, 64 >> EPOCH_HALVINGS), 5.0, 0.5)
-    with pytest.raises(UserError, match=r"--budget must be at least \dm here, .* got 0.5m") as refusal:
-        fitting(14, 64, 5.0, 0.5, 30.0)
-    minutes = int(str(refusal.value).split("at least ")[1].split("m")[0])
-    assert fitting(14, 64, 5.0, 0.5, 60.0 * minutes)
+    smallest = cost_s(halving(4, 3, 64 >> EPOCH_HALVINGS), UNITS)
+    with pytest.raises(
+        UserError, match=r"smallest plan takes about \d min .* 0.5 min of --budget are left"
+    ) as refusal:
+        fitting(14, 64, UNITS, 30.0)
+    minutes = int(str(refusal.value).split("about ")[1].split(" min")[0])
+    assert fitting(14, 64, UNITS, 60.0 * minutes)
     assert smallest <= 60.0 * minutes
 
 
