@@ -6,16 +6,19 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from mgd3_fast.config.encode import ON_BAD_IMAGE, PRECISIONS
+from mgd3_fast.config.encode import PRECISIONS
 from mgd3_fast.config.fields import (
     CACHE,
     LARGEST_SEED,
     argument,
+    background_option,
+    bad_image_option,
     check_number,
     check_options,
     classes_option,
     data_dir_option,
     device_option,
+    fit_option,
     folder,
     option,
     path,
@@ -75,9 +78,9 @@ class TuneConfig:
     dry_run: bool = option(
         "leave the generator's folder as it is", default=False, parse=bool, action="store_true"
     )
-    on_bad_image: str = option(
-        "what to do about an image that cannot be read", default="error", choices=ON_BAD_IMAGE
-    )
+    background: str | None = background_option("what the generator records, else ")
+    fit: str | None = fit_option("likewise, else ")
+    on_bad_image: str = bad_image_option()
     precision: str = option("number format of the generator", default="auto", choices=PRECISIONS)
     device: str = device_option()
     cache_dir: Path | str | None = path(f"where latents are kept for later runs {CACHE}", default=None)

@@ -15,7 +15,7 @@ from mgd3_fast.errors import UserError
 from mgd3_fast.tune.halving import Round
 
 JOURNAL = "journal.json"
-_DECIDING = ("generator", "dataset", "classes", "ipc", "seed", "epochs", "precision")
+_DECIDING = ("generator", "dataset", "classes", "ipc", "seed", "epochs", "background", "fit", "precision")
 
 
 @dataclass

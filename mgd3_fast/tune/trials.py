@@ -120,6 +120,8 @@ class Trials:
             "data_dir",
             "classes",
             "ipc",
+            "background",
+            "fit",
             "on_bad_image",
             "precision",
             "device",
@@ -128,7 +130,7 @@ class Trials:
         return {**{name: getattr(self.config, name) for name in names}, "split": "fit"}
 
     def _evaluation(self, made: Path, seed: int, epochs: int | str) -> EvaluateConfig:
-        names = ("dataset", "data_dir", "classes", "device")
+        names = ("dataset", "data_dir", "classes", "on_bad_image", "device")
         return EvaluateConfig(
             **{name: getattr(self.config, name) for name in names},
             folders=(made,),
