@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from mgd3_fast.run.distillation import DistilledDataset
 
 CONFIG = DistillConfig
-LOW_RECOVERY = 0.5
+LOW_RECOVERY = 0.5  # of what is not chance
 
 
 def run(config: DistillConfig, progress: Progress) -> tuple[dict[str, Any], str]:
@@ -40,8 +40,9 @@ def _recovery(distilled: DistilledDataset, ipc: int) -> str:
     share = distilled.mode_recovery
     if not distilled.guided or share is None:
         return ""
-    said = f"\nmode recovery {share:.0%} ({1 / ipc:.0%} by chance)"
-    if share >= LOW_RECOVERY:
+    chance = 1 / ipc
+    said = f"\nmode recovery {share:.0%} ({chance:.0%} by chance)"
+    if share - chance >= LOW_RECOVERY * (1 - chance):
         return said
     return f"{said}: guidance hardly decides what is drawn; `mgd3-fast tune` finds a stronger one"
 

@@ -21,6 +21,7 @@ from mgd3_fast.run.discovery import discover
 from mgd3_fast.run.distillation import distill
 from mgd3_fast.tune.candidates import Candidate
 from mgd3_fast.tune.journal import Journal
+from mgd3_fast.writers import MANIFEST
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,8 @@ class Trials:
         name = f"{candidate.name}-seed-{seed}"
         settings: dict[str, Any] = asdict(candidate)
         out = self._out / "sets" / name
+        if (out / MANIFEST).is_file():
+            return out  # whole; to have it checked again would load the network
         try:
             with self._timed():
                 made = distill(

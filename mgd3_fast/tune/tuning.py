@@ -101,11 +101,12 @@ def _timed(trials: Trials, present: Candidate) -> tuple[int, Units]:
         raise ValueError(journal.failed[present.name])
     with_set = journal.spent_s
     epochs = trials.whole_training(made)
-    opened = journal.spent_s
-    timed = max(1, epochs // TIMED_SHARE)
+    training_s = journal.spent_s - with_set
+    trials.score(present, seed, 1)  # a first training also loads what the others find loaded
+    warm = journal.spent_s
+    timed = max(2, epochs // TIMED_SHARE)
     trials.score(present, seed, timed)
-    training_s = opened - with_set
-    trained_s = journal.spent_s - opened
+    trained_s = journal.spent_s - warm
     return epochs, Units(with_set - started, training_s, max(0.0, trained_s - training_s) / timed)
 
 
