@@ -16,7 +16,7 @@ from mgd3_fast.config.tune import TuneConfig
 from mgd3_fast.errors import Interrupted, UserError
 from mgd3_fast.evaluate import evaluation
 from mgd3_fast.generators import load_generator
-from mgd3_fast.generators.folder import DESCRIPTION, amend_description
+from mgd3_fast.generators.folder import DESCRIPTION
 from mgd3_fast.progress import SILENT
 from mgd3_fast.run.distillation import distill
 from mgd3_fast.tune import halving, trials, tuning
@@ -189,13 +189,3 @@ def test_a_folder_holds_one_tuning(asked, tmp_path):
 def test_a_wrong_budget_is_one_line(capsys, budget, words):
     assert main(["tune", "demo-mnist5k", "--dataset", "mnist5k", "--ipc", "1", "--budget", budget]) == 2
     assert words in capsys.readouterr().err
-
-
-def test_a_description_is_amended_whole_or_not_at_all(generator):
-    before = (generator / DESCRIPTION).read_bytes()
-    with pytest.raises(TypeError):
-        amend_description(generator, quality=object())
-    assert (generator / DESCRIPTION).read_bytes() == before
-    amend_description(generator, quality={"x": 1})
-    assert json.loads((generator / DESCRIPTION).read_text())["quality"] == {"x": 1}
-    assert [path.name for path in generator.iterdir() if path.name.startswith(".")] == []
