@@ -74,7 +74,9 @@ def runs(roots: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> 
     folders = []
     for root, options in zip(roots, (FRAMED, {}), strict=True):
         out = tmp_path_factory.mktemp("runs") / "random"
-        config = DistillConfig(dataset=str(root / "train"), method="random", ipc=2, out=out, **options)
+        config = DistillConfig(
+            dataset=str(root / "train"), method="random", ipc=2, image_size=128, out=out, **options
+        )
         distill(config)
         folders.append(out)
     return folders[0], folders[1]
