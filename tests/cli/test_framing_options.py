@@ -74,7 +74,9 @@ def runs(roots: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> 
     folders = []
     for root, options in zip(roots, (FRAMED, {}), strict=True):
         out = tmp_path_factory.mktemp("runs") / "random"
-        config = DistillConfig(dataset=str(root / "train"), method="random", ipc=2, out=out, **options)
+        config = DistillConfig(
+            dataset=str(root / "train"), method="random", ipc=2, image_size=128, out=out, **options
+        )
         distill(config)
         folders.append(out)
     return folders[0], folders[1]
@@ -260,6 +262,6 @@ def test_a_trained_generator_records_it(roots: tuple[Path, Path], tmp_path: Path
     command = ["train", "--dataset", str(roots[0] / "train"), "--out", str(tmp_path / "out"), "--steps", "1"]
     command += ["--resolution", "16", "--vae-channels", "32,32", "--vae-layers", "1", "--hidden", "24"]
     command += ["--depth", "1", "--heads", "2", "--batch-size", "2", "--vae-batch-size", "2", "--quiet"]
-    command += ["--cache-dir", str(tmp_path / "cache")]
+    command += ["--cache-dir", str(tmp_path / "cache"), "--judge", "off", "--vae-steps", "1"]
     assert main([*command, *OPTIONS]) == DONE
     assert FRAMED.items() <= json.loads((tmp_path / "out" / "generator.json").read_text()).items()
