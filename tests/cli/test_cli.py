@@ -25,7 +25,6 @@ pytestmark = pytest.mark.usefixtures("cache")
 
 REPORTING = ["--quiet", "--json"]
 PLOTTING = ["--plot", "--projection", "--plot-classes"]
-FRAMING = ["--background", "--fit"]
 ENCODE = [
     "--dataset",
     "--data-dir",
@@ -40,7 +39,8 @@ ENCODE = [
     "--flip",
     "--posterior",
     "--storage",
-    *FRAMING,
+    "--background",
+    "--fit",
 ]
 OPTIONS = {
     "encode": [*ENCODE, "--shard", *REPORTING],
@@ -94,13 +94,13 @@ OPTIONS = {
         *REPORTING,
     ],
     "train": [
-        *FRAMING,
-        "--preset",
         "--dataset",
         "--data-dir",
         "--classes",
+        "--split",
         "--out",
         "--part",
+        "--preset",
         "--init",
         "--generator-classes",
         "--generator-heads",
@@ -140,14 +140,19 @@ OPTIONS = {
         "--checkpoint-every",
         "--cache-dir",
         "--on-bad-image",
+        "--sample-sheets",
+        "--judge",
         "--stored-precision",
         "--name",
         "--licence",
         "--cfg-scale",
         "--mode-scale",
         "--t-stop",
+        "--background",
+        "--fit",
         *REPORTING,
     ],
+    "judge": [*ENCODE, "--samples", "--seed", "--out", *REPORTING],
     "metrics": [
         *ENCODE,
         "--features",
@@ -165,7 +170,6 @@ OPTIONS = {
         *REPORTING,
     ],
     "report": [
-        *FRAMING,
         "--dataset",
         "--data-dir",
         "--generator",
@@ -175,6 +179,8 @@ OPTIONS = {
         "--map",
         "--cache-dir",
         "--out",
+        "--background",
+        "--fit",
         *REPORTING,
     ],
     "export": [
@@ -189,8 +195,6 @@ OPTIONS = {
         *REPORTING,
     ],
     "evaluate": [
-        *FRAMING,
-        "--on-bad-image",
         "--dataset",
         "--data-dir",
         "--classes",
@@ -224,10 +228,12 @@ OPTIONS = {
         "--precision",
         "--compile",
         "--keep-weights",
+        "--background",
+        "--fit",
+        "--on-bad-image",
         *REPORTING,
     ],
     "convert": [
-        *FRAMING,
         "--format",
         "--dataset",
         "--size",
@@ -235,6 +241,8 @@ OPTIONS = {
         "--normalisation",
         "--tensor-file",
         "--shard-mib",
+        "--background",
+        "--fit",
         *REPORTING,
     ],
     "check": [
@@ -276,7 +284,7 @@ def test_options_are_frozen(command: str) -> None:
 
 def test_commands_are_frozen() -> None:
     assert " ".join(COMMANDS) == (
-        "distill check encode discover evaluate train export metrics convert report doctor"
+        "distill check encode discover evaluate train judge export metrics convert report doctor"
     )
 
 

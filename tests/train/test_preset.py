@@ -163,6 +163,6 @@ def test_an_autoencoder_from_elsewhere_brings_its_size_too(tmp_path, capsys):
 
 def test_without_any_size_the_images_decide(tmp_path: Path) -> None:
     images = write_images(tmp_path / "images", count=2, size=(40, 35))
-    tiny = {"vae_channels": (4, 8), "vae_steps": 1, "steps": 1, "hidden": 8, "depth": 1}
+    tiny = {"vae_channels": (4, 8), "vae_steps": 1, "steps": 1, "hidden": 8, "depth": 1, "judge": "off"}
     out = train(TrainConfig(dataset=str(images), out=tmp_path / "gen", cache_dir=tmp_path / "c", **tiny))
     assert json.loads((out / "generator.json").read_text())["resolution"] == 32
