@@ -31,6 +31,7 @@ COMMANDS = {
     "encode": "only the latent store",
     "discover": "only the modes",
     "evaluate": "train classifiers on distilled folders and test them on real images",
+    "compare": "MGD3 beside the generator alone and real images: tables, and a verdict in words",
     "train": "fit a generator (autoencoder and DiT) on a dataset",
     "judge": "is a generator any good: good, usable or poor, from its reconstructions and samples",
     "export": "the network as an ONNX graph or a TensorRT engine, ahead of time",

@@ -14,6 +14,7 @@ from mgd3_fast.datasets import Dataset
 from mgd3_fast.fit import step_generator
 from mgd3_fast.generators import Autoencoder
 from mgd3_fast.latents import ClassLatents, LatentStore, encode_dataset, note_old_latents
+from mgd3_fast.run.sources import note_skipped
 from mgd3_fast.train.augment import augment
 from mgd3_fast.train.run import TrainingRun
 
@@ -141,7 +142,11 @@ def _store(run: TrainingRun, encoder: Autoencoder | ChangedCopies) -> LatentStor
 def _encoded(run: TrainingRun, dataset: Dataset, encoder: Autoencoder | ChangedCopies) -> list[ClassLatents]:
     """The latents of each class, encoded as far as they are not in the cache."""
     store, rule = _store(run, encoder), run.config.on_bad_image
-    encode_dataset(dataset, encoder, store, device=run.device, on_bad_image=rule, progress=run.progress)
+    report = encode_dataset(
+        dataset, encoder, store, device=run.device, on_bad_image=rule, progress=run.progress
+    )
+    if not isinstance(encoder, ChangedCopies):  # which lack the same images
+        note_skipped(report.bad_images, run.progress)
     return stored_latents(store, dataset)
 
 
