@@ -231,6 +231,7 @@ OPTIONS = {
         "--background",
         "--fit",
         "--on-bad-image",
+        "--all-real",
         *REPORTING,
     ],
     "convert": [
@@ -284,7 +285,7 @@ def test_options_are_frozen(command: str) -> None:
 
 def test_commands_are_frozen() -> None:
     assert " ".join(COMMANDS) == (
-        "distill check encode discover evaluate train judge export metrics convert report doctor"
+        "distill check encode discover evaluate compare train judge export metrics convert report doctor"
     )
 
 
