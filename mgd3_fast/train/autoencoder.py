@@ -46,8 +46,7 @@ def train_autoencoder(run: TrainingRun, network: AutoencoderKL) -> Path:
             was begun on.
     """
     config, images = run.config, training_images(run)
-    about = {"images": run.dataset.fingerprint, **run.dataset.framing.record()}
-    run.log.begin("vae", {**identity(config, "vae"), **about})
+    run.log.begin("vae", {**identity(config, "vae"), **run.images})
     if _is_settled(run, steps_of(config, "vae", len(images))):
         return run.out / "vae"
     order = EpochOrder(len(images), config.vae_batch_size, config.seed, "vae", straddling=True)

@@ -134,7 +134,8 @@ def architecture(config: TrainConfig, num_classes: int, latent_shape: tuple[int,
         width, depth, heads = published.hidden_size, published.depth, published.num_heads
         patch = published.patch_size
     if side % patch:
-        raise UserError(f"patch must divide the {side} latent pixels of a side, got {patch}")
+        fitting = ", ".join(str(one) for one in range(1, side + 1) if side % one == 0)
+        raise UserError(f"patch must divide the {side} latent pixels of a side ({fitting}), got {patch}")
     return DiTConfig(
         input_size=side,
         patch_size=patch,

@@ -4,19 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from mgd3_fast.check import glance
 from mgd3_fast.config.train import TrainConfig
-from mgd3_fast.datasets import (
-    Dataset,
-    Framing,
-    ImageStream,
-    chosen_framing,
-    describe,
-    open_source,
-)
+from mgd3_fast.datasets import Dataset, Framing, ImageStream, chosen_framing, describe, open_source
 from mgd3_fast.datasets.holdout import fit_part
 from mgd3_fast.devices import resolve_device, resolve_precision
 from mgd3_fast.errors import UserError
@@ -66,6 +60,11 @@ class TrainingRun:
         """The generator folder."""
         return Path(self.config.out)
 
+    @property
+    def images(self) -> dict[str, Any]:
+        """What identifies the images as they are seen, as JSON values by name."""
+        return {"images": self.dataset.fingerprint, **self.dataset.framing.record()}
+
 
 def open_run(config: TrainConfig, progress: Progress) -> TrainingRun:
     """Open what a configuration names, and choose what it leaves open; nothing is written to `out`.
@@ -77,7 +76,7 @@ def open_run(config: TrainConfig, progress: Progress) -> TrainingRun:
     opened = _open(config, progress)
     log = TrainingLog(Path(config.out))
     init = None if config.init is None else _open_init(config, opened.name, progress)
-    framing = chosen_framing(config, _framed(config, init, log))
+    framing = _framing(config, init, log)
     schedule = _schedule_settings(init)
     vae = trained_on(config, init) if config.part == "dit" else None
     preset = preset_of(config, device)
@@ -86,7 +85,7 @@ def open_run(config: TrainConfig, progress: Progress) -> TrainingRun:
     if isinstance(opened, Dataset):
         opened = replace(opened, framing=framing)
     glance(config.dataset, opened, resolution, progress, on_bad_image=config.on_bad_image)
-    dataset, pixels = _readable(opened, framing, vae, resolution, config, device, progress)
+    dataset, pixels = _readable(opened, vae, resolution, framing, config, device, progress)
     if len(dataset) < 2:
         raise UserError(f"dataset must have at least 2 images to train on, got {len(dataset)}")
     config = completed(
@@ -182,19 +181,18 @@ def _resolution(
     return given
 
 
-def _framed(config: TrainConfig, init: Generator | None, log: TrainingLog) -> dict[str, Framing]:
-    """What pictures were framed like for `init`, or for the autoencoder that `out` holds already."""
-    if init is not None:
-        return {init.name: init.framing}
-    begun = log.begun_with("vae") if config.vae is None else {}
-    return {"the autoencoder": Framing.recorded(begun)} if begun else {}
+def _framing(config: TrainConfig, init: Generator | None, log: TrainingLog) -> Framing:
+    """What is given, or else what the folder was begun with, or that of `init`."""
+    begun = log.begun_with("both")
+    made = {str(config.out): Framing.recorded(begun)} if begun else {}
+    return chosen_framing(config, made or ({} if init is None else {init.name: init.framing}))
 
 
 def _readable(
     opened: Dataset | ImageStream,
-    framing: Framing,
     vae: KLAutoencoder | None,
     resolution: int,
+    framing: Framing,
     config: TrainConfig,
     device: torch.device,
     progress: Progress,

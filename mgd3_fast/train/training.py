@@ -87,8 +87,7 @@ def _train_dit(run: TrainingRun, network: DiT) -> None:
         ids = list(range(len(run.dataset.classes)))
     else:
         ids = list(class_ids(init, run.dataset, run.progress))
-    settings: dict[str, Any] = {"images": run.dataset.fingerprint, "autoencoder": autoencoder.digest}
-    settings |= run.dataset.framing.record()
+    settings: dict[str, Any] = {**run.images, "autoencoder": autoencoder.digest}
     if config.generator_classes is not None:
         settings["class_ids"] = ids
     if config.generator_heads is not None:

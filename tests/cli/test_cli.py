@@ -25,6 +25,7 @@ pytestmark = pytest.mark.usefixtures("cache")
 
 REPORTING = ["--quiet", "--json"]
 PLOTTING = ["--plot", "--projection", "--plot-classes"]
+FRAMING = ["--background", "--fit"]
 ENCODE = [
     "--dataset",
     "--data-dir",
@@ -39,8 +40,7 @@ ENCODE = [
     "--flip",
     "--posterior",
     "--storage",
-    "--background",
-    "--fit",
+    *FRAMING,
 ]
 OPTIONS = {
     "encode": [*ENCODE, "--shard", *REPORTING],
@@ -94,13 +94,14 @@ OPTIONS = {
         *REPORTING,
     ],
     "train": [
+        *FRAMING,
+        "--preset",
         "--dataset",
         "--data-dir",
         "--classes",
         "--split",
         "--out",
         "--part",
-        "--preset",
         "--init",
         "--generator-classes",
         "--generator-heads",
@@ -148,8 +149,6 @@ OPTIONS = {
         "--cfg-scale",
         "--mode-scale",
         "--t-stop",
-        "--background",
-        "--fit",
         *REPORTING,
     ],
     "judge": [*ENCODE, "--samples", "--seed", "--out", *REPORTING],
@@ -170,6 +169,7 @@ OPTIONS = {
         *REPORTING,
     ],
     "report": [
+        *FRAMING,
         "--dataset",
         "--data-dir",
         "--generator",
@@ -179,8 +179,6 @@ OPTIONS = {
         "--map",
         "--cache-dir",
         "--out",
-        "--background",
-        "--fit",
         *REPORTING,
     ],
     "export": [
@@ -195,6 +193,8 @@ OPTIONS = {
         *REPORTING,
     ],
     "evaluate": [
+        *FRAMING,
+        "--on-bad-image",
         "--dataset",
         "--data-dir",
         "--classes",
@@ -228,13 +228,11 @@ OPTIONS = {
         "--precision",
         "--compile",
         "--keep-weights",
-        "--background",
-        "--fit",
-        "--on-bad-image",
         "--all-real",
         *REPORTING,
     ],
     "convert": [
+        *FRAMING,
         "--format",
         "--dataset",
         "--size",
@@ -242,8 +240,6 @@ OPTIONS = {
         "--normalisation",
         "--tensor-file",
         "--shard-mib",
-        "--background",
-        "--fit",
         *REPORTING,
     ],
     "check": [
@@ -285,7 +281,7 @@ def test_options_are_frozen(command: str) -> None:
 
 def test_commands_are_frozen() -> None:
     assert " ".join(COMMANDS) == (
-        "distill check encode discover evaluate compare train judge export metrics convert report doctor"
+        "distill check encode discover evaluate compare train judge tune export metrics convert report doctor"
     )
 
 

@@ -11,8 +11,9 @@ import pytest
 import torch
 
 from mgd3_fast.config.train import TrainConfig
-from mgd3_fast.datasets import ArrayImages, Dataset, ImageClass
+from mgd3_fast.datasets import ArrayImages, Dataset, Framing, ImageClass
 from mgd3_fast.errors import UserError
+from mgd3_fast.generators import load_generator
 from mgd3_fast.train import train
 from mgd3_fast.train.preset import LARGE, SMALL, Preset, completed, preset_of, resolution_for, steps_of
 from tests.fakes.tiny_training import tiny_config, write_images
@@ -159,6 +160,17 @@ def test_an_autoencoder_from_elsewhere_brings_its_size_too(tmp_path, capsys):
     config = tiny_config(images, tmp_path / "second", **short, part="dit", vae=str(vae))
     train(replace(config, resolution=None))
     assert json.loads((tmp_path / "second/generator.json").read_text())["resolution"] == 16
+
+
+def test_dit_takes_the_framing_of_the_autoencoder_beside_it(tmp_path):
+    images = write_images(tmp_path / "images", count=2, size=(32, 16))
+    short = {"hidden": 8, "heads": 1, "depth": 1, "steps": 1, "vae_steps": 1}
+    framing = {"background": "black", "fit": "pad"}
+    train(tiny_config(images, tmp_path / "gen", **short, **framing, part="vae"))
+    out = train(tiny_config(images, tmp_path / "gen", **short, part="dit"))
+    assert load_generator(str(out)).framing == Framing((0, 0, 0), "pad")
+    with pytest.raises(UserError, match="fit must be 'pad' to go on with the training of dit"):
+        train(tiny_config(images, tmp_path / "gen", **short, part="dit", fit="crop"))
 
 
 def test_without_any_size_the_images_decide(tmp_path: Path) -> None:
