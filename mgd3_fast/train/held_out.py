@@ -75,9 +75,13 @@ def open_held_out_images(config: TrainConfig, dataset: Dataset) -> Dataset | Non
     classes = [one for one in opened.classes if len(one) and one.name in dataset.class_names]
     if not classes:
         return None
-    kept = [classes[place] for place in spread(len(classes), MOST_IMAGES)]
-    some = replace(opened, classes=tuple(kept), framing=dataset.framing)
-    return chosen_images(some, max(1, MOST_IMAGES // len(kept)))
+    return few_images(replace(opened, classes=tuple(classes), framing=dataset.framing))
+
+
+def few_images(dataset: Dataset) -> Dataset:
+    """At most 256 images of a dataset: of all classes, or one each of 256 evenly spread ones."""
+    kept = [dataset.classes[place] for place in spread(len(dataset.classes), MOST_IMAGES)]
+    return chosen_images(replace(dataset, classes=tuple(kept)), max(1, MOST_IMAGES // len(kept)))
 
 
 def best_before_rise(points: Sequence[dict[str, float]]) -> dict[str, float] | None:

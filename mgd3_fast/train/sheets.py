@@ -9,7 +9,7 @@ from functools import cached_property
 import torch
 
 from mgd3_engine.dit import DiT
-from mgd3_fast.datasets.holdout import chosen_images, spread
+from mgd3_fast.datasets.holdout import spread
 from mgd3_fast.evaluate.images import ImageSet
 from mgd3_fast.generators import Generator, KLAutoencoder, SamplingDefaults
 from mgd3_fast.generators.dit import DiTNetwork, dit_generator
@@ -18,7 +18,7 @@ from mgd3_fast.judge.images import read_images
 from mgd3_fast.judge.likeness import reconstruction_error
 from mgd3_fast.judge.samples import draw_samples
 from mgd3_fast.judge.sheets import RECONSTRUCTIONS, write_reconstructions, write_samples
-from mgd3_fast.train.held_out import MOST_IMAGES
+from mgd3_fast.train.held_out import few_images
 from mgd3_fast.train.run import TrainingRun
 
 FOLDER = "samples"
@@ -33,7 +33,7 @@ def show_reconstructions(run: TrainingRun) -> None:
     if held_out is None:
         if run.dataset.stream is not None:
             return
-        held_out = chosen_images(run.dataset, max(1, MOST_IMAGES // len(run.dataset.classes)))
+        held_out = few_images(run.dataset)
     images = read_images(held_out, run.resolution, run.config.on_bad_image)
     autoencoder = KLAutoencoder(run.out / "vae").to(run.device)
     decoded = autoencoder.decode(autoencoder.encode(images.pixels))

@@ -102,7 +102,6 @@ OPTIONS = {
         "--split",
         "--out",
         "--part",
-        "--preset",
         "--init",
         "--generator-classes",
         "--generator-heads",
@@ -150,8 +149,6 @@ OPTIONS = {
         "--cfg-scale",
         "--mode-scale",
         "--t-stop",
-        "--background",
-        "--fit",
         *REPORTING,
     ],
     "judge": [*ENCODE, "--samples", "--seed", "--out", *REPORTING],
@@ -182,8 +179,6 @@ OPTIONS = {
         "--map",
         "--cache-dir",
         "--out",
-        "--background",
-        "--fit",
         *REPORTING,
     ],
     "export": [
@@ -234,9 +229,7 @@ OPTIONS = {
         "--precision",
         "--compile",
         "--keep-weights",
-        "--background",
-        "--fit",
-        "--on-bad-image",
+        "--all-real",
         *REPORTING,
     ],
     "compare": [
@@ -270,8 +263,6 @@ OPTIONS = {
         "--normalisation",
         "--tensor-file",
         "--shard-mib",
-        "--background",
-        "--fit",
         *REPORTING,
     ],
     "check": [
@@ -313,7 +304,7 @@ def test_options_are_frozen(command: str) -> None:
 
 def test_commands_are_frozen() -> None:
     assert " ".join(COMMANDS) == (
-        "distill check encode discover evaluate compare train judge export metrics convert report doctor"
+        "distill check encode discover evaluate compare train judge tune export metrics convert report doctor"
     )
 
 
