@@ -37,6 +37,22 @@ def test_log_gets_a_line_every_ten_seconds_and_one_at_the_end(clock: list[float]
     ]
 
 
+def test_time_left_is_of_what_the_units_that_are_left_cost(clock: list[float]) -> None:
+    """Four cheap units, of which two were done before, then four that cost ten times as much."""
+    stream = io.StringIO()
+    costs = [1.0] * 4 + [10.0] * 4
+    with Progress(stream=stream).stage("evaluate", total=8, unit="epoch", costs=costs) as bar:
+        bar.skip(2)
+        for clock[0] in (5.0, 10.0, 60.0):
+            bar.advance()
+        bar.skip(1)
+    assert stream.getvalue().splitlines() == [
+        "evaluate: 4/8 epoch, 0.02 epoch/s, 3 min left",
+        "evaluate: 5/8 epoch, 0.02 epoch/s, 2 min left",
+        "evaluate: 6/8 epoch, 0.02 epoch/s, 100 s left",
+    ]
+
+
 def test_terminal_gets_a_bar_with_rate_and_time_left() -> None:
     stream = Terminal()
     with Progress(stream=stream).stage("sample", total=4, unit="img", initial=1) as bar:

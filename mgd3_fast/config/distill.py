@@ -44,7 +44,6 @@ _OF_GENERATION = (
     "generator_classes",
     "generator_heads",
     "preset",
-    "image_size",
     "prompts",
     "prompt_template",
     "negative_prompt",
@@ -173,7 +172,9 @@ class DistillConfig(DiscoverConfig):
         "what Stable Diffusion is led away from (default: an empty prompt)", default=None, metavar="TEXT"
     )
     image_size: int | None = whole(
-        "side that images are resized to before they are written (default: the generator's, not resized)",
+        "side that images are resized to before they are written (default: the generator's, not resized; of"
+        " real images that of --generator where it is given, else 256 for ImageNet's names, 32 for mnist5k,"
+        " the power of two from 32 to 256 that they have pixels for)",
         default=None,
         metavar="PX",
     )

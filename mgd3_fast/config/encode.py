@@ -15,10 +15,10 @@ from mgd3_fast.config.fields import (
     fit_option,
     option,
     path,
+    split_option,
 )
 from mgd3_fast.config.sharding import shard_option
 
-TRAIN_PARTS = ("train", "fit")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16", "fp8")
 FLIPS = ("none", "random", "both")
 STORAGES = ("fp32", "fp16")
@@ -45,11 +45,7 @@ class EncodeConfig:
         default=None,
     )
     classes: str | None = classes_option()
-    split: str = option(
-        "train: all training images; fit: without those that `evaluate --eval-split val` tests on",
-        default="train",
-        choices=TRAIN_PARTS,
-    )
+    split: str = split_option()
     generator: str = option(
         "auto (demo-mnist5k for mnist5k, else dit-xl-2-256), demo-mnist5k, dit-xl-2-256, dit-xl-2-512,"
         " stable-diffusion-1-5, a checkpoint file, a generator folder, a diffusers folder or a hub id",

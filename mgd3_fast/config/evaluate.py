@@ -81,8 +81,8 @@ class EvaluateConfig:
         choices=PROTOCOLS,
     )
     preset: str = option(
-        "sizes, networks and epochs; auto: mnist5k for mnist5k, imagenet for its subsets, else small for"
-        " images up to 64 px, imagenet above",
+        "sizes, networks and epochs; auto: mnist5k for mnist5k, imagenet for its subsets; of other datasets"
+        " small up to 64 px and imagenet above, where nothing is enlarged",
         default="auto",
         choices=PRESETS,
     )
@@ -91,6 +91,11 @@ class EvaluateConfig:
         default=None,
         parse=names_of,
         metavar="NAME,..",
+    )
+    all_real: str = option(
+        "also train on all real training images, as what the distilled ones stand for",
+        default="off",
+        choices=SWITCH,
     )
     repeats: int = whole("trainings of each network on each folder, with seeds SEED, SEED+1, ...", default=3)
     seed: int = whole(
@@ -113,7 +118,7 @@ class EvaluateConfig:
     )
 
     size: int | None = whole(
-        "side of the images that the network sees, in pixels",
+        "side of the images that the network sees, in pixels (default: the preset's, or the smallest set's)",
         default=None,
         lowest=8,
         highest=LARGEST_SIZE,

@@ -17,6 +17,7 @@ LARGEST_WHOLE = 2**31 - 1  # libraries count in 32 or 64 bits; nothing here has 
 FILE_SUFFIX = re.compile(
     r"\.(ckpt|csv|gz|html|jpe?g|json|log|np[yz]|onnx|parquet|pdf|png|pth?|safetensors|svg|tar|txt|yaml|zip)"
 )
+_BUDGET = re.compile(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s)?")
 CACHE = "(default: $MGD3_CACHE or ~/.cache/mgd3-fast)"
 FITS = ("crop", "pad")
 ON_BAD_IMAGE = ("error", "skip")
@@ -90,9 +91,37 @@ def classes_option() -> Any:
     )
 
 
+def split_option() -> Any:
+    """Declare the part of the training images that is used."""
+    return option(
+        "train: all training images; fit: without those that `evaluate --eval-split val` tests on",
+        default="train",
+        choices=("train", "fit"),
+    )
+
+
 def data_dir_option() -> Any:
     """Declare the folder that ImageNet's names are class lists over."""
     return path("ILSVRC tree of the imagenet names (default: $IMAGENET_DIR)", default=None)
+
+
+def budget_option(help: str, *, default: Any = MISSING) -> Any:
+    """Declare how long something may take; see `read_budget`."""
+    return option(help, default=default, metavar="TIME", check=lambda _, value: read_budget(value))
+
+
+def read_budget(text: str) -> float:
+    """Read a time such as 45s, 90m, 1.5h or 1h30m, in seconds.
+
+    Raises:
+        UserError: It is no such time, or 0.
+    """
+    match = _BUDGET.fullmatch(str(text))
+    parts = match.groups(default="0") if match else ()
+    seconds = sum(float(part) * unit for part, unit in zip(parts, (3600, 60, 1), strict=False))
+    if seconds <= 0:
+        raise UserError(f"budget must be a time such as 45s, 90m or 1h30m, got {text!r}")
+    return seconds
 
 
 def heads_option(named: str = "") -> Any:

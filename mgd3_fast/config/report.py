@@ -54,7 +54,8 @@ class ReportConfig:
         metavar="NAME|PATH|ID",
     )
     evaluation: tuple[Path, ...] = option(
-        "results of evaluate, separated by commas: evaluation.json files or their folders",
+        "results of evaluate and compare, separated by commas: files or their folders (default: the"
+        " comparison that the run is part of, if any)",
         default=(),
         parse=path_list,
         metavar="PATH,..",

@@ -23,6 +23,7 @@ from mgd3_fast.config.fields import (
     number,
     option,
     path,
+    split_option,
     whole,
 )
 from mgd3_fast.errors import UserError
@@ -38,7 +39,7 @@ CUSTOM_MODEL = "custom"
 
 # Fields that decide the weights of both parts, of the autoencoder, of the DiT; and how it is sampled.
 _COMMON = {"dataset", "classes", "init", "resolution", "augment", "seed", "precision", "on_bad_image"}
-_COMMON |= {"weight_decay", "schedule", "warmup", "clip_grad"}
+_COMMON |= {"split", "weight_decay", "schedule", "warmup", "clip_grad"}
 _VAE = {"vae_channels", "vae_layers", "vae_attention", "latent_channels", "vae_loss", "kl_weight"}
 _VAE |= {"vae_batch_size", "vae_lr", "vae_ema"}
 _DIT = {"vae", "augment_copies", "model", "hidden", "depth", "heads", "patch", "variance"}
@@ -76,6 +77,7 @@ class TrainConfig:
     )
     data_dir: Path | str | None = data_dir_option()
     classes: str | None = classes_option()
+    split: str = split_option()
     out: Path | str = folder("generator folder that is written")
     part: str = option(
         "train the autoencoder, the DiT, or one after the other", default="both", choices=PARTS
@@ -192,6 +194,12 @@ class TrainConfig:
     background: str | None = background_option("what --init records, else ")
     fit: str | None = fit_option("likewise, else ")
     on_bad_image: str = bad_image_option()
+    sample_sheets: int = whole(
+        "sheets of samples that are drawn while the DiT is trained, at most; 0 is none", default=8, lowest=0
+    )
+    judge: str = option(
+        "say at the end how good the generator is, see `mgd3-fast judge`", default="on", choices=("on", "off")
+    )
     stored_precision: str = option(
         "number format of the weights in the result", default="fp32", choices=STORED_PRECISIONS
     )
@@ -235,7 +243,7 @@ class TrainConfig:
         changed = {
             one.name: getattr(self, one.name)
             for one in fields(self)
-            if one.name not in ("out", "data_dir", "cache_dir", "device")
+            if one.name not in ("out", "data_dir", "cache_dir", "device", "sample_sheets", "judge")
             and getattr(self, one.name) != one.default
         }
         return {name: _portable(value) for name, value in changed.items()}

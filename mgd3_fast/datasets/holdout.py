@@ -5,11 +5,14 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
 from mgd3_fast.datasets.dataset import Dataset, ImageClass
 from mgd3_fast.datasets.images import ImageSource, sha256_of_lines
+from mgd3_fast.datasets.opening import open_source
 from mgd3_fast.errors import UserError
 
 SHARE = 0.2
@@ -78,6 +81,56 @@ def held_out_part(dataset: Dataset) -> Dataset:
         UserError: A class has fewer than 2 images, or images can only be read from front to back.
     """
     return _part(dataset, "val of train", held_out=True)
+
+
+def open_held_out(
+    spec: str,
+    split: str,
+    *,
+    data_dir: Path | str | None = None,
+    classes: str | None = None,
+    cache_dir: Path | str | None = None,
+) -> Dataset | None:
+    """Open the images that nothing trained on a split of a dataset has seen.
+
+    Args:
+        spec: The dataset, see `open_dataset`, as for the rest.
+        split: "train", which the dataset's own validation or test images are held out of, or "fit", which is
+            what `held_out_part` leaves.
+        data_dir: The ILSVRC tree.
+        classes: Selector.
+        cache_dir: Where indexes are kept.
+
+    Returns:
+        The images; None where the dataset has none, or only ones that are read from front to back.
+
+    Raises:
+        UserError: The dataset itself cannot be opened.
+    """
+    named: dict[str, Any] = {"data_dir": data_dir, "classes": classes, "cache_dir": cache_dir}
+    if split == "fit":
+        whole = open_source(spec, **named)
+        return held_out_part(whole) if isinstance(whole, Dataset) else None
+    try:
+        opened = open_source(spec, split="val", **named)
+    except UserError:
+        return None
+    return opened if isinstance(opened, Dataset) and opened.stream is None else None
+
+
+def chosen_images(dataset: Dataset, most: int) -> Dataset:
+    """At most `most` images of every class, evenly spread over it, as they are numbered."""
+    classes = tuple(
+        replace(cls, images=ChosenImages(cls.images, spread(len(cls), most))) for cls in dataset.classes
+    )
+    return replace(dataset, classes=classes)
+
+
+def spread(count: int, most: int) -> Sequence[int]:
+    """Choose at most `most` of the places 0..count-1, evenly spread."""
+    if count <= most:
+        return range(count)
+    return [round(k * (count - 1) / max(1, most - 1)) for k in range(most)]
 
 
 def _part(dataset: Dataset, split: str, *, held_out: bool) -> Dataset:

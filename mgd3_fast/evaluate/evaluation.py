@@ -12,10 +12,11 @@ from mgd3_fast.config.evaluate import EvaluateConfig
 from mgd3_fast.devices import device_name
 from mgd3_fast.errors import Interrupted
 from mgd3_fast.evaluate.plan import Pair, Plan, make_plan
-from mgd3_fast.evaluate.results import differences, pool_means, sum_up
+from mgd3_fast.evaluate.results import differences, majority, pool_means, sum_up
 from mgd3_fast.evaluate.store import RESULT, TrainingStore, training_key, write_json
+from mgd3_fast.evaluate.timing import TrainingTimes
 from mgd3_fast.evaluate.training import Job, train_classifier
-from mgd3_fast.progress import SILENT, Bar, Progress
+from mgd3_fast.progress import SILENT, Bar, Progress, duration
 from mgd3_fast.versions import versions
 
 FORMAT = "mgd3-fast evaluation"
@@ -42,56 +43,97 @@ def evaluate(config: EvaluateConfig, progress: Progress = SILENT) -> dict[str, A
         UserError: Folders and dataset do not fit, or something named does not exist.
         Interrupted: Ctrl-C; finished trainings and the state of the running one are kept.
     """
-    plan = make_plan(config, progress)
-    store = TrainingStore(Path(config.out))
+    return carry_out(make_plan(config, progress), progress)
+
+
+def carry_out(plan: Plan, progress: Progress, times: TrainingTimes | None = None) -> dict[str, Any]:
+    """Do what is left of a plan; see `evaluate`.
+
+    Args:
+        plan: What is trained on what.
+        progress: Receives bars and notes.
+        times: Knows the networks that were timed already.
+    """
+    store = TrainingStore(plan.out)
     progress.note(plan.describe())
-    outcomes: Outcomes = {pair: {} for pair in plan.jobs}
-    total = len(plan.seeds) * sum(job.recipe.epochs for job in plan.jobs.values())
+    epochs = sum(job.recipe.epochs for job in plan.jobs.values())
+    costs = [] if progress.quiet else _costs(plan, store, times or TrainingTimes(), progress)
     try:
-        with progress.stage("evaluate", total=total, unit="epoch") as bar:
+        with progress.stage(
+            "evaluate", total=len(plan.seeds) * epochs, unit="epoch", costs=costs * len(plan.seeds)
+        ) as bar:
             # Seed by seed, so that what is finished when the run is stopped can be compared.
             for seed in plan.seeds:
-                for (network, folder), job in plan.jobs.items():
-                    found = _outcome(plan, store, folder, replace(job, seed=seed), bar, progress)
-                    outcomes[network, folder][seed] = found
+                for (_, folder), job in plan.jobs.items():
+                    _train(plan, store, folder, replace(job, seed=seed), bar, progress)
     except KeyboardInterrupt:
-        _write_result(plan, store, outcomes)
-        done, wanted = sum(map(len, outcomes.values())), len(plan.seeds) * len(plan.jobs)
+        _write_result(plan, store)
+        done, wanted = sum(map(len, _outcomes(plan, store).values())), len(plan.seeds) * len(plan.jobs)
         raise Interrupted(
             f"{done} of {wanted} trainings are finished in {store.out}, and the state of the running one is"
             " kept; the same command goes on from here"
         ) from None
-    return _write_result(plan, store, outcomes)
+    return _write_result(plan, store)
 
 
-def _outcome(
-    plan: Plan, store: TrainingStore, folder: str, job: Job, bar: Bar, progress: Progress
-) -> dict[str, Any]:
-    """Take a training from the store, or do it."""
+def seconds_left(plan: Plan, store: TrainingStore, times: TrainingTimes) -> dict[tuple[Pair, int], float]:
+    """What each training that is not finished will take, by network, folder and seed."""
+    return {
+        (pair, seed): times.seconds(job)
+        for seed in plan.seeds
+        for pair, job in plan.jobs.items()
+        if _finished(plan, store, pair[1], replace(job, seed=seed)) is None
+    }
+
+
+def _costs(plan: Plan, store: TrainingStore, times: TrainingTimes, progress: Progress) -> list[float]:
+    """Say how long it will take, and return the seconds of every epoch of one repeat."""
+    with progress.activity("timing a few steps of each network"):
+        left = seconds_left(plan, store, times)
+    if not left:
+        return []
+    wanted = len(plan.seeds) * len(plan.jobs)
+    of_all, plural = "" if len(left) == wanted else f" of {wanted}", "s" if wanted > 1 else ""
+    progress.note(f"about {duration(sum(left.values()))}: {len(left)}{of_all} training{plural} to do")
+    return [
+        times.seconds(job) / job.recipe.epochs for job in plan.jobs.values() for _ in range(job.recipe.epochs)
+    ]
+
+
+def _finished(plan: Plan, store: TrainingStore, folder: str, job: Job) -> dict[str, Any] | None:
+    """The outcome of a training, if it is finished and its weights are there where they are to be kept."""
+    key = training_key(_identity(plan, job))
+    finished = store.finished(key)
+    kept = plan.config.keep_weights == "off" or _weights_file(store, key, folder, job).exists()
+    return finished if kept else None
+
+
+def _weights_file(store: TrainingStore, key: str, folder: str, job: Job) -> Path:
+    return store.weights_file(key, f"{job.network}-{Path(folder).name}-{job.seed}")
+
+
+def _train(plan: Plan, store: TrainingStore, folder: str, job: Job, bar: Bar, progress: Progress) -> None:
+    """Do a training that is not finished, and store what came of it."""
+    if _finished(plan, store, folder, job) is not None:
+        bar.skip(job.recipe.epochs)
+        return
     identity = _identity(plan, job)
     key = training_key(identity)
-    kept = plan.config.keep_weights == "on"
-    # Folders of one name are told apart by their paths.
-    weights = store.weights_file(key, f"{job.network}-{Path(folder).name}-{job.seed}")
-    finished = store.finished(key)
-    if finished is not None and (not kept or weights.exists()):
-        bar.skip(job.recipe.epochs)
-        return finished
     outcome, state = train_classifier(job, store.checkpoint(key), bar)
     outcome |= {
         "device": device_name(plan.device),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
     }
-    if kept:
+    if plan.config.keep_weights == "on":
         described = {"network": job.network, "classes": ",".join(plan.dataset.class_names)}
-        store.put_weights(weights, state, described)
+        # Folders of one name are told apart by their paths.
+        store.put_weights(_weights_file(store, key, folder, job), state, described)
     store.put(key, identity, outcome)
     progress.note(
         f"{job.network}, {folder}, seed {job.seed}: best {outcome['best']:.2f}%"
         f" (epoch {outcome['best_epoch']}), last {outcome['last']:.2f}%, {outcome['wall_s']:.1f} s"
     )
-    return outcome
 
 
 def _identity(plan: Plan, job: Job) -> dict[str, Any]:
@@ -109,10 +151,22 @@ def _identity(plan: Plan, job: Job) -> dict[str, Any]:
     }
 
 
-def _write_result(plan: Plan, store: TrainingStore, outcomes: Outcomes) -> dict[str, Any]:
+def _outcomes(plan: Plan, store: TrainingStore) -> Outcomes:
+    """What is finished, whenever it was done."""
+    outcomes: Outcomes = {pair: {} for pair in plan.jobs}
+    for pair, job in plan.jobs.items():
+        for seed in plan.seeds:
+            finished = _finished(plan, store, pair[1], replace(job, seed=seed))
+            if finished is not None:
+                outcomes[pair][seed] = finished
+    return outcomes
+
+
+def _write_result(plan: Plan, store: TrainingStore) -> dict[str, Any]:
     """Sum up what is finished."""
+    outcomes = _outcomes(plan, store)
     rows = [
-        sum_up(network, folder, plan.folders[folder].ipc, by_seed)
+        sum_up(network, folder, plan.sets[folder].ipc, by_seed)
         for (network, folder), by_seed in outcomes.items()
         if by_seed
     ]
@@ -120,7 +174,9 @@ def _write_result(plan: Plan, store: TrainingStore, outcomes: Outcomes) -> dict[
         rows += pool_means(rows)
     for row in rows:
         row["score"] = plan.first.recipe.score
-    dataset = plan.dataset
+    dataset, tested = plan.dataset, plan.first.test
+    images = torch.bincount(tested.labels.cpu(), minlength=len(dataset.classes)).tolist()
+    counts = dict(zip(dataset.class_names, images, strict=True))
     result = {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
@@ -132,9 +188,11 @@ def _write_result(plan: Plan, store: TrainingStore, outcomes: Outcomes) -> dict[
             "name": dataset.name,
             "split": dataset.split,
             "classes": len(dataset.classes),
-            "images": len(plan.first.test),
-            "skipped": len(dataset) - len(plan.first.test),
+            "images": len(tested),
+            "skipped": len(dataset) - len(tested),
             **dataset.framing.options(),
+            "images_by_class": counts,
+            "majority": majority(counts),
             "fingerprint": dataset.fingerprint,
             "class_list_hash": dataset.class_list_hash,
             "notes": list(dataset.notes),
@@ -142,7 +200,7 @@ def _write_result(plan: Plan, store: TrainingStore, outcomes: Outcomes) -> dict[
         "teacher": plan.teacher,
         "rows": rows,
         "differences": differences(rows),
-        "folders": {name: _folder_record(plan, name) for name in plan.folders},
+        "folders": {name: _folder_record(plan, name) for name in plan.sets},
         "recipes": [
             {
                 "network": network,
@@ -162,14 +220,14 @@ def _write_result(plan: Plan, store: TrainingStore, outcomes: Outcomes) -> dict[
 
 
 def _folder_record(plan: Plan, name: str) -> dict[str, Any]:
-    folder = plan.folders[name]
+    of_name = plan.sets[name]
     train = next(job.train for (_, trained), job in plan.jobs.items() if trained == name)
     return {
-        "path": folder.path.name,
+        "path": of_name.source,
         "images": len(train),
-        "ipc": folder.ipc,
+        "ipc": of_name.ipc,
         "digest": train.digest,
-        "settings": folder.manifest["settings"] if folder.manifest else None,
+        "settings": of_name.settings,
     }
 
 

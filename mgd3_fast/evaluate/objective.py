@@ -1,6 +1,6 @@
-"""What a step minimises, what minimises it, and top-1 accuracy on real images.
+"""What a step minimises, what minimises it, and which class a network names.
 
-Shape letters: B images, N classes.
+Shape letters: B images of a batch, N classes.
 """
 
 from __future__ import annotations
@@ -64,21 +64,29 @@ def make_optimizer(network: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
 
 
 @torch.no_grad()
-def count_correct(network: nn.Module, images: ImageSet, device: torch.device, bf16: bool = False) -> int:
-    """Count the images whose label has the largest logit; leaves the network in evaluation mode.
+def predict(network: nn.Module, images: ImageSet, device: torch.device, bf16: bool = False) -> Tensor:
+    """Name the class with the largest logit of each image; leaves the network in evaluation mode.
 
     Args:
         network: The classifier, on `device`.
         images: Test images.
         device: Where.
         bf16: Run it under bfloat16 autocast.
+
+    Returns:
+        int64, one of each image, on `device`.
     """
     network.eval()
-    correct = torch.zeros((), dtype=torch.int64, device=device)
+    found = []
     batch = max(_LEAST_BATCH, min(_MOST_BATCH, _BATCH_AREA // images.pixels[0, 0].numel()))
     for indices in torch.split(torch.arange(len(images)), batch):
-        pixels, labels = images.batch(indices, device)
+        pixels, _ = images.batch(indices, device)
         with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
             logits = network(normalise(pixels.float() / 255))
-        correct += (logits.argmax(1) == labels).sum()
-    return int(correct)
+        found.append(logits.argmax(1))
+    return torch.cat(found)
+
+
+def count_correct(network: nn.Module, images: ImageSet, device: torch.device, bf16: bool = False) -> int:
+    """Count the images whose label has the largest logit; see `predict`."""
+    return int((predict(network, images, device, bf16) == images.labels.to(device)).sum())

@@ -4,34 +4,34 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from mgd3_fast.config.evaluate import EvaluateConfig
 from mgd3_fast.datasets import IMAGENET_NAMES, Dataset, describe
-from mgd3_fast.datasets.folders import class_folders
 from mgd3_fast.devices import device_name, resolve_device
-from mgd3_fast.errors import UserError
 from mgd3_fast.evaluate.images import ImageSet, StoredImage, load_images
 from mgd3_fast.evaluate.networks import build_network, check_network_name
 from mgd3_fast.evaluate.objective import count_correct
 from mgd3_fast.evaluate.presets import Preset, default_networks, find_preset
 from mgd3_fast.evaluate.recipe import Recipe, make_recipe
+from mgd3_fast.evaluate.sets import TrainingSet, common_side, note_of_sides, read_sets, stored_images
 from mgd3_fast.evaluate.teacher import load_teacher
-from mgd3_fast.evaluate.tested import check_covered, open_tested
+from mgd3_fast.evaluate.tested import open_tested
 from mgd3_fast.evaluate.training import Job
 from mgd3_fast.progress import Progress
-from mgd3_fast.writers.labelled import LabelledFolder, distinct_names
-from mgd3_fast.writers.reader import read_classes
+
+if TYPE_CHECKING:
+    from torch import nn
 
 _LEAST_OVER_CHANCE = 2.0
 
 Pair = tuple[str, str]
-"""A network, and the folder it is trained on, by their names."""
+"""A network, and the set of images it is trained on, by their names."""
 
 
 @dataclass(frozen=True)
@@ -43,8 +43,8 @@ class Plan:
         dataset: The images that are tested on.
         preset: Name of the preset.
         device: Where.
-        folders: The distilled folders by their names in results.
-        jobs: Every network on every folder, networks first, with the seed of the first repeat.
+        sets: What is trained on, by names in results.
+        jobs: Every network on every set, networks first, with the seed of the first repeat.
         teacher: What is recorded of it; None but for the soft protocol.
     """
 
@@ -52,7 +52,7 @@ class Plan:
     dataset: Dataset
     preset: str
     device: torch.device
-    folders: Mapping[str, LabelledFolder]
+    sets: Mapping[str, TrainingSet]
     jobs: Mapping[Pair, Job]
     teacher: dict[str, Any] | None
 
@@ -60,6 +60,15 @@ class Plan:
     def seeds(self) -> range:
         """Seeds of the repeats."""
         return range(self.config.seed, self.config.seed + self.config.repeats)
+
+    @property
+    def out(self) -> Path:
+        """Folder of the results."""
+        return Path(self.config.out)
+
+    def with_repeats(self, repeats: int) -> Plan:
+        """The same plan with another number of repeats."""
+        return replace(self, config=replace(self.config, repeats=repeats))
 
     @property
     def first(self) -> Job:
@@ -75,13 +84,18 @@ class Plan:
             f"protocol {config.protocol}, preset {self.preset}: {networks} at {sizes} px,"
             f" {recipe.epochs} epochs in batches of {recipe.batch_size}, {config.precision} on"
             f" {device_name(self.device)}\n"
-            f"{len(self.folders)} folders x {config.repeats} seeds, tested on"
+            f"{len(self.sets)} folders x {config.repeats} seeds, tested on"
             f" {len(self.first.test):,} images of {self.dataset.name} ({self.dataset.split})"
         )
 
 
-def make_plan(config: EvaluateConfig, progress: Progress) -> Plan:
+def make_plan(config: EvaluateConfig, progress: Progress, dataset: Dataset | None = None) -> Plan:
     """Match folders and dataset, decide every setting, and read the images; nothing is written.
+
+    Args:
+        config: What was asked for.
+        progress: Receives bars and notes.
+        dataset: The images to test on, if they are open already.
 
     Raises:
         UserError: If something named does not exist or does not fit.
@@ -89,70 +103,68 @@ def make_plan(config: EvaluateConfig, progress: Progress) -> Plan:
     for name in (*(config.networks or ()), *filter(None, [config.teacher_network])):
         check_network_name(name)
     device = resolve_device(config.device)
-    dataset = open_tested(config, progress)
-    progress.note(describe(dataset))
-    num_classes = len(dataset.classes)
-    found = [_read_folder(path, dataset, config) for path in config.folders]
-    folders = dict(zip(distinct_names(found), found, strict=True))
-    side = min(found[0].images[0].load().size)
-    preset = find_preset(config.preset, dataset.name, side, dataset.name in IMAGENET_NAMES)
-    recipes = _recipes(config, preset, folders, num_classes, side)
-    for name, folder in folders.items():
-        for note in _notes(name, folder, dataset):
-            progress.note(note)
-    images = _reader(config, folders, dataset, device, progress)
+    if dataset is None:
+        dataset = open_tested(config, progress)
+        progress.note(describe(dataset))
+    sets = read_sets(config, dataset, progress)
+    side = common_side(sets)
+    preset = preset_of(config, dataset, side)
+    recipes = make_recipes(config, preset, {name: one.ipc for name, one in sets.items()}, dataset, side)
     first = next(iter(recipes.values()))
+    notes = [*(note for one in sets.values() for note in one.notes), note_of_sides(sets, first.size)]
+    for note in filter(None, notes):
+        progress.note(note)
+    images = _reader(config, sets, dataset, device, progress)
     teacher, record = None, None
     if config.teacher is not None:
         name = config.teacher_network or preset.rows["soft"].networks[0]
         teacher = load_teacher(Path(config.teacher), name, dataset, first.size).to(device)
         test = images(None, first.test_resize, first.size)
         correct = count_correct(teacher, test, device, config.precision == "bf16")
-        accuracy = 100 * correct / len(test)
-        record = _teacher_record(Path(config.teacher), name, accuracy, 100 / num_classes, progress)
+        chance = 100 / len(dataset.classes)
+        record = _teacher_record(Path(config.teacher), name, 100 * correct / len(test), chance, progress)
     jobs = {
-        (network, name): Job(
-            network=network,
-            recipe=recipe,
-            num_classes=num_classes,
-            seed=config.seed,
+        (network, name): job_of(
+            config,
+            network,
+            recipe,
             train=images(name, recipe.stored_size, recipe.stored_size),
             test=images(None, recipe.test_resize, recipe.size),
-            teacher=teacher,
+            num_classes=len(dataset.classes),
             device=device,
-            bf16=config.precision == "bf16",
-            compiled=config.compile == "on",
+            teacher=teacher,
         )
         for (network, name), recipe in recipes.items()
     }
-    return Plan(config, dataset, preset.name, device, folders, jobs, record)
+    return Plan(config, dataset, preset.name, device, sets, jobs, record)
 
 
-def _read_folder(path: Path, dataset: Dataset, config: EvaluateConfig) -> LabelledFolder:
-    try:
-        return read_classes(path, dataset, "each of folders", config.ipc)
-    except UserError:
-        if config.classes is None and path.is_dir():
-            check_covered(class_folders(path), path, dataset)
-        raise
+def preset_of(config: EvaluateConfig, dataset: Dataset, side: int) -> Preset:
+    """The preset that was asked for, or the one that suits a dataset and images of a side in pixels."""
+    return find_preset(config.preset, dataset.name, side, dataset.name in IMAGENET_NAMES)
 
 
-def _recipes(
-    config: EvaluateConfig,
-    preset: Preset,
-    folders: Mapping[str, LabelledFolder],
-    num_classes: int,
-    side: int,
+def make_recipes(
+    config: EvaluateConfig, preset: Preset, ipcs: Mapping[str, int], dataset: Dataset, side: int
 ) -> dict[Pair, Recipe]:
-    """How each network is trained on each folder, all of it checked before any image is read."""
-    size = config.size or preset.rows["hard"].size or side
+    """Decide how each network is trained on each set of images, and check all of it.
+
+    Args:
+        config: What was asked for.
+        preset: Rows of the protocols.
+        ipcs: Images per class by the names of the sets.
+        dataset: The images that are tested on.
+        side: Of the sets' images, in pixels.
+
+    Raises:
+        UserError: Something does not fit, or the protocol says nothing of it.
+    """
+    size, num_classes = config.size or preset.rows["hard"].size or side, len(dataset.classes)
     networks = config.networks or default_networks(preset, config.protocol, size)
     recipes = {
-        (network, name): make_recipe(
-            config, preset, network, ipc=folder.ipc, num_classes=num_classes, side=side
-        )
+        (network, name): make_recipe(config, preset, network, ipc=ipc, num_classes=num_classes, side=side)
         for network in networks
-        for name, folder in folders.items()
+        for name, ipc in ipcs.items()
     }
     with torch.device("meta"):  # finds out whether each network takes images of its size
         for (network, _), recipe in recipes.items():
@@ -160,40 +172,42 @@ def _recipes(
     return recipes
 
 
-def _notes(name: str, folder: LabelledFolder, dataset: Dataset) -> list[str]:
-    """What makes figures of a folder less than they seem."""
-    notes = [f"{name}: {note}" for note in folder.notes]
-    if not folder.manifest:
-        return notes
-    source = folder.manifest["dataset"]
-    if source["class_list_hash"] != dataset.class_list_hash:
-        notes.append(f"{name} was distilled from {source['name']}, whose class list is another one")
-    if dataset.split in ("train", "val of train") and source["split"] == "train":
-        notes.append(
-            f"{name} was distilled from all training images, those that are tested on included:"
-            " distill --split fit leaves them out"
-        )
-    return notes
+def job_of(
+    config: EvaluateConfig,
+    network: str,
+    recipe: Recipe,
+    *,
+    train: ImageSet,
+    test: ImageSet,
+    num_classes: int,
+    device: torch.device,
+    teacher: nn.Module | None = None,
+) -> Job:
+    """A training with the seed of the first repeat."""
+    return Job(
+        network=network,
+        recipe=recipe,
+        num_classes=num_classes,
+        seed=config.seed,
+        train=train,
+        test=test,
+        teacher=teacher,
+        device=device,
+        bf16=config.precision == "bf16",
+        compiled=config.compile == "on",
+    )
 
 
 def _reader(
     config: EvaluateConfig,
-    folders: Mapping[str, LabelledFolder],
+    sets: Mapping[str, TrainingSet],
     dataset: Dataset,
     device: torch.device,
     progress: Progress,
 ) -> Callable[[str | None, int | None, int | None], ImageSet]:
-    """A function that reads a folder's images, or the test images, once for each size that is wanted."""
-    places = {name: place for place, name in enumerate(dataset.class_names)}
-    stored: dict[str | None, list[StoredImage]] = {
-        name: [StoredImage(places[one.class_name], one.load, str(one.path)) for one in folder.images]
-        for name, folder in folders.items()
-    }
-    stored[None] = [
-        StoredImage(label, lambda cls=cls, place=place: cls.images.load(place), cls.images.location(place))  # type: ignore[misc]
-        for label, cls in enumerate(dataset.classes)
-        for place in range(len(cls))
-    ]
+    """A function that reads a set, or the test images, once for each size that is wanted."""
+    stored: dict[str | None, tuple[StoredImage, ...]] = {name: one.images for name, one in sets.items()}
+    stored[None] = stored_images(dataset)
     skipped: dict[str, str] | None = {} if config.on_bad_image == "skip" else None
 
     @cache

@@ -112,6 +112,8 @@ _GLAD = Defaults(
     tests=1,
     ema=0.995,
 )
+_LARGEST_SMALL = 64  # pixels a side
+_LARGEST_SMALL = 64  # pixels a side
 # Datasets that RDED's code gives its ConvNets at 128 pixels; ImageNet-1K and sets A to E have 224.
 _SMALL_FOR_CONVNETS = ("imagenette", "imagewoof", "imagenet100")
 
@@ -164,15 +166,18 @@ def find_preset(name: str, dataset: str, side: int, imagenet: bool) -> Preset:
 
     Args:
         name: "imagenet", "small", "mnist5k", or "auto": mnist5k for mnist5k, imagenet for ImageNet's class
-            lists and above 64 pixels, else small.
+            lists; of any other dataset small up to 64 pixels and imagenet above, where nothing is enlarged.
         dataset: Name of the dataset.
         side: Side of the distilled images in pixels.
         imagenet: Whether the dataset is an ImageNet class list.
     """
-    if name == "auto":
-        name = "imagenet" if imagenet or side > 64 else "small"
+    chosen = name == "auto"
+    if chosen:
+        name = "imagenet" if imagenet or side > _LARGEST_SMALL else "small"
         name = "mnist5k" if dataset == "mnist5k" else name
     rows = _PRESETS[name]
+    if chosen and name == "imagenet" and not imagenet:
+        rows = {key: replace(row, size=row.size and min(row.size, side)) for key, row in rows.items()}
     if name == "imagenet" and dataset in _SMALL_FOR_CONVNETS:
         rows = rows | {"soft": replace(rows["soft"], convnet_size=128)}
     return Preset(name, rows)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 _CONFIDENCE = 0.95
 SCORES = ("best", "last")
+_BALANCED = {score: f"{score}_balanced" for score in SCORES}
 
 
 def summary(values: Sequence[float]) -> dict[str, Any]:
@@ -35,19 +36,45 @@ def summary(values: Sequence[float]) -> dict[str, Any]:
     }
 
 
-def sum_up(network: str, folder: str, ipc: int, by_seed: Mapping[int, dict[str, Any]]) -> dict[str, Any]:
-    """Sum up the outcomes of one network on one folder, by seed, as a row of the result."""
-    outcomes = list(by_seed.values())
-    return {
+def sum_up(network: str, folder: str, ipc: int, trained: Mapping[int, dict[str, Any]]) -> dict[str, Any]:
+    """Sum up the outcomes of one network on one folder, by seed, as a row of the result.
+
+    The accuracies of classes, averaged over seeds, and their mean, balanced accuracy, are there where every
+    training counted its classes; those of earlier versions did not.
+    """
+    outcomes = list(trained.values())
+    row = {
         "network": network,
         "folder": folder,
         "ipc": ipc,
         "parameters": outcomes[0]["parameters"],
-        "seeds": list(by_seed),
+        "seeds": list(trained),
         **{score: summary([one[score] for one in outcomes]) for score in SCORES},
         "wall_s": [one["wall_s"] for one in outcomes],
         "cpu_s": [one["cpu_s"] for one in outcomes],
     }
+    counted = [one.get("by_class", {}) for one in outcomes]
+    if all(score in one for score in SCORES for one in counted):
+        of_classes = {score: [_class_accuracies(one, score) for one in counted] for score in SCORES}
+        for score, rows in of_classes.items():
+            row[_BALANCED[score]] = summary([_mean_known(accuracies) for accuracies in rows])
+        row["by_class"] = {score: _mean_by_class(rows) for score, rows in of_classes.items()}
+    return row
+
+
+def _class_accuracies(counted: Mapping[str, Any], score: str) -> list[float | None]:
+    """Accuracy of each class in percent; None for one without test images."""
+    pairs = zip(counted[score]["correct"], counted["images"], strict=True)
+    return [100 * correct / images if images else None for correct, images in pairs]
+
+
+def _mean_known(values: Iterable[float | None]) -> float:
+    return statistics.fmean(value for value in values if value is not None)
+
+
+def _mean_by_class(rows: Iterable[Sequence[float | None]]) -> list[float | None]:
+    columns = zip(*rows, strict=True)
+    return [None if column[0] is None else round(_mean_known(column), 4) for column in columns]
 
 
 def differences(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -65,12 +92,16 @@ def differences(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         if base is row or row["ipc"] != base["ipc"] or not seeds:
             continue
         named = {"network": row["network"], "folder": row["folder"], "minus": base["folder"], "seeds": seeds}
-        of_scores = {}
-        for score in SCORES:
-            ours, theirs = (_by_seed(one, score) for one in (row, base))
-            of_scores[score] = summary([ours[seed] - theirs[seed] for seed in seeds])
-        found.append(named | of_scores)
+        found.append(named | {score: difference(row, base, score, seeds) for score in SCORES})
     return found
+
+
+def difference(
+    row: Mapping[str, Any], base: Mapping[str, Any], figure: str, seeds: Iterable[int]
+) -> dict[str, Any]:
+    """The summary of a figure of a row less that of another row, seed by seed."""
+    ours, theirs = by_seed(row, figure), by_seed(base, figure)
+    return summary([ours[seed] - theirs[seed] for seed in seeds])
 
 
 def pool_means(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -87,12 +118,20 @@ def pool_means(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         if not seeds:
             continue
         of_scores = {}
-        for score in SCORES:
-            by_seed = [_by_seed(row, score) for row in of_folder]
-            of_scores[score] = summary([statistics.fmean(one[seed] for one in by_seed) for seed in seeds])
+        for figure in (*SCORES, *_BALANCED.values()):
+            if all(figure in row for row in of_folder):
+                values = [by_seed(row, figure) for row in of_folder]
+                of_scores[figure] = summary([statistics.fmean(one[seed] for one in values) for seed in seeds])
         pooled.append({"network": "mean", "folder": folder, "ipc": ipc, "seeds": seeds, **of_scores})
     return pooled
 
 
-def _by_seed(row: Mapping[str, Any], score: str) -> dict[int, float]:
-    return dict(zip(row["seeds"], row[score]["values"], strict=True))
+def by_seed(row: Mapping[str, Any], figure: str) -> dict[int, float]:
+    """A figure of a row by seed."""
+    return dict(zip(row["seeds"], row[figure]["values"], strict=True))
+
+
+def majority(images: Mapping[str, int]) -> dict[str, Any]:
+    """What always answering the largest class scores: its name, and its share of all images in percent."""
+    most = max(images, key=images.__getitem__)
+    return {"class": most, "accuracy": round(100 * images[most] / sum(images.values()), 4)}

@@ -33,10 +33,11 @@ def open_tested(config: EvaluateConfig, progress: Progress) -> Dataset:
         UserError: There is no such split, or none with labels.
     """
     recorded = recorded_framings(config.folders, "each of folders")
-    return replace(_open_split(config, progress), framing=chosen_framing(config, recorded, progress))
+    return replace(open_split(config, progress), framing=chosen_framing(config, recorded, progress))
 
 
-def _open_split(config: EvaluateConfig, progress: Progress) -> Dataset:
+def open_split(config: EvaluateConfig, progress: Progress) -> Dataset:
+    """Open the images to test on, framed by default; see `open_tested`."""
     if config.eval_split == "val":
         opened = _open(config, config.dataset, "train", progress)
         if isinstance(opened, Dataset) and opened.stream is None:

@@ -8,9 +8,10 @@ the same order, the same crops and the same boxes.
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,17 +21,20 @@ from torch.optim.swa_utils import PARAM_LIST, AveragedModel
 
 from mgd3_fast.errors import UserError
 from mgd3_fast.evaluate.augmentation import augment_batch
+from mgd3_fast.evaluate.images import ImageSet
 from mgd3_fast.evaluate.mixing import mix
 from mgd3_fast.evaluate.networks import build_network
-from mgd3_fast.evaluate.objective import batch_loss, count_correct, make_optimizer
+from mgd3_fast.evaluate.objective import batch_loss, make_optimizer, predict
+from mgd3_fast.evaluate.scores import Scores
 from mgd3_fast.fit import EpochOrder, Fit, Stateful, descend, rate_share, step_generator
 
 if TYPE_CHECKING:
-    from mgd3_fast.evaluate.images import ImageSet
     from mgd3_fast.evaluate.recipe import Recipe
     from mgd3_fast.progress import Bar
 
 _CHECKPOINT_PERIOD_S = 60.0
+_TIMED_S, _LONG_CALL_S = 0.3, 2.0
+_TIMED_IMAGES = 250
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,8 +76,9 @@ def train_classifier(job: Job, checkpoint: Path, bar: Bar) -> tuple[dict[str, An
 
     Returns:
         The outcome: "curve" of (epoch, correct test images), "best" and "last" accuracy in percent,
-        "best_epoch", mean "loss" of the last epoch, "parameters", "wall_s" and "cpu_s" of the whole training;
-        and the last weights.
+        "best_epoch", mean "loss" of the last epoch, "by_class" (test "images" of each class; "correct" and
+        "predicted" of each in the best and in the last test), "parameters", "wall_s" and "cpu_s" of the
+        whole training; and the last weights.
 
     Raises:
         UserError: The loss is not finite, or the checkpoint is damaged.
@@ -94,6 +99,41 @@ def train_classifier(job: Job, checkpoint: Path, bar: Bar) -> tuple[dict[str, An
         fit.run(do_step, lambda: fit.unsaved_s >= _CHECKPOINT_PERIOD_S and fit.step < fit.steps)
         spent = {"wall_s": round(fit.wall_s, 2), "cpu_s": round(fit.cpu_s, 2)}
         return {**trainer.outcome(), **spent}, trainer.tested.state_dict()
+
+
+def time_parts(job: Job) -> tuple[float, float]:
+    """Measure on a network that is thrown away what a step of a training takes, and the test of an image.
+
+    The first call of each is left out where others follow; `compiled` is not looked at.
+
+    Returns:
+        Seconds of a step, seconds of a tested image.
+    """
+    with _repeatable(job.device):
+        trainer = _Trainer(replace(job, compiled=False))
+        images = ImageSet(job.test.pixels[:_TIMED_IMAGES], job.test.labels[:_TIMED_IMAGES])
+        step_s = _mean_seconds(trainer.descend, job.device)
+        test_s = _mean_seconds(lambda _: predict(trainer.tested, images, job.device, job.bf16), job.device)
+        return step_s, test_s / len(images)
+
+
+def _mean_seconds(call: Callable[[int], object], device: torch.device) -> float:
+    """Mean seconds of some calls with 1, 2, ...; of the one with 0 where it takes long enough by itself."""
+
+    def seconds(number: int) -> float:
+        started = time.perf_counter()
+        call(number)
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        return time.perf_counter() - started
+
+    first, spent, calls = seconds(0), 0.0, 0
+    if first > _LONG_CALL_S:
+        return first
+    while not calls or spent < _TIMED_S:
+        calls += 1
+        spent += seconds(calls)
+    return spent / calls
 
 
 @contextmanager
@@ -120,7 +160,7 @@ class _Trainer:
                 module.momentum = recipe.bn_momentum
         self.network.to(job.device)
         self.optimizer = make_optimizer(self.network, recipe)
-        self.scores = _Scores(job.device)
+        self.scores = Scores(job.test.labels, job.num_classes, job.device)
         self.parts: dict[str, Stateful] = {
             "network": self.network,
             "optimizer": self.optimizer,
@@ -167,8 +207,7 @@ class _Trainer:
                 f"the loss of {job.network} became {mean} in epoch {epoch}: lower the learning rate (--lr)"
             )
         if job.recipe.is_tested(epoch):
-            correct = count_correct(self.tested, job.test, job.device, job.bf16)
-            self.scores.curve.append((epoch, correct))
+            self.scores.add_test(epoch, predict(self.tested, job.test, job.device, job.bf16))
 
     def _seed_torch(self, *purpose: int | str) -> None:
         """Seed what cannot be handed a generator: starting weights and dropout."""
@@ -176,17 +215,8 @@ class _Trainer:
 
     def outcome(self) -> dict[str, Any]:
         """What came of the training."""
-        curve = self.scores.curve
-        best_epoch, best = max(curve, key=lambda point: point[1])
-        share = 100 / len(self.job.test)
-        return {
-            "best": best * share,
-            "best_epoch": best_epoch,
-            "last": curve[-1][1] * share,
-            "curve": [list(point) for point in curve],
-            "loss": self.scores.mean_loss,
-            "parameters": sum(parameter.numel() for parameter in self.network.parameters()),
-        }
+        parameters = sum(parameter.numel() for parameter in self.network.parameters())
+        return {**self.scores.outcome(), "parameters": parameters}
 
 
 @torch.no_grad()
@@ -207,25 +237,3 @@ def _glad_average(decay: float) -> Callable[[PARAM_LIST, PARAM_LIST, Tensor | in
             torch._foreach_copy_(averaged, current)
 
     return average
-
-
-class _Scores:
-    """Accuracies so far, and the losses of the running epoch, summed on the device."""
-
-    def __init__(self, device: torch.device) -> None:
-        self.curve: list[tuple[int, int]] = []
-        self.losses = torch.zeros((), device=device)
-        self.mean_loss = math.nan
-
-    def end_epoch(self, steps: int) -> float:
-        self.mean_loss = float(self.losses) / steps
-        self.losses.zero_()
-        return self.mean_loss
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"curve": [list(point) for point in self.curve], "losses": self.losses, "mean": self.mean_loss}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.curve = [(int(epoch), int(correct)) for epoch, correct in state["curve"]]
-        self.losses.copy_(state["losses"])
-        self.mean_loss = state["mean"]

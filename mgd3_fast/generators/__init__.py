@@ -7,7 +7,7 @@ from mgd3_fast.generators.autoencoder import DEFAULT_VAE, KLAutoencoder, VQAutoe
 from mgd3_fast.generators.base import Generator, Network, place_network
 from mgd3_fast.generators.batched_autoencoder import Autoencoder
 from mgd3_fast.generators.classes import class_ids
-from mgd3_fast.generators.folder import load_generator_folder, save_generator
+from mgd3_fast.generators.folder import amend_description, load_generator_folder, save_generator
 from mgd3_fast.generators.registry import GENERATOR_NAMES, load_generator
 from mgd3_fast.generators.stable_diffusion import TextGenerator, for_run
 from mgd3_fast.generators.trained_schedule import ScheduleSettings
@@ -23,6 +23,7 @@ __all__ = [
     "ScheduleSettings",
     "TextGenerator",
     "VQAutoencoder",
+    "amend_description",
     "class_ids",
     "for_run",
     "load_generator",

@@ -73,6 +73,7 @@ class Generator:
         prompts: What a text-conditioned network makes of the classes of a run; None for every other.
         notes: What a user should know of its files.
         published: Options of `distill` that the paper's own code sets otherwise than the defaults do.
+        quality: What `judge` found of it, or None.
         framing: How the images that it was trained on became RGB and square.
     """
 
@@ -94,12 +95,19 @@ class Generator:
     prompts: ClassPrompts | None = None
     notes: tuple[str, ...] = ()
     published: Mapping[str, Any] = field(default_factory=dict)
+    quality: Mapping[str, Any] | None = None
     framing: Framing = DEFAULT_FRAMING
 
     @property
     def conditioning(self) -> str:
         """What it is conditioned on, for messages."""
         return f"{self.num_classes} classes"
+
+    @property
+    def judged(self) -> str | None:
+        """Its quality in one line, or None."""
+        found = self.quality
+        return f"{found['line']} (judged on {found['dataset']}, {found['date']})" if found else None
 
     def denoiser(self, device: torch.device | str, dtype: torch.dtype) -> Denoiser:
         """Load the network where and as it is wanted.

@@ -107,6 +107,25 @@ def save_generator(
         "recipe": dict(recipe),
         **framing.record(),
     }
+    _write_description(folder, description)
+
+
+def amend_description(folder: str | Path, **changed: Any) -> None:
+    """Set keys of a folder's `generator.json`, such as "quality", whole or not at all; the others stay.
+
+    Args:
+        folder: A folder that `save_generator` wrote.
+        changed: New values, anything JSON can hold, by key.
+
+    Raises:
+        FileNotFoundError: The folder has no description.
+        ValueError: It is damaged.
+        OSError: It cannot be written; the old one stays.
+    """
+    _write_description(Path(folder), {**read_json(Path(folder) / DESCRIPTION), **changed})
+
+
+def _write_description(folder: Path, description: Mapping[str, Any]) -> None:
     with renamed(folder / DESCRIPTION, shared=True) as unfinished:
         unfinished.write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
 
@@ -158,7 +177,18 @@ def load_generator_folder(folder: str | Path, vae: str | None = None) -> Generat
         training=Training(schedule, prediction),
         cfg_channels=cfg_channels,
     )
-    return replace(generator, framing=Framing.recorded(description))
+    return replace(generator, quality=_quality(description, path), framing=Framing.recorded(description))
+
+
+def _quality(description: Mapping[str, Any], path: Path) -> dict[str, Any] | None:
+    quality = description.get("quality")
+    if quality is None:
+        return None
+    texts = ("verdict", "line", "dataset", "date")
+    whole = isinstance(quality, dict) and all(isinstance(quality.get(name), str) for name in texts)
+    if not whole or not isinstance(quality.get("measures"), dict):
+        raise UserError(f"quality of {path} must be what `mgd3-fast judge` wrote, got {quality!r}: remove it")
+    return dict(quality)
 
 
 def _settings(cls: type[_Settings], description: Mapping[str, Any], key: str, path: Path) -> _Settings:

@@ -7,6 +7,7 @@ from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mgd3_fast.datasets.holdout import spread
 from mgd3_fast.errors import printable
 from mgd3_fast.metrics.measuring import FolderMeasures, Measured
 from mgd3_fast.pictures.style import (
@@ -121,10 +122,3 @@ def _look(place: int) -> dict[str, Any]:
     """Colour and marker of a folder; the markers differ too, for eyes that see no colours."""
     colour, marker = _LOOKS[place % len(_LOOKS)]
     return {"color": colour, "marker": marker}
-
-
-def spread(count: int, most: int) -> Sequence[int]:
-    """Choose at most `most` of the places 0..count-1, evenly spread."""
-    if count <= most:
-        return range(count)
-    return [round(k * (count - 1) / max(1, most - 1)) for k in range(most)]

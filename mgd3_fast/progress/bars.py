@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
+from itertools import accumulate
 from typing import TextIO
 
 SILENCE_S = 60.0
@@ -37,10 +39,36 @@ class Pace:
             self._last = (self._fresh, time.monotonic())
             self._origin = self._origin or self._last
 
+    def skip(self, n: int) -> None:
+        """Count `n` more units that an earlier run finished."""
+        self.done += n
+
     def rate(self) -> float:
         """Units a second; 0 while nobody knows."""
         (first, since), (last, until) = self._origin or self._last, self._last
         return (last - first) / (until - since) if until > since else 0.0
+
+
+class WeighedPace(Pace):
+    """The pace of units of different cost: its rate is that of the units that are left."""
+
+    def __init__(self, costs: Sequence[float], initial: int) -> None:
+        super().__init__(len(costs), initial, 1, False)
+        self._spent = list(accumulate(costs, initial=0.0))  # by the first 0, 1, ... units
+        self._skipped = self._spent[initial]
+
+    def skip(self, n: int) -> None:
+        """Count `n` more units that an earlier run finished."""
+        self._skipped += self._spent[self.done + n] - self._spent[self.done]
+        super().skip(n)
+
+    def rate(self) -> float:
+        """Units a second, of those that are left."""
+        spent, left = self._spent[self.done] - self._skipped, self._spent[-1] - self._spent[self.done]
+        if not spent or not left:
+            return super().rate()
+        units = len(self._spent) - 1 - self.done
+        return super().rate() / self._fresh * spent * units / left
 
 
 class PlainBar(Bar):
@@ -62,7 +90,7 @@ class PlainBar(Bar):
 
     def skip(self, n: int) -> None:
         """Count `n` more units that an earlier run finished."""
-        self._pace.done += n
+        self._pace.skip(n)
 
     def close(self) -> None:
         """Print the last line, if it was not printed."""
@@ -87,7 +115,7 @@ class PlainBar(Bar):
 
 
 def duration(seconds: float) -> str:
-    """Say how long something takes, to two or three digits."""
+    """Say how long something takes, to two or three digits: 34 s, 12 min, 3 h 20 min."""
     minutes = round(seconds / 60)
     if seconds < 120:
         return f"{seconds:.0f} s"

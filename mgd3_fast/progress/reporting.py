@@ -5,12 +5,12 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TextIO
 
 from mgd3_fast.errors import printable, shortened
-from mgd3_fast.progress.bars import SILENCE_S, Bar, Pace, PlainBar, duration
+from mgd3_fast.progress.bars import SILENCE_S, Bar, Pace, PlainBar, WeighedPace, duration
 
 _REFRESH_S = 1.0
 
@@ -37,6 +37,7 @@ class Progress:
         initial: int = 0,
         batch: int = 1,
         first_apart: bool = False,
+        costs: Sequence[float] | None = None,
     ) -> Iterator[Bar]:
         """Open the bar of one stage.
 
@@ -47,22 +48,26 @@ class Progress:
             initial: Units that an earlier run already finished.
             batch: Units that are worked on together; only whole batches say how fast it goes.
             first_apart: The first batch says nothing of the rate: it compiles or captures for the others.
+            costs: What each unit takes beside the others, in their order, where they differ: the rate that is
+                shown, and the time left, are then those of the units that are left.
 
         Yields:
             A bar whose `advance` counts finished units.
         """
         if self.quiet:
             yield Bar()
-        elif self.stream.isatty():
+            return
+        pace = WeighedPace(costs, initial) if costs else Pace(total, initial, batch, first_apart)
+        if self.stream.isatty():
             from mgd3_fast.progress.terminal import PacedTqdm, TerminalBar
 
-            paced = batch > 1 or first_apart  # else tqdm's own, which follows a rate that changes
+            paced = batch > 1 or first_apart or costs  # else tqdm's own, which follows a rate that changes
             with PacedTqdm(desc=name, total=total, unit=unit, initial=initial, file=self.stream) as tqdm:
-                bar = TerminalBar(tqdm, Pace(total, initial, batch, first_apart) if paced else None)
+                bar = TerminalBar(tqdm, pace if paced else None)
                 with _meanwhile(bar.still, _REFRESH_S):
                     yield bar
         else:
-            plain = PlainBar(name, total, unit, Pace(total, initial, batch, first_apart), self.stream)
+            plain = PlainBar(name, total, unit, pace, self.stream)
             with _meanwhile(plain.still, SILENCE_S):
                 yield plain
             plain.close()

@@ -44,5 +44,5 @@ class TerminalBar(Bar):
         self._bar.last_print_n += n
         self._bar.n += n
         if self._bar.pace is not None:
-            self._bar.pace.done += n
+            self._bar.pace.skip(n)
         self._bar.refresh()

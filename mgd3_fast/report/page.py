@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import replace
 from importlib.resources import files
@@ -14,13 +13,11 @@ from mgd3_fast import __version__
 from mgd3_fast.config.metrics import MetricsConfig
 from mgd3_fast.config.report import ReportConfig
 from mgd3_fast.datasets import Dataset, Framing, chosen_framing, open_dataset
-from mgd3_fast.datasets.holdout import fit_part
+from mgd3_fast.datasets.holdout import fit_part, spread
 from mgd3_fast.errors import UserError, printable
-from mgd3_fast.evaluate.evaluation import FORMAT
-from mgd3_fast.evaluate.store import RESULT
 from mgd3_fast.metrics.measuring import SCORES, Measured, measure
-from mgd3_fast.metrics.plots import spread
 from mgd3_fast.progress import SILENT, Progress
+from mgd3_fast.report.accuracies import read_accuracies
 from mgd3_fast.report.pictures import data_url, place_map
 from mgd3_fast.writers import check_writable
 from mgd3_fast.writers.labelled import LabelledFolder
@@ -28,7 +25,6 @@ from mgd3_fast.writers.reader import read_run
 
 REPORT = "report.html"
 _TEMPLATE = "report.html.j2"
-_ROW = ("folder", "network", "ipc", "seeds", "best", "last")  # what the page shows of an evaluation
 _PIXELATED_PX = 64  # images up to this size are enlarged without smoothing
 
 
@@ -53,7 +49,7 @@ def write_report(config: ReportConfig, progress: Progress = SILENT) -> Path:
     if target.is_dir():
         raise UserError(f"out must be a file, got the folder {target}")
     check_writable(target.parent)
-    evaluations = _evaluations(config.evaluation)
+    evaluations = read_accuracies(config.evaluation, folder)
     notes: list[str] = []
     dataset = _open_real(config, run.manifest, notes, progress)
     shown = spread(len(run.manifest["classes"]), config.classes_shown)
@@ -162,23 +158,6 @@ def _shown_class(
     drawn = place_map(maps[0].real, maps[0].synthetic[0]) if maps else None
     described = {name: one[name] for name in ("name", "label", "source_images")}
     return {**described, "images": images, "map": drawn}
-
-
-def _evaluations(paths: Sequence[Path]) -> list[dict[str, Any]]:
-    found = []
-    for path in paths:
-        try:
-            content = json.loads((path / RESULT if path.is_dir() else path).read_text(encoding="utf-8"))
-            if content["format"] != FORMAT:
-                raise ValueError("which is something else")
-            rows = [{name: row[name] for name in _ROW} for row in content["rows"]]
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            why = error.strerror if isinstance(error, OSError) else error
-            raise UserError(
-                f"evaluation must be an evaluation.json of evaluate or its folder, got {path}: {why}"
-            ) from None
-        found.append({"path": str(path), "complete": content.get("complete"), "rows": rows})
-    return found
 
 
 def _timings(sessions: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -5,7 +5,7 @@ Shape letters: B images of a batch, C channels, h w latent size.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -181,6 +181,7 @@ class GeneratedImages(ModeFinder, Run):
                 "digest": generator.digest,
                 "autoencoder_digest": generator.autoencoder.digest,
                 "resolution": generator.resolution,
+                **({"quality": _shown(generator.quality)} if generator.quality else {}),
             },
             **({"prompts": generator.prompts.by_class()} if generator.prompts else {}),
         }
@@ -226,6 +227,11 @@ def start_strength(config: DistillConfig) -> float | None:
     if config.method != "d4m":
         return None
     return D4M_STRENGTH if config.start_strength is None else config.start_strength
+
+
+def _shown(quality: Mapping[str, Any]) -> dict[str, Any]:
+    """What a reader of images wants to know of their generator."""
+    return {name: quality[name] for name in ("verdict", "line", "dataset", "date", "measures")}
 
 
 def _portable(source: str) -> str:

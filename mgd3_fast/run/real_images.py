@@ -19,11 +19,20 @@ import torch
 
 from mgd3_fast.config import DistillConfig
 from mgd3_fast.config.distill import REAL_METHODS
-from mgd3_fast.datasets import BadImage, BadImageError, Dataset, bad_image_error, image_batches
+from mgd3_fast.datasets import (
+    DATASET_NAMES,
+    BadImage,
+    BadImageError,
+    Dataset,
+    bad_image_error,
+    image_batches,
+)
+from mgd3_fast.datasets.sides import sensible_side
 from mgd3_fast.errors import UserError
+from mgd3_fast.generators import Generator, load_generator
 from mgd3_fast.modes import HerdingDiscovery, ModeDiscovery, method_named
 from mgd3_fast.run.run import Run, Timings, layout_for, left_out
-from mgd3_fast.run.sources import open_training_images
+from mgd3_fast.run.sources import note_skipped, open_training_images
 from mgd3_fast.writers import PngWriter
 
 if TYPE_CHECKING:
@@ -32,8 +41,7 @@ if TYPE_CHECKING:
 FEATURE_SIDE = 32
 _BATCH = 256
 _CHOSEN = "chosen"
-_RESOLUTIONS = {"mnist5k": 32}
-_USUAL_RESOLUTION = 256
+_IMAGENET_SIDE, _MNIST_SIDE = 256, 32
 
 
 @dataclass(frozen=True)
@@ -101,6 +109,7 @@ class RealImages(Run):
                 bar.advance(len(of_class))
             with self.timings.measure("write"):
                 writer.close()
+        note_skipped(self.bad_images, self.progress)
         return left_out(self.bad_images)
 
     def save_modes(self, modes: Dataset) -> tuple[str, ...]:
@@ -160,7 +169,9 @@ def open_real_images(config: DistillConfig, progress: Progress) -> RealImages:
     timings = Timings()
     dataset = open_training_images(config, progress)
     layout = layout_for(config, dataset)
-    resolution = _RESOLUTIONS.get(dataset.name, _USUAL_RESOLUTION)
+    named = config.generator != "auto"
+    generator = load_generator(config.generator, dataset_name=dataset.name) if named else None
+    resolution = config.image_size or side_beside(generator, dataset)
     progress.note(
         f"{config.method}: {len(layout):,} real images, {config.ipc} for each of {len(layout.class_names):,}"
         f" classes, at {resolution} px"
@@ -173,6 +184,24 @@ def open_real_images(config: DistillConfig, progress: Progress) -> RealImages:
         timings=timings,
         resolution=resolution,
     )
+
+
+def side_beside(generator: Generator | None, dataset: Dataset) -> int:
+    """Choose the side of real images in pixels.
+
+    Args:
+        generator: What made the images they are compared with, if it is known.
+        dataset: The images.
+
+    Returns:
+        The generator's resolution; else 32 for mnist5k, 256 for ImageNet's names, and the side that suits the
+        images.
+    """
+    if generator is not None:
+        return generator.resolution
+    if dataset.name in DATASET_NAMES:
+        return _MNIST_SIDE if dataset.name == "mnist5k" else _IMAGENET_SIDE
+    return sensible_side(dataset)
 
 
 def select_images(

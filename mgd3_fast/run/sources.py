@@ -128,6 +128,8 @@ def open_sources(config: EncodeConfig, progress: Progress, share: Share | None =
         f"{generator.name}: {generator.resolution} px, {generator.conditioning},"
         f" licence {generator.licence}; {precision} on {device_name(device)}"
     )
+    if generator.judged is not None:
+        progress.note(f"{generator.name}: {generator.judged}")
     framing = chosen_framing(config, {generator.name: generator.framing})
     store = LatentStore(
         config.cache_dir,
@@ -173,17 +175,20 @@ def _open_generator(config: EncodeConfig, dataset_name: str) -> Generator:
 
 
 def open_training_images(config: EncodeConfig, progress: Progress) -> Dataset:
-    """Open the images that a configuration names, and say what was found.
+    """Open the images that a configuration names, framed as for its generator, and say what was found.
 
     Raises:
         UserError: If something named does not exist.
     """
     opened = _open(config, progress)
-    if isinstance(opened, Dataset):
-        opened = replace(opened, framing=chosen_framing(config))
-        glance(config.dataset, opened, None, progress, on_bad_image=config.on_bad_image)
-        return opened
-    raise unread_error(config.dataset)
+    if not isinstance(opened, Dataset):
+        raise unread_error(config.dataset)
+    # What "auto" may stand for records nothing, and need not be there.
+    made_with = [] if config.generator == "auto" else [_open_generator(config, opened.name)]
+    recorded = {generator.name: generator.framing for generator in made_with}
+    opened = replace(opened, framing=chosen_framing(config, recorded))
+    glance(config.dataset, opened, None, progress, on_bad_image=config.on_bad_image)
+    return opened
 
 
 def encode(

@@ -20,10 +20,12 @@ from mgd3_fast.fit import EpochOrder, step_generator
 from mgd3_fast.generators import KLAutoencoder
 from mgd3_fast.generators.autoencoder_weights import save_autoencoder
 from mgd3_fast.train.augment import augment
-from mgd3_fast.train.batches import training_images
+from mgd3_fast.train.batches import TrainingImages, training_images
 from mgd3_fast.train.fitting import fit_network
+from mgd3_fast.train.held_out import HeldOutLoss
 from mgd3_fast.train.preset import steps_of
 from mgd3_fast.train.run import TrainingRun
+from mgd3_fast.train.sheets import show_reconstructions
 
 STORED_DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
@@ -51,10 +53,11 @@ def train_autoencoder(run: TrainingRun, network: AutoencoderKL) -> Path:
 
     def step_loss(vae: nn.Module, step: int) -> dict[str, Tensor]:
         generator = step_generator(config.seed, "vae", step)
-        batch = augment(images.load(order.indices(step)), config.augment, generator).to(run.device)
-        return vae_loss(vae, batch, generator, kind=config.vae_loss, kl_weight=config.kl_weight)
+        return _loss_of(run, vae, images.load(order.indices(step)), generator)
 
-    averaged, fit_log = fit_network(run, "vae", network.to(run.device), step_loss, count=len(images))
+    averaged, fit_log = fit_network(
+        run, "vae", network.to(run.device), step_loss, count=len(images), held_out=_held_out_loss(run)
+    )
     dtype = STORED_DTYPES[config.stored_precision]
     # The scale is that of the weights as they are stored.
     averaged.load_state_dict({name: value.to(dtype) for name, value in averaged.state_dict().items()})
@@ -62,6 +65,7 @@ def train_autoencoder(run: TrainingRun, network: AutoencoderKL) -> Path:
     assert isinstance(averaged, AutoencoderKL)
     save_autoencoder(run.out / "vae", averaged, scale, dtype)
     run.log.finish("vae", fit_log, scaling_factor=scale)
+    show_reconstructions(run)
     return run.out / "vae"
 
 
@@ -163,6 +167,28 @@ def latent_scale(vae: Any, batches: Iterable[Tensor]) -> float:
             squares += mean.square().sum().item()
             count += mean.numel()
     return 1.0 / math.sqrt(squares / count - (total / count) ** 2)
+
+
+def _loss_of(
+    run: TrainingRun, vae: nn.Module, images: Tensor, generator: torch.Generator
+) -> dict[str, Tensor]:
+    """`vae_loss` of uint8 `[B, 3, R, R]` on the CPU, changed at random as the configuration says."""
+    config = run.config
+    changed = augment(images, config.augment, generator).to(run.device)
+    return vae_loss(vae, changed, generator, kind=config.vae_loss, kl_weight=config.kl_weight)
+
+
+def _held_out_loss(run: TrainingRun) -> HeldOutLoss | None:
+    if run.held_out is None:
+        return None
+    images = TrainingImages(run.held_out, run.resolution, run.config.on_bad_image)
+    batches = torch.split(torch.arange(len(images)), run.config.vae_batch_size)
+
+    def batch_loss(vae: nn.Module, batch: int) -> dict[str, Tensor]:
+        generator = step_generator(run.config.seed, "vae", "held out", batch)
+        return _loss_of(run, vae, images.load(batches[batch]), generator)
+
+    return HeldOutLoss(batch_loss, len(batches), len(images))
 
 
 def _is_settled(run: TrainingRun, asked: int) -> bool:

@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from mgd3_fast.errors import UserError
 from mgd3_fast.fit import Fit, Stateful, descend, rate_share
 from mgd3_fast.progress import duration
+from mgd3_fast.train.held_out import HeldOutLoss, StepLoss, best_before_rise
 from mgd3_fast.train.log import CHECKPOINTS, FitLog
 from mgd3_fast.train.preset import steps_of
 from mgd3_fast.train.run import TrainingRun
 
-StepLoss = Callable[[nn.Module, int], dict[str, Tensor]]
+if TYPE_CHECKING:
+    from mgd3_fast.train.sheets import SampleSheets
 
 _CURVE_POINTS = 200
 _NOTE_PERIOD_S = 30.0
@@ -26,7 +27,14 @@ _MOST_UNSAVED_S = 600.0
 
 
 def fit_network(
-    run: TrainingRun, part: str, model: nn.Module, step_loss: StepLoss, *, count: int
+    run: TrainingRun,
+    part: str,
+    model: nn.Module,
+    step_loss: StepLoss,
+    *,
+    count: int,
+    held_out: HeldOutLoss | None = None,
+    sheets: SampleSheets | None = None,
 ) -> tuple[nn.Module, FitLog]:
     """Train a network, going on from its checkpoint in `out` where there is one.
 
@@ -36,6 +44,8 @@ def fit_network(
         model: The network with its starting weights, on `run.device`; trained in place.
         step_loss: (network, step from 0) to named scalar losses; "loss" is what is minimised.
         count: Images of an epoch.
+        held_out: The loss of other images, which changes nothing of the training.
+        sheets: Draws what the averaged network makes, likewise.
 
     Returns:
         The averaged network in evaluation mode, and the log.
@@ -60,6 +70,7 @@ def fit_network(
     run.log.plan(part, steps)
     _note_changed_length(run, part, fit)
     notes = _Notes(run, part, fit, curve)
+    looks = _Looks(run, part, fit.steps, curve, held_out, sheets)
 
     def lr(step: int) -> float:
         return highest_lr * rate_share(config.schedule, step, steps, warmup=config.warmup)
@@ -76,6 +87,7 @@ def fit_network(
         curve.add(step, values)
         run.log.keep(part)
         bar.advance()
+        looks.after(step + 1, model, averaged.module)
         notes.after(step, lr(step + 1))
 
     def is_due() -> bool:
@@ -86,8 +98,10 @@ def fit_network(
     total = max(steps, fit.step)
     with run.progress.stage(f"train {part}", total=total, unit="step", initial=fit.step) as bar:
         fit.run(do_step, is_due)
+    if curve.held_out:
+        run.progress.note(f"{part} {curve.last()}")
     kept: nn.Module = averaged.module
-    return kept.eval(), FitLog(curve.closed(fit.step), fit.wall_s)
+    return kept.eval(), FitLog(curve.closed(fit.step), fit.wall_s, curve.held_out)
 
 
 def _note_changed_length(run: TrainingRun, part: str, fit: Fit) -> None:
@@ -107,6 +121,46 @@ def _diverged_error(loss: float, step: int, part: str) -> UserError:
     return UserError(
         f"the loss became {loss} at step {step} of {part}: a lower {lr} or --clip-grad starts {part} again"
     )
+
+
+class _Looks:
+    """What is looked at beside the training: the loss of held-out images, and sheets of samples."""
+
+    def __init__(
+        self,
+        run: TrainingRun,
+        part: str,
+        steps: int,
+        curve: _LossCurve,
+        held_out: HeldOutLoss | None,
+        sheets: SampleSheets | None,
+    ) -> None:
+        self._run, self._part, self._steps, self._curve = run, part, steps, curve
+        self._held_out, self._sheets = held_out, sheets
+        batch_size = run.config.vae_batch_size if part == "vae" else run.config.batch_size
+        self._period = held_out.period(steps, batch_size) if held_out else steps
+        self._warned = False
+
+    def after(self, done: int, model: nn.Module, averaged: Any) -> None:
+        """Look, if it is time to after `done` steps."""
+        if self._held_out is not None and (done % self._period == 0 or done == self._steps):
+            with torch.autocast(self._run.device.type, torch.bfloat16, enabled=self._run.bf16):
+                loss = self._held_out(model)
+            self._curve.held_out.append({"step": done, "loss": loss})
+            self._warn_of_rise()
+        if self._sheets is not None and done in self._sheets.due:
+            self._sheets.draw(averaged, done)
+
+    def _warn_of_rise(self) -> None:
+        best = best_before_rise(self._curve.held_out)
+        if best is not None and not self._warned:
+            self._warned = True
+            last = self._curve.held_out[-1]
+            self._run.progress.note(
+                f"{self._part}: held-out loss has risen since step {best['step']:,}, {best['loss']:.4g} ->"
+                f" {last['loss']:.4g}: the images are being learned by heart; so many steps are enough, and"
+                " more images or --augment would help"
+            )
 
 
 class _Notes:
@@ -136,6 +190,7 @@ class _LossCurve:
     def __init__(self, steps: int) -> None:
         self._steps, self._window_steps = steps, max(1, steps // _CURVE_POINTS)
         self.points: list[dict[str, float]] = []
+        self.held_out: list[dict[str, float]] = []
         self._sums: dict[str, float] = {}
         self._summed = 0
 
@@ -155,10 +210,13 @@ class _LossCurve:
     def last(self) -> str:
         point = self.points[-1]
         losses = ", ".join(f"{name} {value:.4g}" for name, value in point.items() if name != "step")
-        return f"step {point['step']:.0f}/{self._steps}: {losses}"
+        held_out = f", held out {self.held_out[-1]['loss']:.4g}" if self.held_out else ""
+        return f"step {point['step']:.0f}/{self._steps}: {losses}{held_out}"
 
     def state_dict(self) -> dict[str, Any]:
-        return {"points": self.points, "sums": self._sums, "summed": self._summed}
+        windows = {"points": self.points, "sums": self._sums, "summed": self._summed}
+        return {**windows, "held_out": self.held_out}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.points, self._sums, self._summed = state["points"], state["sums"], state["summed"]
+        self.held_out = state.get("held_out", [])  # earlier versions measured none

@@ -14,6 +14,7 @@ from mgd3_fast.datasets import Dataset
 from mgd3_fast.fit import step_generator
 from mgd3_fast.generators import Autoencoder
 from mgd3_fast.latents import ClassLatents, LatentStore, encode_dataset, note_old_latents
+from mgd3_fast.run.sources import note_skipped
 from mgd3_fast.train.augment import augment
 from mgd3_fast.train.run import TrainingRun
 
@@ -119,21 +120,34 @@ def training_latents(run: TrainingRun, autoencoder: Autoencoder, class_ids: list
         autoencoder,
         *(ChangedCopies(autoencoder, config.augment, copy + 1) for copy in range(changed)),
     ]
-    copies: list[list[ClassLatents]] = []
-    for encoder in encoders:
-        store = LatentStore(config.cache_dir, encoder.digest, run.resolution, framing=run.dataset.framing)
-        if not copies:
-            note_old_latents(store, run.progress)
-        encode_dataset(
-            run.dataset,
-            encoder,
-            store,
-            device=run.device,
-            on_bad_image=config.on_bad_image,
-            progress=run.progress,
-        )
-        copies.append(stored_latents(store, run.dataset))
-    return TrainingLatents(copies, class_ids)
+    note_old_latents(_store(run, autoencoder), run.progress)
+    return TrainingLatents([_encoded(run, run.dataset, encoder) for encoder in encoders], class_ids)
+
+
+def held_out_latents(
+    run: TrainingRun, autoencoder: Autoencoder, class_ids: list[int]
+) -> TrainingLatents | None:
+    """Encode the held-out images of a run, where it has any; see `training_latents`."""
+    if run.held_out is None:
+        return None
+    ids = dict(zip(run.dataset.class_names, class_ids, strict=True))
+    latents = _encoded(run, run.held_out, autoencoder)
+    return TrainingLatents([latents], [ids[name] for name in run.held_out.class_names])
+
+
+def _store(run: TrainingRun, encoder: Autoencoder | ChangedCopies) -> LatentStore:
+    return LatentStore(run.config.cache_dir, encoder.digest, run.resolution, framing=run.dataset.framing)
+
+
+def _encoded(run: TrainingRun, dataset: Dataset, encoder: Autoencoder | ChangedCopies) -> list[ClassLatents]:
+    """The latents of each class, encoded as far as they are not in the cache."""
+    store, rule = _store(run, encoder), run.config.on_bad_image
+    report = encode_dataset(
+        dataset, encoder, store, device=run.device, on_bad_image=rule, progress=run.progress
+    )
+    if not isinstance(encoder, ChangedCopies):  # which lack the same images
+        note_skipped(report.bad_images, run.progress)
+    return stored_latents(store, dataset)
 
 
 def stored_latents(store: LatentStore, dataset: Dataset) -> list[ClassLatents]:

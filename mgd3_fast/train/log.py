@@ -23,10 +23,12 @@ class FitLog:
     Args:
         curve: One dict per window of steps: "step", the last step of it (from 1), and the mean of each loss.
         wall_s: Seconds of all sessions, without those lost to a kill.
+        held_out: Steps done, and the loss of images that are not trained on; empty where there are none.
     """
 
     curve: list[dict[str, float]]
     wall_s: float
+    held_out: list[dict[str, float]]
 
 
 class TrainingLog:
@@ -140,6 +142,7 @@ class TrainingLog:
             "steps": last["step"],
             **lengths,
             "final": {name: value for name, value in last.items() if name != "step"},
+            **({"held_out": recorded["held_out"][-1]["loss"]} if recorded.get("held_out") else {}),
             "wall_s": round(recorded["wall_s"], 1),
         }
 

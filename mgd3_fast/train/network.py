@@ -5,6 +5,8 @@ Shape letters: B images, C channels, H W latent size.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
 
@@ -15,18 +17,28 @@ from mgd3_fast.fit import EpochOrder, step_generator
 from mgd3_fast.generators import Generator
 from mgd3_fast.train.diffusion_loss import DiffusionLoss
 from mgd3_fast.train.fitting import fit_network
+from mgd3_fast.train.held_out import HeldOutLoss
 from mgd3_fast.train.latents import TrainingLatents
 from mgd3_fast.train.log import FitLog
 from mgd3_fast.train.run import TrainingRun
+from mgd3_fast.train.sheets import SampleSheets
 
 
-def train_network(run: TrainingRun, network: DiT, latents: TrainingLatents) -> tuple[DiT, FitLog]:
+def train_network(
+    run: TrainingRun,
+    network: DiT,
+    latents: TrainingLatents,
+    held_out: TrainingLatents | None = None,
+    sheets: SampleSheets | None = None,
+) -> tuple[DiT, FitLog]:
     """Fit a DiT to latents, or go on doing so.
 
     Args:
         run: The run.
         network: Starting weights.
         latents: What it learns to generate.
+        held_out: Latents whose loss is measured beside that of the others.
+        sheets: Draws samples on the way.
 
     Returns:
         The averaged network on the CPU, and the log.
@@ -39,23 +51,63 @@ def train_network(run: TrainingRun, network: DiT, latents: TrainingLatents) -> t
         raise UserError(
             f"label_dropout must be 0 for a network without null class, got {config.label_dropout}"
         )
-    loss = DiffusionLoss(run.schedule.build(), run.device)
+    loss_of = _LatentLoss(run, DiffusionLoss(run.schedule.build(), run.device), network.null_class)
     order = EpochOrder(len(latents), config.batch_size, config.seed, "dit", straddling=True)
 
     def step_loss(model: nn.Module, step: int) -> dict[str, Tensor]:
-        generator = step_generator(config.seed, "dit", step)
-        B = config.batch_size
-        copies = torch.randint(latents.num_copies, (B,), generator=generator)
-        x0, class_ids = latents.batch(order.indices(step), copies)  # [B, C, H, W], [B]
-        dropped = torch.rand(B, generator=generator) < config.label_dropout
-        class_ids = torch.where(dropped, network.null_class, class_ids)
-        timestep = torch.randint(loss.num_timesteps, (B,), generator=generator)
-        noise = torch.randn(x0.shape, generator=generator)
-        return loss(model, *(each.to(run.device) for each in (x0, class_ids, timestep, noise)))
+        return loss_of(model, latents, order.indices(step), step_generator(config.seed, "dit", step))
 
-    averaged, log = fit_network(run, "dit", network.to(run.device), step_loss, count=len(latents))
+    averaged, log = fit_network(
+        run,
+        "dit",
+        network.to(run.device),
+        step_loss,
+        count=len(latents),
+        held_out=None if held_out is None else loss_of.held_out(held_out),
+        sheets=sheets,
+    )
     assert isinstance(averaged, DiT)
     return averaged.cpu(), log
+
+
+@dataclass(frozen=True)
+class _LatentLoss:
+    """The loss of some latents, with copies, dropped labels, timesteps and noise drawn from a generator."""
+
+    run: TrainingRun
+    loss: DiffusionLoss
+    null_class: int
+
+    def __call__(
+        self,
+        model: nn.Module,
+        latents: TrainingLatents,
+        indices: Tensor,
+        generator: torch.Generator,
+        timestep: Tensor | None = None,
+    ) -> dict[str, Tensor]:
+        B, device = len(indices), self.run.device
+        copies = torch.randint(latents.num_copies, (B,), generator=generator)
+        x0, class_ids = latents.batch(indices, copies)  # [B, C, H, W], [B]
+        dropped = torch.rand(B, generator=generator) < self.run.config.label_dropout
+        class_ids = torch.where(dropped, self.null_class, class_ids)
+        if timestep is None:
+            timestep = torch.randint(self.loss.num_timesteps, (B,), generator=generator)
+        noise = torch.randn(x0.shape, generator=generator)
+        return self.loss(model, *(each.to(device) for each in (x0, class_ids, timestep, noise)))
+
+    def held_out(self, latents: TrainingLatents) -> HeldOutLoss:
+        N, B, seed = len(latents), self.run.config.batch_size, self.run.config.seed
+        # Evenly spread and shuffled, not drawn: the loss differs more between timesteps than between images.
+        timesteps = torch.randperm(N, generator=step_generator(seed, "dit", "held out"))
+        timesteps = timesteps * self.loss.num_timesteps // N
+        batches = torch.split(torch.arange(N), B)
+
+        def batch_loss(model: nn.Module, batch: int) -> dict[str, Tensor]:
+            images, generator = batches[batch], step_generator(seed, "dit", "held out", batch)
+            return self(model, latents, images, generator, timesteps[images])
+
+        return HeldOutLoss(batch_loss, len(batches), N)
 
 
 def new_network(config: TrainConfig, *, num_classes: int, latent_shape: tuple[int, int, int]) -> DiT:

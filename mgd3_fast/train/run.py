@@ -11,11 +11,13 @@ import torch
 from mgd3_fast.check import glance
 from mgd3_fast.config.train import TrainConfig
 from mgd3_fast.datasets import Dataset, Framing, ImageStream, chosen_framing, describe, open_source
+from mgd3_fast.datasets.holdout import fit_part
 from mgd3_fast.devices import resolve_device, resolve_precision
 from mgd3_fast.errors import UserError
 from mgd3_fast.generators import Generator, KLAutoencoder, ScheduleSettings, load_generator
 from mgd3_fast.latents import LatentStore, latent_shape
 from mgd3_fast.progress import Progress
+from mgd3_fast.train.held_out import open_held_out_images
 from mgd3_fast.train.log import TrainingLog
 from mgd3_fast.train.preset import completed, preset_of, resolution_for
 from mgd3_fast.train.streams import Pixels, pixel_store, read_stream
@@ -36,6 +38,7 @@ class TrainingRun:
         log: Receives settings and losses.
         progress: Where bars and losses go.
         pixels: Where the images of a stream lie, for an autoencoder to learn from.
+        held_out: Some images that are not trained on, of the same classes; None where there are none.
         later_s: Seconds that the DiT takes after the autoencoder, as estimated.
     """
 
@@ -49,6 +52,7 @@ class TrainingRun:
     log: TrainingLog
     progress: Progress
     pixels: LatentStore | None = None
+    held_out: Dataset | None = None
     later_s: float = 0.0
 
     @property
@@ -69,15 +73,7 @@ def open_run(config: TrainConfig, progress: Progress) -> TrainingRun:
         UserError: Something does not exist, or does not fit the rest.
     """
     device = resolve_device(config.device)
-    opened = open_source(
-        config.dataset,
-        data_dir=config.data_dir,
-        classes=config.classes,
-        progress=progress,
-        cache_dir=config.cache_dir,
-    )
-    if isinstance(opened, Dataset):
-        progress.note(describe(opened))
+    opened = _open(config, progress)
     log = TrainingLog(Path(config.out))
     init = None if config.init is None else _open_init(config, opened.name, progress)
     schedule = _schedule_settings(init)
@@ -100,7 +96,28 @@ def open_run(config: TrainConfig, progress: Progress) -> TrainingRun:
         latent_side=None if shape is None else shape[1],
     )
     bf16 = resolve_precision(config.precision, device) == "bf16"
-    return TrainingRun(config, dataset, init, schedule, resolution, device, bf16, log, progress, pixels)
+    held_out = open_held_out_images(config, dataset)
+    return TrainingRun(
+        config, dataset, init, schedule, resolution, device, bf16, log, progress, pixels, held_out
+    )
+
+
+def _open(config: TrainConfig, progress: Progress) -> Dataset | ImageStream:
+    """Open the images, and say what was found where they need not be read for it."""
+    opened = open_source(
+        config.dataset,
+        data_dir=config.data_dir,
+        classes=config.classes,
+        progress=progress,
+        cache_dir=config.cache_dir,
+    )
+    if config.split == "fit":
+        if not isinstance(opened, Dataset):
+            raise UserError(f"split must be train for a stream, got fit for {config.dataset}")
+        opened = fit_part(opened)
+    if isinstance(opened, Dataset):
+        progress.note(describe(opened))
+    return opened
 
 
 def trained_on(config: TrainConfig, init: Generator | None) -> KLAutoencoder:

@@ -8,16 +8,27 @@ from typing import Any
 
 from mgd3_engine.autoencoder import AutoencoderKL
 from mgd3_engine.dit import DiT
+from mgd3_engine.files.json_file import read_json
 from mgd3_fast.config.train import TrainConfig, identity
 from mgd3_fast.errors import UserError
-from mgd3_fast.generators import SamplingDefaults, class_ids, save_generator
+from mgd3_fast.generators import (
+    SamplingDefaults,
+    amend_description,
+    class_ids,
+    load_generator_folder,
+    save_generator,
+)
+from mgd3_fast.generators.folder import DESCRIPTION
+from mgd3_fast.judge import JudgeConfig, is_about, judge
 from mgd3_fast.latents import latent_shape
 from mgd3_fast.progress import SILENT, Progress
 from mgd3_fast.train.autoencoder import STORED_DTYPES, new_autoencoder, start_autoencoder, train_autoencoder
 from mgd3_fast.train.estimate import tell_estimate
-from mgd3_fast.train.latents import training_latents
+from mgd3_fast.train.latents import held_out_latents, training_latents
 from mgd3_fast.train.network import copied_network, new_network, train_network
+from mgd3_fast.train.preset import steps_of
 from mgd3_fast.train.run import TrainingRun, open_run, trained_on, vae_source
+from mgd3_fast.train.sheets import sample_sheets
 from mgd3_fast.versions import versions
 
 
@@ -48,7 +59,9 @@ def train(config: TrainConfig, progress: Progress = SILENT) -> Path:
     if vae is not None:
         train_autoencoder(run, vae)
     if network is not None:
+        earlier = _earlier_verdict(run.out)
         _train_dit(run, network)
+        _judge(run, earlier)
     return run.out
 
 
@@ -80,7 +93,10 @@ def _train_dit(run: TrainingRun, network: DiT) -> None:
     if config.generator_heads is not None:
         settings["generator_heads"] = config.generator_heads
     run.log.begin("dit", {**identity(config, "dit"), **settings})
-    network, log = train_network(run, network, training_latents(run, autoencoder, ids))
+    latents = training_latents(run, autoencoder, ids)
+    steps = steps_of(config, "dit", len(latents))
+    sheets = sample_sheets(run, network, autoencoder, ids, _defaults(run), steps)
+    network, log = train_network(run, network, latents, held_out_latents(run, autoencoder, ids), sheets)
     run.log.finish("dit", log)
     _save(run, network, autoencoder.source)
 
@@ -91,7 +107,6 @@ def _save(run: TrainingRun, network: DiT, source: str) -> None:
     local = Path(source).exists()
     copied = local and not (run.out / "vae/config.json").is_file()
     training = {part: run.log.summary(part) for part in ("vae", "dit") if run.log.finished(part)}
-    asked = {name: getattr(config, name) for name in ("cfg_scale", "mode_scale", "t_stop")}
     save_generator(
         run.out,
         network,
@@ -101,12 +116,53 @@ def _save(run: TrainingRun, network: DiT, source: str) -> None:
         class_names=run.dataset.class_names if init is None else init.class_names,
         licence=config.licence or ("not stated" if init is None else init.licence),
         recipe={"config": config.recipe(), "seed": config.seed, "training": training, "versions": versions()},
-        defaults=replace(
-            SamplingDefaults() if init is None else init.defaults,
-            **{name: value for name, value in asked.items() if value is not None},
-        ),
+        defaults=_defaults(run),
         schedule=run.schedule,
         cfg_channels=None if init is None else init.cfg_channels,
         dtype=STORED_DTYPES[config.stored_precision],
         framing=run.dataset.framing,
     )
+
+
+def _defaults(run: TrainingRun) -> SamplingDefaults:
+    """What the generator is sampled with unless told otherwise."""
+    asked = {name: getattr(run.config, name) for name in ("cfg_scale", "mode_scale", "t_stop")}
+    return replace(
+        SamplingDefaults() if run.init is None else run.init.defaults,
+        **{name: value for name, value in asked.items() if value is not None},
+    )
+
+
+def _earlier_verdict(out: Path) -> dict[str, Any]:
+    """What is kept of an earlier judgement of the folder."""
+    if not (out / DESCRIPTION).is_file():
+        return {}
+    return read_json(out / DESCRIPTION).get("quality") or {}
+
+
+def _judge(run: TrainingRun, earlier: dict[str, Any]) -> None:
+    """Say how good the trained generator is; an earlier verdict that is about it as it is stays."""
+    generator, config = load_generator_folder(run.out), run.config
+    if earlier and is_about(earlier, generator):
+        amend_description(run.out, quality=earlier)
+        return
+    if config.judge == "off":
+        return
+    judging = JudgeConfig(
+        dataset=config.dataset,
+        data_dir=config.data_dir,
+        classes=config.classes,
+        split=config.split,
+        generator=str(run.out),
+        on_bad_image=config.on_bad_image,
+        precision=config.precision,
+        device=config.device,
+        cache_dir=config.cache_dir,
+        seed=config.seed,
+    )
+    try:
+        quality = judge(judging, run.progress)
+    except UserError as error:
+        run.progress.note(f"not judged: {error}")
+        return
+    run.progress.note(f"{generator.name} is {quality['line']}")

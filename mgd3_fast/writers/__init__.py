@@ -1,6 +1,6 @@
 """Distilled images on disk: layout, atomic and resumable writing, manifest and contact sheet."""
 
-from mgd3_fast.writers.contact_sheet import write_contact_sheet
+from mgd3_fast.writers.contact_sheet import write_contact_sheet, write_image_sheet
 from mgd3_fast.writers.layout import Layout, class_folder, layout_of
 from mgd3_fast.writers.manifest import MANIFEST, json_with_images, read_manifest, write_manifest
 from mgd3_fast.writers.out_files import check_writable, file_digest, sha256_of, unwritable_error
@@ -34,6 +34,7 @@ __all__ = [
     "sha256_of",
     "unwritable_error",
     "write_contact_sheet",
+    "write_image_sheet",
     "write_manifest",
     "write_png",
 ]

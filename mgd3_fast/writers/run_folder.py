@@ -222,7 +222,8 @@ class RunFolder:
         wanted = self._settings
         for name in [*wanted, *found]:
             if found.get(name) != wanted.get(name):
+                there, asked = (repr(one[name]) if name in one else "the default" for one in (found, wanted))
                 raise UserError(
-                    f"{self.out} holds a run of other settings, whose {name} is {found.get(name)!r} while"
-                    f" {wanted.get(name)!r} is asked for: choose another out"
+                    f"{self.out} holds a run of other settings, whose {name} is {there} while {asked} is"
+                    " asked for: choose another out"
                 )

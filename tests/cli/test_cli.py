@@ -39,6 +39,8 @@ ENCODE = [
     "--flip",
     "--posterior",
     "--storage",
+    "--background",
+    "--fit",
 ]
 OPTIONS = {
     "encode": [*ENCODE, "--shard", *REPORTING],
@@ -95,8 +97,10 @@ OPTIONS = {
         "--dataset",
         "--data-dir",
         "--classes",
+        "--split",
         "--out",
         "--part",
+        "--preset",
         "--init",
         "--generator-classes",
         "--generator-heads",
@@ -136,14 +140,19 @@ OPTIONS = {
         "--checkpoint-every",
         "--cache-dir",
         "--on-bad-image",
+        "--sample-sheets",
+        "--judge",
         "--stored-precision",
         "--name",
         "--licence",
         "--cfg-scale",
         "--mode-scale",
         "--t-stop",
+        "--background",
+        "--fit",
         *REPORTING,
     ],
+    "judge": [*ENCODE, "--samples", "--seed", "--out", *REPORTING],
     "metrics": [
         *ENCODE,
         "--features",
@@ -170,6 +179,8 @@ OPTIONS = {
         "--map",
         "--cache-dir",
         "--out",
+        "--background",
+        "--fit",
         *REPORTING,
     ],
     "export": [
@@ -217,6 +228,9 @@ OPTIONS = {
         "--precision",
         "--compile",
         "--keep-weights",
+        "--background",
+        "--fit",
+        "--on-bad-image",
         *REPORTING,
     ],
     "convert": [
@@ -227,6 +241,8 @@ OPTIONS = {
         "--normalisation",
         "--tensor-file",
         "--shard-mib",
+        "--background",
+        "--fit",
         *REPORTING,
     ],
     "check": [
@@ -268,7 +284,7 @@ def test_options_are_frozen(command: str) -> None:
 
 def test_commands_are_frozen() -> None:
     assert " ".join(COMMANDS) == (
-        "distill check encode discover evaluate train export metrics convert report doctor"
+        "distill check encode discover evaluate train judge export metrics convert report doctor"
     )
 
 

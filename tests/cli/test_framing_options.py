@@ -99,7 +99,7 @@ def test_another_background_is_another_run(
 ) -> None:
     command = ["distill", "--dataset", str(roots[0] / "train"), "--method", "random", "--ipc", "2"]
     assert main([*command, "--out", str(runs[0]), "--fit", "pad", "--quiet"]) == MISTAKE
-    assert "background" in capsys.readouterr().err
+    assert "whose background is '10,120,130' while the default is asked for" in capsys.readouterr().err
 
 
 def test_latents_and_their_keys(roots: tuple[Path, Path], tiny_generator: Path, tmp_path: Path) -> None:
@@ -249,6 +249,11 @@ def test_generators_hand_on_what_they_were_trained_with(
     )
     assert encode(config)[1].dataset.framing == Framing(TEAL, "pad")
     assert encode(replace(config, fit="crop"))[1].dataset.framing == Framing(TEAL, "crop")
+    beside = ["--method", "random", "--ipc", "1", "--out", str(tmp_path / "random"), "--quiet"]
+    assert (
+        main(["distill", *beside, "--dataset", config.dataset, "--generator", str(config.generator)]) == DONE
+    )
+    assert FRAMED.items() <= manifest(tmp_path / "random")["settings"].items()
 
 
 def test_a_trained_generator_records_it(roots: tuple[Path, Path], tmp_path: Path) -> None:

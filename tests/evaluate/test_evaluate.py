@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from mgd3_fast.cli import main
@@ -31,21 +30,7 @@ from mgd3_fast.progress import Progress
 from mgd3_fast.writers import write_manifest
 from mgd3_fast.writers.reader import read_classes
 from tests.fakes.manifests import whole_manifest
-
-NAMES = ("ant", "bee", "cow")
-
-
-def write_images(folder: Path, label: int, count: int, seed: int, side: int = 16) -> None:
-    """Noise over faint stripes whose direction is the class; colours would be lost on instance norm."""
-    folder.mkdir(parents=True)
-    source = np.random.default_rng([seed, label])
-    places = np.indices((side, side))
-    stripes = (places[0], places[1], places.sum(0))[label] % 4 < 2
-    for number in range(count):
-        pixels = source.integers(0, 120, (side, side, 3), dtype=np.uint8) + 120 * stripes[..., None].astype(
-            np.uint8
-        )
-        Image.fromarray(pixels).save(folder / f"{number}.png")
+from tests.fakes.stripes import NAMES, write_images
 
 
 @pytest.fixture(scope="module")
@@ -224,7 +209,7 @@ class StoppingProgress(Progress):
         self.skipped = 0
 
     @contextmanager
-    def stage(self, name, *, total, unit, initial=0, batch=1, first_apart=False):
+    def stage(self, name, **options):
         stopping = self
 
         class Bar:

@@ -18,7 +18,7 @@ from mgd3_fast.datasets import Dataset, imagenet_classes, open_source
 from mgd3_fast.datasets.shard_index import ShardColumns, build_index, index_path, write_index
 from mgd3_fast.errors import UserError
 from mgd3_fast.evaluate import EvaluateConfig, evaluate
-from mgd3_fast.evaluate.tested import open_tested
+from mgd3_fast.evaluate.tested import open_split
 from mgd3_fast.progress import SILENT
 from tests.fakes.full_disks import largest_file
 from tests.fakes.manifests import whole_manifest
@@ -45,7 +45,7 @@ def write_flat(folder: Path) -> None:
 
 def opened(dataset: object, split: str = "test", **options: Any) -> Dataset:
     config = EvaluateConfig(folders=(Path("x"),), dataset=str(dataset), eval_split=split, **options)
-    return open_tested(config, SILENT)
+    return open_split(config, SILENT)
 
 
 @pytest.fixture

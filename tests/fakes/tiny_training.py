@@ -44,5 +44,7 @@ def tiny_config(dataset: Path | str, out: Path, /, **changes: object) -> TrainCo
         "ema": 0.5,
         "checkpoint_every": 3,
         "device": "cpu",
+        "sample_sheets": 0,
+        "judge": "off",
     }
     return TrainConfig(**{**settings, **changes})

@@ -23,6 +23,7 @@ from mgd3_fast.generators import (
     Network,
     SamplingDefaults,
     ScheduleSettings,
+    amend_description,
     load_generator,
     save_generator,
 )
@@ -264,6 +265,18 @@ def test_unfinished_folder_is_no_generator(demo: Path, monkeypatch: pytest.Monke
         save_generator(demo, random_dit(SMALL), name="x", class_names=None, licence="MIT", recipe={})
     assert not (demo / "generator.json").exists()
     assert not list(demo.rglob("*.tmp"))
+
+
+def test_amending_a_description_changes_the_named_keys_or_nothing(demo: Path) -> None:
+    before = json.loads((demo / "generator.json").read_text())
+    amend_description(demo, quality={"verdict": "good"}, licence="CC0")
+    changed = {"quality": {"verdict": "good"}, "licence": "CC0"}
+    assert json.loads((demo / "generator.json").read_text()) == {**before, **changed}
+    assert load_generator(str(demo)).licence == "CC0"
+    with pytest.raises(TypeError):
+        amend_description(demo, quality=object())
+    assert json.loads((demo / "generator.json").read_text()) == {**before, **changed}
+    assert not list(demo.glob(".*"))
 
 
 def test_denoiser_dtype_and_placement(demo: Path) -> None:

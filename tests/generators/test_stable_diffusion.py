@@ -437,7 +437,6 @@ def test_the_preset_of_a_dit_is_its_defaults(tiny_generator: Path) -> None:
         ({"steps_offset": -1, "spacing": "leading"}, "steps_offset must be a whole number of at least 0"),
         ({"image_size": 0}, "image_size must be a whole number of at least 1, got 0"),
         ({"method": "random", "preset": "paper"}, "preset must be left out with method random"),
-        ({"method": "random", "image_size": 64}, "image_size must be left out with method random"),
         ({"method": "herding", "synonyms": "all"}, "synonyms must be left out with method herding"),
     ],
 )

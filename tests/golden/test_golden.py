@@ -294,6 +294,7 @@ TINY_TRAINING = {
     "ema": 0.5,
     "checkpoint-every": 3,
     "augment": "shift",
+    "judge": "off",
 }
 
 

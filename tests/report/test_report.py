@@ -16,8 +16,8 @@ from PIL import Image
 
 from mgd3_fast.cli import main
 from mgd3_fast.config import DistillConfig
+from mgd3_fast.datasets.holdout import spread
 from mgd3_fast.errors import UserError
-from mgd3_fast.metrics.plots import spread
 from mgd3_fast.report import ReportConfig, write_report
 from mgd3_fast.report.pictures import data_url, place_map
 from mgd3_fast.run.distillation import distill
@@ -162,9 +162,37 @@ def test_accuracies_of_evaluations(config, tmp_path):
     ):
         (tmp_path / "scores" / "evaluation.json").write_text(damaged)
         with pytest.raises(
-            UserError, match=r"evaluation must be an evaluation\.json of evaluate or its folder"
+            UserError, match=r"evaluation must be an evaluation\.json of evaluate, a compare\.json of compare"
         ):
             write_report(config(evaluation=(tmp_path / "scores",)))
+
+
+def test_a_run_of_a_comparison_shows_its_tables_and_verdict(finished, config, tmp_path):
+    score = {"values": [24.0, 25.0], "mean": 24.5, "std": 0.5, "ci95": [18.1, 30.9]}
+    row = {"folder": "mgd3-ipc3", "seeds": [0, 1], "accuracy": score, "made_s": 3.0, "training_s": 4.5}
+    rows = [
+        row | {"method": "mgd3", "balanced": score | {"mean": 31.25}, "difference": score | {"mean": 2.0}},
+        row | {"method": "all-real", "balanced": None, "difference": None, "made_s": None},
+    ]
+    table = {
+        "ipc": 3,
+        "baseline": "herding",
+        "verdict": "MGD3 does not beat <real>: ship those",
+        "rows": rows,
+    }
+    dataset = {"images_by_class": {"ant": 1, "bee": 3}, "majority": {"class": "bee", "accuracy": 75.0}}
+    result = {"format": "mgd3-fast comparison", "complete": False, "dataset": dataset, "tables": [table]}
+    (tmp_path / "compare.json").write_text(json.dumps(result))
+    run = Path(shutil.copytree(finished, tmp_path / "mgd3-ipc3"))
+    page = Page(write_report(config(folder=run, map="off")).read_text())
+    assert "MGD3 does not beat <real>: ship those" in page.text
+    assert "3 images a class, unfinished; always answering bee scores 75.0%" in page.text
+    assert "mgd3 2 24.5 (18.1 to 30.9) 31.2 +2.0 (+18.1 to +30.9) 3 4.5" in " ".join(page.text.split())
+    assert "minus herding (95%)" in page.text
+    named = Page(write_report(config(evaluation=(tmp_path,), map="off")).read_text())
+    assert table["verdict"] in named.text
+    other = Path(shutil.copytree(finished, tmp_path / "other"))
+    assert "does not beat" not in write_report(config(folder=other, map="off")).read_text()
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 
 from bench.tiny_generator import make_tiny_generator
+from mgd3_fast.cli import main
 from mgd3_fast.config import DiscoverConfig, DistillConfig, EncodeConfig
 from mgd3_fast.datasets import imagenet_classes
 from mgd3_fast.errors import Interrupted, UserError
@@ -489,6 +490,18 @@ def test_skipped_images_are_left_out_and_told(
     assert "bee/3.png" not in {
         f"{one['class']}/{one['source_image']}" for one in result.manifest["images"] if one["class"] == "bee"
     }
+
+
+@pytest.mark.parametrize("method", ["mgd3", "random", "herding"])
+def test_a_skipped_image_is_told_once(
+    method: str, pictures: Path, tiny_generator: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(pictures, tmp_path / "pictures")
+    (tmp_path / "pictures/bee/3.png").write_bytes(b"not a picture")
+    command = ["distill", "--dataset", str(tmp_path / "pictures"), "--out", str(tmp_path / "out")]
+    command += ["--generator", str(tiny_generator), "--cache-dir", str(tmp_path / "cache")]
+    assert main([*command, "--ipc", "6", "--method", method, "--on-bad-image", "skip"]) == 0
+    assert capsys.readouterr().err.count("skipped bee/3.png: not an image that Pillow can read") == 1
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from PIL import Image
 from mgd3_fast.config import DistillConfig
 from mgd3_fast.config.distill import REAL_METHODS
 from mgd3_fast.datasets import center_crop, open_dataset
+from mgd3_fast.datasets.sides import sensible_side
 from mgd3_fast.errors import Interrupted, UserError
 from mgd3_fast.modes import HerdingDiscovery
 from mgd3_fast.run import real_images
@@ -128,10 +129,9 @@ def test_bad_images_are_refused_or_never_chosen(pictures: Path, tmp_path: Path, 
 
 @pytest.mark.parametrize("method", REAL_METHODS)
 def test_folder_has_the_real_images_and_a_manifest(
-    run: Callable[..., DistilledDataset], pictures: Path, monkeypatch: pytest.MonkeyPatch, method: str
+    run: Callable[..., DistilledDataset], pictures: Path, method: str
 ) -> None:
-    monkeypatch.setattr(real_images, "_USUAL_RESOLUTION", 24)
-    distilled = run(method)
+    distilled = run(method, image_size=24)
     dataset = open_dataset(str(pictures))
     assert distilled.manifest is not None
     assert (len(distilled), distilled.made, distilled.missing) == (9, 9, 0)
@@ -147,7 +147,7 @@ def test_folder_has_the_real_images_and_a_manifest(
         np.testing.assert_array_equal(np.asarray(Image.open(path)), np.asarray(wanted))
     assert [one["name"] for one in distilled.manifest["classes"]] == ["ant", "bee", "cow"]
     assert read_classes(distilled.folder, dataset, "folder").ipc == 3
-    again = run(method)
+    again = run(method, image_size=24)
     assert (again.made, again.missing) == (0, 0)
 
 
@@ -163,6 +163,36 @@ def test_mnist5k_keeps_its_pixels(tmp_path: Path) -> None:
         )
         wanted = np.asarray(dataset.load(label, record["source_index"]))
         np.testing.assert_array_equal(np.asarray(Image.open(path)), wanted)
+
+
+def test_real_images_are_as_large_as_what_they_are_compared_with(
+    run: Callable[..., DistilledDataset], tiny_generator: Path
+) -> None:
+    """The pictures are 40 x 30; the generator's images 16 x 16."""
+
+    def side(**changes: Any) -> int:
+        distilled = run("random", "-".join(["out", *changes]), **changes)
+        assert distilled.manifest is not None
+        image = Image.open(distilled.folder / distilled.manifest["images"][0]["file"])
+        assert image.size == (distilled.manifest["settings"]["resolution"],) * 2
+        return image.width
+
+    assert side(generator=str(tiny_generator)) == 16
+    assert side(generator=str(tiny_generator), image_size=20) == 20
+    assert side() == 30  # below 32 their own
+
+
+@pytest.mark.parametrize(
+    ("sides", "wanted"), [([28] * 3, 28), ([32, 63, 500], 32), ([64] * 9, 64), ([375, 500, 2000], 256)]
+)
+def test_sensible_side_is_a_power_of_two_that_has_pixels(
+    tmp_path: Path, sides: list[int], wanted: int
+) -> None:
+    (tmp_path / "grey").mkdir()
+    for number, side in enumerate(sides):
+        Image.new("L", (2 * side, side)).save(tmp_path / "grey" / f"{number}.png")
+    (tmp_path / "grey" / "bad.png").write_bytes(b"no image")
+    assert sensible_side(open_dataset(str(tmp_path))) == wanted
 
 
 def test_shards_and_resumption_give_the_same_folder(run: Callable[..., DistilledDataset]) -> None:

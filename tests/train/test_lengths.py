@@ -124,10 +124,10 @@ def test_nothing_is_bound_before_a_step_is_done(images, tmp_path):
     broken = write_images(tmp_path / "broken", count=2)
     (broken / "ant/0.png").write_bytes(b"no image")
     config = partial(tiny_config, broken, tmp_path / "gen")
-    with pytest.raises(UserError, match=r"ant/0\.png cannot be read"):
+    with pytest.raises(UserError, match=r"ant/0\.png cannot be read: .*--on-bad-image skip"):
         train(config(lr=0.5, vae_lr=0.5))
     assert not (tmp_path / "gen").exists()
-    train(config(on_bad_image="skip"))
+    assert told(config(on_bad_image="skip")).count("skipped ant/0.png: not an image") == 1
 
 
 @pytest.mark.parametrize(("part", "checkpoint_every"), [("vae", 1000), ("dit", 1)])
@@ -180,7 +180,16 @@ def test_time_left_counts_both_parts(images, tmp_path, monkeypatch):
 def test_half_a_generator_names_the_command_that_trains_the_other_half(images, tmp_path, capsys):
     out = tmp_path / "half done"
     config = tiny_config(images, out)
-    options = ["--resolution", "16", "--vae-channels", "4,8", "--cache-dir", str(config.cache_dir)]
+    options = [
+        "--judge",
+        "off",
+        "--resolution",
+        "16",
+        "--vae-channels",
+        "4,8",
+        "--cache-dir",
+        str(config.cache_dir),
+    ]
     train_it = ["train", "--dataset", str(images), "--out", str(out), *options, "--classes", "ant,bee"]
     assert main([*train_it, "--part", "vae", "--vae-steps", "1"]) == 0
     last = capsys.readouterr().out.splitlines()[-1]

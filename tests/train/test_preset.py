@@ -175,6 +175,6 @@ def test_dit_takes_the_framing_of_the_autoencoder_beside_it(tmp_path):
 
 def test_without_any_size_the_images_decide(tmp_path: Path) -> None:
     images = write_images(tmp_path / "images", count=2, size=(40, 35))
-    tiny = {"vae_channels": (4, 8), "vae_steps": 1, "steps": 1, "hidden": 8, "depth": 1}
+    tiny = {"vae_channels": (4, 8), "vae_steps": 1, "steps": 1, "hidden": 8, "depth": 1, "judge": "off"}
     out = train(TrainConfig(dataset=str(images), out=tmp_path / "gen", cache_dir=tmp_path / "c", **tiny))
     assert json.loads((out / "generator.json").read_text())["resolution"] == 32

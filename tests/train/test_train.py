@@ -291,6 +291,8 @@ def test_mnist5k_trains_at_32_pixels(tmp_path):
         heads=2,
         steps=1,
         batch_size=8,
+        sample_sheets=0,
+        judge="off",
     )
     generator = load_generator(str(train(config)))
     assert (generator.resolution, generator.latent_shape) == (32, (4, 8, 8))

@@ -1,0 +1,33 @@
+"""What a judgement of a generator is asked to do."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from mgd3_fast.config.encode import EncodeConfig
+from mgd3_fast.config.fields import LARGEST_SEED, check_folder, option, whole
+
+
+@dataclass(frozen=True, kw_only=True)
+class JudgeConfig(EncodeConfig):
+    """Everything `judge` is asked to do.
+
+    Raises:
+        UserError: If a field is out of range; the message names the field, the rule and the value.
+    """
+
+    samples: int = whole(
+        "samples that are drawn in all, at most 50 a class; with more than 50 classes 50 of them are judged",
+        default=300,
+        lowest=2,
+    )
+    seed: int = whole("seed of the samples and of the classifier", default=0, lowest=0, highest=LARGEST_SEED)
+    out: Path | str | None = option(
+        "folder for samples.png and reconstructions.png (default: no pictures; a generator folder keeps the"
+        " verdict in its generator.json either way)",
+        default=None,
+        parse=Path,
+        metavar="PATH",
+        check=check_folder,
+    )
