@@ -16,18 +16,22 @@ if TYPE_CHECKING:
     from mgd3_fast.check import check_dataset
     from mgd3_fast.config import DistillConfig
     from mgd3_fast.config.check import CheckConfig
+    from mgd3_fast.config.tune import TuneConfig
     from mgd3_fast.errors import UserError
     from mgd3_fast.run.distillation import DistilledDataset, distill
+    from mgd3_fast.tune.tuning import tune
 
 __version__ = "0.1.0"
 __all__ = [
     "CheckConfig",
     "DistillConfig",
     "DistilledDataset",
+    "TuneConfig",
     "UserError",
     "__version__",
     "check_dataset",
     "distill",
+    "tune",
 ]
 
 __getattr__ = loaded_on_first_use(
@@ -35,7 +39,9 @@ __getattr__ = loaded_on_first_use(
     CheckConfig="mgd3_fast.config.check",
     DistillConfig="mgd3_fast.config",
     DistilledDataset="mgd3_fast.run.distillation",
+    TuneConfig="mgd3_fast.config.tune",
     UserError="mgd3_fast.errors",
     check_dataset="mgd3_fast.check",
     distill="mgd3_fast.run.distillation",
+    tune="mgd3_fast.tune.tuning",
 )

@@ -41,6 +41,7 @@ LADDER: dict[str, dict[str, Any]] = {
 DISCOVERIES = ("random", "dbscan", "spectral", "kmeans-closest", "kmeans", "kmeans-pooled", "gmm")
 
 PAPER = {"t_stop": 25, "mode_scale": 0.1}
+NEVER_GUIDED = 50
 """Guidance where a row says nothing else; the demo model's own is what these ablations found."""
 
 # A row that names what holds anyway is the same cell as one that does not.
@@ -63,8 +64,9 @@ class Cell:
 
     @property
     def asked(self) -> dict[str, Any]:
-        """Options of `distill`; methods other than MGD3 have no guidance to set."""
-        return self.options if "method" in self.options else {**PAPER, **self.options}
+        """Options of `distill`; methods other than MGD3 have no guidance to set, and t_stop 50 is none."""
+        asked = self.options if "method" in self.options else {**PAPER, **self.options}
+        return asked | {"mode_scale": 0.0} if asked.get("t_stop") == NEVER_GUIDED else asked
 
     @property
     def name(self) -> str:

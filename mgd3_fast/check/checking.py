@@ -78,7 +78,7 @@ def check_dataset(config: CheckConfig, progress: Progress = SILENT) -> Checked:
     splits, refusals = open_splits(config, progress)
     framing = chosen_framing(config)
     pictures = see_all(splits, framing, progress)
-    opened = [split.source for split in splits if isinstance(split.source, Dataset)]
+    opened = [(split.name, split.source) for split in splits if isinstance(split.source, Dataset)]
     usual = None if config.dataset in DATASET_NAMES else PUBLISHED
     with progress.activity("looking for duplicates"):
         duplicates = list(duplicate_findings(pictures, find_links(pictures)))
@@ -89,7 +89,7 @@ def check_dataset(config: CheckConfig, progress: Progress = SILENT) -> Checked:
             *duplicates,
             *shape_findings(pictures, framing, config.size, usual),
             *name_findings(pictures.class_names),
-            *(finding for dataset in opened for finding in layout_findings(dataset)),
+            *(finding for split in opened for finding in layout_findings(*split)),
             *map(_no_test_split, refusals[:1]),
         ]
     )

@@ -78,4 +78,4 @@ def _balance(pictures: Pictures, counts: NDArray[np.int64]) -> Iterator[Finding]
             f" chance is {percent(1 / counts.shape[1])}"
         )
         advice = "read the balanced accuracy of evaluate and compare beside the plain one"
-        yield Finding("warning", "majority", text, 1, advice, (most,))
+        yield Finding("warning", "majority", text, 1, advice)

@@ -9,8 +9,8 @@ Shape letters: n pictures, m links, T = THUMB.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from itertools import combinations
 
 import numpy as np
@@ -27,12 +27,39 @@ _COARSE = 4  # cells a side of what the neighbours are looked up by
 _ROWS = 65_536
 
 
+Places = NDArray[np.int64]
+
+
 @dataclass(frozen=True)
 class Links:
     """Pairs of places in `Pictures`, int64 [m, 2], the earlier one first; exact ones, and near ones."""
 
-    exact: NDArray[np.int64]
-    near: NDArray[np.int64]
+    exact: Places
+    near: Places
+
+    def __len__(self) -> int:
+        return len(self.exact) + len(self.near)
+
+    def where(self, rule: Callable[[Places, Places], NDArray[np.bool_]]) -> Links:
+        """Those whose two places [m] follow a rule."""
+        return Links(*(pairs[rule(*pairs.T)] for pairs in (self.exact, self.near)))
+
+    @property
+    def count(self) -> int:
+        """Pictures that are linked to earlier ones."""
+        return len(np.union1d(self.exact[:, 1], self.near[:, 1]))
+
+    def say(self) -> str:
+        """How many of these pictures are equal to an earlier one, and how many more are nearly so."""
+        exact = len(np.unique(self.exact[:, 1]))
+        counts = {"exactly": exact, "nearly": self.count - exact}
+        return ", ".join(f"{count:,} {how}" for how, count in counts.items() if count)
+
+    def names(self, pictures: Pictures) -> tuple[str, ...]:
+        """The pairs, "a = b" where they are equal, "a ~ b" where they are alike."""
+        signs = (("=", self.exact), ("~", self.near))
+        pairs = ((sign, *pair) for sign, part in signs for pair in part.tolist())
+        return first_of(f"{pictures.name(one)} {sign} {pictures.name(other)}" for sign, one, other in pairs)
 
 
 def find_links(pictures: Pictures) -> Links:
@@ -53,44 +80,33 @@ def find_links(pictures: Pictures) -> Links:
 def duplicate_findings(pictures: Pictures, links: Links) -> Iterator[Finding]:
     """Say what the links mean: flattered accuracy, contradicting labels, pictures that count twice."""
     split, label = pictures.split, pictures.label
-    both = [links.exact, links.near]
     for first, second in combinations(range(len(pictures.splits)), 2):
-        parts = [part[(split[part[:, 0]] == first) & (split[part[:, 1]] == second)] for part in both]
-        of, other = pictures.splits[second], pictures.splits[first]
+        yield from _leak(pictures, links, first, second)
+    relabelled = links.where(lambda one, other: label[one] != label[other])
+    if relabelled:
+        text = f"pictures that have another label elsewhere: {relabelled.say()}"
+        advice = "decide for one class and remove the other copy"
+        yield Finding("warning", "labels", text, relabelled.count, advice, relabelled.names(pictures))
+    copies = links.where(lambda one, other: (label[one] == label[other]) & (split[one] == split[other]))
+    if copies:
+        text = f"pictures that are in their class already: {copies.say()}"
+        advice = "remove the copies: clusters lean towards them"
+        yield Finding("note", "copies", text, copies.count, advice, copies.names(pictures))
+
+
+def _leak(pictures: Pictures, links: Links, first: int, second: int) -> Iterator[Finding]:
+    """Pictures of one split that an earlier one holds too."""
+    split = pictures.split
+    leak = links.where(lambda one, other: (split[one] == first) & (split[other] == second))
+    if leak:
+        earlier, later = pictures.splits[first], pictures.splits[second]
         total = int((split == second).sum())
-        if found := _finding(
-            pictures, parts, "warning", "leak", f"of {total:,} {of} pictures are in {other}"
-        ):
-            text = f"{found.text}: accuracy on {of} is flattered by up to {percent(found.count / total)}"
-            yield replace(found, text=text, advice=f"remove them from {other} or from {of}")
-    parts = [part[label[part[:, 0]] != label[part[:, 1]]] for part in both]
-    if found := _finding(pictures, parts, "warning", "labels", "pictures have another label elsewhere"):
-        yield replace(found, advice="decide for one class and remove the other copy")
-    parts = [
-        part[(label[part[:, 0]] == label[part[:, 1]]) & (split[part[:, 0]] == split[part[:, 1]])]
-        for part in both
-    ]
-    if found := _finding(pictures, parts, "note", "copies", "pictures are in their class twice"):
-        yield replace(found, advice="remove the copies: clusters lean towards them")
-
-
-def _finding(
-    pictures: Pictures, parts: list[NDArray[np.int64]], severity: str, about: str, what: str
-) -> Finding | None:
-    """Count the later pictures of exact and near links, and name the pairs."""
-    exact, near = ({int(later) for _, later in part} for part in parts)
-    near -= exact
-    if not exact and not near:
-        return None
-    counts = [f"{len(exact):,} {what}"] * bool(exact) + [
-        f"{len(near):,} {'more nearly so' if exact else f'{what}, nearly'}"
-    ] * bool(near)
-    names = (
-        f"{pictures.name(a)} {sign} {pictures.name(b)}"
-        for sign, part in zip("=~", parts, strict=True)
-        for a, b in part.tolist()
-    )
-    return Finding(severity, about, ", ".join(counts), len(exact | near), names=first_of(names))
+        text = (
+            f"{later} pictures that are in {earlier} too: {leak.say()}, of {total:,}; accuracy on {later} is"
+            f" flattered by up to {percent(leak.count / total)}"
+        )
+        advice = f"remove them from {earlier} or from {later}"
+        yield Finding("warning", "leak", text, leak.count, advice, leak.names(pictures))
 
 
 def _near(pictures: Pictures, places: NDArray[np.int64]) -> NDArray[np.int64]:

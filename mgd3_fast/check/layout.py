@@ -26,7 +26,7 @@ def name_findings(names: Sequence[str]) -> Iterator[Finding]:
         alike[re.sub(r"[\W_]+", "", form) or form].append(name)
     groups = [" = ".join(map(repr, group)) for group in alike.values() if len(group) > 1]
     if groups:
-        text = f"{len(groups):,} class names differ in case, spaces or signs alone: one class twice?"
+        text = "class names that differ in case, spaces or signs alone: one class twice?"
         advice = "merge the folders, or rename one: some file systems take them for one"
         yield Finding("warning", "alike", text, len(groups), advice, first_of(groups))
     unusable = [name for name in names if _UNUSABLE.search(name) or printable(name) != name]
@@ -36,10 +36,10 @@ def name_findings(names: Sequence[str]) -> Iterator[Finding]:
         yield Finding("note", "names", text, len(unusable), advice, first_of(unusable))
 
 
-def layout_findings(dataset: Dataset) -> Iterator[Finding]:
+def layout_findings(split: str, dataset: Dataset) -> Iterator[Finding]:
     """Say what opening a split told, and what in its folders is not what it seems."""
     for note in dataset.notes:
-        yield Finding("note", "opening", f"{dataset.split}: {note}", 1)
+        yield Finding("note", "opening", f"{split}: {note}", 1)
     folders = [cls.images for cls in dataset.classes if isinstance(cls.images, FileImages)]
     nested: Counter[str] = Counter()
     for images in folders:
@@ -47,19 +47,19 @@ def layout_findings(dataset: Dataset) -> Iterator[Finding]:
         nested.update(f"{images.folder.name}/{inside}" for inside, slash, _ in paths if slash)
     if count := nested.total():
         is_most = 2 * count > len(dataset)
-        text = f"{dataset.split}: {some(count, len(dataset))} lie in folders inside class folders"
+        text = f"{split}: {some(count, len(dataset))} lie in folders inside class folders"
         advice = "are these the classes? then name the folder above them as the dataset" if is_most else ""
         names = first_of(f"{name} ({times})" for name, times in nested.most_common())
         yield Finding("warning" if is_most else "note", "nested", text, len(nested), advice, names)
     if folders and dataset.root is not None:
-        yield from _passed_over(Path(dataset.root), [images.folder for images in folders], dataset.split)
+        yield from _passed_over(Path(dataset.root), [images.folder for images in folders], split)
 
 
 def _passed_over(root: Path, folders: Sequence[Path], split: str) -> Iterator[Finding]:
     """Pictures that are beside the class folders or hidden, and links."""
     beside = [entry.name for entry in os.scandir(root) if is_image(entry.name) and not entry.is_dir()]
     if beside:
-        text = f"{split}: {len(beside):,} pictures lie beside the class folders and are not read"
+        text = f"{split}: pictures beside the class folders, which are not read: {len(beside):,}"
         yield Finding(
             "warning",
             "beside",
@@ -79,8 +79,8 @@ def _passed_over(root: Path, folders: Sequence[Path], split: str) -> Iterator[Fi
                 elif entry.is_symlink():
                     links.append(name)
     if hidden:
-        text = f"{split}: {len(hidden):,} hidden files or folders are not read"
+        text = f"{split}: hidden files and folders, which are not read: {len(hidden):,}"
         yield Finding("note", "hidden", text, len(hidden), "", first_of(sorted(hidden)))
     if links:
-        text = f"{split}: {len(links):,} entries are links: a copy of the folder needs what they lead to"
+        text = f"{split}: links, which a copy of the folder needs with what they lead to: {len(links):,}"
         yield Finding("note", "links", text, len(links), "", first_of(sorted(links)))

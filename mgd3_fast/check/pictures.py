@@ -1,4 +1,4 @@
-"""What was seen of all pictures, as columns: about 0.25 kB a picture, so that a million fit.
+"""What was seen of all pictures, as columns: about 0.3 kB a picture, so that a million fit.
 
 Shape letters: n pictures.
 """

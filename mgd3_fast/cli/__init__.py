@@ -34,6 +34,7 @@ COMMANDS = {
     "compare": "MGD3 beside the generator alone and real images: tables, and a verdict in words",
     "train": "fit a generator (autoencoder and DiT) on a dataset",
     "judge": "is a generator any good: good, usable or poor, from its reconstructions and samples",
+    "tune": "how strongly to guide a generator: mode scale, t_stop and CFG by accuracy on held-out images",
     "export": "the network as an ONNX graph or a TensorRT engine, ahead of time",
     "metrics": "how diverse and representative distilled folders are, beside the real images",
     "convert": "a distilled folder into another format: numeric, tensor, parquet, webdataset",

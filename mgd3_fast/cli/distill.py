@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from mgd3_fast.run.distillation import DistilledDataset
 
 CONFIG = DistillConfig
+LOW_RECOVERY = 0.5  # of what is not chance
 
 
 def run(config: DistillConfig, progress: Progress) -> tuple[dict[str, Any], str]:
@@ -28,9 +29,22 @@ def run(config: DistillConfig, progress: Progress) -> tuple[dict[str, Any], str]
         "missing": distilled.missing,
         "contact_sheet": str(distilled.contact_sheet) if distilled.contact_sheet else None,
         "export": str(distilled.export) if distilled.export else None,
+        "mode_recovery": distilled.mode_recovery,
         "timings_s": distilled.timings_s,
     }
-    return result, _closing(distilled)
+    return result, _closing(distilled) + _recovery(distilled, config.ipc)
+
+
+def _recovery(distilled: DistilledDataset, ipc: int) -> str:
+    """Say where guidance is too weak to decide where images end."""
+    share = distilled.mode_recovery
+    if not distilled.guided or share is None:
+        return ""
+    chance = 1 / ipc
+    said = f"\nmode recovery {share:.0%} ({chance:.0%} by chance)"
+    if share - chance >= LOW_RECOVERY * (1 - chance):
+        return said
+    return f"{said}: guidance hardly decides what is drawn; `mgd3-fast tune` finds a stronger one"
 
 
 def _closing(distilled: DistilledDataset) -> str:

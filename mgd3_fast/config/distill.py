@@ -283,13 +283,16 @@ class DistillConfig(DiscoverConfig):
     def sampling(self, defaults: SamplingDefaults) -> SamplingDefaults:
         """Fill every `None` from a generator's defaults; `t_stop` keeps its share of the steps it counts in.
 
+        With few steps it is lowered to what leaves the first of them guided.
+
         Raises:
             UserError: If what was given does not fit what was filled in.
         """
         given = {name: getattr(self, name) for name in _SAMPLING if getattr(self, name) is not None}
         steps = given.get("steps", defaults.steps)
         counted = self.t_stop_of or steps
-        chosen = replace(defaults, **{"t_stop": round(defaults.t_stop * counted / defaults.steps), **given})
+        share = round(defaults.t_stop * counted / defaults.steps)
+        chosen = replace(defaults, **{"t_stop": max(0, min(share, counted - 2)), **given})
         filled = {name: getattr(chosen, name) for name in _SAMPLING}
         replace(self, method="mgd3", start_strength=None, **filled)  # checks them against each other
         return chosen

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from mgd3_engine import ModeGuidance
+from mgd3_engine.sampling.phases import check_guides
 
 DEFAULT_GUIDANCE = ModeGuidance()
 LARGE_VARIANCES = ("fixed_large", "fixed_large_log")
@@ -49,8 +50,8 @@ class ModeGuidedScheduler:
 
     Raises:
         ValueError: `base` is another scheduler or clips, or `modes` is not finite float `[N, C, H, W]`. A
-            guided step raises it where the network returned NaN or infinity, and where it predicts the noise
-            of a sample that is nothing else.
+            step raises it where `guidance` acts on no step of the call, and a guided one where the network
+            returned NaN or infinity, or predicts the noise of a sample that is nothing else.
     """
 
     def __init__(self, base: Any, *, modes: Tensor, guidance: ModeGuidance = DEFAULT_GUIDANCE) -> None:
@@ -91,7 +92,10 @@ class ModeGuidedScheduler:
 
     def _step(self, model_output: Tensor, timestep: Any, sample: Tensor, *args: Any, **kwargs: Any) -> Any:
         """Step the base scheduler, pulled to the modes where this step is guided."""
-        if self._respaced_index(timestep) <= self.guidance.t_stop or self.guidance.scale == 0.0:
+        step = self._respaced_index(timestep)
+        if self.guidance.scale != 0.0:
+            check_guides(self.guidance.t_stop, len(self.base.timesteps) - 1)
+        if step <= self.guidance.t_stop or self.guidance.scale == 0.0:
             return self.base.step(model_output, timestep, sample, *args, **kwargs)
         _check_finite(model_output, sample, int(timestep))
         moments = self._moments(int(timestep))

@@ -5,35 +5,17 @@ Shape letters: m synthetic images of a class, K modes of it, D features.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.neighbors import NearestNeighbors
 
 from mgd3_fast.modes import ModeSet
+from mgd3_fast.modes.recovery import mode_recovery
 from mgd3_fast.writers import MODES
 from mgd3_fast.writers.labelled import LabelledFolder, LabelledImage
 
 Points = NDArray[np.float64]
-
-
-def mode_recovery(points: Points, modes: Points, own: NDArray[np.int64]) -> float:
-    """Share of images whose nearest mode is the one they were pulled to; 1 / K by chance.
-
-    Args:
-        points: `[m, D]`.
-        modes: `[K, D]`.
-        own: `[m]`, each image's mode, from 0 to K - 1.
-
-    Returns:
-        0..1; NaN for a single mode, which every image is nearest to.
-    """
-    if len(modes) < 2:
-        return math.nan
-    nearest = NearestNeighbors(n_neighbors=1).fit(modes).kneighbors(points)[1][:, 0]
-    return float((nearest == own).mean())
 
 
 def class_recovery(modes: ModeSet, class_name: str, images: Sequence[LabelledImage], points: Points) -> float:

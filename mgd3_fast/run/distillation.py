@@ -35,6 +35,9 @@ class DistilledDataset:
         missing: Images that other shards have still to make.
         timings_s: Seconds of this call per stage, and in total.
         export: Folder of the converted images, if `format` asks for them, once the run is complete.
+        mode_recovery: Share of the images made by this call that ended nearest to their own mode among those
+            of their class, 0..1; None where none was made, for real images, and for one image a class.
+        guided: Whether modes pulled.
     """
 
     folder: Path
@@ -43,6 +46,8 @@ class DistilledDataset:
     missing: int
     timings_s: dict[str, float]
     export: Path | None = None
+    mode_recovery: float | None = None
+    guided: bool = False
 
     @property
     def contact_sheet(self) -> Path | None:
@@ -87,8 +92,16 @@ def distill(config: DistillConfig, progress: Progress = SILENT) -> DistilledData
             with run.timings.measure("trace"):
                 write_trace(run)
         export = export_images(run)
+    generated = run if isinstance(run, GeneratedImages) else None
     return DistilledDataset(
-        run.folder.out, manifest, len(left.images), missing, run.timings.rounded(), export
+        run.folder.out,
+        manifest,
+        len(left.images),
+        missing,
+        run.timings.rounded(),
+        export,
+        mode_recovery=generated.recovery.share if generated else None,
+        guided=generated is not None and generated.guidance is not None,
     )
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -19,6 +19,7 @@ from mgd3_fast.config import DistillConfig
 from mgd3_fast.config.distill import SPACINGS
 from mgd3_fast.devices import autoencoder_dtype, device_name
 from mgd3_fast.generators import SamplingDefaults
+from mgd3_fast.modes.recovery import RecoveryCount
 from mgd3_fast.run.decoding import DecodeQueue
 from mgd3_fast.run.mode_finder import ModeFinder
 from mgd3_fast.run.run import Run
@@ -40,6 +41,7 @@ class GeneratedImages(ModeFinder, Run):
         guidance: Mode guidance, or None where it is off.
         sampler: Makes latents, in batches of `sampler.batch_shape` rows.
         sampler_like: Makes another one of the same network and steps; guidance, batches and backend are free.
+        recovery: Counts the images of this call that end at their modes.
     """
 
     config: DistillConfig
@@ -48,6 +50,7 @@ class GeneratedImages(ModeFinder, Run):
     guidance: ModeGuidance | None
     sampler: GuidedSampler
     sampler_like: Callable[..., GuidedSampler]
+    recovery: RecoveryCount = field(default_factory=RecoveryCount)
 
     kept: ClassVar[str] = "finished latents and modes"
     takes_other_formats: ClassVar[bool] = True
@@ -122,12 +125,19 @@ class GeneratedImages(ModeFinder, Run):
                     batch = images[start : start + B]
                     with timings.measure("sample"), first if start == 0 else nullcontext():
                         latents = self.sampler.sample(*self.inputs(batch, modes))  # [B, C, h, w]
+                    self._count_recovered(batch, latents, modes)
                     decoding.put([(image, self.layout.file(image)) for image in batch], latents)
             for stage, seconds in decoding.seconds.items():
                 timings.add(stage, seconds)
             with timings.measure("write"):
                 writer.close()
         return []
+
+    def _count_recovered(self, images: Sequence[int], latents: Tensor, modes: ModeSet) -> None:
+        rows = {name: row for row, name in enumerate(modes.class_names)}
+        for image, latent in zip(images, latents, strict=True):
+            class_index, mode = self.layout.place(image)
+            self.recovery.add(latent, modes.modes[rows[self.layout.class_names[class_index]]], mode)
 
     def inputs(self, images: Sequence[int], modes: ModeSet) -> tuple[Tensor, Tensor, Tensor]:
         """Gather what the sampler makes some images from.

@@ -9,6 +9,7 @@ from functools import partial
 from mgd3_engine import ModeGuidance
 from mgd3_fast.config import DistillConfig, SamplingDefaults
 from mgd3_fast.config.distill import REAL_METHODS, SPACINGS
+from mgd3_fast.errors import UserError
 from mgd3_fast.generators import class_ids, for_run
 from mgd3_fast.modes import choose_discovery, header_of
 from mgd3_fast.progress import Progress
@@ -81,10 +82,23 @@ def _open_generated(config: DistillConfig, progress: Progress) -> GeneratedImage
 
 
 def _mode_guidance(config: DistillConfig, sampling: SamplingDefaults) -> ModeGuidance | None:
-    if config.method != "mgd3" or sampling.mode_scale == 0 or sampling.t_stop >= sampling.steps - 1:
+    if config.method != "mgd3" or sampling.mode_scale == 0:
         return None
+    _check_guides(sampling, config.t_stop_of)
     guidance = ModeGuidance(scale=sampling.mode_scale, t_stop=sampling.t_stop, form=config.guidance_form)
     return guidance.resolve(sampling.sampler)
+
+
+def _check_guides(sampling: SamplingDefaults, counted: int | None) -> None:
+    """Refuse guidance that acts on no step of the run, in words of the command line."""
+    steps, highest = sampling.steps, sampling.steps - 1
+    if sampling.t_stop < highest:
+        return
+    where = f", got {sampling.t_stop}" if counted is None else f", which --t-stop-of {counted} makes of it"
+    rule = f"--t-stop must be below {highest} with {steps} steps, or guidance acts on none{where}"
+    if steps == 1:
+        rule = "--steps must be at least 2 for mode guidance, got 1"
+    raise UserError(f"{rule}; for no mode guidance: --method unguided or --mode-scale 0")
 
 
 def _with_prompts(sources: Sources, config: DistillConfig, progress: Progress) -> Sources:

@@ -25,6 +25,7 @@ pytestmark = pytest.mark.usefixtures("cache")
 
 REPORTING = ["--quiet", "--json"]
 PLOTTING = ["--plot", "--projection", "--plot-classes"]
+FRAMING = ["--background", "--fit"]
 ENCODE = [
     "--dataset",
     "--data-dir",
@@ -39,8 +40,7 @@ ENCODE = [
     "--flip",
     "--posterior",
     "--storage",
-    "--background",
-    "--fit",
+    *FRAMING,
 ]
 OPTIONS = {
     "encode": [*ENCODE, "--shard", *REPORTING],
@@ -94,6 +94,8 @@ OPTIONS = {
         *REPORTING,
     ],
     "train": [
+        *FRAMING,
+        "--preset",
         "--dataset",
         "--data-dir",
         "--classes",
@@ -170,6 +172,7 @@ OPTIONS = {
         *REPORTING,
     ],
     "report": [
+        *FRAMING,
         "--dataset",
         "--data-dir",
         "--generator",
@@ -195,6 +198,8 @@ OPTIONS = {
         *REPORTING,
     ],
     "evaluate": [
+        *FRAMING,
+        "--on-bad-image",
         "--dataset",
         "--data-dir",
         "--classes",
@@ -234,6 +239,7 @@ OPTIONS = {
         *REPORTING,
     ],
     "convert": [
+        *FRAMING,
         "--format",
         "--dataset",
         "--size",

@@ -114,8 +114,10 @@ def test_what_is_given_wins() -> None:
     assert chosen == SamplingDefaults(sampler="ddim", steps=20, cfg_scale=1.5, mode_scale=0.0, t_stop=3)
 
 
-@pytest.mark.parametrize(("steps", "t_stop"), [(50, 25), (20, 10), (25, 12), (100, 50), (1, 0)])
-def test_t_stop_keeps_its_share_of_the_steps(steps: int, t_stop: int) -> None:
+@pytest.mark.parametrize(
+    ("steps", "t_stop"), [(50, 25), (20, 10), (25, 12), (100, 50), (3, 1), (2, 0), (1, 0)]
+)
+def test_t_stop_keeps_its_share_of_the_steps_and_one_of_them_guided(steps: int, t_stop: int) -> None:
     assert config(steps=steps).sampling(PAPER).t_stop == t_stop
 
 

@@ -147,9 +147,22 @@ def test_without_cfg_the_network_runs_once_per_image(off):
     torch.testing.assert_close(alone, both, rtol=1e-5, atol=1e-5)
 
 
-def test_no_guidance_stop_at_the_end_and_scale_0_are_the_same_bytes():
+@pytest.mark.parametrize("t_stop", [5, 50])
+def test_guidance_of_no_step_is_refused(t_stop):
+    with pytest.raises(
+        ValueError, match=f"t_stop must be below 5, .* got {t_stop}; guidance=None or scale 0"
+    ):
+        make_sampler(guidance=ModeGuidance(t_stop=t_stop))
+
+
+def test_guidance_of_no_step_of_a_run_that_starts_at_the_mode_is_refused():
+    with pytest.raises(ValueError, match="t_stop must be below 2"):
+        make_sampler(guidance=ModeGuidance(t_stop=2), start_strength=0.5)
+
+
+def test_no_guidance_and_scale_0_are_the_same_bytes():
     images = make_images(3)
-    off = [None, ModeGuidance(t_stop=5), ModeGuidance(t_stop=50), ModeGuidance(0.0, 0)]
+    off = [None, ModeGuidance(0.0, 0), ModeGuidance(0.0, 50)]
     runs = [make_sampler(guidance=guidance).sample(*images) for guidance in off]
     assert all(torch.equal(run, runs[0]) for run in runs[1:])
     assert not torch.equal(make_sampler().sample(*images), runs[0])
@@ -227,7 +240,7 @@ def test_callback_sees_every_step_of_every_batch_and_the_result():
 
 def test_one_step_returns_x0_of_the_starting_noise():
     class_ids, modes, seeds = make_images(2)
-    sampler = make_sampler(lambda x, t, c: x * 0.5, steps=1, guidance=ModeGuidance(t_stop=0))
+    sampler = make_sampler(lambda x, t, c: x * 0.5, steps=1, guidance=None)
     start, abar = philox_normal(seeds, 1, SHAPE), 1 - 1e-4
     expected = start / math.sqrt(abar) - math.sqrt(1 / abar - 1) * 0.5 * start
     torch.testing.assert_close(sampler.sample(class_ids, modes, seeds), expected, rtol=1e-6, atol=1e-6)

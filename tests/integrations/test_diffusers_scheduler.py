@@ -128,9 +128,15 @@ def test_dit_pipeline_with_ddim_equals_the_engine(pipeline, form, t_stop, guidan
     assert relative_error(got, engine(pipeline, None, guidance_scale, method="ddim")) > 10 * BOUND
 
 
-@pytest.mark.parametrize(
-    "guidance", [ModeGuidance(0.1, 50), ModeGuidance(0.1, 49), ModeGuidance(0.0, 0)], ids=str
-)
+def test_guidance_of_no_step_is_refused(pipeline):
+    scheduler = ModeGuidedScheduler(
+        make_base("DDIMScheduler"), modes=make_modes(), guidance=ModeGuidance(t_stop=49)
+    )
+    with pytest.raises(ValueError, match=r"t_stop must be below 49, .* got 49"):
+        run(pipeline, scheduler)
+
+
+@pytest.mark.parametrize("guidance", [ModeGuidance(0.0, 50), ModeGuidance(0.0, 0)], ids=str)
 @pytest.mark.parametrize("name", ["DDIMScheduler", "DDPMScheduler"])
 def test_without_guidance_the_base_steps_to_the_byte(pipeline, name, guidance):
     plain = run(pipeline, make_base(name))
@@ -177,7 +183,7 @@ def test_one_ddpm_step_is_the_formula(form, prediction_type, variance_type):
 def test_dit_pipeline_with_ddpm_is_pulled_to_the_modes(pipeline):
     pulled, plain = (
         run(pipeline, ModeGuidedScheduler(make_base("DDPMScheduler"), modes=make_modes(), guidance=guidance))
-        for guidance in (ModeGuidance(0.1, 0), ModeGuidance(0.1, 50))
+        for guidance in (ModeGuidance(0.1, 0), ModeGuidance(0.0))
     )
     distance = [(latents - make_modes()).flatten(1).norm(dim=1) for latents in (pulled, plain)]
     assert (distance[0] < distance[1]).all()

@@ -170,7 +170,7 @@ def test_settings_reach_the_store(run: Run, pictures: Path, option: str, value: 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--shard", "3/2"], "shard must be I/N with I from 1 to N, got '3/2'"),
+        (["--shard", "3/2"], "shard must be I/N with I from 1 to N, auto or auto/N, got '3/2'"),
         (["--shard", "4/5"], "shard must be of at most 3 classes, got 4/5"),
         (["--flip", "up"], "flip must be one of none, random, both, got 'up'"),
         (["--storage", "bf16"], "storage must be one of fp32, fp16, got 'bf16'"),

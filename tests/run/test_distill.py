@@ -340,13 +340,34 @@ def test_other_seed_or_no_guidance_gives_other_images(
     run: Callable[..., DistilledDataset], whole: Path, tmp_path: Path
 ) -> None:
     run(tmp_path / "seed", seed=1)
-    run(tmp_path / "off", mode_scale=0.0)
-    run(tmp_path / "stopped", t_stop=4)
+    run(tmp_path / "off", mode_scale=0.0, t_stop=4)
     reference = pixels(whole)
     assert (pixels(tmp_path / "seed") != reference).mean() > 0.5
     assert (pixels(tmp_path / "off") != reference).any()
-    assert np.array_equal(pixels(tmp_path / "off"), pixels(tmp_path / "stopped"))
     assert json.loads((tmp_path / "off/manifest.json").read_text())["guidance"]["form"] == "none"
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (
+            {"t_stop": 3},
+            "--t-stop must be below 3 with 4 steps, or guidance acts on none, got 3; for no mode",
+        ),
+        ({"t_stop": 49, "t_stop_of": 50}, "with 4 steps, .* which --t-stop-of 50 makes of it; for no mode"),
+        (
+            {"steps": 1},
+            "--steps must be at least 2 for mode guidance, got 1; .* --method unguided or --mode-s",
+        ),
+    ],
+    ids=str,
+)
+def test_guidance_of_no_step_is_refused_before_anything_is_written(
+    run: Callable[..., DistilledDataset], tmp_path: Path, options: dict[str, int], words: str
+) -> None:
+    with pytest.raises(UserError, match=words):
+        run(tmp_path / "none", **options)
+    assert not (tmp_path / "none").exists()
 
 
 def test_solver_interval_and_stop_are_in_the_manifest(

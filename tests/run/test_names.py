@@ -39,7 +39,7 @@ def place(tmp_path_factory: pytest.TempPathFactory, tiny_generator: Path) -> Pat
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MGD3_CACHE", str(root / "cache"))
         source = ("--dataset", root / "data", "--generator", tiny_generator, *CPU)
-        steps = ("--steps", "2", "--t-stop", "1", "--flip", "random")
+        steps = ("--steps", "2", "--t-stop", "0", "--flip", "random")
         run("distill", *source, "--ipc", "1", *steps, "--out", root / "runs" / "made")
         yield root
 
@@ -75,7 +75,7 @@ def test_images_are_traced_by_names_as_they_are_written(
 ) -> None:
     shutil.copytree(made, tmp_path / "run")
     source = ("--dataset", place / "data", "--generator", tiny_generator, *CPU)
-    steps = ("--ipc", "1", "--steps", "2", "--t-stop", "1", "--flip", "random", "--out", tmp_path / "run")
+    steps = ("--ipc", "1", "--steps", "2", "--t-stop", "0", "--flip", "random", "--out", tmp_path / "run")
     run("distill", *source, *steps, "--trace", f"{NFD}/0,b\\xe9te/0", "--trace-stops", "0")
     assert (tmp_path / "run" / "trace.png").is_file()
 

@@ -78,6 +78,23 @@ def cfg_steps(respaced: RespacedSchedule, first: int, interval: Sequence[int] | 
     return inside
 
 
+def check_guides(t_stop: int, first: int) -> None:
+    """Refuse mode guidance that acts on no step of a run, for a run without is asked for by `None`.
+
+    Args:
+        t_stop: Steps with an index above it are guided.
+        first: Index of the run's first step, S - 1 for a run from noise.
+
+    Raises:
+        ValueError: No index is above `t_stop`.
+    """
+    if t_stop >= first:
+        raise ValueError(
+            f"t_stop must be below {first}, the index of the first step, for any step to be guided,"
+            f" got {t_stop}; guidance=None or scale 0 is a run without mode guidance"
+        )
+
+
 def split_steps(first: int, guidance: ModeGuidance | None, cfg: frozenset[int]) -> tuple[Phase, ...]:
     """Split the steps of a run into phases; guided is an index above `t_stop` (MGD3 Algorithm 1).
 
@@ -88,10 +105,14 @@ def split_steps(first: int, guidance: ModeGuidance | None, cfg: frozenset[int]) 
 
     Returns:
         The phases in the order they run.
+
+    Raises:
+        ValueError: Guidance of a scale above 0 acts on no step.
     """
     stop = first
     if guidance is not None and guidance.scale != 0.0:
         stop = guidance.t_stop
+        check_guides(stop, first)
     alike = groupby(range(first, -1, -1), key=lambda step: (step > stop, step in cfg))
     runs = [(key, list(steps)) for key, steps in alike]
     return tuple(Phase(range(steps[0], steps[-1] - 1, -1), *key) for key, steps in runs)

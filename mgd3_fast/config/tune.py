@@ -1,0 +1,89 @@
+"""What the tuning of a generator is asked to do."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from mgd3_fast.config.encode import PRECISIONS
+from mgd3_fast.config.fields import (
+    CACHE,
+    LARGEST_SEED,
+    argument,
+    background_option,
+    bad_image_option,
+    check_number,
+    check_options,
+    classes_option,
+    data_dir_option,
+    device_option,
+    fit_option,
+    folder,
+    option,
+    path,
+    whole,
+)
+
+_UNITS_S = {"s": 1.0, "m": 60.0, "h": 3600.0}
+
+
+def seconds_of(text: str) -> float:
+    """Read a time such as 90s, 30m or 1.5h.
+
+    Raises:
+        ValueError: It is none.
+    """
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([smh])", text)
+    if found is None:
+        raise ValueError(f"{text!r} is no time")
+    return float(found[1]) * _UNITS_S[found[2]]
+
+
+def _check_budget(name: str, value: object) -> None:
+    rule = "in seconds, written 90s, 30m or 1.5h,"
+    check_number(f"{name} {rule}", value, 0.0, above_zero=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TuneConfig:
+    """Everything `tune` is asked to do.
+
+    Args:
+        budget: Seconds.
+
+    Raises:
+        UserError: If a field is out of range; the message names the field, the rule and the value.
+    """
+
+    generator: str = argument("generator, as for distill", metavar="GENERATOR", parse=str)
+    dataset: str = option(
+        "dataset as for distill; a fifth of its training images is held out", metavar="NAME|PATH"
+    )
+    data_dir: Path | str | None = data_dir_option()
+    classes: str | None = classes_option()
+    ipc: int = whole("images per class")
+    budget: float = option(
+        "time that all trainings may take, such as 90s, 30m or 1.5h",
+        parse=seconds_of,
+        metavar="TIME",
+        check=_check_budget,
+        default=1800.0,
+    )
+    out: Path | str = folder("folder of results; what is finished there is not done again", default="tuning")
+    epochs: int | None = whole("epochs of a whole training (default: the protocol's)", default=None)
+    seed: int = whole(
+        "first seed, of modes, images and classifiers", default=0, lowest=0, highest=LARGEST_SEED
+    )
+    dry_run: bool = option(
+        "leave the generator's folder as it is", default=False, parse=bool, action="store_true"
+    )
+    background: str | None = background_option("what the generator records, else ")
+    fit: str | None = fit_option("likewise, else ")
+    on_bad_image: str = bad_image_option()
+    precision: str = option("number format of the generator", default="auto", choices=PRECISIONS)
+    device: str = device_option()
+    cache_dir: Path | str | None = path(f"where latents are kept for later runs {CACHE}", default=None)
+
+    def __post_init__(self) -> None:
+        check_options(self)
