@@ -76,14 +76,14 @@ def open_run(config: TrainConfig, progress: Progress) -> TrainingRun:
     opened = _open(config, progress)
     log = TrainingLog(Path(config.out))
     init = None if config.init is None else _open_init(config, opened.name, progress)
-    framing = _framing(config, init, log)
     schedule = _schedule_settings(init)
     vae = trained_on(config, init) if config.part == "dit" else None
+    framing = _framing(config, init, log)
+    if isinstance(opened, Dataset):
+        opened = replace(opened, framing=framing)
     preset = preset_of(config, device)
     resolution = _resolution(config, init, vae, log, progress) or resolution_for(opened, preset)
     shape = None if vae is None else latent_shape(vae, resolution)
-    if isinstance(opened, Dataset):
-        opened = replace(opened, framing=framing)
     glance(config.dataset, opened, resolution, progress, on_bad_image=config.on_bad_image)
     dataset, pixels = _readable(opened, vae, resolution, framing, config, device, progress)
     if len(dataset) < 2:

@@ -180,7 +180,16 @@ def test_time_left_counts_both_parts(images, tmp_path, monkeypatch):
 def test_half_a_generator_names_the_command_that_trains_the_other_half(images, tmp_path, capsys):
     out = tmp_path / "half done"
     config = tiny_config(images, out)
-    options = ["--resolution", "16", "--vae-channels", "4,8", "--cache-dir", str(config.cache_dir)]
+    options = [
+        "--judge",
+        "off",
+        "--resolution",
+        "16",
+        "--vae-channels",
+        "4,8",
+        "--cache-dir",
+        str(config.cache_dir),
+    ]
     train_it = ["train", "--dataset", str(images), "--out", str(out), *options, "--classes", "ant,bee"]
     assert main([*train_it, "--part", "vae", "--vae-steps", "1"]) == 0
     last = capsys.readouterr().out.splitlines()[-1]
