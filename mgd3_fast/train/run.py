@@ -63,7 +63,7 @@ class TrainingRun:
     @property
     def images(self) -> dict[str, Any]:
         """What identifies the images as they are seen, as JSON values by name."""
-        return {"images": self.dataset.fingerprint, **self.dataset.framing.record()}
+        return {"images": self.dataset.fingerprint, **self.dataset.framing.options()}
 
 
 def open_run(config: TrainConfig, progress: Progress) -> TrainingRun:

@@ -229,7 +229,6 @@ OPTIONS = {
         "--precision",
         "--compile",
         "--keep-weights",
-        "--all-real",
         *REPORTING,
     ],
     "compare": [
