@@ -34,7 +34,7 @@ def glance(
     """Warn in at most four lines of what is wrong with the pictures of a run; else say nothing.
 
     At most 200 of them are looked at, and 20 million pixels, evenly over the classes and the same ones every
-    time; none of the datasets known by name, and of streams.
+    time; none of the datasets known by name, of streams, and of what the same progress was told about before.
 
     Args:
         named: What the dataset was opened as.
@@ -46,6 +46,8 @@ def glance(
     if named in DATASET_NAMES or progress.quiet:
         return
     if not isinstance(dataset, Dataset) or dataset.stream is not None:
+        return
+    if not progress.is_first(f"pictures {dataset.fingerprint}"):
         return
     pictures = Pictures([dataset.split], dataset.class_names)
     for seen in run_ahead(_jobs(dataset), None, _LOOKAHEAD):

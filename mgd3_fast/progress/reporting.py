@@ -26,6 +26,7 @@ class Progress:
     def __init__(self, *, quiet: bool = False, stream: TextIO | None = None) -> None:
         self.quiet = quiet
         self.stream = stream if stream is not None else sys.stderr
+        self._told: set[str] = set()
 
     @contextmanager
     def stage(
@@ -97,6 +98,12 @@ class Progress:
         seconds = time.monotonic() - started
         if seconds >= after_s:
             self.note(f"{name}: {duration(seconds)}")
+
+    def is_first(self, about: str) -> bool:
+        """Whether nothing was said about this before, by a command that is made of several runs."""
+        first = about not in self._told
+        self._told.add(about)
+        return first
 
     def note(self, line: str) -> None:
         """Print a line of information or warning, or several; of what is too long the middle is left out."""
