@@ -21,11 +21,18 @@ def run(config: TuneConfig, progress: Progress) -> tuple[dict[str, Any], str]:
 
     result = tune(config, progress)
     lines = [*_table(result), "", _sentence(result)]
-    if result["written_to"] is not None:
-        lines.append(f"written into {result['written_to']}: distill takes it from there")
-    else:
-        lines.append(f"the generator is left as it is; to use this: {_command(config, result)}")
-    return result, "\n".join([*lines, f"everything: {Path(config.out) / RESULT}"])
+    return result, "\n".join([*lines, _outcome(config, result), f"everything: {Path(config.out) / RESULT}"])
+
+
+def _outcome(config: TuneConfig, result: dict[str, Any]) -> str:
+    """What became of the generator's settings."""
+    changed, folder = result["chosen"] != result["present"], result["written_to"]
+    if folder is None:
+        use = f"; to use this: {_command(config, result)}" if changed else ""
+        return f"the generator is left as it is{use}"
+    if changed:
+        return f"written into {folder}: distill takes it from there"
+    return f"the settings of {folder} are unchanged; the table is written into it"
 
 
 def _table(result: dict[str, Any]) -> list[str]:
