@@ -57,7 +57,9 @@ def tell_estimate(run: TrainingRun, vae: AutoencoderKL | None, network: DiT | No
     parts = " and ".join(f"{duration(taken)} for {part}" for part, taken in seconds.items())
     weights = max(sum(weight.numel() for weight in one.parameters()) for one in (vae, network) if one)
     memory = (_peak_bytes(run.device) + _STATE_BYTES * weights) / 2**30
-    run.progress.note(f"about {parts} on {device_name(run.device)}, {memory:.1f} GiB")
+    judged = network is not None and run.config.judge != "off"
+    after = "; judging comes after that" if judged else ""
+    run.progress.note(f"about {parts} on {device_name(run.device)}, {memory:.1f} GiB{after}")
     return replace(run, later_s=seconds.get("the DiT", 0.0))
 
 

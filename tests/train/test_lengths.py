@@ -152,7 +152,7 @@ def test_an_estimate_comes_first_and_changes_nothing(images, begun, tmp_path, mo
     line = next(line for line in said.splitlines() if line.startswith("about"))
     assert " s for the autoencoder and " in line
     assert " s for the DiT on cpu, " in line
-    assert line.endswith(" GiB")
+    assert line.endswith(" GiB"), "nothing is judged here"
     assert said.index("about") < said.index("train vae")
     assert equal(dit_of(tmp_path / "gen"), dit_of(begun))
     again = told(config)
