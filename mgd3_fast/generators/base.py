@@ -130,6 +130,11 @@ class Generator:
         """sha256 of the network's weights, whatever file layout they came in; loads them."""
         return self.network.digest()
 
+    @property
+    def digests(self) -> dict[str, str]:
+        """What tells the weights of both networks, as what is kept about them records it."""
+        return {"generator_digest": self.digest, "autoencoder_digest": self.autoencoder.digest}
+
     def class_ids(self, class_names: Sequence[str]) -> list[int]:
         """Find the network's id of each class of a dataset.
 

@@ -110,8 +110,7 @@ def is_about(quality: Mapping[str, Any], generator: Generator) -> bool:
 
 def _subject(generator: Generator) -> dict[str, Any]:
     sampling = {name: getattr(generator.defaults, name) for name in ("sampler", "steps", "cfg_scale")}
-    digests = {"generator_digest": generator.digest, "autoencoder_digest": generator.autoencoder.digest}
-    return {**digests, "sampling": sampling}
+    return {**generator.digests, "sampling": sampling}
 
 
 def _is_kept(config: JudgeConfig) -> bool:

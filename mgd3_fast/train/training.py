@@ -51,7 +51,7 @@ def train(config: TrainConfig, progress: Progress = SILENT) -> Path:
             loss is not finite.
         Interrupted: Ctrl-C; a checkpoint was written.
     """
-    run = open_run(config, progress)
+    run, asked = open_run(config, progress), _sampling(config)
     config = run.config
     vae = None if config.part == "dit" else _starting_autoencoder(run)
     network = None if config.part == "vae" else _starting_network(run, vae)
@@ -59,9 +59,10 @@ def train(config: TrainConfig, progress: Progress = SILENT) -> Path:
     if vae is not None:
         train_autoencoder(run, vae)
     if network is not None:
-        earlier = _earlier_verdict(run.out)
+        earlier = _earlier_description(run.out)
         _train_dit(run, network)
-        _judge(run, earlier)
+        _keep_tuning(run, earlier.get("tuning"), asked)
+        _judge(run, earlier.get("quality") or {})
     return run.out
 
 
@@ -126,18 +127,28 @@ def _save(run: TrainingRun, network: DiT, source: str) -> None:
 
 def _defaults(run: TrainingRun) -> SamplingDefaults:
     """What the generator is sampled with unless told otherwise."""
-    asked = {name: getattr(run.config, name) for name in ("cfg_scale", "mode_scale", "t_stop")}
-    return replace(
-        SamplingDefaults() if run.init is None else run.init.defaults,
-        **{name: value for name, value in asked.items() if value is not None},
-    )
+    return replace(SamplingDefaults() if run.init is None else run.init.defaults, **_sampling(run.config))
 
 
-def _earlier_verdict(out: Path) -> dict[str, Any]:
-    """What is kept of an earlier judgement of the folder."""
-    if not (out / DESCRIPTION).is_file():
-        return {}
-    return read_json(out / DESCRIPTION).get("quality") or {}
+def _sampling(config: TrainConfig) -> dict[str, Any]:
+    """The settings of sampling that a configuration states."""
+    stated = {name: getattr(config, name) for name in ("cfg_scale", "mode_scale", "t_stop")}
+    return {name: value for name, value in stated.items() if value is not None}
+
+
+def _earlier_description(out: Path) -> dict[str, Any]:
+    """What the folder said of itself before; empty where it is new."""
+    return read_json(out / DESCRIPTION) if (out / DESCRIPTION).is_file() else {}
+
+
+def _keep_tuning(run: TrainingRun, tuning: dict[str, Any] | None, asked: dict[str, Any]) -> None:
+    """Put back what `tune` chose for these weights, unless other settings are asked for."""
+    if tuning is None or not load_generator_folder(run.out).digests.items() <= tuning.items():
+        return
+    if asked.items() <= tuning["defaults"].items():
+        amend_description(run.out, tuning=tuning, defaults=tuning["defaults"])
+    else:
+        run.progress.note("the options given replace what tune had chosen: its table is removed")
 
 
 def _judge(run: TrainingRun, earlier: dict[str, Any]) -> None:

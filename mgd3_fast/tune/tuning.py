@@ -69,7 +69,7 @@ def tune(
         raise Interrupted(
             f"finished sets and trainings are kept in {out}; the same command goes on from here"
         ) from None
-    result = _result(trials, tried, scores, history)
+    result = {**_result(trials, tried, scores, history), **generator.digests}
     with renamed(out / RESULT) as unfinished:
         unfinished.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     if result["written_to"] is not None:

@@ -13,6 +13,8 @@ from torch import nn
 
 from mgd3_fast.datasets import Framing, open_dataset
 from mgd3_fast.errors import UserError
+from mgd3_fast.generators import amend_description
+from mgd3_fast.generators.folder import load_generator_folder
 from mgd3_fast.progress import Progress
 from mgd3_fast.train import TrainConfig, train
 from mgd3_fast.train.held_out import HeldOutLoss, best_before_rise, open_held_out_images
@@ -141,6 +143,28 @@ def test_train_judges_once(with_val: Path, tmp_path: Path, monkeypatch: pytest.M
     assert json.loads((again / "generator.json").read_text())["quality"] == quality
     train(replace(config, cfg_scale=3.0, judge="off"))
     assert "quality" not in json.loads((again / "generator.json").read_text())  # it was sampled at another
+
+
+def test_what_was_tuned_stays_with_its_weights(with_val: Path, tmp_path: Path) -> None:
+    config = tiny_config(with_val, tmp_path / "gen", steps=2)
+    described = train(config) / "generator.json"
+    untuned = json.loads(described.read_text())["defaults"]
+    defaults = {**untuned, "mode_scale": 0.7, "t_stop": 10}
+    tuning = {"defaults": defaults, **load_generator_folder(config.out).digests}
+    amend_description(config.out, tuning=tuning, defaults=defaults)
+    for again in (config, replace(config, mode_scale=0.7)):
+        train(again)
+        kept = json.loads(described.read_text())
+        assert (kept["tuning"], kept["defaults"]) == (tuning, defaults)
+
+    train(replace(config, mode_scale=0.2))
+    other = json.loads(described.read_text())
+    assert "tuning" not in other
+    assert other["defaults"] == {**untuned, "mode_scale": 0.2}
+
+    amend_description(config.out, tuning=tuning, defaults=defaults)
+    train(replace(config, steps=4))
+    assert "tuning" not in json.loads(described.read_text()), "it was of other weights"
 
 
 def test_what_cannot_be_judged_is_trained_all_the_same(with_val: Path, tmp_path: Path) -> None:

@@ -109,6 +109,7 @@ def test_what_is_chosen_is_written_and_distill_takes_it(asked, generator, pictur
     assert "points above scale-0.1" in text
     assert described["defaults"] == result["defaults"]
     assert described["tuning"]["candidates"] == result["candidates"]
+    assert load_generator(str(generator)).digests.items() <= described["tuning"].items()
     assert {key: described[key] for key in before if key != "defaults"} == {
         key: before[key] for key in before if key != "defaults"
     }
@@ -126,6 +127,7 @@ def test_without_a_proven_gain_the_present_defaults_stay(asked, generator, monke
     result, text = tune_command(asked(), SILENT)
     assert result["chosen"] == result["present"]
     assert "the present settings stay" in text
+    assert f"the settings of {generator} are unchanged; the table is written into it" in text
     assert load_generator(str(generator)).defaults.mode_scale == 0.1
 
 
