@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from mgd3_fast.config.fields import (
     argument,
     background_option,
     bad_image_option,
-    check_number,
+    budget_option,
     check_options,
     classes_option,
     data_dir_option,
@@ -22,35 +21,14 @@ from mgd3_fast.config.fields import (
     folder,
     option,
     path,
+    read_budget,
     whole,
 )
-
-_UNITS_S = {"s": 1.0, "m": 60.0, "h": 3600.0}
-
-
-def seconds_of(text: str) -> float:
-    """Read a time such as 90s, 30m or 1.5h.
-
-    Raises:
-        ValueError: It is none.
-    """
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)([smh])", text)
-    if found is None:
-        raise ValueError(f"{text!r} is no time")
-    return float(found[1]) * _UNITS_S[found[2]]
-
-
-def _check_budget(name: str, value: object) -> None:
-    rule = "in seconds, written 90s, 30m or 1.5h,"
-    check_number(f"{name} {rule}", value, 0.0, above_zero=True)
 
 
 @dataclass(frozen=True, kw_only=True)
 class TuneConfig:
     """Everything `tune` is asked to do.
-
-    Args:
-        budget: Seconds.
 
     Raises:
         UserError: If a field is out of range; the message names the field, the rule and the value.
@@ -63,13 +41,7 @@ class TuneConfig:
     data_dir: Path | str | None = data_dir_option()
     classes: str | None = classes_option()
     ipc: int = whole("images per class")
-    budget: float = option(
-        "time that all trainings may take, such as 90s, 30m or 1.5h",
-        parse=seconds_of,
-        metavar="TIME",
-        check=_check_budget,
-        default=1800.0,
-    )
+    budget: str = budget_option("time for images and trainings, such as 90s, 30m or 1h30m", default="30m")
     out: Path | str = folder("folder of results; what is finished there is not done again", default="tuning")
     epochs: int | None = whole("epochs of a whole training (default: the protocol's)", default=None)
     seed: int = whole(
@@ -87,3 +59,8 @@ class TuneConfig:
 
     def __post_init__(self) -> None:
         check_options(self)
+
+    @property
+    def budget_s(self) -> float:
+        """`budget` in seconds."""
+        return read_budget(self.budget)

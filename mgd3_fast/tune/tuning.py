@@ -82,7 +82,7 @@ def _planned(trials: Trials, tried: tuple[Candidate, ...], progress: Progress) -
     config, journal = trials.config, trials.journal
     with progress.activity("timing one set of images and some epochs"):
         epochs, units = _timed(trials, tried[0])
-    left_s = config.budget - journal.spent_s
+    left_s = config.budget_s - journal.spent_s
     rounds = fitting(len(tried), epochs, units, left_s)
     progress.note(
         f"a set of images takes {units.set_s:.3g} s, a training {units.training_s:.3g} s and"
@@ -126,7 +126,7 @@ def _play(
     history: list[dict[str, Any]] = []
     with progress.stage("tune", total=total, unit="training") as bar:
         for one in rounds:
-            if scores and trials.journal.spent_s >= trials.config.budget:
+            if scores and trials.journal.spent_s >= trials.config.budget_s:
                 progress.note("the budget is spent: the choice is made on the rounds that are finished")
                 break
             running = _best(scores, one.candidates, present) if scores else running

@@ -34,7 +34,7 @@ def generator(tiny_generator: Path, tmp_path: Path) -> Path:
 def asked(generator: Path, pictures: Path, tmp_path: Path):
     def make(**changes: Any) -> TuneConfig:
         settings = {"dataset": str(pictures), "generator": str(generator), "ipc": 2, "epochs": 2}
-        return TuneConfig(**{**settings, "out": tmp_path / "out", "budget": 1e6, **changes})
+        return TuneConfig(**{**settings, "out": tmp_path / "out", "budget": "300h", **changes})
 
     return make
 
@@ -145,9 +145,9 @@ def test_pairs_share_their_seeds_and_rounds_are_halved(asked, scores):
 def test_a_spent_budget_ends_the_rounds(asked, monkeypatch, tmp_path):
     monkeypatch.setattr(tuning, "fitting", lambda *of: halving.halving(4, 4, 2))
     time_s = iter(range(0, 10**6, 100))  # modes and the timed set take 100 s each
-    assert len(tune(asked(budget=150.0), clock=lambda: float(next(time_s)))["rounds"]) == 1
+    assert len(tune(asked(budget="150s"), clock=lambda: float(next(time_s)))["rounds"]) == 1
     assert (
-        len(tune(asked(budget=1000.0, out=tmp_path / "other"), clock=lambda: float(next(time_s)))["rounds"])
+        len(tune(asked(budget="1000s", out=tmp_path / "other"), clock=lambda: float(next(time_s)))["rounds"])
         == 2
     )
 
@@ -184,10 +184,7 @@ def test_a_folder_holds_one_tuning(asked, tmp_path):
         tune(asked(ipc=1))
 
 
-@pytest.mark.parametrize(
-    ("budget", "words"),
-    [("soon", "budget in seconds, written 90s, 30m or 1.5h, must be a finite"), ("0s", "must be above 0")],
-)
-def test_a_wrong_budget_is_one_line(capsys, budget, words):
+@pytest.mark.parametrize("budget", ["soon", "0s"])
+def test_a_wrong_budget_is_one_line(capsys, budget):
     assert main(["tune", "demo-mnist5k", "--dataset", "mnist5k", "--ipc", "1", "--budget", budget]) == 2
-    assert words in capsys.readouterr().err
+    assert f"budget must be a time such as 45s, 90m or 1h30m, got {budget!r}" in capsys.readouterr().err
