@@ -1,8 +1,8 @@
 """What it costs OpenMP's threads to spin while they wait for each other, on quiet and on busy processors.
 
 A small DiT is trained in processes of two threads, in turn: as GNU OpenMP waits by itself, as `mgd3-fast`
-tells it to (`GOMP_SPINCOUNT=1000`), and with one thread. With `--busy N`, N others of two spinning threads run
-beside.
+tells it to (`GOMP_SPINCOUNT=1000`), and with one thread. With `--busy N`, N others of two
+spinning threads run beside.
 """
 
 from __future__ import annotations
