@@ -40,7 +40,7 @@ def random_dit(config: DiTConfig, device: torch.device, dtype: torch.dtype) -> D
 
 
 def make_sampler(network: DiT, batch_size: int, **options: Any) -> GuidedSampler:
-    settings: dict[str, Any] = {"steps": 50, "guidance": ModeGuidance(scale=0.1, t_stop=25)}
+    settings: dict[str, Any] = {"steps": 50, "guidance": ModeGuidance(scale=0.1)}
     settings |= {"dtype": network.x_embedder.proj.weight.dtype, "batch_size": batch_size} | options
     return GuidedSampler(
         network,
@@ -77,7 +77,7 @@ def compare_replays(setting: Setting, kinds: Sequence[dict[str, Any]]) -> dict[s
     for dtype, backend, kind in product(dtypes, backends, kinds):
         network = random_dit(TINY, setting.device, dtype)
         options = {"backend": backend, **kind, "steps": setting.size(50, 2)}
-        options["guidance"] = ModeGuidance(scale=0.1, t_stop=setting.size(25, 0))
+        options["guidance"] = ModeGuidance(scale=0.1)
         stepwise = make_sampler(network, setting.size(16, 1), graphs="off", **options)
         graphed = make_sampler(
             network, setting.size(16, 1), graphs="on" if setting.on_gpu else "auto", **options

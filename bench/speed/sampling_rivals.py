@@ -51,7 +51,7 @@ def sample_as_the_authors_do(
         abar = float(respaced.alphas_cumprod[i])
         x0 = x / math.sqrt(abar) - math.sqrt(1 / abar - 1) * eps
         mean = float(respaced.posterior_mean_x0[i]) * x0 + float(respaced.posterior_mean_xt[i]) * x
-        if i > guidance.t_stop:
+        if i > guidance.stop(S):
             mean = mean + guidance.scale * sigma * (mode - x0[:1])
         x = mean + sigma * noise[i] if i else mean
     return x[:1]

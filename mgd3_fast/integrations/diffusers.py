@@ -93,9 +93,11 @@ class ModeGuidedScheduler:
     def _step(self, model_output: Tensor, timestep: Any, sample: Tensor, *args: Any, **kwargs: Any) -> Any:
         """Step the base scheduler, pulled to the modes where this step is guided."""
         step = self._respaced_index(timestep)
+        steps = len(self.base.timesteps)
+        stop = self.guidance.stop(steps)
         if self.guidance.scale != 0.0:
-            check_guides(self.guidance.t_stop, len(self.base.timesteps) - 1)
-        if step <= self.guidance.t_stop or self.guidance.scale == 0.0:
+            check_guides(stop, steps - 1)
+        if step <= stop or self.guidance.scale == 0.0:
             return self.base.step(model_output, timestep, sample, *args, **kwargs)
         _check_finite(model_output, sample, int(timestep))
         moments = self._moments(int(timestep))

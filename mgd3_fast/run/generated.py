@@ -207,7 +207,7 @@ class GeneratedImages(ModeFinder, Run):
         if self.guidance is not None:
             guidance = (
                 f"mode guidance {self.guidance.form}, scale {self.guidance.scale:g},"
-                f" on {self._guided_steps()} of {sampling.steps} steps (t_stop {self.guidance.t_stop})"
+                f" on {self._guided_steps()} of {sampling.steps} steps (t_stop {sampling.t_stop})"
             )
         cfg = f"cfg scale {sampling.cfg_scale:g}"
         if self.config.cfg_interval is not None:
@@ -229,7 +229,7 @@ class GeneratedImages(ModeFinder, Run):
 
     def _guided_steps(self) -> int:
         """Count the steps on which mode guidance acts: those with index above `t_stop`."""
-        return self.sampling.steps - 1 - self.guidance.t_stop if self.guidance else 0
+        return self.sampling.steps - 1 - self.sampling.t_stop if self.guidance else 0
 
 
 def start_strength(config: DistillConfig) -> float | None:

@@ -86,7 +86,7 @@ def _mode_guidance(config: DistillConfig, sampling: SamplingDefaults) -> ModeGui
         return None
     _check_guides(sampling, config.t_stop_of)
     guidance = ModeGuidance(scale=sampling.mode_scale, t_stop=sampling.t_stop, form=config.guidance_form)
-    return guidance.resolve(sampling.sampler)
+    return guidance.resolve(sampling.sampler, sampling.steps)
 
 
 def _check_guides(sampling: SamplingDefaults, counted: int | None) -> None:

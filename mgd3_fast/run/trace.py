@@ -108,7 +108,9 @@ def _clean_latents(
     sampling, guidance, term = run.sampling, None, CleanLatents()
     if stop < sampling.steps - 1 and sampling.mode_scale > 0:
         form = run.config.guidance_form
-        guidance = ModeGuidance(scale=sampling.mode_scale, t_stop=stop, form=form).resolve(sampling.sampler)
+        guidance = ModeGuidance(scale=sampling.mode_scale, t_stop=stop, form=form).resolve(
+            sampling.sampler, sampling.steps
+        )
     sampler = run.sampler_like(guidance=guidance, batch_size=len(images), backend="eager", terms=(term,))
     sampler.sample(*run.inputs(images, modes))
     return term.by_step

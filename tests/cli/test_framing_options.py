@@ -100,7 +100,9 @@ def test_another_background_is_another_run(
     roots: tuple[Path, Path], runs: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     command = ["distill", "--dataset", str(roots[0] / "train"), "--method", "random", "--ipc", "2"]
-    assert main([*command, "--out", str(runs[0]), "--fit", "pad", "--quiet"]) == MISTAKE
+    assert (
+        main([*command, "--out", str(runs[0]), "--image-size", "128", "--fit", "pad", "--quiet"]) == MISTAKE
+    )
     assert "whose background is '10,120,130' while the default is asked for" in capsys.readouterr().err
 
 

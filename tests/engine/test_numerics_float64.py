@@ -182,7 +182,7 @@ def sample_engine(*, method, form, eta, t_stop, cfg_channels, prediction, varian
         cfg_scale=CFG_SCALE,
         null_class=NULL,
         cfg_channels=cfg_channels,
-        guidance=ModeGuidance(MODE_SCALE, t_stop, form),
+        guidance=None if t_stop == STEPS else ModeGuidance(MODE_SCALE, t_stop, form),
         batch_size=8,
         backend="eager",
     )

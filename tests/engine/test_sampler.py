@@ -155,6 +155,18 @@ def test_guidance_of_no_step_is_refused(t_stop):
         make_sampler(guidance=ModeGuidance(t_stop=t_stop))
 
 
+@pytest.mark.parametrize(
+    ("steps", "stop"), [(50, 25), (20, 10), (5, 2), (3, 1), (2, 0)], ids=lambda value: str(value)
+)
+def test_without_a_stop_half_of_the_steps_are_guided(steps, stop):
+    assert make_sampler(steps=steps, guidance=ModeGuidance()).guidance.t_stop == stop
+
+
+def test_of_one_step_none_can_be_guided():
+    with pytest.raises(ValueError, match="t_stop must be below 0"):
+        make_sampler(steps=1, guidance=ModeGuidance())
+
+
 def test_guidance_of_no_step_of_a_run_that_starts_at_the_mode_is_refused():
     with pytest.raises(ValueError, match="t_stop must be below 2"):
         make_sampler(guidance=ModeGuidance(t_stop=2), start_strength=0.5)

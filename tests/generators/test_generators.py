@@ -269,12 +269,12 @@ def test_unfinished_folder_is_no_generator(demo: Path, monkeypatch: pytest.Monke
 
 def test_amending_a_description_changes_the_named_keys_or_nothing(demo: Path) -> None:
     before = json.loads((demo / "generator.json").read_text())
-    amend_description(demo, quality={"verdict": "good"}, licence="CC0")
-    changed = {"quality": {"verdict": "good"}, "licence": "CC0"}
+    amend_description(demo, tuning={"chosen": 1}, licence="CC0")
+    changed = {"tuning": {"chosen": 1}, "licence": "CC0"}
     assert json.loads((demo / "generator.json").read_text()) == {**before, **changed}
     assert load_generator(str(demo)).licence == "CC0"
     with pytest.raises(TypeError):
-        amend_description(demo, quality=object())
+        amend_description(demo, tuning=object())
     assert json.loads((demo / "generator.json").read_text()) == {**before, **changed}
     assert not list(demo.glob(".*"))
 

@@ -313,7 +313,7 @@ def test_wrong_settings_are_named(store: LatentStore, settings: dict[str, Any], 
 
 
 def test_resolution_the_autoencoder_cannot_take(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="resolution must be a multiple of 4, got 10"):
+    with pytest.raises(UserError, match="resolution must be a multiple of 4, such as 12, got 10"):
         encode_dataset(array_dataset(3), PoolingEncoder(), LatentStore(tmp_path, "d", 10))
 
 

@@ -152,7 +152,10 @@ def test_unwritable_root_is_told(store: LatentStore, monkeypatch: pytest.MonkeyP
     ("settings", "message"),
     [
         ({"flip": "upside"}, "flip must be one of none, random, both, got 'upside'"),
-        ({"storage_dtype": torch.bfloat16}, "storage_dtype must be torch.float32 or torch.float16"),
+        (
+            {"storage_dtype": torch.bfloat16},
+            "storage_dtype must be torch.float32, torch.float16 or",
+        ),
         ({"resolution": 0}, "resolution must be at least 1, got 0"),
     ],
 )

@@ -127,7 +127,7 @@ def test_modes_of_another_precision_and_runner_are_taken(run: Run, modes: Path, 
     first, notes = run(tmp_path / "out", modes=modes, precision="bf16", kmeans="triton", shard="1/2")
     assert first.manifest is None
     assert f"in {modes}: precision float32, here bfloat16; kmeans sklearn, here triton" in notes
-    with pytest.raises(UserError, match=r"whose modes is '[0-9a-f]{64}' while None is asked for"):
+    with pytest.raises(UserError, match=r"whose modes is '[0-9a-f]{64}' while the default is asked for"):
         run(tmp_path / "out", precision="bf16", shard="2/2")
     whole, _ = run(tmp_path / "out", modes=modes, precision="bf16", shard="2/2")
     assert settings(whole)["kmeans"] == "sklearn"

@@ -92,7 +92,7 @@ def step_table(
         columns.update(_dpmpp_columns(respaced, method == "dpmpp-sde", first_order))
     columns.update(_variance_columns(respaced, variance))
     if guidance is not None:
-        columns.update(_guidance_columns(respaced, guidance.resolve(method)))
+        columns.update(_guidance_columns(respaced, guidance.resolve(method, len(respaced))))
     return torch.from_numpy(np.stack([columns[c] for c in Coefficient], axis=1)).to(torch.float32)
 
 
@@ -158,7 +158,7 @@ def _variance_columns(respaced: RespacedSchedule, variance: str) -> dict[Coeffic
 
 def _guidance_columns(respaced: RespacedSchedule, guidance: ModeGuidance) -> dict[Coefficient, Float64Array]:
     abar = respaced.alphas_cumprod
-    scale = np.where(np.arange(len(respaced)) > guidance.t_stop, guidance.scale, 0.0)
+    scale = np.where(np.arange(len(respaced)) > guidance.stop(len(respaced)), guidance.scale, 0.0)
     if guidance.form == "posterior":
         return {Coefficient.PUSH: scale}
     if guidance.form == "epsilon":

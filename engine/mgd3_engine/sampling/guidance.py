@@ -25,8 +25,9 @@ class ModeGuidance:
     Args:
         scale: lambda, at least 0; 0.1 in the paper.
         t_stop: Guide on the steps with respaced index i > t_stop, at least 0: 24 of 50 steps at 25, all but
-            i = 0 at 0; a run of 50 steps refuses 49 and more, which guide none. `NoiseSchedule.stop_index`
-            finds the index of another number of steps at which the noise is the same.
+            i = 0 at 0; a run of 50 steps refuses 49 and more, which guide none. None is half of the steps.
+            `NoiseSchedule.stop_index` finds the index of another number of steps at which the noise is the
+            same.
         form: "posterior" (x_{i-1} += lambda sigma g: the authors' DDPM sampler), "epsilon"
             (eps -= sqrt(1 - abar) lambda g: MGD3, Algorithm 1), "x0" (x0 += lambda g, eps recomputed), or
             "auto": posterior for ddpm, epsilon for the others.
@@ -36,27 +37,33 @@ class ModeGuidance:
     """
 
     scale: float = 0.1
-    t_stop: int = 25
+    t_stop: int | None = None
     form: str = "auto"
 
     def __post_init__(self) -> None:
         if not math.isfinite(self.scale) or self.scale < 0.0:
             raise ValueError(f"mode scale must be a finite number of at least 0, got {self.scale}")
-        if not isinstance(self.t_stop, int) or isinstance(self.t_stop, bool) or self.t_stop < 0:
+        if self.t_stop is not None and (type(self.t_stop) is not int or self.t_stop < 0):
             raise ValueError(f"t_stop must be a whole number of at least 0, got {self.t_stop!r}")
         if self.form not in ("auto", *FORMS):
             raise ValueError(f"guidance form must be one of auto, {', '.join(FORMS)}, got {self.form!r}")
 
-    def resolve(self, method: str) -> ModeGuidance:
-        """Replace the form "auto" by the one that suits a sampler.
+    def stop(self, steps: int) -> int:
+        """`t_stop` of a run of S steps: without one S / 2 rounded down, lower where that would guide none."""
+        return max(0, min(steps // 2, steps - 2)) if self.t_stop is None else self.t_stop
+
+    def resolve(self, method: str, steps: int | None = None) -> ModeGuidance:
+        """Replace the form "auto" by the one that suits a sampler, and a `t_stop` of None by its number.
 
         Args:
             method: One of `METHODS`.
+            steps: S, of the whole run; None where it is not known yet, which leaves `t_stop`.
 
         Returns:
-            The same guidance with a named form.
+            The same guidance with what was left open.
         """
-        return replace(self, form=AUTO_FORM[method]) if self.form == "auto" else self
+        form = AUTO_FORM.get(method, "auto") if self.form == "auto" else self.form
+        return replace(self, form=form, t_stop=self.t_stop if steps is None else self.stop(steps))
 
 
 @dataclass(frozen=True)

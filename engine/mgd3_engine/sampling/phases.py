@@ -111,7 +111,7 @@ def split_steps(first: int, guidance: ModeGuidance | None, cfg: frozenset[int]) 
     """
     stop = first
     if guidance is not None and guidance.scale != 0.0:
-        stop = guidance.t_stop
+        stop = guidance.stop(first + 1)
         check_guides(stop, first)
     alike = groupby(range(first, -1, -1), key=lambda step: (step > stop, step in cfg))
     runs = [(key, list(steps)) for key, steps in alike]

@@ -117,6 +117,7 @@ class GuidedSampler:
         self.batch_shapes = batch_shapes(batch_size)
         self.respaced = schedule.respaced(steps, spacing, offset=steps_offset)
         first = first_step(steps, start_strength)
+        self.guidance = guidance = None if guidance is None else guidance.resolve(method, steps)
         self._phases = split_steps(first, guidance, cfg_steps(self.respaced, first, cfg_interval))
         table = step_table(
             self.respaced,
@@ -127,7 +128,6 @@ class GuidedSampler:
             guidance=guidance,
             first_order=[phase.steps[0] for phase in self._phases],
         )
-        self.guidance = None if guidance is None else guidance.resolve(method)
         self.device = _device_of(denoiser) if device is None else torch.device(device)
         self.dtype = dtype
         self.terms = tuple(terms)
