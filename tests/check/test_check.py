@@ -190,6 +190,16 @@ def test_runs_say_what_spoils_them_and_nothing_else(awkward: Path, pictures: Pat
     assert glanced(pictures, 256).startswith("warning: 21 of 21 pictures (100%) are smaller than 256 px")
 
 
+def test_a_command_of_several_runs_is_told_once(awkward: Path) -> None:
+    stream = StringIO()
+    progress, dataset = Progress(stream=stream), open_dataset(str(awkward))
+    glance(str(awkward), dataset, None, progress)
+    said = stream.getvalue()
+    glance(str(awkward), dataset, 16, progress)
+    assert said
+    assert stream.getvalue() == said
+
+
 def test_padded_pictures_lose_nothing_and_are_scaled_by_their_longer_side(awkward: Path) -> None:
     checked = check_dataset(CheckConfig(dataset=str(awkward), fit="pad", size=40))
     assert not {"crop", "small"} & {one.about for one in checked.findings}
