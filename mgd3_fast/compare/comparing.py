@@ -16,9 +16,11 @@ from mgd3_fast.config.compare import ALL_REAL, CompareConfig
 from mgd3_fast.config.distill import GENERATED_METHODS
 from mgd3_fast.config.evaluate import EvaluateConfig
 from mgd3_fast.datasets import Dataset, chosen_framing, describe
+from mgd3_fast.devices import resolve_device
 from mgd3_fast.errors import Interrupted, UserError
 from mgd3_fast.evaluate.evaluation import carry_out
 from mgd3_fast.evaluate.plan import make_plan
+from mgd3_fast.evaluate.presets import affordable_preset
 from mgd3_fast.evaluate.sets import training_part
 from mgd3_fast.evaluate.store import RESULT, write_json
 from mgd3_fast.evaluate.tested import check_covered, open_split
@@ -71,7 +73,7 @@ def _open(config: CompareConfig, progress: Progress) -> _Comparison:
         dataset=config.dataset,
         data_dir=config.data_dir,
         classes=config.classes,
-        preset=config.preset,
+        preset=affordable_preset(config.preset, config.dataset, resolve_device(config.device).type),
         networks=config.networks,
         repeats=config.repeats,
         seed=config.seed,

@@ -95,7 +95,11 @@ class CompareConfig:
         default=None,
         metavar="test|val|NAME",
     )
-    preset: str = option("protocol's preset, as for evaluate", default="auto", choices=PRESETS)
+    preset: str = option(
+        "protocol's preset, as for evaluate; auto is quick for images of your own on a CPU",
+        default="auto",
+        choices=PRESETS,
+    )
     networks: tuple[str, ...] | None = option(
         "classifiers, separated by commas (default: the preset's)",
         default=None,

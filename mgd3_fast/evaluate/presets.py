@@ -1,8 +1,8 @@
 """What the protocols do where no option says otherwise: a row each, and what the presets change of it.
 
 "imagenet" is what the papers do. "small" follows the same code bases' rules for 28 to 64 pixels. "mnist5k" is
-small enough that one training takes about 25 s of one CPU core at 10 images per class. `docs/evaluation.md`
-names the sources.
+small enough that one training takes about 25 s of one CPU core at 10 images per class; "quick" is that for
+other images. `docs/evaluation.md` names the sources.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+
+from mgd3_fast.datasets.opening import DATASET_NAMES
 
 # (most images per class, value): a value holds up to a number of images, None where nothing is said.
 ByIpc = tuple[tuple[float, int | None], ...]
@@ -20,7 +22,7 @@ class Defaults:
     """A row of the table; a field that `Recipe` or an option has too means what it means there.
 
     Args:
-        networks: Classifiers; "convnet" stands for the depth that suits the size.
+        networks: Classifiers; "convnet" and "convnetw32" stand for the depth that suits the size.
         size: As of `Recipe`; None: that of the distilled images.
         convnet_size: The same where student or teacher is a ConvNet of 5 or 6 blocks; None: `size`.
         keeps_size: Images that are cropped at random keep their own size until then.
@@ -113,7 +115,6 @@ _GLAD = Defaults(
     ema=0.995,
 )
 _LARGEST_SMALL = 64  # pixels a side
-_LARGEST_SMALL = 64  # pixels a side
 # Datasets that RDED's code gives its ConvNets at 128 pixels; ImageNet-1K and sets A to E have 224.
 _SMALL_FOR_CONVNETS = ("imagenette", "imagewoof", "imagenet100")
 
@@ -135,6 +136,12 @@ _SMALL_HARD = replace(
     paper_epochs=(),
     tests=1,
 )
+_QUICK_HARD = replace(
+    _SMALL_HARD,
+    networks=("convnetw32",),
+    epochs=((1, 1000), (10, 300), (50, 100), (math.inf, 50)),
+    tests=10,
+)
 _PRESETS = {
     "imagenet": {
         "hard": replace(_HARD, size=224),
@@ -146,15 +153,13 @@ _PRESETS = {
         "soft": replace(_SOFT, networks=("resnet18_modified",)),
         "cross": _GLAD,
     },
+    "quick": {
+        "hard": _QUICK_HARD,
+        "soft": replace(_SOFT, networks=("resnet18_modified",)),
+        "cross": _GLAD,
+    },
     "mnist5k": {
-        "hard": replace(
-            _SMALL_HARD,
-            networks=("convnet3w32-in",),
-            size=32,
-            flip=False,
-            epochs=((1, 1000), (10, 300), (50, 100), (math.inf, 50)),
-            tests=10,
-        ),
+        "hard": replace(_QUICK_HARD, size=32, flip=False),
         "soft": replace(_SOFT, networks=("convnet3w32-bn",), size=32, flip=False, crop_area=0.5, patches=1),
         "cross": replace(_GLAD, size=32, flip=False),
     },
@@ -165,8 +170,9 @@ def find_preset(name: str, dataset: str, side: int, imagenet: bool) -> Preset:
     """Choose a preset.
 
     Args:
-        name: "imagenet", "small", "mnist5k", or "auto": mnist5k for mnist5k, imagenet for ImageNet's class
-            lists; of any other dataset small up to 64 pixels and imagenet above, where nothing is enlarged.
+        name: "imagenet", "small", "quick", "mnist5k", or "auto": mnist5k for mnist5k, imagenet for ImageNet's
+            class lists; of any other dataset small up to 64 pixels and imagenet above, where nothing is
+            enlarged.
         dataset: Name of the dataset.
         side: Side of the distilled images in pixels.
         imagenet: Whether the dataset is an ImageNet class list.
@@ -178,6 +184,8 @@ def find_preset(name: str, dataset: str, side: int, imagenet: bool) -> Preset:
     rows = _PRESETS[name]
     if chosen and name == "imagenet" and not imagenet:
         rows = {key: replace(row, size=row.size and min(row.size, side)) for key, row in rows.items()}
+    if name == "quick":
+        rows = {key: replace(row, size=min(side, _LARGEST_SMALL)) for key, row in rows.items()}
     if name == "imagenet" and dataset in _SMALL_FOR_CONVNETS:
         rows = rows | {"soft": replace(rows["soft"], convnet_size=128)}
     return Preset(name, rows)
@@ -185,8 +193,19 @@ def find_preset(name: str, dataset: str, side: int, imagenet: bool) -> Preset:
 
 def default_networks(preset: Preset, protocol: str, size: int) -> tuple[str, ...]:
     """Names for `build_network` of the networks of a protocol whose images are `size` pixels a side."""
-    names = preset.rows[protocol].networks
-    return tuple(f"convnet{convnet_depth(size)}-in" if name == "convnet" else name for name in names)
+    sized = {f"convnet{width}": f"convnet{convnet_depth(size)}{width}-in" for width in ("", "w32")}
+    return tuple(sized.get(name, name) for name in preset.rows[protocol].networks)
+
+
+def affordable_preset(name: str, dataset: str, device: str) -> str:
+    """Take "quick" for "auto" where many trainings on a processor are of images of one's own.
+
+    Args:
+        name: A preset, or "auto".
+        dataset: What the images were opened as; those known by name keep their protocol.
+        device: Type of the device, such as "cpu".
+    """
+    return "quick" if name == "auto" and device == "cpu" and dataset not in DATASET_NAMES else name
 
 
 def convnet_depth(size: int) -> int:

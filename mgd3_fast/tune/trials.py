@@ -13,9 +13,11 @@ from typing import Any
 from mgd3_fast.config import DiscoverConfig, DistillConfig
 from mgd3_fast.config.evaluate import EvaluateConfig
 from mgd3_fast.config.tune import TuneConfig
+from mgd3_fast.devices import resolve_device
 from mgd3_fast.errors import UserError
 from mgd3_fast.evaluate import evaluate
 from mgd3_fast.evaluate.plan import make_plan
+from mgd3_fast.evaluate.presets import affordable_preset
 from mgd3_fast.progress import SILENT, Progress
 from mgd3_fast.run.discovery import discover
 from mgd3_fast.run.distillation import distill
@@ -138,6 +140,7 @@ class Trials:
             **{name: getattr(self.config, name) for name in names},
             folders=(made,),
             eval_split="val",
+            preset=affordable_preset("auto", self.config.dataset, resolve_device(self.config.device).type),
             networks=(self.journal.network,) if self.journal.network else None,
             repeats=1,
             seed=seed,

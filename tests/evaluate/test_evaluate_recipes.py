@@ -13,7 +13,7 @@ from mgd3_fast.errors import UserError
 from mgd3_fast.evaluate.mixing import Mix
 from mgd3_fast.evaluate.networks import build_network
 from mgd3_fast.evaluate.objective import batch_loss, make_optimizer
-from mgd3_fast.evaluate.presets import default_networks, find_preset
+from mgd3_fast.evaluate.presets import affordable_preset, default_networks, find_preset
 from mgd3_fast.evaluate.recipe import Recipe, make_recipe
 from mgd3_fast.fit import rate_share
 
@@ -357,3 +357,27 @@ def test_wrong_options_are_refused(changes: dict[str, Any], message: str) -> Non
 def test_augmentations_that_do_not_crop_need_images_of_the_size() -> None:
     with pytest.raises(UserError, match="stored_size must be 32, the size, for augment shift, got 40"):
         recipe_of(preset="mnist5k", side=32, stored_size=40)
+
+
+@pytest.mark.parametrize(
+    ("side", "size", "network"), [(28, 28, "convnet3w32-in"), (256, 64, "convnet4w32-in")]
+)
+def test_quick_is_one_narrow_network_on_small_images(side: int, size: int, network: str) -> None:
+    preset = find_preset("quick", "photos", side, False)
+    assert (preset.rows["hard"].size, default_networks(preset, "hard", size)) == (size, (network,))
+
+
+@pytest.mark.parametrize(
+    ("asked", "dataset", "device", "taken"),
+    [
+        ("auto", "photos", "cpu", "quick"),
+        ("auto", "photos", "cuda", "auto"),
+        ("auto", "mnist5k", "cpu", "auto"),
+        ("auto", "imagenette", "cpu", "auto"),
+        ("small", "photos", "cpu", "small"),
+    ],
+)
+def test_own_images_on_a_processor_get_the_quick_preset(
+    asked: str, dataset: str, device: str, taken: str
+) -> None:
+    assert affordable_preset(asked, dataset, device) == taken
