@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,9 @@ from mgd3_fast.config import SamplingDefaults
 from mgd3_fast.config.tune import TuneConfig
 from mgd3_fast.errors import UserError
 from mgd3_fast.tune.halving import Round
+from mgd3_fast.writers import MODES
 
-JOURNAL = "journal.json"
+JOURNAL, SETS = "journal.json", "sets"
 _DECIDING = ("generator", "dataset", "classes", "ipc", "seed", "epochs", "background", "fit", "precision")
 
 
@@ -52,6 +54,8 @@ class Journal:
 def open_journal(config: TuneConfig, defaults: SamplingDefaults) -> Journal:
     """Take up the journal of `config.out`, or begin one.
 
+    A folder in which no plan was made yet does not bind: the command may have been mended.
+
     Raises:
         UserError: The folder holds the tuning of something else.
     """
@@ -61,6 +65,11 @@ def open_journal(config: TuneConfig, defaults: SamplingDefaults) -> Journal:
         return Journal(path, asked, defaults)
     kept = read_json(path)
     differing = [name for name in asked if kept["asked"].get(name) != asked[name]]
+    if differing and not kept["rounds"]:
+        shutil.rmtree(path.parent / SETS, ignore_errors=True)
+        for file in (path, path.parent / MODES):
+            file.unlink(missing_ok=True)
+        return Journal(path, asked, defaults)
     if differing:
         name = differing[0]
         raise UserError(

@@ -22,8 +22,8 @@ from mgd3_fast.progress import SILENT, Progress
 from mgd3_fast.run.discovery import discover
 from mgd3_fast.run.distillation import distill
 from mgd3_fast.tune.candidates import Candidate
-from mgd3_fast.tune.journal import Journal
-from mgd3_fast.writers import MANIFEST
+from mgd3_fast.tune.journal import SETS, Journal
+from mgd3_fast.writers import MANIFEST, MODES
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Trials:
             return None
         name = f"{candidate.name}-seed-{seed}"
         settings: dict[str, Any] = asdict(candidate)
-        out = self._out / "sets" / name
+        out = self._out / SETS / name
         if (out / MANIFEST).is_file():
             return out  # whole; to have it checked again would load the network
         try:
@@ -116,7 +116,7 @@ class Trials:
 
     @property
     def _modes(self) -> Path:
-        return self._out / "modes.safetensors"
+        return self._out / MODES
 
     def _source(self) -> dict[str, Any]:
         names = (

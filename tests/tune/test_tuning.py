@@ -184,6 +184,14 @@ def test_a_folder_holds_one_tuning(asked, tmp_path):
         tune(asked(ipc=1))
 
 
+@pytest.mark.usefixtures("scores")
+def test_a_command_that_came_to_no_plan_may_be_mended(asked, tmp_path):
+    with pytest.raises(UserError, match="budget"):
+        tune(asked(dry_run=True, ipc=1, budget="1s"))
+    assert (tmp_path / "out" / "journal.json").is_file()
+    assert tune(asked(dry_run=True))["ipc"] == 2
+
+
 @pytest.mark.parametrize("budget", ["soon", "0s"])
 def test_a_wrong_budget_is_one_line(capsys, budget):
     assert main(["tune", "demo-mnist5k", "--dataset", "mnist5k", "--ipc", "1", "--budget", budget]) == 2
