@@ -171,7 +171,7 @@ class _Comparison:
             **{name: evaluation.get(name) for name in ("dataset", "preset", "device", "versions")},
             "side": self.side,
             "networks": list(dict.fromkeys(row["network"] for row in evaluation.get("rows", ()))),
-            "repeats": f"{config.repeats} trainings on one set of images",
+            "repeats": "repeats are trainings on one set of images",
             "tables": make_tables(out, evaluation, config.methods, config.ipc) if evaluation else [],
         }
         if out.is_dir():
