@@ -225,7 +225,7 @@ def test_command_prints_tables_and_verdicts(
     words += ["--out", str(tmp_path / "out"), "--budget", "5m"]
     assert main(words) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].endswith("convnet2w8-in, images of 16 px, 2 trainings on one set of images")
+    assert lines[0].endswith("convnet2w8-in, images of 16 px, repeats are trainings on one set of images")
     assert lines[2].split()[:4] == ["2", "per", "class", "repeats"]
     assert "balanced" in lines[2]
     assert [line.split()[0] for line in lines[3:5]] == ["mgd3", "random"]
