@@ -131,7 +131,8 @@ def mean_ipc(dataset: Dataset) -> int:
 def _of_folder(name: str, folder: LabelledFolder, dataset: Dataset) -> TrainingSet:
     places = {class_name: place for place, class_name in enumerate(dataset.class_names)}
     images = tuple(StoredImage(places[one.class_name], one.load, str(one.path)) for one in folder.images)
-    side = median_side(images[place].load for place in some_places(len(images)))
+    loads = (images[place].load for place in some_places(len(images)))
+    side = median_side(loads, dataset.framing.fit)
     settings = folder.manifest["settings"] if folder.manifest else None
     return TrainingSet(
         images, folder.ipc, side, folder.path.name, settings, tuple(_notes(name, folder, dataset))

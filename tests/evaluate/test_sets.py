@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 import torch
 
 from mgd3_fast.cli import main
@@ -63,6 +64,17 @@ def test_order_of_folders_does_not_matter(planned: Callable[..., tuple[Plan, str
     plan, said = planned("large", "small", size=16)
     assert {job.recipe.size for job in plan.jobs.values()} == {16}
     assert "networks see all of them at 16 px" in said
+
+
+@pytest.mark.parametrize(("fit", "size"), [("crop", 10), ("pad", 16)])
+def test_size_of_pictures_that_are_not_square_is_that_of_their_frame(
+    planned: Callable[..., tuple[Plan, str]], folders: Path, fit: str, size: int
+) -> None:
+    for name in CLASSES:
+        (folders / "wide" / name).mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (16, 10)).save(folders / "wide" / name / "0.png")
+    plan, _ = planned("wide", fit=fit)
+    assert plan.first.recipe.size == size
 
 
 def test_images_of_an_own_dataset_are_not_enlarged(planned: Callable[..., tuple[Plan, str]]) -> None:
