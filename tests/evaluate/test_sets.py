@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from PIL import Image
 import torch
+from PIL import Image
 
 from mgd3_fast.cli import main
 from mgd3_fast.evaluate import EvaluateConfig, evaluate
