@@ -30,7 +30,7 @@ from mgd3_fast.modes import check_ipc
 from mgd3_fast.progress import SILENT, Progress, duration
 from mgd3_fast.run.distillation import distill
 from mgd3_fast.run.real_images import side_beside
-from mgd3_fast.writers import read_manifest
+from mgd3_fast.writers import check_own, check_writable, read_manifest
 
 
 def compare(config: CompareConfig, progress: Progress = SILENT) -> dict[str, Any]:
@@ -68,6 +68,8 @@ def compare(config: CompareConfig, progress: Progress = SILENT) -> dict[str, Any
 
 def _open(config: CompareConfig, progress: Progress) -> _Comparison:
     """Open what is tested on, and decide the split that images are made from, and their side."""
+    check_own(Path(config.out), "comparison", COMPARISON, RESULT, "*-ipc*")
+    check_writable(Path(config.out))
     evaluation = EvaluateConfig(
         folders=(Path(config.out),),  # those that will be made take its place
         dataset=config.dataset,

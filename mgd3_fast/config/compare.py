@@ -42,6 +42,7 @@ def _check_counts(name: str, value: object) -> None:
         raise UserError(f"{name} must be whole numbers separated by commas, such as 1,10, got {value!r}")
     for count in value:
         check_whole(name, count, 1)
+    _check_different(name, value)
 
 
 def _check_methods(name: str, value: object) -> None:
@@ -49,6 +50,12 @@ def _check_methods(name: str, value: object) -> None:
     if unknown or not value:
         got = repr(unknown[0]) if unknown else "none"
         raise UserError(f"{name} must be among {', '.join(METHODS)}, separated by commas, got {got}")
+    _check_different(name, value)
+
+
+def _check_different(name: str, values: object) -> None:
+    if isinstance(values, tuple) and len(set(values)) < len(values):
+        raise UserError(f"{name} must name each but once, got {','.join(map(str, values))}")
 
 
 @dataclass(frozen=True, kw_only=True)

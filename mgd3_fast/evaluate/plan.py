@@ -14,6 +14,7 @@ import torch
 from mgd3_fast.config.evaluate import EvaluateConfig
 from mgd3_fast.datasets import IMAGENET_NAMES, Dataset, describe
 from mgd3_fast.devices import device_name, resolve_device
+from mgd3_fast.errors import UserError
 from mgd3_fast.evaluate.images import ImageSet, StoredImage, load_images
 from mgd3_fast.evaluate.networks import build_network, check_network_name
 from mgd3_fast.evaluate.objective import count_correct
@@ -160,6 +161,8 @@ def make_recipes(
         UserError: Something does not fit, or the protocol says nothing of it.
     """
     size, num_classes = config.size or preset.rows["hard"].size or side, len(dataset.classes)
+    if num_classes < 2:
+        raise UserError(f"dataset must have at least 2 classes to tell apart, got {num_classes}")
     networks = config.networks or default_networks(preset, config.protocol, size)
     recipes = {
         (network, name): make_recipe(config, preset, network, ipc=ipc, num_classes=num_classes, side=side)

@@ -12,6 +12,7 @@ from mgd3_engine.files.renaming import renamed
 from mgd3_fast.errors import UserError
 from mgd3_fast.generators.folder import TRAINING
 from mgd3_fast.versions import versions
+from mgd3_fast.writers import check_own
 
 CHECKPOINTS = "checkpoints"
 
@@ -49,8 +50,7 @@ class TrainingLog:
         self._kept: set[str] = set()
         if self.path.exists():
             self._parts = self._read()
-        elif out.exists() and any(out.iterdir()):
-            raise UserError(f"out must be new, empty or a folder of an earlier training run, got {out}")
+        check_own(out, "training run", TRAINING)
 
     def _read(self) -> dict[str, Any]:
         try:

@@ -156,4 +156,5 @@ class Trials:
             yield
         finally:
             self.journal.spent_s += self.clock() - started
-            self.journal.save()
+            if self._out.is_dir():  # a mistake at the very beginning has made nothing
+                self.journal.save()

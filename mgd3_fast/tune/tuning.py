@@ -19,9 +19,9 @@ from mgd3_fast.generators.folder import DESCRIPTION, amend_description
 from mgd3_fast.progress import SILENT, Progress
 from mgd3_fast.tune.candidates import Candidate, candidates
 from mgd3_fast.tune.halving import Round, Units, cost_s, fitting
-from mgd3_fast.tune.journal import open_journal
+from mgd3_fast.tune.journal import JOURNAL, open_journal
 from mgd3_fast.tune.trials import Trials
-from mgd3_fast.writers import check_writable, read_manifest
+from mgd3_fast.writers import MODES, check_own, check_writable, read_manifest
 
 RESULT = "tuning.json"
 TIMED_SHARE = 16  # epochs are timed on a sixteenth of a training
@@ -54,6 +54,7 @@ def tune(
         Interrupted: Ctrl-C; what is finished is kept.
     """
     out = Path(config.out)
+    check_own(out, "tuning", JOURNAL, MODES)
     generator = load_generator(config.generator, dataset_name=config.dataset)
     journal = open_journal(config, generator.defaults)
     check_writable(out)

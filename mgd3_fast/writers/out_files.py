@@ -12,6 +12,21 @@ from mgd3_fast.errors import UserError
 _CHUNK_BYTES = 1 << 20
 
 
+def check_own(out: Path, kind: str, *patterns: str) -> None:
+    """Refuse a folder that holds something else: beside a dataset's folders, results would pass for classes.
+
+    Args:
+        out: The folder, which need not exist.
+        kind: What a command makes in it.
+        patterns: Of names, one of which is there as soon as the command has begun.
+
+    Raises:
+        UserError: None of them is there, but other visible files are.
+    """
+    if any(out.glob("[!.]*")) and not any(any(out.glob(pattern)) for pattern in patterns):
+        raise UserError(f"out must be new, empty or a folder of an earlier {kind}, got {out}")
+
+
 def check_writable(out: Path) -> None:
     """Try whether a folder, which need not exist, can be made and written, and leave no trace.
 

@@ -203,6 +203,14 @@ def test_what_does_not_fit_is_said_before_anything_is_made(
         compare(config(ipc=(1, 6)))
     with pytest.raises(UserError, match="networks must be among"):
         compare(config(networks=("resnet",)))
+    with pytest.raises(UserError, match="ipc must name each but once, got 1,1"):
+        config(ipc=(1, 1))
+    with pytest.raises(UserError, match="methods must name each but once, got mgd3,random,mgd3"):
+        config(methods=("mgd3", "random", "mgd3"))
+    with pytest.raises(UserError, match="dataset must have at least 2 classes to tell apart, got 1"):
+        compare(config(classes=NAMES[0]))
+    with pytest.raises(UserError, match="out must be new, empty or a folder of an earlier comparison"):
+        compare(config(out=dataset))
     assert not (tmp_path / "out").exists()
 
 

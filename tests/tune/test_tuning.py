@@ -192,6 +192,19 @@ def test_a_command_that_came_to_no_plan_may_be_mended(asked, tmp_path):
     assert tune(asked(dry_run=True))["ipc"] == 2
 
 
+def test_a_folder_of_something_else_is_refused(asked, pictures):
+    before = sorted(pictures.rglob("*"))
+    with pytest.raises(UserError, match="out must be new, empty or a folder of an earlier tuning"):
+        tune(asked(out=pictures))
+    assert sorted(pictures.rglob("*")) == before
+
+
+def test_a_mistake_at_the_beginning_is_told_and_makes_no_folder(asked, tmp_path):
+    with pytest.raises(UserError, match="dataset must be one of"):
+        tune(asked(dataset="nowhere"))
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize("budget", ["soon", "0s"])
 def test_a_wrong_budget_is_one_line(capsys, budget):
     assert main(["tune", "demo-mnist5k", "--dataset", "mnist5k", "--ipc", "1", "--budget", budget]) == 2
