@@ -25,6 +25,9 @@ from mgd3_fast.config.fields import (
     whole,
 )
 
+MOST_SEEDS = 5
+"""Paired seeds of the last round, counted up from the first."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class TuneConfig:
@@ -45,7 +48,10 @@ class TuneConfig:
     out: Path | str = folder("folder of results; what is finished there is not done again", default="tuning")
     epochs: int | None = whole("epochs of a whole training (default: the protocol's)", default=None)
     seed: int = whole(
-        "first seed, of modes, images and classifiers", default=0, lowest=0, highest=LARGEST_SEED
+        "first seed, of modes, images and classifiers",
+        default=0,
+        lowest=0,
+        highest=LARGEST_SEED - MOST_SEEDS + 1,
     )
     dry_run: bool = option(
         "leave the generator's folder as it is", default=False, parse=bool, action="store_true"

@@ -149,7 +149,10 @@ def _part(dataset: Dataset, split: str, *, held_out: bool) -> Dataset:
 
 def _held_out(cls: ImageClass) -> set[int]:
     if len(cls) < 2:
-        raise UserError(f"class {cls.name} must have at least 2 images to hold one out, got {len(cls)}")
+        raise UserError(
+            f"class {cls.name} must have at least 2 images to hold one out, got {len(cls)}: add some, or"
+            " leave the class out with --classes"
+        )
     count = min(max(1, round(SHARE * len(cls))), MOST_PER_CLASS)
     names = (f"{cls.name}/{cls.images.name(place)}" for place in range(len(cls)))
     digests = [hashlib.sha256(name.encode("utf-8", "surrogateescape")).digest() for name in names]

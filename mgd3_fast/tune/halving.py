@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from mgd3_fast.config.tune import MOST_SEEDS
 from mgd3_fast.errors import UserError
 
-MOST_SEEDS = 5
 FEWEST_SEEDS = 3
 FEWEST_CANDIDATES = 4
 EPOCH_HALVINGS = 3  # a whole training may be cut to an eighth of its epochs

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -57,13 +57,15 @@ def open_journal(config: TuneConfig, defaults: SamplingDefaults) -> Journal:
     A folder in which no plan was made yet does not bind: the command may have been mended.
 
     Raises:
-        UserError: The folder holds the tuning of something else.
+        UserError: The folder holds the tuning of something else, or another journal.
     """
     path = Path(config.out) / JOURNAL
     asked = {name: getattr(config, name) for name in _DECIDING}
     if not path.exists():
         return Journal(path, asked, defaults)
     kept = read_json(path)
+    if not isinstance(kept, dict) or kept.keys() != {one.name for one in fields(Journal)} - {"path"}:
+        raise UserError(f"{path} must be the journal of a tuning: choose another --out")
     differing = [name for name in asked if kept["asked"].get(name) != asked[name]]
     if differing and not kept["rounds"]:
         shutil.rmtree(path.parent / SETS, ignore_errors=True)

@@ -199,6 +199,18 @@ def test_a_folder_of_something_else_is_refused(asked, pictures):
     assert sorted(pictures.rglob("*")) == before
 
 
+def test_a_journal_of_something_else_is_refused(asked, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "journal.json").write_text("{}")
+    with pytest.raises(UserError, match=r"journal\.json must be the journal of a tuning"):
+        tune(asked())
+
+
+def test_all_seeds_of_a_tuning_are_seeds(asked):
+    with pytest.raises(UserError, match="seed must be a whole number from 0 to 4294967291"):
+        asked(seed=2**32 - 1)
+
+
 def test_a_mistake_at_the_beginning_is_told_and_makes_no_folder(asked, tmp_path):
     with pytest.raises(UserError, match="dataset must be one of"):
         tune(asked(dataset="nowhere"))
