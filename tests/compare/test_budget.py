@@ -64,7 +64,7 @@ def test_a_limit_waits_for_the_step_as_an_interrupt_does() -> None:
     """Also where Ctrl-C is ignored, as in the background of a shell, and only SIGTERM is heeded."""
     previous = signal.signal(signal.SIGINT, signal.SIG_IGN), signal.signal(signal.SIGTERM, lambda *_: None)
     try:
-        limit = TimeLimit(0.0)
+        limit = TimeLimit(0.5)  # time to get into the block
         with time_limit(limit), postponed_interrupt() as interrupted:
             while not limit.reached:
                 threading.Event().wait(0.01)
