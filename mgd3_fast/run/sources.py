@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     import torch
 
     from mgd3_fast.config import EncodeConfig
+    from mgd3_fast.config.train import TrainConfig
 
 
 @dataclass(frozen=True)
@@ -120,7 +121,7 @@ def open_sources(config: EncodeConfig, progress: Progress, share: Share | None =
     """
     device = resolve_device(config.device)
     precision = resolve_precision(config.precision, device)
-    opened = _open(config, progress)
+    opened = open_images(config, progress)
     generator = _open_generator(config, opened.name)
     for note in generator.notes:
         progress.note(note)
@@ -180,7 +181,7 @@ def open_training_images(config: EncodeConfig, progress: Progress) -> Dataset:
     Raises:
         UserError: If something named does not exist.
     """
-    opened = _open(config, progress)
+    opened = open_images(config, progress)
     if not isinstance(opened, Dataset):
         raise unread_error(config.dataset)
     # What "auto" may stand for records nothing, and need not be there.
@@ -223,7 +224,12 @@ def encode(
     return report, sources
 
 
-def _open(config: EncodeConfig, progress: Progress) -> Dataset | ImageStream:
+def open_images(config: EncodeConfig | TrainConfig, progress: Progress) -> Dataset | ImageStream:
+    """Open the images of a split, and say what was found where they need not be read for it.
+
+    Raises:
+        UserError: There is no such dataset, or none are held out of it because it is a stream.
+    """
     opened = open_source(
         config.dataset,
         data_dir=config.data_dir,

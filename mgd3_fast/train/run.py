@@ -10,13 +10,13 @@ import torch
 
 from mgd3_fast.check import glance
 from mgd3_fast.config.train import TrainConfig
-from mgd3_fast.datasets import Dataset, Framing, ImageStream, chosen_framing, describe, open_source
-from mgd3_fast.datasets.holdout import fit_part
+from mgd3_fast.datasets import Dataset, Framing, ImageStream, chosen_framing
 from mgd3_fast.devices import resolve_device, resolve_precision
 from mgd3_fast.errors import UserError
 from mgd3_fast.generators import Generator, KLAutoencoder, ScheduleSettings, load_generator
 from mgd3_fast.latents import LatentStore, latent_shape
 from mgd3_fast.progress import Progress
+from mgd3_fast.run.sources import open_images
 from mgd3_fast.train.held_out import open_held_out_images
 from mgd3_fast.train.log import TrainingLog
 from mgd3_fast.train.preset import completed, preset_of, resolution_for
@@ -73,7 +73,7 @@ def open_run(config: TrainConfig, progress: Progress) -> TrainingRun:
         UserError: Something does not exist, or does not fit the rest.
     """
     device = resolve_device(config.device)
-    opened = _open(config, progress)
+    opened = open_images(config, progress)
     log = TrainingLog(Path(config.out))
     init = None if config.init is None else _open_init(config, opened.name, progress)
     schedule = _schedule_settings(init)
@@ -100,24 +100,6 @@ def open_run(config: TrainConfig, progress: Progress) -> TrainingRun:
     return TrainingRun(
         config, dataset, init, schedule, resolution, device, bf16, log, progress, pixels, held_out
     )
-
-
-def _open(config: TrainConfig, progress: Progress) -> Dataset | ImageStream:
-    """Open the images, and say what was found where they need not be read for it."""
-    opened = open_source(
-        config.dataset,
-        data_dir=config.data_dir,
-        classes=config.classes,
-        progress=progress,
-        cache_dir=config.cache_dir,
-    )
-    if config.split == "fit":
-        if not isinstance(opened, Dataset):
-            raise UserError(f"split must be train for a stream, got fit for {config.dataset}")
-        opened = fit_part(opened)
-    if isinstance(opened, Dataset):
-        progress.note(describe(opened))
-    return opened
 
 
 def trained_on(config: TrainConfig, init: Generator | None) -> KLAutoencoder:
