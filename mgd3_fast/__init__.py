@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from mgd3_fast.config.tune import TuneConfig
     from mgd3_fast.errors import UserError
     from mgd3_fast.run.distillation import DistilledDataset, distill
-    from mgd3_fast.tune.tuning import tune
+    from mgd3_fast.tune.tuning import tune_generator
 
 __version__ = "0.1.0"
 __all__ = [
@@ -31,7 +31,7 @@ __all__ = [
     "__version__",
     "check_dataset",
     "distill",
-    "tune",
+    "tune_generator",
 ]
 
 __getattr__ = loaded_on_first_use(
@@ -43,5 +43,5 @@ __getattr__ = loaded_on_first_use(
     UserError="mgd3_fast.errors",
     check_dataset="mgd3_fast.check",
     distill="mgd3_fast.run.distillation",
-    tune="mgd3_fast.tune.tuning",
+    tune_generator="mgd3_fast.tune.tuning",
 )

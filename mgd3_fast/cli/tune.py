@@ -17,9 +17,9 @@ CONFIG = TuneConfig
 def run(config: TuneConfig, progress: Progress) -> tuple[dict[str, Any], str]:
     """Choose how strongly a generator is guided."""
     with loading():
-        from mgd3_fast.tune.tuning import RESULT, tune
+        from mgd3_fast.tune.tuning import RESULT, tune_generator
 
-    result = tune(config, progress)
+    result = tune_generator(config, progress)
     lines = [*_table(result), "", _sentence(result)]
     return result, "\n".join([*lines, _outcome(config, result), f"everything: {Path(config.out) / RESULT}"])
 

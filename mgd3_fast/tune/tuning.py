@@ -31,7 +31,7 @@ Scores = dict[Candidate, list[float]]
 """Accuracies in percent on the held-out images, seed by seed."""
 
 
-def tune(
+def tune_generator(
     config: TuneConfig, progress: Progress = SILENT, *, clock: Callable[[], float] = time.monotonic
 ) -> dict[str, Any]:
     """Choose mode scale, t_stop and CFG of a generator by successive halving on held-out training images.

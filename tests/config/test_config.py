@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import FrozenInstanceError, fields, replace
 from importlib.metadata import version
-from types import SimpleNamespace
+from pkgutil import iter_modules
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ import mgd3_fast
 from mgd3_engine import NoiseSchedule, backend_names
 from mgd3_engine.sampling.coefficients import METHODS
 from mgd3_engine.sampling.guidance import FORMS
+from mgd3_fast import evaluate, metrics, report
 from mgd3_fast.config import DiscoverConfig, DistillConfig, EncodeConfig
 from mgd3_fast.config import discover as discover_config
 from mgd3_fast.config import distill as distill_config
@@ -230,3 +232,9 @@ def test_public_names_load_on_first_use() -> None:
     assert callable(mgd3_fast.distill)
     with pytest.raises(AttributeError, match="no attribute 'destill'"):
         mgd3_fast.destill  # noqa: B018
+
+
+@pytest.mark.parametrize("package", [mgd3_fast, evaluate, metrics, report], ids=lambda one: one.__name__)
+def test_no_public_name_is_a_rooms(package: ModuleType) -> None:
+    """Importing a room replaces what `__getattr__` gives for its name."""
+    assert not {room.name for room in iter_modules(package.__path__)} & set(package.__all__)

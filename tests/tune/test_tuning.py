@@ -20,7 +20,7 @@ from mgd3_fast.generators.folder import DESCRIPTION
 from mgd3_fast.progress import SILENT
 from mgd3_fast.run.distillation import distill
 from mgd3_fast.tune import halving, trials, tuning
-from mgd3_fast.tune.tuning import RESULT, tune
+from mgd3_fast.tune.tuning import RESULT, tune_generator
 
 pytestmark = pytest.mark.usefixtures("cache", "one_thread")
 
@@ -79,7 +79,7 @@ def test_a_stopped_tuning_goes_on_and_does_nothing_twice(asked, monkeypatch, gen
     real = trials.distill
     monkeypatch.setattr(trials, "distill", counting("distill", real, 3))
     with pytest.raises(Interrupted, match="the same command goes on from here"):
-        tune(asked(dry_run=True))
+        tune_generator(asked(dry_run=True))
     monkeypatch.setattr(trials, "distill", counting("distill", real, 0))
     trained, train = [], evaluation.train_classifier
 
@@ -88,11 +88,11 @@ def test_a_stopped_tuning_goes_on_and_does_nothing_twice(asked, monkeypatch, gen
         return train(job, *rest)
 
     monkeypatch.setattr(evaluation, "train_classifier", noted)
-    result = tune(asked(dry_run=True))
+    result = tune_generator(asked(dry_run=True))
     assert len(set(done["distill"])) == len(done["distill"])
     assert len(set(trained)) == len(trained) > 0
     again = len(trained)
-    assert tune(asked(dry_run=True))["candidates"] == result["candidates"]
+    assert tune_generator(asked(dry_run=True))["candidates"] == result["candidates"]
     assert len(trained) == again
     assert load_generator(str(generator)).defaults.mode_scale == 0.1, "a dry run leaves the folder alone"
     unknown = [row["name"] for row in result["candidates"] if row["mode_recovery"] is None]
@@ -117,7 +117,7 @@ def test_what_is_chosen_is_written_and_distill_takes_it(asked, generator, pictur
         DistillConfig(dataset=str(pictures), generator=str(generator), ipc=1, out=tmp_path / "distilled")
     )
     assert made.manifest["settings"]["mode_scale"] == 0.3
-    repeated = tune(asked())
+    repeated = tune_generator(asked())
     assert repeated["present"] == result["present"], "the defaults that the tuning began with"
 
 
@@ -132,7 +132,7 @@ def test_without_a_proven_gain_the_present_defaults_stay(asked, generator, monke
 
 
 def test_pairs_share_their_seeds_and_rounds_are_halved(asked, scores):
-    result = tune(asked(seed=3))
+    result = tune_generator(asked(seed=3))
     last = [one for one in scores if one[0] == result["chosen"]][-5:]
     assert [seed for _, seed, _ in last] == [3, 4, 5, 6, 7] == result["seeds"]
     assert [seed for name, seed, _ in scores if name == result["present"]][-5:] == result["seeds"]
@@ -145,11 +145,9 @@ def test_pairs_share_their_seeds_and_rounds_are_halved(asked, scores):
 def test_a_spent_budget_ends_the_rounds(asked, monkeypatch, tmp_path):
     monkeypatch.setattr(tuning, "fitting", lambda *of: halving.halving(4, 4, 2))
     time_s = iter(range(0, 10**6, 100))  # modes and the timed set take 100 s each
-    assert len(tune(asked(budget="150s"), clock=lambda: float(next(time_s)))["rounds"]) == 1
-    assert (
-        len(tune(asked(budget="1000s", out=tmp_path / "other"), clock=lambda: float(next(time_s)))["rounds"])
-        == 2
-    )
+    for rounds, budget in ((1, "150s"), (2, "1000s")):
+        config = asked(budget=budget, out=tmp_path / budget)
+        assert len(tune_generator(config, clock=lambda: float(next(time_s)))["rounds"]) == rounds
 
 
 def test_a_candidate_that_diverges_drops_out(asked, monkeypatch, four):
@@ -161,7 +159,7 @@ def test_a_candidate_that_diverges_drops_out(asked, monkeypatch, four):
         return real(config, *rest)
 
     monkeypatch.setattr(trials, "distill", diverging)
-    result = tune(asked(epochs=1, dry_run=True))
+    result = tune_generator(asked(epochs=1, dry_run=True))
     failed = [row for row in result["candidates"] if row["failed"]]
     assert [row["mode_scale"] for row in failed] == [0.2]
     assert failed[0]["accuracy"] is None
@@ -178,24 +176,24 @@ def test_the_shipped_generator_is_never_amended(asked):
 
 @pytest.mark.usefixtures("scores")
 def test_a_folder_holds_one_tuning(asked, tmp_path):
-    tune(asked(dry_run=True))
+    tune_generator(asked(dry_run=True))
     assert (tmp_path / "out" / RESULT).is_file()
     with pytest.raises(UserError, match=r"holds a tuning with another --ipc \(2, not 1\): choose another"):
-        tune(asked(ipc=1))
+        tune_generator(asked(ipc=1))
 
 
 @pytest.mark.usefixtures("scores")
 def test_a_command_that_came_to_no_plan_may_be_mended(asked, tmp_path):
     with pytest.raises(UserError, match="budget"):
-        tune(asked(dry_run=True, ipc=1, budget="1s"))
+        tune_generator(asked(dry_run=True, ipc=1, budget="1s"))
     assert (tmp_path / "out" / "journal.json").is_file()
-    assert tune(asked(dry_run=True))["ipc"] == 2
+    assert tune_generator(asked(dry_run=True))["ipc"] == 2
 
 
 def test_a_folder_of_something_else_is_refused(asked, pictures):
     before = sorted(pictures.rglob("*"))
     with pytest.raises(UserError, match="out must be new, empty or a folder of an earlier tuning"):
-        tune(asked(out=pictures))
+        tune_generator(asked(out=pictures))
     assert sorted(pictures.rglob("*")) == before
 
 
@@ -203,7 +201,7 @@ def test_a_journal_of_something_else_is_refused(asked, tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "journal.json").write_text("{}")
     with pytest.raises(UserError, match=r"journal\.json must be the journal of a tuning"):
-        tune(asked())
+        tune_generator(asked())
 
 
 def test_all_seeds_of_a_tuning_are_seeds(asked):
@@ -213,7 +211,7 @@ def test_all_seeds_of_a_tuning_are_seeds(asked):
 
 def test_a_mistake_at_the_beginning_is_told_and_makes_no_folder(asked, tmp_path):
     with pytest.raises(UserError, match="dataset must be one of"):
-        tune(asked(dataset="nowhere"))
+        tune_generator(asked(dataset="nowhere"))
     assert not (tmp_path / "out").exists()
 
 
