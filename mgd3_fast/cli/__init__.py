@@ -38,6 +38,7 @@ COMMANDS = {
     "export": "the network as an ONNX graph or a TensorRT engine, ahead of time",
     "metrics": "how diverse and representative distilled folders are, beside the real images",
     "convert": "a distilled folder into another format: numeric, tensor, parquet, webdataset",
+    "publish": "a distilled folder as a dataset of the Hugging Face hub: card, parquet, manifest, modes",
     "report": "one self-contained HTML page about a distilled folder",
     "doctor": "what this machine has, which backends work and why the others do not",
 }
