@@ -46,7 +46,7 @@ def read_distilled(out: Path | str, **reading: Any) -> ray.data.Dataset:
     return ray.data.read_datasource(DistilledImages(images_so_far(Path(out).absolute(), "out")), **reading)
 
 
-class DistilledImages(ray.data.Datasource):
+class DistilledImages(ray.data.Datasource):  # type: ignore[misc]
     """What Ray Data reads images from, all of one size, in tasks of consecutive ones."""
 
     def __init__(self, images: Sequence[LabelledImage]) -> None:

@@ -194,8 +194,8 @@ class RunFolder:
         run = self.work / "run.json"
         if not run.exists():
             draft = self.work / f"run-{self.shard}-{os.getpid()}.json"
-            started = {"settings": self._settings, "layout": asdict(self.layout)}
-            draft.write_text(json.dumps(started, indent=2), encoding="utf-8")
+            content = {"settings": self._settings, "layout": asdict(self.layout)}
+            draft.write_text(json.dumps(content, indent=2), encoding="utf-8")
             try:
                 run.hardlink_to(draft)
             except FileExistsError:
