@@ -13,7 +13,7 @@ from mgd3_fast.datasets.imagenet import IMAGENET_NAMES
 from mgd3_fast.errors import printable
 from mgd3_fast.formats.card import class_table, how_made, is_synthetic
 from mgd3_fast.publish.licences import licence_head, licence_lines
-from mgd3_fast.writers import CONTACT_SHEET
+from mgd3_fast.writers import CONTACT_SHEET, MODES
 from mgd3_fast.writers.labelled import LabelledFolder
 
 _MARK = "<!-- written by mgd3-fast; edit the card and it stays as it is: "
@@ -91,18 +91,13 @@ def _body(run: LabelledFolder, repo: str, licences: Sequence[str], figures: Sequ
         "",
         *how_made(run),
         "",
-        "`manifest.json` has all settings, versions, and seed and sha256 of every image; `modes.safetensors`"
-        " has the modes.",
+        "`manifest.json` has all settings, versions, and seed and sha256 of every image"
+        + (f"; `{MODES}` has the modes." if MODES in run.manifest["files"] else "."),
         "",
         "## Classes",
         "",
         *class_table(run),
-        "",
-        "## Citation",
-        "",
-        "```bibtex",
-        _CITATION,
-        "```",
+        *(["", "## Citation", "", "```bibtex", _CITATION, "```"] if is_synthetic(run) else []),
     ]
 
 

@@ -23,7 +23,7 @@ def licence_lines(run: LabelledFolder, source_licence: str | None) -> list[str]:
         source_licence: Of the distilled images, where the user states it.
     """
     source = _of_source(run, source_licence) or "not stated: ask who made them"
-    lines = [f"- of the images of {run.dataset}, which were distilled: {source}"]
+    lines = [f"- of the source images ({run.dataset}): {source}"]
     if is_synthetic(run):
         weights = licence_of(run) or "not stated"
         lines.insert(0, f"- of the weights that made them ({run.manifest['generator']['name']}): {weights}")

@@ -17,7 +17,7 @@ from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, ge
 from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
 from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 
-from mgd3_fast.errors import Interrupted, UserError
+from mgd3_fast.errors import Interrupted, UserError, shortened
 from mgd3_fast.formats.record import CARD, RECORD
 from mgd3_fast.progress import Progress
 
@@ -116,7 +116,7 @@ def _explained(repo: str) -> Iterator[None]:
 
 
 def _meaning(error: BaseException, repo: str) -> str:
-    reason = " ".join(str(error).split())[:160]
+    reason = shortened(" ".join(str(error).split()), 160)
     if isinstance(error, HfHubHTTPError):
         status = getattr(error.response, "status_code", 0)
         return _REFUSED.get(status, "the hub refused {repo}: {reason}").format(repo=repo, reason=reason)

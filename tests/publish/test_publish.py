@@ -130,6 +130,35 @@ def test_figures_of_this_run_that_lie_beside_it_are_shown(run: Path, tmp_path: P
     assert "density" not in text
 
 
+def test_a_comparison_that_the_run_is_part_of_is_shown(run: Path, tmp_path: Path) -> None:
+    row = {"method": "mgd3", "folder": run.name, "seeds": [0], "accuracy": {"mean": 70.0, "std": 0.0}}
+    other = {**row, "method": "random", "folder": "random-ipc2", "accuracy": {"mean": 65.5, "std": 0.0}}
+    verdict = "MGD3 beats random real images by 4.5"
+    tables = [
+        {"ipc": 2, "rows": [row, other], "verdict": verdict},
+        {"ipc": 5, "rows": [other], "verdict": "no"},
+    ]
+    (tmp_path / "compare.json").write_text(json.dumps({"format": "mgd3-fast comparison", "tables": tables}))
+    text = (dry(run) / "README.md").read_text()
+    assert f"Beside other ways to 2 images of each class: {verdict}." in text
+    assert "| random | 1 | 65.5 (0.0) |" in text
+    assert "5 images of each class" not in text
+
+
+def test_real_images_owe_nothing_to_weights(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    manifest = json.loads((run / "manifest.json").read_text())
+    manifest["generator"] = {"name": None, "licence": None}
+    del manifest["files"]["modes.safetensors"]
+    (run / "manifest.json").write_text(json.dumps(manifest))
+    monkeypatch.chdir(run)
+    card = DatasetCard.load(dry(Path(), source_licence="CC0-1.0") / "README.md")
+    assert run.with_name("woof-2-hub").is_dir()
+    assert card.data.license == "cc0-1.0"
+    assert "weights" not in card.text
+    assert "modes.safetensors" not in card.text
+    assert "Citation" not in card.text
+
+
 def test_a_judged_generators_verdict_is_shown_once(run: Path, tmp_path: Path) -> None:
     manifest = json.loads((run / "manifest.json").read_text())
     quality = {"dataset": "imagewoof", "line": "usable: samples teach 61%"}
