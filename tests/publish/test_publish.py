@@ -286,7 +286,7 @@ def test_a_hub_that_cannot_be_reached_is_told_before_any_work(
     run: Path, hub: HubServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    with pytest.raises(UserError, match=r"the hub could not be reached .*offline mode"):
+    with pytest.raises(UserError, match=r"the hub could not be reached .*OfflineModeIsEnabled"):
         publish_run(PublishConfig(folder=run, repo="me/woof"))
     assert not run.with_name("woof-2-hub").exists()
 
