@@ -64,7 +64,7 @@ def is_edited(card: Path) -> bool:
     """Whether a card is another than `hub_card` made; False where there is none."""
     if not card.exists():
         return False
-    text, _, mark = card.read_text(encoding="utf-8").rpartition(f"\n{_MARK}")
+    text, _, mark = card.read_text(encoding="utf-8", errors="replace").rpartition(f"\n{_MARK}")
     return mark != f"{_digest(text)} -->\n"
 
 

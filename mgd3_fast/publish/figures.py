@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ def figure_lines(paths: Sequence[Path], run: LabelledFolder) -> list[str]:
         run: The run that they are to be about.
 
     Returns:
-        Paragraphs and tables; what is about other runs, and was not named, is passed over.
+        Paragraphs and tables; what nobody named and is of other runs or programs is passed over.
 
     Raises:
         UserError: What was named holds no result, or none of this run.
@@ -44,8 +45,10 @@ def figure_lines(paths: Sequence[Path], run: LabelledFolder) -> list[str]:
         lines += found
     if not paths:
         beside = run.path.resolve().parent
-        folders = (run.path, beside, beside / Path(EVALUATION).stem)
-        lines = [line for folder in folders for file in _results_in(folder) for line in _said(file, run)]
+        for folder in (run.path, beside, beside / Path(EVALUATION).stem):
+            for file in _results_in(folder):
+                with suppress(UserError):  # of another program
+                    lines += _said(file, run)
     quality = run.manifest["generator"].get("quality")  # of a judged generator
     verdict = _verdict(quality) if quality else []
     return lines if not verdict or verdict[0] in lines else [*lines, *verdict]
@@ -85,9 +88,8 @@ def _evaluated(content: Mapping[str, Any], run: LabelledFolder) -> list[str]:
     of, most = content["dataset"], content["dataset"]["majority"]["accuracy"]
     about = (
         f"Classifiers trained on these images, tested on {of['images']:,} real ones ({of['name']},"
-        f" {of['split']}): protocol {content['protocol']}, preset {content['preset']}; mean"
-        " (deviation) over trainings."
-        f" Always answering the largest class scores {most:.1f}%."
+        f" {of['split']}): protocol {content['protocol']}, preset {content['preset']};"
+        f" mean (deviation) over trainings. Always answering the largest class scores {most:.1f}%."
     )
     return [about, "", *markdown_table(head, rows), ""] if rows else []
 

@@ -60,7 +60,9 @@ def find_repository(name: str) -> Repository:
     with _explained(name):
         try:
             found = frozenset(HfApi().list_repo_files(name, **_KIND))
-        except RepositoryNotFoundError:
+        except RepositoryNotFoundError as error:
+            if error.response.status_code == 401:  # which it also says of a name that is free, to strangers
+                raise UserError(_REFUSED[401]) from None
             return Repository(name, None)
     others = sorted(found.difference(_OWN))
     if others and RECORD not in found:
@@ -110,6 +112,8 @@ def _explained(repo: str) -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         raise Interrupted(f"{repo} is as it was; files that were sent are not sent again") from None
+    except UserError:
+        raise
     except Exception as error:  # the client raises its own, the network library's and OSError
         meant = error if isinstance(error, HfHubHTTPError) else error.__cause__ or error
         raise UserError(_meaning(meant, repo)) from None

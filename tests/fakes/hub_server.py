@@ -14,6 +14,9 @@ from typing import Any
 
 LARGE = (".parquet", ".png", ".safetensors")
 
+Answer = tuple[int, Any, str | None]
+"""Status, JSON and the hub's error code."""
+
 
 class HubServer:
     """Answers what huggingface_hub asks of the hub when it uploads without Xet.
@@ -31,49 +34,38 @@ class HubServer:
         self.refuse_large_after: int | None = None  # so many are taken, then the connection is refused
         self.url = ""
 
-    def answer(self, method: str, path: str, body: bytes, token: str | None) -> tuple[int, Any, str | None]:
-        """Status, JSON and the hub's error code."""
+    def answer(self, method: str, path: str, body: bytes, token: str | None) -> Answer:
+        """Answer a request as the hub does."""
         name = (re.match(r"/(?:api/)?datasets/([^/]+/[^/.]+)", path) or [None, ""])[1]
         if path == "/api/validate-yaml":
             return 200, {"errors": [], "warnings": []}, None
         if method == "PUT":
             return self._take(path.rsplit("/", 1)[1], body)
+        if token not in ("owner-token", "reader-token"):
+            return 401, {"error": "Invalid username or password."}, None
         if method == "GET":
             return self._tree(name)
         asked = json.loads(body) if not path.endswith("/commit/main") else {}
-        owner = (
-            (asked.get("organization") or self.owner) if path == "/api/repos/create" else name.split("/")[0]
-        )
-        if token not in ("owner-token", "reader-token"):
-            return 401, {"error": "Invalid username or password."}, None
+        creates = path == "/api/repos/create"
+        owner = asked.get("organization") or self.owner if creates else name.split("/")[0]
         if token != "owner-token" or owner != self.owner:
             return 403, {"error": "You don't have the rights"}, None
-        if path == "/api/repos/create":
+        if creates:
             return self._create(f"{owner}/{asked['name']}", asked)
         if path.endswith("/objects/batch"):
-            return (
-                200,
-                {"transfer": "basic", "objects": [self._wanted(one) for one in asked["objects"]]},
-                None,
-            )
+            return 200, {"transfer": "basic", "objects": [*map(self._wanted, asked["objects"])]}, None
         if "/preupload/" in path:
-            modes = {
-                one["path"]: "lfs" if one["path"].endswith(LARGE) else "regular" for one in asked["files"]
-            }
-            files = [
-                {"path": path, "uploadMode": mode, "shouldIgnore": False} for path, mode in modes.items()
-            ]
-            return 200, {"files": files}, None
+            return 200, {"files": [self._mode(one["path"]) for one in asked["files"]]}, None
         return self._commit(name, body)
 
-    def _create(self, name: str, asked: dict[str, Any]) -> tuple[int, Any, str | None]:
+    def _create(self, name: str, asked: dict[str, Any]) -> Answer:
         assert asked["type"] == "dataset"
         if asked.get("private") or asked.get("visibility") == "private":
             self.private.add(name)
         self.datasets[name] = {".gitattributes": b"*.parquet filter=lfs"}
         return 200, {"url": f"{self.url}/datasets/{name}"}, None
 
-    def _tree(self, name: str) -> tuple[int, Any, str | None]:
+    def _tree(self, name: str) -> Answer:
         if name not in self.datasets:
             return 404, {"error": "Repository not found"}, "RepoNotFound"
         files = self.datasets[name]
@@ -83,18 +75,22 @@ class HubServer:
             None,
         )
 
+    def _mode(self, path: str) -> dict[str, Any]:
+        mode = "lfs" if path.endswith(LARGE) else "regular"
+        return {"path": path, "uploadMode": mode, "shouldIgnore": False}
+
     def _wanted(self, one: dict[str, Any]) -> dict[str, Any]:
         href = {"upload": {"href": f"{self.url}/large/{one['oid']}", "header": {}}}
         return one if one["oid"] in self.sent else {**one, "actions": href}
 
-    def _take(self, oid: str, body: bytes) -> tuple[int, Any, str | None]:
+    def _take(self, oid: str, body: bytes) -> Answer:
         if self.refuse_large_after is not None and len(self.sent) >= self.refuse_large_after:
             return 413, {"error": "Payload too large"}, None
         assert hashlib.sha256(body).hexdigest() == oid
         self.sent[oid] = body
         return 200, {}, None
 
-    def _commit(self, name: str, body: bytes) -> tuple[int, Any, str | None]:
+    def _commit(self, name: str, body: bytes) -> Answer:
         files = self.datasets[name]
         for key, value in ((one["key"], one["value"]) for one in map(json.loads, body.splitlines())):
             if key == "file":

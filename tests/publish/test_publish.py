@@ -128,6 +128,8 @@ def test_figures_of_this_run_that_lie_beside_it_are_shown(run: Path, tmp_path: P
     assert "| frechet distance | 12.5 |" in text
     assert "of another run" not in text
     assert "density" not in text
+    (tmp_path / "metrics.json").write_text('{"loss": 0.1}')  # of another program
+    assert (dry(run) / "README.md").read_text() == text
 
 
 def test_a_comparison_that_the_run_is_part_of_is_shown(run: Path, tmp_path: Path) -> None:
@@ -250,7 +252,7 @@ def test_an_interrupted_upload_leaves_the_dataset_as_it_was(run: Path, hub: HubS
     assert hub.commits == 0
 
 
-# what it refuses, before any work
+# what it refuses
 
 
 @pytest.mark.parametrize(
@@ -280,6 +282,7 @@ def test_the_hubs_refusals_are_one_line(
     assert said in error
     assert error.count("\n") == 1
     assert hub.commits == 0
+    assert run.with_name("woof-2-hub").exists() == said.startswith("your token may not")
 
 
 def test_a_hub_that_cannot_be_reached_is_told_before_any_work(
