@@ -33,6 +33,7 @@ TRIES = 3
 CLOSING_S = 2.0
 """Seconds that workers have to end in order."""
 _LAST_WORDS_BYTES = 2000
+_COMMAND = (sys.executable, "-X", "faulthandler", "-m", "mgd3_fast.workers")
 
 
 @dataclass
@@ -144,7 +145,7 @@ class _Worker:
         said = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the worker
         with theirs:
             process = subprocess.Popen(
-                [sys.executable, "-X", "faulthandler", "-m", "mgd3_fast.workers", str(theirs.fileno())],
+                [*_COMMAND, str(theirs.fileno()), str(os.getpid())],
                 stdin=subprocess.DEVNULL,
                 stdout=said,
                 stderr=said,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import time
@@ -49,6 +50,11 @@ def _exit(status: int, place: Place) -> None:
     os._exit(status)
 
 
+def _hold(seconds: float, place: Place) -> None:
+    """Let no other thread run, as where a library is loaded."""
+    ctypes.PyDLL(None).usleep(int(seconds * 1e6))
+
+
 def _break(value: Any, place: Place) -> None:
     {}[value]
 
@@ -79,6 +85,7 @@ _WORDS: dict[str, Callable[[Any, Place], object]] = {
     "say": lambda value, place: None,
     "sleep": lambda seconds, place: time.sleep(seconds),
     "die once": _die_once,
+    "hold": _hold,
     "count": _count,
     "refuse": _refuse,
     "exit": _exit,
