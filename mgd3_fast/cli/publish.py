@@ -10,6 +10,10 @@ from mgd3_fast.config.publish import PublishConfig
 from mgd3_fast.progress import Progress
 
 CONFIG = PublishConfig
+EXAMPLES = {
+    "mgd3-fast publish in1k-50 you/in1k-50 --dry-run": "only write the folder: read its README.md",
+    "mgd3-fast publish in1k-50 you/in1k-50": "the same folder, uploaded",
+}
 
 
 def run(config: PublishConfig, progress: Progress) -> tuple[dict[str, Any], str]:
