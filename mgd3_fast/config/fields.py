@@ -71,7 +71,12 @@ def number(help: str, *, default: Any = MISSING, highest: float = math.inf, abov
 
 def path(help: str, *, default: Any = MISSING, metavar: str = "PATH") -> Any:
     """Declare a file or folder; see `option`."""
-    return option(help, default=default, parse=Path, metavar=metavar)
+    return option(help, default=default, parse=place, metavar=metavar)
+
+
+def place(text: str) -> Path | str:
+    """A path; a URL stays text, as a path would lose one of its slashes."""
+    return text if "://" in text else Path(text)
 
 
 def folder(help: str, *, default: Any = MISSING) -> Any:
@@ -102,7 +107,7 @@ def split_option() -> Any:
 
 def data_dir_option() -> Any:
     """Declare the folder that ImageNet's names are class lists over."""
-    return path("ILSVRC tree of the imagenet names (default: $IMAGENET_DIR)", default=None)
+    return path("ILSVRC tree of the imagenet names, or its URL (default: $IMAGENET_DIR)", default=None)
 
 
 def budget_option(help: str, *, default: Any = MISSING) -> Any:

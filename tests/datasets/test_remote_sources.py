@@ -1,0 +1,138 @@
+"""Folders and shards in a bucket are the datasets that their copies on a disk are."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mgd3_fast.datasets import Dataset, open_dataset, open_source
+from mgd3_fast.errors import UserError
+from tests.fakes.buckets import bucket_of
+from tests.fakes.pictures import encoded, photo
+from tests.fakes.tars import write_shards
+
+FILES = (
+    *("photos/ant/10.png", "photos/ant/2.PNG", "photos/ant/inside/1.jpg", "photos/ant/notes.txt"),
+    *("photos/bee/1.png", "photos/bee/.hidden.png", "photos/.trash/1.png"),
+    *("ilsvrc/train/n01440764/a.JPEG", "ilsvrc/train/n02102040/b.JPEG", "ilsvrc/val/n01440764/v.JPEG"),
+)
+
+
+@pytest.fixture(scope="module")
+def disk(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("disk")
+    for number, name in enumerate(FILES):
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(encoded(photo(number), "PNG"))
+    write_shards(folder / "shards", [["1", "0", "1"], ["0", "2"]])
+    (folder / "shards" / "classes.txt").write_text("ant\nbee\ncow\n")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def bucket(disk: Path) -> Iterator[str]:
+    with bucket_of(disk) as url:
+        yield url
+
+
+class TestFolders:
+    def test_a_bucket_is_its_local_copy(self, disk: Path, bucket: str) -> None:
+        local, remote = (open_dataset(f"{place}/photos") for place in (disk, bucket))
+        assert remote.counts == local.counts == {"ant": 3, "bee": 1}
+        assert (remote.name, remote.fingerprint, remote.notes) == (
+            local.name,
+            local.fingerprint,
+            ["1 file was left out: 1 .txt"],
+        )
+        for label, of_class in enumerate(local.classes):
+            for position in range(len(of_class)):
+                np.testing.assert_array_equal(remote.load(label, position), local.load(label, position))
+
+    def test_a_file_that_is_written_again_changes_its_class_alone(self, disk: Path) -> None:
+        with bucket_of(disk / "photos", "memory://changing") as url:
+            before = [cls.cache_key for cls in open_dataset(url).classes]
+            with bucket_of(disk / "photos" / "bee", f"{url}/bee"):
+                after = [cls.cache_key for cls in open_dataset(url).classes]
+        assert after[0] == before[0]
+        assert after[1] != before[1]
+
+    @pytest.mark.parametrize("inside", ["", "/train"])
+    @pytest.mark.parametrize("split", ["train", "val"])
+    def test_imagenet_lists_over_a_bucket(self, disk: Path, bucket: str, inside: str, split: str) -> None:
+        found = [
+            open_dataset("imagenette", data_dir=f"{place}/ilsvrc{inside}", classes="n01440764", split=split)
+            for place in (disk, bucket)
+        ]
+        assert found[0].fingerprint == found[1].fingerprint
+        assert found[1].root == f"{bucket}/ilsvrc/{split}"
+
+    def test_imagenet_dir_may_be_a_url(self, bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("IMAGENET_DIR", f"{bucket}/ilsvrc")
+        assert len(open_dataset("imagenette", classes="0")) == 1
+
+    @pytest.mark.parametrize(
+        ("spec", "message"),
+        [
+            (
+                "memory://bucket/nothing",
+                r"^dataset must be an existing folder .*, got memory://bucket/nothing",
+            ),
+            (
+                "memory://bucket/photos/bee",
+                "^memory://bucket/photos/bee must hold one folder per class, got none",
+            ),
+            ("https://host/photos", r"in a bucket \(s3://, gs://, hf://\), got https://host/photos$"),
+            ("nosuch://bucket", "^nosuch://bucket"),
+        ],
+    )
+    def test_mistakes(self, bucket: str, spec: str, message: str) -> None:
+        with pytest.raises(UserError, match=message):
+            open_dataset(spec)
+
+
+class TestShards:
+    def spec(self, bucket: str, pattern: str) -> str:
+        return f"wds:{bucket}/shards/{pattern}"
+
+    @pytest.mark.parametrize("pattern", ["{000..001}.tar", "*.tar"])
+    def test_shards_are_streams_of_what_local_ones_hold(
+        self, disk: Path, bucket: str, pattern: str, tmp_path: Path
+    ) -> None:
+        local = open_dataset(f"wds:{disk}/shards/*.tar", cache_dir=tmp_path)
+        stream = open_source(self.spec(bucket, pattern), cache_dir=tmp_path)
+        assert not isinstance(stream, Dataset)
+        assert stream.class_names == local.class_names == ("ant", "bee", "cow")
+        rows = [row for shard in range(2) for row in stream.read(shard)]
+        assert [row.label for row in rows] == ["1", "0", "1", "0", "2"]
+        of_bees = [row for row in rows if row.label == "1"]
+        images = local.classes[1].images
+        assert [(row.name, row.content) for row in of_bees] == [
+            (images.name(place), images.read(place)) for place in range(2)
+        ]
+
+    def test_identity_follows_versions(self, disk: Path) -> None:
+        folder = disk / "shards"
+        with bucket_of(folder, "memory://one"):
+            first = open_source("wds:memory://one/*.tar")
+            before = first.identity
+            with bucket_of(folder, "memory://one"):
+                assert open_source("wds:memory://one/*.tar").identity != before
+
+    def test_a_missing_shard_is_told_when_shards_are_asked_for(self, bucket: str, tmp_path: Path) -> None:
+        with pytest.raises(UserError, match=r"shards/007.tar"):
+            open_source(self.spec(bucket, "{000,007}.tar"), cache_dir=tmp_path)
+
+    def test_no_shard_matches(self, bucket: str) -> None:
+        with pytest.raises(UserError, match="must name existing shards"):
+            open_source(self.spec(bucket, "*.zip"))
+
+
+def test_a_missing_package_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "s3fs", None)
+    with pytest.raises(UserError, match=r"s3://bucket/photos needs a package: pip install 'mgd3-fast\[s3\]'"):
+        open_dataset("s3://bucket/photos")
