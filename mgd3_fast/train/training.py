@@ -18,7 +18,7 @@ from mgd3_fast.generators import (
     load_generator_folder,
     save_generator,
 )
-from mgd3_fast.generators.folder import DESCRIPTION
+from mgd3_fast.generators.folder import DESCRIPTION, NETWORK
 from mgd3_fast.judge import JudgeConfig, is_about, judge
 from mgd3_fast.latents import latent_shape
 from mgd3_fast.progress import SILENT, Progress
@@ -59,9 +59,10 @@ def train(config: TrainConfig, progress: Progress = SILENT) -> Path:
     if vae is not None:
         train_autoencoder(run, vae)
     if network is not None:
-        earlier = _earlier_description(run.out)
+        earlier, digests = _earlier_generator(run.out)
         _train_dit(run, network)
-        _keep_tuning(run, earlier.get("tuning"), asked)
+        if digests and load_generator_folder(run.out).digests == digests:
+            _keep_settings(run, earlier, asked)
         _judge(run, earlier.get("quality") or {})
     return run.out
 
@@ -136,19 +137,21 @@ def _sampling(config: TrainConfig) -> dict[str, Any]:
     return {name: value for name, value in stated.items() if value is not None}
 
 
-def _earlier_description(out: Path) -> dict[str, Any]:
-    """What the folder said of itself before; empty where it is new."""
-    return read_json(out / DESCRIPTION) if (out / DESCRIPTION).is_file() else {}
+def _earlier_generator(out: Path) -> tuple[dict[str, Any], dict[str, str]]:
+    """What the folder said of itself before, and the digests of its weights; empty where there are none."""
+    if not (out / DESCRIPTION).is_file():
+        return {}, {}
+    whole = (out / NETWORK).is_file()
+    return read_json(out / DESCRIPTION), load_generator_folder(out).digests if whole else {}
 
 
-def _keep_tuning(run: TrainingRun, tuning: dict[str, Any] | None, asked: dict[str, Any]) -> None:
-    """Put back what `tune` chose for these weights, unless other settings are asked for."""
-    if tuning is None or not load_generator_folder(run.out).digests.items() <= tuning.items():
-        return
-    if asked.items() <= tuning["defaults"].items():
-        amend_description(run.out, tuning=tuning, defaults=tuning["defaults"])
-    else:
+def _keep_settings(run: TrainingRun, earlier: dict[str, Any], asked: dict[str, Any]) -> None:
+    """Sample weights that are as they were as before, but for what is asked for; keep what `tune` chose."""
+    defaults, tuning = earlier["defaults"], {key: earlier[key] for key in ("tuning",) if key in earlier}
+    if tuning and not asked.items() <= defaults.items():
         run.progress.note("the options given replace what tune had chosen: its table is removed")
+    else:
+        amend_description(run.out, defaults={**defaults, **asked}, **tuning)
 
 
 def _judge(run: TrainingRun, earlier: dict[str, Any]) -> None:

@@ -1,22 +1,47 @@
-"""Buckets in memory that hold copies of folders."""
+"""Buckets for tests: in memory, and of a server that speaks S3."""
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
-from fsspec.implementations.memory import MemoryFileSystem
+import pytest
+
+from mgd3_fast.storage.remote import Bucket
 
 
-@contextmanager
-def bucket_of(folder: Path, url: str = "memory://bucket") -> Iterator[str]:
-    """The URL of a copy of a folder, which is gone afterwards."""
-    files = MemoryFileSystem()
+def bucket_in_memory() -> Bucket:
+    """An empty place of this process."""
+    return Bucket(f"memory://{uuid.uuid4().hex}/run")
+
+
+def copied(folder: Path, bucket: Bucket) -> str:
+    """Copy the files of a folder into a place, and tell its URL."""
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-        files.pipe_file(f"{url}/{path.relative_to(folder)}", path.read_bytes())
-    try:
-        yield url
-    finally:
-        if files.exists(url):
-            files.rm(url, recursive=True)
+        bucket.write(path.relative_to(folder).as_posix(), path.read_bytes())
+    return bucket.url
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[str]:
+    """The address of a server with no buckets, named to every process by the environment."""
+    server = pytest.importorskip("moto.server").ThreadedMotoServer(port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    address = f"http://{host}:{port}".replace("0.0.0.0", "127.0.0.1")
+    named = {"AWS_ENDPOINT_URL": address, "AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret"}
+    with pytest.MonkeyPatch.context() as environment:
+        for name, value in {**named, "AWS_DEFAULT_REGION": "us-east-1"}.items():
+            environment.setenv(name, value)
+        yield address
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def s3_url(s3_server: str) -> str:
+    """A bucket of that server."""
+    import boto3
+
+    boto3.client("s3").create_bucket(Bucket="images")
+    return "s3://images"

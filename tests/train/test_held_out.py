@@ -167,6 +167,19 @@ def test_what_was_tuned_stays_with_its_weights(with_val: Path, tmp_path: Path) -
     assert "tuning" not in json.loads(described.read_text()), "it was of other weights"
 
 
+def test_a_finished_generator_is_sampled_as_before_unless_told_otherwise(
+    with_val: Path, tmp_path: Path
+) -> None:
+    config = tiny_config(with_val, tmp_path / "gen", steps=2)
+    described = train(config) / "generator.json"
+    of_old = {**json.loads(described.read_text())["defaults"], "cfg_scale": 4.5, "t_stop": 20}
+    amend_description(config.out, defaults=of_old)  # as an earlier version, with another table, left it
+    train(config)
+    assert json.loads(described.read_text())["defaults"] == of_old
+    train(replace(config, t_stop=10))
+    assert json.loads(described.read_text())["defaults"] == {**of_old, "t_stop": 10}
+
+
 def test_what_cannot_be_judged_is_trained_all_the_same(with_val: Path, tmp_path: Path) -> None:
     said = io.StringIO()
     folder = train(tiny_config(with_val, tmp_path / "gen", judge="on", classes="ant"), Progress(stream=said))
