@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +10,8 @@ import pytest
 
 from mgd3_fast.datasets import Dataset, open_dataset, open_source
 from mgd3_fast.errors import UserError
-from tests.fakes.buckets import bucket_of
+from mgd3_fast.storage.remote import Bucket
+from tests.fakes.buckets import bucket_in_memory, copied
 from tests.fakes.pictures import encoded, photo
 from tests.fakes.tars import write_shards
 
@@ -35,9 +35,8 @@ def disk(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def bucket(disk: Path) -> Iterator[str]:
-    with bucket_of(disk) as url:
-        yield url
+def bucket(disk: Path) -> str:
+    return copied(disk, bucket_in_memory())
 
 
 class TestFolders:
@@ -54,10 +53,10 @@ class TestFolders:
                 np.testing.assert_array_equal(remote.load(label, position), local.load(label, position))
 
     def test_a_file_that_is_written_again_changes_its_class_alone(self, disk: Path) -> None:
-        with bucket_of(disk / "photos", "memory://changing") as url:
-            before = [cls.cache_key for cls in open_dataset(url).classes]
-            with bucket_of(disk / "photos" / "bee", f"{url}/bee"):
-                after = [cls.cache_key for cls in open_dataset(url).classes]
+        url = copied(disk / "photos", bucket_in_memory())
+        before = [cls.cache_key for cls in open_dataset(url).classes]
+        copied(disk / "photos" / "bee", Bucket(f"{url}/bee"))
+        after = [cls.cache_key for cls in open_dataset(url).classes]
         assert after[0] == before[0]
         assert after[1] != before[1]
 
@@ -79,20 +78,20 @@ class TestFolders:
         ("spec", "message"),
         [
             (
-                "memory://bucket/nothing",
-                r"^dataset must be an existing folder .*, got memory://bucket/nothing",
+                "{bucket}/nothing",
+                r"^dataset must be an existing folder .*, got {bucket}/nothing",
             ),
             (
-                "memory://bucket/photos/bee",
-                "^memory://bucket/photos/bee must hold one folder per class, got none",
+                "{bucket}/photos/bee",
+                "^{bucket}/photos/bee must hold one folder per class, got none",
             ),
             ("https://host/photos", r"in a bucket \(s3://, gs://, hf://\), got https://host/photos$"),
             ("nosuch://bucket", "^nosuch://bucket"),
         ],
     )
     def test_mistakes(self, bucket: str, spec: str, message: str) -> None:
-        with pytest.raises(UserError, match=message):
-            open_dataset(spec)
+        with pytest.raises(UserError, match=message.replace("{bucket}", bucket)):
+            open_dataset(spec.replace("{bucket}", bucket))
 
 
 class TestShards:
@@ -115,13 +114,14 @@ class TestShards:
             (images.name(place), images.read(place)) for place in range(2)
         ]
 
-    def test_identity_follows_versions(self, disk: Path) -> None:
-        folder = disk / "shards"
-        with bucket_of(folder, "memory://one"):
-            first = open_source("wds:memory://one/*.tar")
-            before = first.identity
-            with bucket_of(folder, "memory://one"):
-                assert open_source("wds:memory://one/*.tar").identity != before
+    def test_identity_follows_versions(self, disk: Path, tmp_path: Path) -> None:
+        bucket = bucket_in_memory()
+        identities = set()
+        for _ in range(2):
+            stream = open_source(f"wds:{copied(disk / 'shards', bucket)}/*.tar", cache_dir=tmp_path)
+            assert not isinstance(stream, Dataset)
+            identities.add(stream.identity)
+        assert len(identities) == 2
 
     def test_a_missing_shard_is_told_when_shards_are_asked_for(self, bucket: str, tmp_path: Path) -> None:
         with pytest.raises(UserError, match=r"shards/007.tar"):
