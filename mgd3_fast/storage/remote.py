@@ -21,6 +21,7 @@ PATIENCE_S = 60.0
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 15.0
 
 _URL = re.compile(r"([a-z][a-z0-9+.-]*)://", re.IGNORECASE)
+_CONNECTIONS = {"config_kwargs": {"max_pool_connections": 64}}  # where botocore's default is 10
 _EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs"}
 _VERSIONS = ("blob_id", "ETag", "etag", "mtime", "created")
 _PASSING = {408, 409, 425, 429, 500, 502, 503, 504}  # HTTP statuses; 409 is of two conditional writes at once
@@ -61,8 +62,9 @@ def connected(url: str) -> tuple[Any, str]:
     """
     import fsspec
 
+    connections = _CONNECTIONS if url.lower().startswith("s3") else {}
     with told(url):
-        files, path = fsspec.url_to_fs(url, use_listings_cache=False)
+        files, path = fsspec.url_to_fs(url, use_listings_cache=False, **connections)
     return files, path
 
 

@@ -58,8 +58,12 @@ class RemotePath:
         return self
 
     def is_dir(self) -> bool:
-        """Whether it is a folder that holds anything."""
-        return bool(self._ask("isdir"))
+        """Whether it is a folder that holds anything; a bucket that does not exist is told."""
+        try:
+            found = self._ask("ls", detail=True)
+        except FileNotFoundError:
+            return False
+        return any(one["name"].rstrip("/") != self._connected[1] for one in found)
 
     def is_file(self) -> bool:
         """Whether it is a file."""

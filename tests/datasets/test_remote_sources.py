@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +10,11 @@ import pytest
 from mgd3_fast.datasets import Dataset, open_dataset, open_source
 from mgd3_fast.errors import UserError
 from mgd3_fast.storage.remote import Bucket
-from tests.fakes.buckets import bucket_in_memory, copied
+from tests.fakes.buckets import bucket_in_memory, copied, s3_server, s3_url
 from tests.fakes.pictures import encoded, photo
 from tests.fakes.tars import write_shards
+
+__all__ = ["s3_server", "s3_url"]
 
 FILES = (
     *("photos/ant/10.png", "photos/ant/2.PNG", "photos/ant/inside/1.jpg", "photos/ant/notes.txt"),
@@ -34,9 +35,12 @@ def disk(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module")
-def bucket(disk: Path) -> str:
-    return copied(disk, bucket_in_memory())
+@pytest.fixture(scope="module", params=["memory", "s3"])
+def bucket(disk: Path, request: pytest.FixtureRequest) -> str:
+    """The URL of a copy of the folder."""
+    if request.param == "memory":
+        return copied(disk, bucket_in_memory())
+    return copied(disk, Bucket(f"{request.getfixturevalue('s3_url')}/sources"))
 
 
 class TestFolders:
@@ -132,7 +136,7 @@ class TestShards:
             open_source(self.spec(bucket, "*.zip"))
 
 
-def test_a_missing_package_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "s3fs", None)
-    with pytest.raises(UserError, match=r"s3://bucket/photos needs a package: pip install 'mgd3-fast\[s3\]'"):
-        open_dataset("s3://bucket/photos")
+def test_a_bucket_that_is_not_there_is_told(s3_server: str) -> None:
+    for spec in ("s3://nosuchbucket/photos", "wds:s3://nosuchbucket/{000..001}.tar"):
+        with pytest.raises(UserError, match=r"^s3://nosuchbucket.* must lie in a bucket that exists"):
+            open_source(spec)
