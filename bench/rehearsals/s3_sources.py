@@ -80,6 +80,15 @@ def encoded(root: str, kind: str, cache: Path | str) -> tuple[dict[str, torch.Te
     return found, round(report.images / seconds, 1), report.images
 
 
+def requests_per_s() -> float:
+    """How many images of the folder the server hands out alone, when all are asked for at once."""
+    bucket = Bucket("s3://images")
+    names = list(bucket.sizes("folder"))
+    started = time.perf_counter()
+    bucket.read_all(names)
+    return round(len(names) / (time.perf_counter() - started), 1)
+
+
 def equal(ones: dict[str, torch.Tensor], others: dict[str, torch.Tensor]) -> bool:
     return ones.keys() == others.keys() and all(torch.equal(ones[name], others[name]) for name in ones)
 
@@ -115,7 +124,7 @@ def rehearse(folder: Path, per_class: int, kills: int) -> dict[str, Any]:
             os.environ["AWS_ENDPOINT_URL"] = address
             get_filesystem_class("s3").clear_instance_cache()  # which knows the address of the last server
             upload(folder / "images", address)
-            figures[name] = {}
+            figures[name] = {"requests_per_s": requests_per_s()}
             for kind in _KINDS:
                 latents, rate, _ = encoded("s3://images", kind, folder / f"{name}-{kind}")
                 of_local = round(rate / local[kind][1], 2)
