@@ -30,7 +30,7 @@ from mgd3_fast.workers.serving import Task
 _LAST_WORDS_BYTES = 2000
 
 
-class LocalWorkers(Pool):
+class LocalWorkers(Pool["_Process"]):
     """Processes of this machine, started when there is something to do; each has its share of the processors.
 
     Args:

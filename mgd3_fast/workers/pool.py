@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 from mgd3_fast.errors import UserError
 from mgd3_fast.progress import Progress
@@ -70,7 +70,7 @@ class Worker(ABC):
 AnyWorker = TypeVar("AnyWorker", bound=Worker)
 
 
-class Pool(Workers, ABC):
+class Pool(Workers, ABC, Generic[AnyWorker]):
     """Hands units out, and out again where a worker died; how workers are started and heard is a subclass's.
 
     Args:
@@ -80,14 +80,14 @@ class Pool(Workers, ABC):
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
         self._hearing = Hearing(progress)
-        self._workers: dict[int, Any] = {}
+        self._workers: dict[int, AnyWorker] = {}
 
     @abstractmethod
     def _start(self, needed: int) -> None:
         """Start workers, where fewer have no unit than are needed and more may be started."""
 
     @abstractmethod
-    def _heard(self) -> Iterator[tuple[Any, Message | None]]:
+    def _heard(self) -> Iterator[tuple[AnyWorker, Message | None]]:
         """Wait for messages of workers; None is the end of one."""
 
     def do(self, units: Iterable[Any], *, joined: tuple[str, int] | None = None) -> Iterator[tuple[Any, Any]]:
@@ -131,7 +131,7 @@ class Pool(Workers, ABC):
             if len(left) > self.count and len(worker.doing) == 1 and not alone and not left[0].deaths:
                 worker.send(left.popleft())
 
-    def _bury(self, worker: Worker) -> list[Unit]:
+    def _bury(self, worker: AnyWorker) -> list[Unit]:
         """Forget a worker that is dead, and return what it leaves undone."""
         how = worker.end(time.monotonic() + CLOSING_S)
         del self._workers[worker.number]

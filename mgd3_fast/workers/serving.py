@@ -10,8 +10,7 @@ import traceback
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
-from multiprocessing.connection import Connection
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from mgd3_fast.errors import UserError, is_users_mistake
 from mgd3_fast.workers.base import Place, Setup, WorkerError
@@ -43,6 +42,16 @@ class Failed(NamedTuple):
     error: Exception
 
 
+class Line(Protocol):
+    """A `Connection`, or what does as one."""
+
+    def recv(self) -> Any:
+        """Wait for a message; EOFError or OSError is the end."""
+
+    def send(self, message: Any, /) -> None:
+        """Send a message."""
+
+
 class Server:
     """One worker's end of its connection.
 
@@ -50,7 +59,7 @@ class Server:
     ends as well, in the middle of a unit if it has one.
     """
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Line) -> None:
         self._connection = connection
         self._inbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._sending = threading.Lock()
