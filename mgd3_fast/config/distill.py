@@ -195,8 +195,8 @@ class DistillConfig(DiscoverConfig):
         "do the I-th of N parts; parts may run at the same time, on any machines, into one --out"
     )
     workers: int | str = option(
-        "processes of this machine that share the work; auto is one for every GPU, one on a CPU; ray: the nodes"
-        " of a Ray cluster, one worker for every GPU, or processor where there are none",
+        "processes of this machine that share the work; auto is one for every GPU, one on a CPU; ray is one"
+        " for every GPU of a Ray cluster, or processor where it has none",
         default="auto",
         parse=auto_or_int,
         metavar="N|auto|ray",

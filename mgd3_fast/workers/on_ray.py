@@ -15,11 +15,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from mgd3_fast.errors import UserError, shortened
+from mgd3_fast.errors import UserError, listed, shortened
 from mgd3_fast.progress import Progress
+from mgd3_fast.versions import versions
 from mgd3_fast.workers.base import Setup
 from mgd3_fast.workers.pool import TRIES, Message, Pool, Unit, Worker
-from mgd3_fast.workers.ray_actor import Actor, Driver, Facts, facts
+from mgd3_fast.workers.ray_actor import Actor, Driver, Facts
 from mgd3_fast.workers.ray_cluster import connected, needs_of, ray, room_for
 from mgd3_fast.workers.serving import Task
 from mgd3_fast.workers.tokens import left_in
@@ -106,11 +107,11 @@ class RayWorkers(Pool["_Placed"]):
 
     def _welcome(self, worker: _Placed, found: Facts) -> None:
         """Give a worker that was placed what it needs, if it is fit."""
-        ours = facts(()).versions
-        if found.versions["mgd3-fast"] != ours["mgd3-fast"]:
+        ours, theirs = versions(), found.versions
+        if theirs.get("mgd3-fast") != ours.get("mgd3-fast"):
             raise UserError(
-                f"all nodes must have mgd3-fast {ours['mgd3-fast']}, as this one has, got"
-                f" {found.versions['mgd3-fast']} on {found.node}"
+                f"all nodes must have mgd3-fast {ours.get('mgd3-fast', 'uninstalled')}, as this machine has, got"
+                f" {theirs.get('mgd3-fast', 'it uninstalled')} on {found.node}"
             )
         # A token that is gone here too was removed with the working state of a run that is complete.
         for token in found.unseen:
@@ -119,10 +120,11 @@ class RayWorkers(Pool["_Placed"]):
                     f"all nodes must see {token.parent}, which {found.node} does not: put it on a shared file"
                     " system"
                 )
-        others = [name for name in ours if found.versions.get(name) != ours[name]]
+        others = [
+            f"{name} {theirs.get(name)}, not {ours[name]}" for name in ours if theirs.get(name) != ours[name]
+        ]
         if others:
-            said = ", ".join(f"{name} {found.versions.get(name)}, here {ours[name]}" for name in others)
-            self._warn(f"{found.node} has {said}: pixels may differ by a level")
+            self._warn(f"{found.node} has {listed(others)}: pixels may differ by a level")
         if self._gpu not in (None, found.gpu):
             self._warn(f"GPUs differ, {self._gpu} and {found.gpu}: between them pixels may differ by a level")
         self._gpu, self._lost_early, worker.facts = found.gpu, 0, found

@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 
 import ray
 
-from mgd3_fast import __version__
 from mgd3_fast.versions import versions
 from mgd3_fast.workers.serving import Server
 
@@ -102,4 +101,4 @@ def facts(tokens: Sequence[Path]) -> Facts:
 
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     unseen = tuple(token for token in tokens if not token.exists())
-    return Facts(socket.gethostname(), gpu, {**versions(), "mgd3-fast": __version__}, unseen)
+    return Facts(socket.gethostname(), gpu, versions(), unseen)
