@@ -15,12 +15,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from mgd3_fast.errors import UserError, listed, shortened
+from mgd3_fast.errors import UserError, shortened
 from mgd3_fast.progress import Progress
 from mgd3_fast.versions import versions
 from mgd3_fast.workers.base import Setup
+from mgd3_fast.workers.node import Driver, Facts, check_fit
 from mgd3_fast.workers.pool import TRIES, Message, Pool, Unit, Worker
-from mgd3_fast.workers.ray_actor import Actor, Driver, Facts
+from mgd3_fast.workers.ray_actor import Actor
 from mgd3_fast.workers.ray_cluster import connected, needs_of, ray, room_for
 from mgd3_fast.workers.serving import Task
 from mgd3_fast.workers.tokens import left_in
@@ -107,33 +108,12 @@ class RayWorkers(Pool["_Placed"]):
 
     def _welcome(self, worker: _Placed, found: Facts) -> None:
         """Give a worker that was placed what it needs, if it is fit."""
-        ours, theirs = versions(), found.versions
-        if theirs.get("mgd3-fast") != ours.get("mgd3-fast"):
-            raise UserError(
-                f"all nodes must have mgd3-fast {ours.get('mgd3-fast', 'uninstalled')}, as this machine has, got"
-                f" {theirs.get('mgd3-fast', 'it uninstalled')} on {found.node}"
-            )
-        # A token that is gone here too was removed with the working state of a run that is complete.
-        for token in found.unseen:
-            if token.exists():
-                raise UserError(
-                    f"all nodes must see {token.parent}, which {found.node} does not: put it on a shared file"
-                    " system"
-                )
-        others = [
-            f"{name} {theirs.get(name)}, not {ours[name]}" for name in ours if theirs.get(name) != ours[name]
-        ]
-        if others:
-            self._warn(f"{found.node} has {listed(others)}: pixels may differ by a level")
-        if self._gpu not in (None, found.gpu):
-            self._warn(f"GPUs differ, {self._gpu} and {found.gpu}: between them pixels may differ by a level")
+        for line in check_fit(found, versions(), self._gpu):
+            if self._progress.is_first(line):
+                self._progress.note(f"warning: {line}")
         self._gpu, self._lost_early, worker.facts = found.gpu, 0, found
         device = "cuda" if "num_gpus" in self._needs else "cpu"
         worker.put(Task(self._setup, worker.number, device, self._progress.quiet))
-
-    def _warn(self, line: str) -> None:
-        if self._progress.is_first(line):
-            self._progress.note(f"warning: {line}")
 
     def _bury(self, worker: _Placed) -> list[Unit]:
         undone = super()._bury(worker)
@@ -193,7 +173,7 @@ class _Placed(Worker):
         except StopIteration:
             return None
         except ray.exceptions.RayError as error:
-            self.how = _how(error)
+            self.how = how_it_died(error)
             return None
 
     def end(self, until: float) -> str:
@@ -205,7 +185,7 @@ class _Placed(Worker):
         return self.how
 
 
-def _how(error: Exception) -> str:
+def how_it_died(error: Exception) -> str:
     """What matters of the dozen lines that Ray writes of a death."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     dead = [line for line in lines if line.startswith("The actor is dead because ")]

@@ -9,42 +9,13 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import ray
 
 from mgd3_fast.versions import versions
+from mgd3_fast.workers.node import Driver, Facts
 from mgd3_fast.workers.serving import Server
-
-
-class Driver(NamedTuple):
-    """What a worker takes over of its driver.
-
-    Args:
-        folder: The current one, to which relative paths belong.
-        environment: Variables by name.
-        tokens: Files that the worker must see, because it shares their folders with all others.
-    """
-
-    folder: str
-    environment: dict[str, str]
-    tokens: Sequence[Path]
-
-
-class Facts(NamedTuple):
-    """What a worker says of itself before it is given anything.
-
-    Args:
-        node: Name of its machine.
-        gpu: Model of its GPU, if it has one.
-        versions: Of packages, by name.
-        unseen: Tokens that it does not see.
-    """
-
-    node: str
-    gpu: str | None
-    versions: dict[str, str]
-    unseen: tuple[Path, ...]
 
 
 class Actor:
@@ -63,7 +34,7 @@ class Actor:
         with suppress(OSError):
             os.chdir(driver.folder)
         os.environ.update(driver.environment, LOKY_MAX_CPU_COUNT=str(_share()))
-        yield facts(driver.tokens)
+        yield _facts(driver.tokens)
         threading.Thread(target=self._serve, name="work", daemon=True).start()
         while (message := self._outbox.get()) is not None:
             yield message
@@ -89,16 +60,22 @@ class Actor:
 def _share() -> int:
     """Processors for this worker: one, or with a GPU its part of those of the node."""
     here = ray.get_runtime_context()
-    if not here.get_accelerator_ids()["GPU"]:
+    if not _has_gpu():
         return 1
     (node,) = (node["Resources"] for node in ray.nodes() if node["NodeID"] == here.get_node_id())
     return max(1, int(node.get("CPU", 0) // node["GPU"]))
 
 
-def facts(tokens: Sequence[Path]) -> Facts:
-    """Look at this process and its machine."""
-    import torch
+def _has_gpu() -> bool:
+    return bool(ray.get_runtime_context().get_accelerator_ids()["GPU"])
 
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+
+def _facts(tokens: Sequence[Path]) -> Facts:
+    """Look at this process and its machine."""
+    gpu = None
+    if _has_gpu():
+        import torch
+
+        gpu = torch.cuda.get_device_name()
     unseen = tuple(token for token in tokens if not token.exists())
     return Facts(socket.gethostname(), gpu, versions(), unseen)

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from mgd3_fast.errors import UserError
 from mgd3_fast.progress import SILENT, Progress
+from mgd3_fast.run.distillation import distill
 from mgd3_fast.workers import Workers, open_workers
-from tests.fakes.distilled_runs import woof_run
+from tests.fakes.distilled_runs import woof_config, woof_run
 from tests.fakes.units import answering
 
 ray = pytest.importorskip("ray")
@@ -32,38 +35,47 @@ def on_ray(progress: Progress = SILENT, shared: tuple[Path, ...] = ()) -> Worker
     return open_workers("ray", answering, progress, shared=shared)
 
 
-def test_two_actors_do_all_units_stage_after_stage(tmp_path: Path) -> None:
+def test_actors_do_all_units_stage_after_stage_whoever_dies(tmp_path: Path) -> None:
     told, meeting, shared = io.StringIO(), tmp_path / "meeting", tmp_path / "new" / "out"
     meeting.mkdir()
+    dies = "die once", str(tmp_path / "died")
     with on_ray(Progress(stream=told), (shared,)) as workers:
         assert workers.count == 2
-        list(workers.do([("say", "0")]))
+        assert [unit for unit, _ in workers.do([dies])] == [dies]
         units = [("count", 1)] * 6 + [("meet", str(meeting))] * 2
         done = list(workers.do(units))
         assert len(list(shared.iterdir())) == 1
+        with pytest.raises(UserError, match="value must be another, got 5"):
+            list(workers.do([("refuse", 5)]))
     assert {unit for unit, _ in done} == set(units)
     assert len(done) == len(units)
     assert len({result[3] for _, result in done} - {os.getpid()}) == 2
-    assert told.getvalue().splitlines().count("set up") == 1
-    assert sum(line.startswith("count: 1/1 thing") for line in told.getvalue().splitlines()) == 6
-    assert list(tmp_path.iterdir()) == [meeting]
+    lines = told.getvalue().splitlines()
+    assert lines.count("set up") == 1
+    assert sum(line.startswith("count: 1/1 thing") for line in lines) == 6
+    (lost,) = (line for line in lines if "was lost" in line)
+    undone = re.escape(f"{dies} is begun again")
+    assert re.fullmatch(rf"worker 1 on \S+ was lost: its worker process has died; {undone}", lost)
+    assert not shared.parent.exists()
 
 
-def test_a_killed_actor_is_named_and_its_unit_is_done_by_another(tmp_path: Path) -> None:
+def test_distill_on_ray_writes_the_folder_that_one_process_writes(tmp_path: Path) -> None:
+    alone = woof_config(tmp_path, batch_size=8, ipc=2)
+    together = replace(alone, workers="ray", out=tmp_path / "ray", cache_dir=tmp_path / "ray-cache")
+    distill(alone)
     told = io.StringIO()
-    unit = "die once", str(tmp_path / "died")
-    with on_ray(Progress(stream=told)) as workers:
-        assert [unit for unit, _ in workers.do([unit])] == [unit]
-    assert re.search(
-        rf"^worker \d+ on \S+ was lost: its worker process has died; {re.escape(str(unit))} is begun again$",
-        told.getvalue(),
-        re.MULTILINE,
-    )
+    made = distill(together, Progress(stream=told))
+    assert made.made == len(made) == 20
+    assert files_of(tmp_path / "ray") == files_of(tmp_path / "run")
+    assert [line for line in told.getvalue().splitlines() if line.startswith("sample: 20/20 img")]
 
 
-def test_what_a_unit_raises_is_raised_at_once() -> None:
-    with on_ray() as workers, pytest.raises(UserError, match="value must be another, got 5"):
-        list(workers.do([("refuse", 5)]))
+def files_of(out: Path) -> dict[str, bytes | object]:
+    """Files of a run by name; of the manifest all but who made it."""
+    files = {path.relative_to(out).as_posix(): path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    manifest = json.loads(files.pop("manifest.json"))
+    del manifest["sessions"]
+    return {**files, "manifest.json": manifest}
 
 
 def test_the_snippet_of_the_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
