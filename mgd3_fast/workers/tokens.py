@@ -7,10 +7,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
+from mgd3_fast.storage.claims import claim, remove_unheld
+
 
 @contextmanager
 def left_in(folders: Sequence[Path]) -> Iterator[tuple[Path, ...]]:
     """Leave a file in each folder while the block lasts; folders that were made for it go with it.
+
+    Files that killed processes have left are deleted.
 
     Raises:
         OSError: A folder cannot be written.
@@ -21,9 +25,11 @@ def left_in(folders: Sequence[Path]) -> Iterator[tuple[Path, ...]]:
             for missing in reversed([one for one in (folder, *folder.parents) if not one.exists()]):
                 missing.mkdir(exist_ok=True)
                 made.callback(_remove_if_empty, missing)
-            token = folder / f".seen-by-all-{uuid.uuid4().hex}"
-            token.touch()
-            made.callback(token.unlink, missing_ok=True)
+            remove_unheld(folder)
+            token = folder / f".seen-by-all-{uuid.uuid4().hex}.lock"
+            held = claim(token)
+            assert held is not None
+            made.callback(held.release)
             tokens.append(token)
         yield tuple(tokens)
 

@@ -46,7 +46,10 @@ def test_a_folder_that_a_node_does_not_see_is_named_unless_it_is_gone_by_now(tmp
 
 
 def test_tokens_leave_nothing_behind_but_what_others_have_put_there(tmp_path: Path) -> None:
-    with left_in([tmp_path / "a" / "b", tmp_path / "c"]) as tokens:
+    (tmp_path / "c").mkdir()
+    (tmp_path / "c" / ".seen-by-all-0.lock").touch()  # of a driver that was killed
+    with left_in([tmp_path / "a" / "b", tmp_path / "c"]) as tokens, left_in([tmp_path / "c"]) as others:
+        assert all(token.exists() for token in others)
         assert all(token.exists() for token in tokens)
         (tmp_path / "c" / "latents").touch()
     assert [path.name for path in sorted(tmp_path.rglob("*"))] == ["c", "latents"]
