@@ -44,7 +44,7 @@ class DistilledDataset:
         manifest: Content of `manifest.json`; None while images of other shards are missing.
         made: Images made by this call.
         missing: Images that other shards have still to make.
-        timings_s: Seconds of this call per stage, and in total.
+        timings_s: Seconds of this call per stage, of all workers together, and in total.
         export: Folder of the converted images, if `format` asks for them, once the run is complete.
         mode_recovery: Share of the images made by this call that ended nearest to their own mode among those
             of their class, 0..1; None where none was made, for real images, and for one image a class.

@@ -30,7 +30,8 @@ def run_worker(config: DistillConfig, place: Place) -> Iterator[Begin]:
     Raises:
         UserError: As `prepare`.
     """
-    run = prepare(replace(config, device=place.device), place.progress, worker=place.number)
+    config = replace(config, device=place.device, workers=1)
+    run = prepare(config, place.progress, worker=place.number)
     with ExitStack() as held:
         yield RunWorker(run, place, held).begin
 

@@ -28,6 +28,7 @@ from mgd3_fast.workers.pool import Message, Pool, Worker
 from mgd3_fast.workers.serving import Task
 
 _LAST_WORDS_BYTES = 2000
+_COMMAND = (sys.executable, "-X", "faulthandler", "-m", "mgd3_fast.workers")
 
 
 class LocalWorkers(Pool["_Process"]):
@@ -82,7 +83,7 @@ class _Process(Worker):
         said = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the worker
         with theirs:
             process = subprocess.Popen(
-                [sys.executable, "-X", "faulthandler", "-m", "mgd3_fast.workers", str(theirs.fileno())],
+                [*_COMMAND, str(theirs.fileno()), str(os.getpid())],
                 stdin=subprocess.DEVNULL,
                 stdout=said,
                 stderr=said,

@@ -57,7 +57,7 @@ def check_fit(found: Facts, ours: Mapping[str, str], gpu: str | None) -> Iterato
     mine, its = (versions.get("mgd3-fast", "that is not installed") for versions in (ours, theirs))
     if its != mine:
         raise UserError(
-            f"all nodes must have the mgd3-fast of this machine, {mine}, got {its} on {found.node}"
+            f"nodes must have the mgd3-fast of this machine, {mine}, got {its} on {found.node}"
         )
     for token in found.unseen:
         # One that is gone here too went with the working state of a run that is complete.

@@ -39,6 +39,10 @@ class Actor:
         while (message := self._outbox.get()) is not None:
             yield message
 
+    def poll(self) -> bool:
+        """Whether a message to the server is there."""
+        return not self._inbox.empty()
+
     def recv(self) -> Any:
         """Wait for the next message to the server."""
         message = self._inbox.get()

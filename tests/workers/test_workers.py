@@ -100,7 +100,7 @@ from tests.fakes.units import answering
 with open_workers(2, answering, SILENT, device="cpu") as workers:
     pids = {result[3] for _, result in workers.do([("sleep", 0.2), ("sleep", 0.2)])}
     print(*pids, flush=True)
-    list(workers.do([("sleep", 60), ("sleep", 60)]))
+    list(workers.do([("sleep", 60), ("hold", 60)]))
 """
 
 
