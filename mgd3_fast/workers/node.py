@@ -56,9 +56,7 @@ def check_fit(found: Facts, ours: Mapping[str, str], gpu: str | None) -> Iterato
     theirs = found.versions
     mine, its = (versions.get("mgd3-fast", "that is not installed") for versions in (ours, theirs))
     if its != mine:
-        raise UserError(
-            f"nodes must have the mgd3-fast of this machine, {mine}, got {its} on {found.node}"
-        )
+        raise UserError(f"nodes must have the mgd3-fast of this machine, {mine}, got {its} on {found.node}")
     for token in found.unseen:
         # One that is gone here too went with the working state of a run that is complete.
         if token.exists():

@@ -11,10 +11,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import ray
-
 from mgd3_fast.versions import versions
 from mgd3_fast.workers.node import Driver, Facts
+from mgd3_fast.workers.ray_cluster import ray
 from mgd3_fast.workers.serving import Server
 
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
 
 from mgd3_fast.errors import UserError
+from mgd3_fast.progress import SILENT
+from mgd3_fast.workers import open_workers
 from mgd3_fast.workers.node import Facts, check_fit
 from mgd3_fast.workers.tokens import left_in
+from tests.fakes.units import answering
 
 OURS = {"mgd3-fast": "0.1.0", "torch": "2.9.0", "numpy": "2.1.0"}
 
@@ -66,6 +70,16 @@ def test_a_death_is_told_without_the_dozen_lines_around_it() -> None:
     assert how_it_died(RuntimeError(died + node)) == "was lost: its node has died"
     failed = "The actor died because of an error raised in its creation task\n\nModuleNotFoundError: No x\n"
     assert how_it_died(RuntimeError(failed)) == "was lost: ModuleNotFoundError: No x"
+
+
+def test_without_ray_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in sys.modules if name.startswith("mgd3_fast.workers.on_ray")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.delitem(sys.modules, "mgd3_fast.workers.ray_cluster", raising=False)
+    monkeypatch.delitem(sys.modules, "mgd3_fast.workers.ray_actor", raising=False)
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(UserError, match=r"--workers ray needs Ray: pip install 'mgd3-fast\[ray\]'"):
+        open_workers("ray", answering, SILENT)
 
 
 @pytest.mark.parametrize(
