@@ -75,6 +75,9 @@ class RayWorkers(Pool["_Placed"]):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         with self._held:
+            if isinstance(error, KeyboardInterrupt):  # SIGTERM leaves few seconds; what is done is on disk
+                for worker in self._workers.values():
+                    ray.kill(worker.actor)
             super().__exit__(kind, error, trace)
 
     @property
@@ -119,8 +122,10 @@ class RayWorkers(Pool["_Placed"]):
         undone = super()._bury(worker)
         if worker.facts is None:
             self._lost_early += 1
-            if self._lost_early >= TRIES * self.count:
-                raise UserError(f"no worker could be started on Ray: {worker.name} {worker.how}")
+            if worker.cannot_start or self._lost_early >= TRIES * self.count:
+                raise UserError(
+                    f"all nodes must have what this machine has installed, but {worker.name} {worker.how}"
+                )
         return undone
 
     def _wait_patiently(self) -> None:
@@ -140,7 +145,7 @@ class _Placed(Worker):
     actor: Any
     messages: Any
     facts: Facts | None = None
-    how: str = "ended"
+    error: Exception | None = None
 
     @classmethod
     def start(cls, number: int, needs: dict[str, int], driver: Driver) -> _Placed:
@@ -158,6 +163,16 @@ class _Placed(Worker):
         """Whether it was placed and is fit."""
         return self.facts is not None
 
+    @property
+    def how(self) -> str:
+        """How it ended."""
+        return "ended" if self.error is None else how_it_died(self.error)
+
+    @property
+    def cannot_start(self) -> bool:
+        """Whether its node cannot make such an actor at all."""
+        return "creation task" in str(self.error)
+
     def put(self, message: Any) -> None:
         """Send a message."""
         self.actor.put.remote(message)
@@ -173,7 +188,7 @@ class _Placed(Worker):
         except StopIteration:
             return None
         except ray.exceptions.RayError as error:
-            self.how = how_it_died(error)
+            self.error = error
             return None
 
     def end(self, until: float) -> str:
@@ -191,5 +206,6 @@ def how_it_died(error: Exception) -> str:
     dead = [line for line in lines if line.startswith("The actor is dead because ")]
     if not dead:
         return f"was lost: {shortened(lines[-1], 150)}"
-    reason = dead[0].removeprefix("The actor is dead because ").split(". ")[0].split(" Worker exit ")[0]
-    return f"was lost: {shortened(reason.rstrip('.'), 150)}"
+    reason = dead[0].removeprefix("The actor is dead because ").split(". ")[0].rstrip(".")
+    short = " (memory was short)" if "running low on memory" in str(error) else ""
+    return f"was lost: {shortened(reason, 150)}{short}"

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import socket
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -43,15 +45,10 @@ def connected(address: str | None, **settings: Any) -> Iterator[None]:
     address = address or os.environ.get("RAY_ADDRESS") or None
     _check_answers(address)
     try:
-        with warnings.catch_warnings():
+        with _own_sigterm(), warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)
-            ray.init(
-                address,
-                include_dashboard=False,
-                log_to_driver=False,
-                logging_level=logging.CRITICAL,
-                **settings,
-            )
+            quiet = {"include_dashboard": False, "log_to_driver": False, "logging_level": logging.CRITICAL}
+            ray.init(address, **quiet, **settings)
     except (ConnectionError, RuntimeError, ValueError) as error:
         reason = shortened(" ".join(str(error).split()), 200)
         raise UserError(f"no Ray cluster could be used at {address or 'this machine'}: {reason}") from None
@@ -59,6 +56,19 @@ def connected(address: str | None, **settings: Any) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def _own_sigterm() -> Iterator[None]:
+    """Keep the handler of SIGTERM: Ray's prints a stack and aborts."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, handler)
 
 
 def needs_of(device: str) -> dict[str, int]:

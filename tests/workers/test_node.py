@@ -66,6 +66,9 @@ def test_a_death_is_told_without_the_dozen_lines_around_it() -> None:
     died = "The actor died unexpectedly before finishing this task.\n\tclass_name: Actor\n\tip: 10.0.0.2\n"
     reason = "The actor is dead because its worker process has died. Worker exit type: SYSTEM_ERROR"
     assert how_it_died(RuntimeError(died + reason)) == "was lost: its worker process has died"
+    short = f"{died}{reason} Worker exit detail: Task was killed due to the node running low on memory."
+    said = "was lost: its worker process has died (memory was short)"
+    assert how_it_died(RuntimeError(short)) == said
     node = "The actor is dead because its node has died. Node Id: 3a8f\n\tthe node was drained"
     assert how_it_died(RuntimeError(died + node)) == "was lost: its node has died"
     failed = "The actor died because of an error raised in its creation task\n\nModuleNotFoundError: No x\n"

@@ -6,9 +6,12 @@ import io
 import json
 import os
 import re
+import signal
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -27,11 +30,13 @@ PAGE = Path(__file__).parent.parent.parent / "docs/cluster.md"
 def cluster() -> Iterator[None]:
     from mgd3_fast.workers.ray_cluster import connected
 
+    handler = signal.getsignal(signal.SIGTERM)
     with connected("local", num_cpus=2):
+        assert signal.getsignal(signal.SIGTERM) is handler  # Ray's own aborts the process
         yield
 
 
-def on_ray(progress: Progress = SILENT, shared: tuple[Path, ...] = ()) -> Workers:
+def on_ray_workers(progress: Progress = SILENT, shared: tuple[Path, ...] = ()) -> Workers:
     return open_workers("ray", answering, progress, shared=shared)
 
 
@@ -39,7 +44,7 @@ def test_actors_do_all_units_stage_after_stage_whoever_dies(tmp_path: Path) -> N
     told, meeting, shared = io.StringIO(), tmp_path / "meeting", tmp_path / "new" / "out"
     meeting.mkdir()
     dies = "die once", str(tmp_path / "died")
-    with on_ray(Progress(stream=told), (shared,)) as workers:
+    with on_ray_workers(Progress(stream=told), (shared,)) as workers:
         assert workers.count == 2
         assert [unit for unit, _ in workers.do([dies])] == [dies]
         units = [("count", 1)] * 6 + [("meet", str(meeting))] * 2
@@ -59,9 +64,29 @@ def test_actors_do_all_units_stage_after_stage_whoever_dies(tmp_path: Path) -> N
     assert not shared.parent.exists()
 
 
+def test_a_node_that_lacks_the_package_is_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    from mgd3_fast.workers import on_ray
+
+    class Missing:
+        def hear(self, driver: object) -> Iterator[object]:
+            yield
+
+    Missing.__module__, Missing.__qualname__ = "elsewhere", "Missing"
+    monkeypatch.setitem(sys.modules, "elsewhere", ModuleType("elsewhere"))
+    monkeypatch.setattr(sys.modules["elsewhere"], "Missing", Missing, raising=False)
+    monkeypatch.setattr(on_ray, "Actor", Missing)
+    missing = (
+        "must have what this machine has installed, but worker 1 was lost: .*No module named 'elsewhere'"
+    )
+    with on_ray_workers() as workers, pytest.raises(UserError, match=missing):
+        list(workers.do([("say", 0)]))
+
+
 def test_distill_on_ray_writes_the_folder_that_one_process_writes(tmp_path: Path) -> None:
     alone = woof_config(tmp_path, batch_size=8, ipc=2)
-    together = replace(alone, workers="ray", out=tmp_path / "ray", cache_dir=tmp_path / "ray-cache")
+    elsewhere = {"out": tmp_path / "ray", "cache_dir": tmp_path / "ray-cache"}
+    address = ray.get_runtime_context().gcs_address
+    together = replace(alone, workers="ray", ray_address=address, **elsewhere)
     distill(alone)
     told = io.StringIO()
     made = distill(together, Progress(stream=told))
