@@ -77,9 +77,9 @@ class DecodeQueue(WorkQueue):
             self._decode(batch)
 
         def wait() -> dict[str, float]:
-            started = time.perf_counter()
             if decoded is not None:
                 decoded.result()
+            started = time.perf_counter()
             for one in batch.written:
                 one.result()
             self.check()

@@ -79,7 +79,7 @@ def _write(run: Run, modes: Any, digests: dict[int, str], sessions: list[dict[st
         **run.sections(),
         **_source_sections(run, sessions),
         "files": {name: file_digest(folder.out / name) for name in files},
-        "sessions": [{name: of[name] for name in of if name != "skipped"} for of in sessions],
+        "sessions": [session for session in sessions if "skipped" not in session],
         "images": [_image_record(run, modes, image, digests[image]) for image in range(len(layout))],
     }
     write_manifest(folder.out / MANIFEST, content, folder.work / MANIFEST)
@@ -98,7 +98,7 @@ def _note_equal_images(run: Run, digests: dict[int, str]) -> None:
 
 
 def _source_sections(run: Run, sessions: list[dict[str, Any]]) -> dict[str, Any]:
-    """The images that the run was made from; sessions tell which were left out."""
+    """The images that the run was made from; notes beside the sessions tell which were left out."""
     dataset = run.dataset
     skipped = {one["image"]: one for session in sessions for one in session.get("skipped", [])}
     return {

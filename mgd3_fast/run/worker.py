@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from datetime import datetime, timezone
@@ -43,7 +43,6 @@ class RunWorker:
         self._run, self._place, self._held = run, place, held
         self._modes: Any = None
         self._images = 0
-        self._skipped: list[dict[str, str]] = []
 
     def begin(self, unit: Any) -> Callable[[], Done]:
         """Begin a unit; images are written while the next unit is begun, all else is done at once."""
@@ -63,8 +62,9 @@ class RunWorker:
             case OpenFolder(skipped, damaged, idle):
                 if damaged is not None:
                     self._opened.folder.reopen(damaged.sessions, damaged.digests)
+                self._note_left_out(skipped)
                 if not idle:
-                    self._record(skipped)
+                    self._record()
             case FindModes(classes):
                 self._record()
                 self._modes = run.find_modes(classes)
@@ -82,7 +82,8 @@ class RunWorker:
         def wait() -> Done:
             made = begun()
             self._images += len(images)
-            self._record(made.skipped, images=self._images, timings_s=timings.rounded())
+            self._note_left_out(made.skipped)
+            self._record(images=self._images, timings_s=timings.rounded())
             return Done(made, timings.taken())
 
         return wait
@@ -106,16 +107,19 @@ class RunWorker:
             self._modes = self._run.find_modes(classes, tell=False)
         return self._modes
 
-    def _record(self, skipped: Iterable[dict[str, str]] = (), **done: Any) -> None:
+    def _record(self, **done: Any) -> None:
         """Note in the journal what this worker runs on and has done."""
-        self._skipped += skipped
-        self._opened.folder.record_session({**self._session, "skipped": self._skipped, **done})
+        self._opened.folder.record_session({**self._session, **done})
+
+    def _note_left_out(self, skipped: Sequence[dict[str, str]]) -> None:
+        """Note source images for the manifest, apart from the session, which is noted again and again."""
+        if skipped:
+            self._opened.folder.record_session({**_identity(), "skipped": list(skipped)})
 
     @cached_property
     def _session(self) -> dict[str, Any]:
         return {
-            "id": uuid.uuid4().hex[:12],
-            "started": datetime.now(timezone.utc).isoformat(timespec="milliseconds"),
+            **_identity(),
             "shard": "{}/{}".format(*self._run.config.shard_of()),
             **({} if self._place.alone else {"worker": self._place.number}),
             "device": self._run.device,
@@ -123,3 +127,9 @@ class RunWorker:
             "images": None,
             "timings_s": None,
         }
+
+
+def _identity() -> dict[str, Any]:
+    """What every note of a session has."""
+    started = datetime.now(timezone.utc).isoformat(timespec="milliseconds")
+    return {"id": uuid.uuid4().hex[:12], "started": started}
