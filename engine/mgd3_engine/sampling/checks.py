@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from mgd3_engine.denoiser import CachingDenoiser, Denoiser
 from mgd3_engine.sampling.graphs import GRAPHS
 
 
@@ -49,6 +50,16 @@ def _check_interval(interval: Sequence[int], timesteps: int) -> None:
             f"cfg_interval must be a lowest and a highest timestep from 0 to {timesteps - 1},"
             f" got {', '.join(map(str, interval))}"
         )
+
+
+def check_caches(denoiser: Denoiser, backend: str, has_terms: bool) -> None:
+    """Refuse a cache where a network's blocks cannot be left out, or terms look into every step."""
+    if backend != "eager":
+        raise ValueError(f"backend must be auto or eager with a cache, got {backend}")
+    if not isinstance(denoiser, CachingDenoiser):
+        raise ValueError(f"denoiser must be a DiT with a cache, got {type(denoiser).__name__}")
+    if has_terms:
+        raise ValueError("terms must be empty with a cache, which leaves the network out on some steps")
 
 
 def check_output(out: Tensor, net_input: Tensor, variance: str) -> None:
