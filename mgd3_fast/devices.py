@@ -44,6 +44,33 @@ def resolve_device(name: str) -> torch.device:
     return device
 
 
+def worker_devices(workers: int | str, name: str) -> list[str]:
+    """Choose the device of each worker of this machine.
+
+    Args:
+        workers: How many, or auto: one for every GPU that this process sees, one on a CPU, and one where a
+            launcher has started a process for each of them.
+        name: auto, cpu, cuda or cuda:N.
+
+    Returns:
+        Names that `resolve_device` takes; those of GPUs in turn, where there are several workers.
+    """
+    import torch
+
+    found = torch.cuda.device_count() if name in ("auto", "cuda") else 0
+    if workers == "auto":
+        workers = found if name == "auto" and _started_on_machine() == 1 else 1
+    if int(workers) <= 1:
+        return [name]
+    return [f"cuda:{number % found}" if found else name for number in range(int(workers))]
+
+
+def _started_on_machine() -> int:
+    """Processes that torchrun, or srun, has started, which share the machine."""
+    count = os.environ.get("LOCAL_WORLD_SIZE", os.environ.get("SLURM_STEP_NUM_TASKS", ""))
+    return int(count) if count.isdecimal() else 1
+
+
 def _place_on_machine() -> int:
     place = os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", ""))
     return int(place) if place.isdecimal() else 0

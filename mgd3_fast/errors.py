@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable
 
 LONGEST_LINE = 400
+OUR_PACKAGES = ("mgd3_fast", "mgd3_engine", "mgd3_kernels")
 _MOST_LISTED, _LONGEST_NAME, _LONGEST_LIST = 5, 60, 120
 
 
@@ -47,3 +48,26 @@ def shortened(text: str, most: int = LONGEST_LINE) -> str:
 def printable(text: str) -> str:
     r"""Text for people, pages, tables and pictures: bytes of names that are not UTF-8 are written \xe9."""
     return re.sub("[\ud800-\udfff]", lambda one: rf"\x{ord(one[0]) & 0xFF:02x}", text)
+
+
+def is_users_mistake(error: BaseException) -> bool:
+    """Tell a mistake of the user from a bug.
+
+    A `UserError` and an `OSError` (a missing file, a full disk) are the user's to mend, and so is a
+    `ValueError` that one of our own checks raised; the same type out of a library's depths is a bug, and
+    keeps its traceback.
+    """
+    if isinstance(error, (UserError, OSError)) or is_out_of_memory(error):
+        return True
+    trace = error.__traceback__
+    if trace is None or not isinstance(error, (ValueError, ImportError)):
+        return False
+    while trace.tb_next is not None:
+        trace = trace.tb_next
+    return str(trace.tb_frame.f_globals.get("__name__", "")).split(".")[0] in OUR_PACKAGES
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """By name and words: torch, whose errors these are, need not be loaded to tell."""
+    refused = isinstance(error, RuntimeError) and "DefaultCPUAllocator: can't allocate memory" in str(error)
+    return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or refused

@@ -105,7 +105,7 @@ def check_token_tiles(setting: Setting) -> dict[str, Any]:
     """At 256 rows of DiT-XL/2, bf16, the tiles in use are within 5% of the best; share of a copy of each."""
     from mgd3_kernels import triton_adaln, triton_quantise
 
-    rows, tokens = setting.size(256, 1), setting.size(256, 3)
+    rows, tokens = setting.size(256, 1), setting.size(256, 1)
     case = make_adaln(setting.device, (rows, tokens, 1152))
     inner = torch.randn(rows, tokens, 1, 4608, device=setting.device).bfloat16()
     eight, wide = (empty_rows((rows, tokens, d), setting.device) for d in (1152, 4608))

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bench.gpu.checking import Setting, median_seconds, relative_rms, require
+from bench.gpu.checking import Setting, median_seconds, plain_on_cpu, relative_rms, require
 from mgd3_engine import GuidedSampler, ModeGuidance, NoiseSchedule
 from mgd3_engine.dit import DiT, DiTConfig, dit_config
 from mgd3_kernels import quantise_rows
@@ -105,6 +105,7 @@ def check_graphs_at_batch_1(setting: Setting) -> dict[str, Any]:
     return require(not setting.on_gpu or figures["speedup"] > 1.0, "graphs are slower", figures)
 
 
+@plain_on_cpu
 def check_sampler_throughput(setting: Setting) -> dict[str, Any]:
     """DiT-XL/2 at 256 px, bf16, CFG on all 50 steps: images per second and share of the matmul rate."""
     config = dit_config("DiT-XL/2", image_size=256) if setting.on_gpu else TINY
@@ -134,6 +135,7 @@ def check_sampler_throughput(setting: Setting) -> dict[str, Any]:
     return require(reached, f"fewer than {IMAGES_PER_S_GOAL} images per second", figures)
 
 
+@plain_on_cpu
 def check_bf16_latents(setting: Setting) -> dict[str, Any]:
     """Final latents in bf16, eager and compiled, lie near those of float32 eager."""
     config = dit_config("DiT-S/2", image_size=256) if setting.on_gpu else TINY

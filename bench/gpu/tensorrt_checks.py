@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bench.gpu.checking import Check, Setting, make_replay, relative_rms, require
+from bench.gpu.checking import Check, Setting, make_replay, plain_on_cpu, relative_rms, require
 from bench.gpu.sampler_checks import TINY, make_images, make_sampler, matmul_rate, random_dit, timed
 from mgd3_engine.backends import BackendRequest, create_backend
 from mgd3_engine.dit import DiT, DiTConfig, dit_config
@@ -116,6 +116,7 @@ def check_against_eager(setting: Setting) -> dict[str, Any]:
     return require(holds, "beyond a bound, or bytes differ", figures)
 
 
+@plain_on_cpu
 @skipped_without_tensorrt
 def check_sampling(setting: Setting) -> dict[str, Any]:
     """Whole runs: both phases captured give the bytes of running step by step, near eager's latents."""

@@ -15,6 +15,7 @@ from mgd3_fast.check.look import Seen, pixels_of, see
 from mgd3_fast.check.pictures import Pictures
 from mgd3_fast.check.shapes import shape_findings
 from mgd3_fast.datasets import DATASET_NAMES, BadImageError, Dataset, ImageStream, run_ahead
+from mgd3_fast.datasets.spreading import some_images
 from mgd3_fast.progress import Progress
 
 _MOST_PICTURES = 200
@@ -68,13 +69,9 @@ def _line(finding: Finding) -> str:
 
 def _jobs(dataset: Dataset) -> Iterator[Callable[[], Seen]]:
     """Looks at some pictures, as many as the pixels allow: their headers are read here, one after another."""
-    ends = np.cumsum([len(cls) for cls in dataset.classes])
-    evenly = np.unique(np.linspace(0, ends[-1] - 1, min(_MOST_PICTURES, ends[-1])).round().astype(np.int64))
-    pixels = 0
-    for place in np.random.default_rng(0).permutation(evenly):
-        label = int(np.searchsorted(ends, place, side="right"))
-        cls = dataset.classes[label]
-        position = int(place - ends[label]) + len(cls)
+    evenly, pixels = some_images(dataset, _MOST_PICTURES), 0
+    for chosen in np.random.default_rng(0).permutation(len(evenly)):
+        cls, position = evenly[chosen]
         read, more = partial(cls.images.read, position), 0
         with suppress(BadImageError, OSError):
             more = pixels_of(read())

@@ -21,7 +21,7 @@ from io import TextIOWrapper
 from typing import Any, NoReturn
 
 from mgd3_fast import __version__
-from mgd3_fast.errors import UserError, printable, shortened
+from mgd3_fast.errors import is_out_of_memory, is_users_mistake, printable, shortened
 from mgd3_fast.interruption import INTERRUPTED, terminable
 from mgd3_fast.progress import Progress
 
@@ -42,7 +42,6 @@ COMMANDS = {
     "doctor": "what this machine has, which backends work and why the others do not",
 }
 DONE, BUG, MISTAKE = 0, 1, 2
-OUR_PACKAGES = ("mgd3_fast", "mgd3_engine", "mgd3_kernels")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -65,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"mgd3-fast: interrupted{kept}", file=sys.stderr)
         return INTERRUPTED
     except Exception as error:
-        mistake = _is_users_mistake(error)
+        mistake = is_users_mistake(error)
         if not mistake or os.environ.get("MGD3_DEBUG"):
             traceback.print_exc()
         if not mistake:
@@ -163,34 +162,11 @@ def _parsed(one: Field[Any], text: str | list[str]) -> Any:
         return text
 
 
-def _is_users_mistake(error: BaseException) -> bool:
-    """Tell a mistake of the user from a bug.
-
-    A `UserError` and an `OSError` (a missing file, a full disk) are the user's to mend, and so is a
-    `ValueError` that one of our own checks raised; the same type out of a library's depths is a bug, and
-    keeps its traceback.
-    """
-    if isinstance(error, (UserError, OSError)) or _is_out_of_memory(error):
-        return True
-    trace = error.__traceback__
-    if trace is None or not isinstance(error, (ValueError, ImportError)):
-        return False
-    while trace.tb_next is not None:
-        trace = trace.tb_next
-    return str(trace.tb_frame.f_globals.get("__name__", "")).split(".")[0] in OUR_PACKAGES
-
-
 def _one_line(error: BaseException) -> str:
     """Say an error in one line of at most 400 characters: the file first where the system names one."""
     text = " ".join(str(error).split()) or type(error).__name__
-    if _is_out_of_memory(error):
+    if is_out_of_memory(error):
         text = "the memory does not hold a batch: try a smaller --batch-size where the command has one"
     elif isinstance(error, OSError) and error.strerror:
         text = f"{error.filename}: {error.strerror}" if error.filename is not None else error.strerror
     return shortened(printable(text))
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    """By name and words: torch, whose errors these are, need not be loaded to tell."""
-    refused = isinstance(error, RuntimeError) and "DefaultCPUAllocator: can't allocate memory" in str(error)
-    return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or refused

@@ -13,6 +13,7 @@ from PIL import Image
 from mgd3_fast.datasets.dataset import Dataset, ImageClass
 from mgd3_fast.datasets.images import ImageSource, sha256_of_lines
 from mgd3_fast.datasets.opening import open_source
+from mgd3_fast.datasets.spreading import spread
 from mgd3_fast.errors import UserError
 
 SHARE = 0.2
@@ -124,13 +125,6 @@ def chosen_images(dataset: Dataset, most: int) -> Dataset:
         replace(cls, images=ChosenImages(cls.images, spread(len(cls), most))) for cls in dataset.classes
     )
     return replace(dataset, classes=classes)
-
-
-def spread(count: int, most: int) -> Sequence[int]:
-    """Choose at most `most` of the places 0..count-1, evenly spread."""
-    if count <= most:
-        return range(count)
-    return [round(k * (count - 1) / max(1, most - 1)) for k in range(most)]
 
 
 def _part(dataset: Dataset, split: str, *, held_out: bool) -> Dataset:

@@ -3,25 +3,20 @@
 from __future__ import annotations
 
 import statistics
-from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from functools import partial
-from itertools import accumulate, islice
+from itertools import islice
 
 from PIL import Image
 
 from mgd3_fast.datasets.dataset import Dataset
 from mgd3_fast.datasets.decoding import BadImageError, decode_image
+from mgd3_fast.datasets.spreading import some_images
+from mgd3_fast.datasets.streams import ImageStream
 
 LARGEST_SIDE, _SMALLEST_POWER = 256, 32
-_MOST_LOOKED_AT = 64
-
-
-def some_places(count: int) -> list[int]:
-    """At most 64 places of 0..count-1, evenly spread."""
-    looked_at = min(count, _MOST_LOOKED_AT)
-    return [number * count // looked_at for number in range(looked_at)]
+MOST_LOOKED_AT = 64
 
 
 def median_side(loads: Iterable[Callable[[], Image.Image]], fit: str = "crop") -> int:
@@ -47,18 +42,16 @@ def sensible_side(dataset: Dataset) -> int:
     Raises:
         BadImageError: All pictures that were looked at are bad.
     """
-    side = min(median_side(_some_loads(dataset), dataset.framing.fit), LARGEST_SIDE)
+    side = min(median_side(some_loads(dataset), dataset.framing.fit), LARGEST_SIDE)
     return side if side < _SMALLEST_POWER else 1 << (side.bit_length() - 1)
 
 
-def _some_loads(dataset: Dataset) -> Iterator[Callable[[], Image.Image]]:
+def some_loads(opened: Dataset | ImageStream) -> Iterator[Callable[[], Image.Image]]:
     """What reads some pictures: evenly spread ones, or the first ones of a stream."""
-    if dataset.stream is not None:
-        for image in islice(dataset.stream.read(0), _MOST_LOOKED_AT):
+    stream = opened.stream if isinstance(opened, Dataset) else opened
+    if stream is not None:
+        for image in islice(stream.read(0), MOST_LOOKED_AT):
             yield partial(decode_image, image.content)
-        return
-    stops = list(accumulate(map(len, dataset.classes)))
-    for place in some_places(len(dataset)):
-        number = bisect_right(stops, place)
-        images = dataset.classes[number].images
-        yield partial(images.load, place - stops[number] + len(images))
+    elif isinstance(opened, Dataset):
+        for cls, place in some_images(opened, MOST_LOOKED_AT):
+            yield partial(cls.images.load, place)

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 from mgd3_fast.datasets import Dataset, open_source
 from mgd3_fast.datasets.folders import class_folders
 from mgd3_fast.datasets.holdout import fit_part
-from mgd3_fast.datasets.sides import median_side, some_places
+from mgd3_fast.datasets.sides import MOST_LOOKED_AT, median_side
+from mgd3_fast.datasets.spreading import spread
 from mgd3_fast.errors import UserError
 from mgd3_fast.evaluate.images import StoredImage
 from mgd3_fast.evaluate.tested import check_covered
@@ -131,7 +132,7 @@ def mean_ipc(dataset: Dataset) -> int:
 def _of_folder(name: str, folder: LabelledFolder, dataset: Dataset) -> TrainingSet:
     places = {class_name: place for place, class_name in enumerate(dataset.class_names)}
     images = tuple(StoredImage(places[one.class_name], one.load, str(one.path)) for one in folder.images)
-    loads = (images[place].load for place in some_places(len(images)))
+    loads = (images[place].load for place in spread(len(images), MOST_LOOKED_AT))
     side = median_side(loads, dataset.framing.fit)
     settings = folder.manifest["settings"] if folder.manifest else None
     return TrainingSet(

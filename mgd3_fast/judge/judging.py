@@ -16,7 +16,8 @@ import torch
 
 from mgd3_fast.config.judge import JudgeConfig
 from mgd3_fast.datasets import Dataset
-from mgd3_fast.datasets.holdout import chosen_images, fit_part, held_out_part, open_held_out, spread
+from mgd3_fast.datasets.holdout import chosen_images, fit_part, held_out_part, open_held_out
+from mgd3_fast.datasets.spreading import spread
 from mgd3_fast.errors import Interrupted, UserError
 from mgd3_fast.evaluate.images import ImageSet
 from mgd3_fast.generators import Generator, amend_description, class_ids, for_run

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mgd3_fast.datasets.holdout import spread
+from mgd3_fast.datasets.spreading import spread
 from mgd3_fast.metrics.neighbours import coverage_and_density, mean_of_nearest
 
 Points = NDArray[np.float64]

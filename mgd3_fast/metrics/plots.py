@@ -7,7 +7,7 @@ from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mgd3_fast.datasets.holdout import spread
+from mgd3_fast.datasets.spreading import spread
 from mgd3_fast.errors import printable
 from mgd3_fast.metrics.measuring import FolderMeasures, Measured
 from mgd3_fast.pictures.style import (

@@ -13,7 +13,8 @@ from mgd3_fast import __version__
 from mgd3_fast.config.metrics import MetricsConfig
 from mgd3_fast.config.report import ReportConfig
 from mgd3_fast.datasets import Dataset, Framing, chosen_framing, open_dataset
-from mgd3_fast.datasets.holdout import fit_part, spread
+from mgd3_fast.datasets.holdout import fit_part
+from mgd3_fast.datasets.spreading import spread
 from mgd3_fast.errors import UserError, printable
 from mgd3_fast.metrics.measuring import SCORES, Measured, measure
 from mgd3_fast.progress import SILENT, Progress

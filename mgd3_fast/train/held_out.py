@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from mgd3_fast.config.train import TrainConfig
 from mgd3_fast.datasets import Dataset
-from mgd3_fast.datasets.holdout import chosen_images, open_held_out, spread
+from mgd3_fast.datasets.holdout import chosen_images, open_held_out
+from mgd3_fast.datasets.spreading import spread
 
 MOST_IMAGES = 256
 _MEASURED = 20  # times a training

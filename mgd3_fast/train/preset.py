@@ -5,23 +5,16 @@ docs/training.md has the table with its reasons.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import partial
-from itertools import islice
-from statistics import median_low
 from typing import Any
 
-import numpy as np
 import torch
-from PIL import Image
 
 from mgd3_fast.config.train import CUSTOM_MODEL, TrainConfig, fields_of
-from mgd3_fast.datasets import BadImageError, Dataset, ImageStream, shards_of
-from mgd3_fast.datasets.shard_index import stream_shards
+from mgd3_fast.datasets import Dataset, ImageStream
+from mgd3_fast.datasets.sides import median_side, some_loads
 
-_LOOKED_AT = 32  # images whose sizes decide the resolution
 _LOWEST_RESOLUTION = 32
 _FINE_TUNING_EPOCHS = 8.0  # as MGD3 fine-tunes DiT-XL/2
 _LARGEST_SMALL_LATENT = 16
@@ -123,9 +116,8 @@ def preset_of(config: TrainConfig, device: torch.device) -> Preset:
 
 
 def resolution_for(opened: Dataset | ImageStream, preset: Preset) -> int:
-    """A power of two at or below the median shorter side of some images, from 32 to the preset's largest."""
-    sides = [min(image.size) for image in _some_images(opened)]
-    side = median_low(sides) if sides else _LOWEST_RESOLUTION
+    """A power of two at or below the median side of some images, from 32 to the preset's largest."""
+    side = median_side(some_loads(opened))
     return max(_LOWEST_RESOLUTION, min(preset.resolution, 1 << (side.bit_length() - 1)))
 
 
@@ -219,22 +211,3 @@ def _consequences(
         if latent_side <= _LARGEST_SMALL_LATENT:
             chosen |= _SMALL_LATENT_GUIDANCE
     return chosen
-
-
-def _some_images(opened: Dataset | ImageStream) -> Iterator[Image.Image]:
-    """Readable ones of all classes or, where images come one after another, of the first ones."""
-    loads: Iterator[Callable[[], Image.Image]]
-    if isinstance(opened, Dataset) and opened.stream is None:
-        ends = np.cumsum([len(cls) for cls in opened.classes])
-        chosen = np.unique(np.linspace(0, ends[-1] - 1, _LOOKED_AT).astype(int))
-        classes = np.searchsorted(ends, chosen, side="right")
-        loads = (
-            partial(opened.load, int(cls), int(place - ends[cls] + len(opened.classes[cls])))
-            for cls, place in zip(classes, chosen, strict=True)
-        )
-    else:
-        shards = shards_of(opened) if isinstance(opened, Dataset) else stream_shards(opened)
-        loads = (row.load for row in islice(shards[0].rows(), _LOOKED_AT))
-    for load in loads:
-        with suppress(BadImageError):
-            yield load()

@@ -9,7 +9,7 @@ from functools import cached_property
 import torch
 
 from mgd3_engine.dit import DiT
-from mgd3_fast.datasets.holdout import spread
+from mgd3_fast.datasets.spreading import spread
 from mgd3_fast.evaluate.images import ImageSet
 from mgd3_fast.generators import Generator, KLAutoencoder, SamplingDefaults
 from mgd3_fast.generators.dit import DiTNetwork, dit_generator

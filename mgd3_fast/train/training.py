@@ -18,7 +18,7 @@ from mgd3_fast.generators import (
     load_generator_folder,
     save_generator,
 )
-from mgd3_fast.generators.folder import DESCRIPTION
+from mgd3_fast.generators.folder import DESCRIPTION, NETWORK
 from mgd3_fast.judge import JudgeConfig, is_about, judge
 from mgd3_fast.latents import latent_shape
 from mgd3_fast.progress import SILENT, Progress
@@ -138,10 +138,11 @@ def _sampling(config: TrainConfig) -> dict[str, Any]:
 
 
 def _earlier_generator(out: Path) -> tuple[dict[str, Any], dict[str, str]]:
-    """What the folder said of itself before, and the digests of its weights; empty where it is new."""
+    """What the folder said of itself before, and the digests of its weights; empty where there are none."""
     if not (out / DESCRIPTION).is_file():
         return {}, {}
-    return read_json(out / DESCRIPTION), load_generator_folder(out).digests
+    whole = (out / NETWORK).is_file()
+    return read_json(out / DESCRIPTION), load_generator_folder(out).digests if whole else {}
 
 
 def _keep_settings(run: TrainingRun, earlier: dict[str, Any], asked: dict[str, Any]) -> None:

@@ -181,7 +181,7 @@ def _as_on_disk(path: Path, manifest: dict[str, Any]) -> dict[str, Any]:
 def _of_manifest(path: Path, manifest: dict[str, Any]) -> LabelledFolder:
     described = manifest["dataset"]
     names = _full_list(described, manifest["classes"])
-    images = [_recorded(path, record) for record in manifest["images"]]
+    images = [recorded_image(path, record) for record in manifest["images"]]
     images.sort(key=lambda image: (image.label, image.index))
     listed, held = {one["name"] for one in manifest["classes"]}, {image.class_name for image in images}
     if listed != held:
@@ -205,7 +205,7 @@ def _full_list(described: Mapping[str, Any], classes: list[dict[str, Any]]) -> t
     return tuple(known.get(label) for label in range(described["classes_in_list"]))
 
 
-def _recorded(path: Path, record: Mapping[str, Any]) -> LabelledImage:
+def recorded_image(path: Path, record: Mapping[str, Any]) -> LabelledImage:
     """The image of a record of a manifest."""
     name = record["class"]
     if PurePosixPath(name).name != name or name.startswith("."):
@@ -258,7 +258,7 @@ def _scanned(
     for index, name in enumerate(sorted(map(files.name, range(len(files))), key=key)):
         file = f"{folder}/{name}"
         if file in recorded:
-            yield replace(_recorded(path, recorded[file]), label=label, class_name=class_name)
+            yield replace(recorded_image(path, recorded[file]), label=label, class_name=class_name)
         else:
             yield LabelledImage(path / file, label, class_name, index, facts={"original": file})
 

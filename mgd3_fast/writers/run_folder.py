@@ -1,8 +1,8 @@
 """The output folder while a run is under way: whose it is, what is finished, and how it is completed.
 
-Working state lives in `OUT/.mgd3-fast/`: `run.json` (the settings every shard must agree on), one journal and
-one folder of unfinished files per shard, and what the stages keep. It is removed once the manifest is
-written: the manifest is there if and only if the run is complete.
+Working state lives in `OUT/.mgd3-fast/`: `run.json` (the settings every shard must agree on, and the image
+list), one journal and one folder of unfinished files per shard, and what the stages keep. It is removed once
+the manifest is written: the manifest is there if and only if the run is complete.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -193,7 +194,8 @@ class RunFolder:
         run = self.work / "run.json"
         if not run.exists():
             draft = self.work / f"run-{self.shard}-{os.getpid()}.json"
-            draft.write_text(json.dumps({"settings": self._settings}, indent=2), encoding="utf-8")
+            content = {"settings": self._settings, "layout": asdict(self.layout)}
+            draft.write_text(json.dumps(content, indent=2), encoding="utf-8")
             try:
                 run.hardlink_to(draft)
             except FileExistsError:

@@ -16,7 +16,7 @@ from PIL import Image
 
 from mgd3_fast.cli import main
 from mgd3_fast.config import DistillConfig
-from mgd3_fast.datasets.holdout import spread
+from mgd3_fast.datasets.spreading import spread
 from mgd3_fast.errors import UserError
 from mgd3_fast.report import ReportConfig, write_report
 from mgd3_fast.report.pictures import data_url, place_map

@@ -1,0 +1,64 @@
+"""Units of work that say who did them, and that misbehave as they are told."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from mgd3_fast.errors import UserError
+from mgd3_fast.workers import Place
+
+
+@contextmanager
+def answering(place: Place) -> Iterator[Callable[[Any], Callable[[], Any]]]:
+    """Do what a unit's first word says; the result names worker, device and process."""
+    place.progress.note("set up")
+
+    def begin(unit: tuple[str, Any]) -> Callable[[], Any]:
+        _WORDS[unit[0]](unit[1], place)
+        return lambda: (unit[1], place.number, place.device, os.getpid())
+
+    yield begin
+    if (told := os.environ.get("TELL_END")) is not None:
+        Path(told).joinpath(str(place.number)).write_text("ended in order")
+
+
+def _die_once(marker: str, place: Place) -> None:
+    """Die the first time that this unit is done."""
+    if not Path(marker).exists():
+        Path(marker).touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _count(n: int, place: Place) -> None:
+    with place.progress.stage("count", total=n, unit="thing") as bar:
+        bar.advance(n)
+
+
+def _refuse(value: Any, place: Place) -> None:
+    raise UserError(f"value must be another, got {value}")
+
+
+def _exit(status: int, place: Place) -> None:
+    os.write(2, b"no more paper\n")
+    os._exit(status)
+
+
+def _break(value: Any, place: Place) -> None:
+    {}[value]
+
+
+_WORDS: dict[str, Callable[[Any, Place], object]] = {
+    "say": lambda value, place: None,
+    "sleep": lambda seconds, place: time.sleep(seconds),
+    "die once": _die_once,
+    "count": _count,
+    "refuse": _refuse,
+    "exit": _exit,
+    "break": _break,
+}
