@@ -52,14 +52,16 @@ def _check_interval(interval: Sequence[int], timesteps: int) -> None:
         )
 
 
-def check_caches(denoiser: Denoiser, backend: str, has_terms: bool) -> None:
-    """Refuse a cache where a network's blocks cannot be left out, or terms look into every step."""
+def check_caches(denoiser: Denoiser, backend: str, needs_grad: bool) -> None:
+    """Refuse a cache where a network's blocks cannot be left out, or a term differentiates through them."""
     if backend != "eager":
         raise ValueError(f"backend must be auto or eager with a cache, got {backend}")
     if not isinstance(denoiser, CachingDenoiser):
         raise ValueError(f"denoiser must be a DiT with a cache, got {type(denoiser).__name__}")
-    if has_terms:
-        raise ValueError("terms must be empty with a cache, which leaves the network out on some steps")
+    if needs_grad:
+        raise ValueError(
+            "terms must need no gradient with a cache, which leaves the network out on some steps"
+        )
 
 
 def check_output(out: Tensor, net_input: Tensor, variance: str) -> None:

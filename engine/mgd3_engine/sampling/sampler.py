@@ -150,7 +150,7 @@ class GuidedSampler:
         )
         self.backend, self._denoiser = create_backend(backend, request)
         if self._forecasts:
-            check_caches(self._denoiser, self.backend, bool(self.terms))
+            check_caches(self._denoiser, self.backend, any(term.needs_grad for term in self.terms))
         self._start_level = None if start_strength is None else float(self.respaced.alphas_cumprod[first])
         self._table = table.to(self.device)
         self._steps = torch.arange(steps, device=self.device)  # [S], the counter that guided_step reads
