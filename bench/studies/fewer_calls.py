@@ -61,7 +61,7 @@ def score(names: tuple[str, ...], rounds: tuple[Round, ...], seeds: int, work: P
 
 def sample(work: Path) -> None:
     """Sample 40 images by every setting in turn, in this one process; the fastest of the rounds counts."""
-    runs = {name: _open(options) for name, options in SETTINGS.items()}
+    runs = {name: _open(options, work / "samples") for name, options in SETTINGS.items()}
     modes = next(iter(runs.values())).find_modes(range(10))
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     latents: dict[str, Tensor] = {}
@@ -77,15 +77,13 @@ def sample(work: Path) -> None:
     (work / "samples.json").write_text(json.dumps(rows, indent=1) + "\n")
 
 
-def _open(options: dict[str, Any]) -> GeneratedImages:
+def _open(options: dict[str, Any], out: Path) -> GeneratedImages:
     from mgd3_fast import DistillConfig
     from mgd3_fast.progress import SILENT
     from mgd3_fast.run.generated import GeneratedImages
     from mgd3_fast.run.preparing import prepare
 
-    run = prepare(
-        DistillConfig(dataset="mnist5k", ipc=4, split="fit", out="never-written", **options), SILENT
-    )
+    run = prepare(DistillConfig(dataset="mnist5k", ipc=4, split="fit", out=out, **options), SILENT)
     assert isinstance(run, GeneratedImages)
     return run
 
