@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from mgd3_fast.cli import _one_line as one_line
+from mgd3_fast.cli import _one_line
 from mgd3_fast.datasets import describe, open_dataset
 from mgd3_fast.datasets.class_names import read_names
 from mgd3_fast.datasets.selector import select_classes
@@ -52,7 +52,7 @@ def test_long_lines_keep_both_ends() -> None:
 
 @pytest.mark.parametrize("error", [UserError("x" * 1000), ValueError("x" * 1000), OSError(5, "x" * 1000)])
 def test_no_mistake_is_longer_than_a_line(error: Exception) -> None:
-    assert len(one_line(error)) == LONGEST_LINE
+    assert len(_one_line(error, [])) == LONGEST_LINE
 
 
 def test_no_note_is_longer_than_a_line() -> None:

@@ -5,9 +5,8 @@
 writes bench/results/planning/imagenet1k.json and docs/images/scaling.png, in two minutes.
 
 Units take what one H200 was measured to take (`bench/planning/rates.py` names every figure and its source);
-stragglers, deaths and storage are drawn from stated rates. A unit size is judged by the seconds of the whole
-run over those at the best size, on the number of workers where that is worst. Of sizes within a hundredth of
-the best, the largest is taken: fewer files and messages.
+stragglers, deaths and storage are drawn from stated rates. How a stage is divided is judged by the seconds of
+the whole run over those at the best division, on the number of workers where that is worst.
 """
 
 from __future__ import annotations
@@ -29,24 +28,20 @@ from mgd3_fast.pictures.style import COLOURS, new_figure, own_style, save_figure
 SOURCE_IMAGES, CLASSES, SYNTHETIC = 1_281_167, 1_000, 50_000
 WORKERS = (1, 8, 64, 512)
 CLASS_IMAGES = SOURCE_IMAGES / CLASSES
-SIZES = {
-    "encode": (160, 320, 641, 1_282, 2_563, 5_125, 10_250),  # an eighth of a class to eight classes
-    "discover": (1, 2, 5, 10, 20, 50, 125),
-    "sample": (128, 256, 384, 512, 1_024, 2_048),
-}
-NEAR = 1.01
+PER_WORKER, BATCHES = "units a worker", "batches a unit"
+DIVISIONS = {PER_WORKER: (1, 2, 4, 8, 16, 32, 64), BATCHES: (16, 8, 4, 3, 2, 1)}  # the largest units first
 SEEDS = 10
 RESULT = Path(__file__).parents[1] / "results/planning/imagenet1k.json"
 PLOT = Path(__file__).parents[2] / "docs/images/scaling.png"
-UNITS = {"encode": "source images", "discover": "classes", "sample": "images"}
 OWN, SPOT = "own machines", "spot machines"
 STORAGES = {"file server": rates.FILE_SERVER, "parallel storage": rates.PARALLEL}
 
 
-def stages(sizes: Mapping[str, int]) -> list[Stage]:
-    """The whole run in units of so many source images, classes and synthetic images."""
+def stages(division: Mapping[str, int], workers: int) -> list[Stage]:
+    """The whole run: classes to encode and to find modes of, in so many units a worker; batches of images."""
 
-    def encode(images: int) -> Unit:
+    def encode(classes: int) -> Unit:
+        images = classes * CLASS_IMAGES
         seconds = rates.UNIT_OVERHEAD.value + images / rates.ENCODE.value
         return Unit(seconds, images * (rates.JPEG.value + rates.LATENT.value))
 
@@ -54,21 +49,23 @@ def stages(sizes: Mapping[str, int]) -> list[Stage]:
         seconds = classes * rates.KMEANS_1000.value / 1_000
         return Unit(seconds, classes * CLASS_IMAGES * rates.LATENT.value)
 
-    def sample(images: int) -> Unit:
-        batch = rates.BATCH.value  # the last one of a unit is padded
-        seconds = math.ceil(images / batch) * batch / rates.SAMPLE.value + rates.DRAIN.value / 1_000
-        return Unit(seconds, images * rates.PNG.value)
+    def sample(batches: int) -> Unit:
+        images = batches * rates.BATCH.value  # the last one of the run is padded
+        return Unit(images / rates.SAMPLE.value + rates.DRAIN.value / 1_000, images * rates.PNG.value)
 
+    parts = 1 if workers == 1 else min(CLASSES, workers * division[PER_WORKER])
+    batches = math.ceil(SYNTHETIC / rates.BATCH.value)
+    blocks = math.ceil(batches / division[BATCHES])
     return [
-        Stage("encode", tuple(map(encode, split(SOURCE_IMAGES, sizes["encode"])))),
-        Stage("discover", tuple(map(discover, split(CLASSES, sizes["discover"]))), rates.FIRST_MODES.value),
-        Stage("sample", tuple(map(sample, split(SYNTHETIC, sizes["sample"])))),
+        Stage("encode", tuple(map(encode, divided(CLASSES, parts)))),
+        Stage("discover", tuple(map(discover, divided(CLASSES, parts))), rates.FIRST_MODES.value),
+        Stage("sample", tuple(map(sample, divided(batches, blocks)))),
     ]
 
 
-def split(total: int, size: int) -> list[int]:
-    """Parts of a size, and what is left over."""
-    return [size] * (total // size) + ([total % size] if total % size else [])
+def divided(things: int, parts: int) -> list[int]:
+    """Equal parts, up to one thing."""
+    return [things * (part + 1) // parts - things * part // parts for part in range(parts)]
 
 
 def cluster(workers: int, storage: Figure, deaths: Figure) -> Cluster:
@@ -87,40 +84,47 @@ def cluster(workers: int, storage: Figure, deaths: Figure) -> Cluster:
     )
 
 
-def mean_seconds(sizes: Mapping[str, int], on: Cluster, seeds: int) -> float:
+def mean_seconds(division: Mapping[str, int], on: Cluster, seeds: int) -> float:
     """Seconds of the whole run, the mean over seeds."""
-    return statistics.fmean(simulate(stages(sizes), on, seed).seconds for seed in range(seeds))
+    return statistics.fmean(simulate(stages(division, on.workers), on, seed).seconds for seed in range(seeds))
 
 
-def choose_sizes(
+def choose_division(
     on: Sequence[Cluster], seeds: int
 ) -> tuple[dict[str, int], dict[str, dict[str, list[float]]]]:
-    """Choose each stage's unit size.
+    """Choose how stages are divided.
 
     Args:
         on: Clusters of different numbers of workers.
         seeds: Runs of each.
 
     Returns:
-        The size of each stage, and by size the seconds of the run over those at the best, on each cluster.
+        What is chosen, and by choice the seconds of the run over those at the best, on each cluster.
     """
-    chosen = {name: sizes[len(sizes) // 2] for name, sizes in SIZES.items()}
+    chosen = {name: choices[len(choices) // 2] for name, choices in DIVISIONS.items()}
     ratios: dict[str, dict[str, list[float]]] = {}
-    for name, sizes in SIZES.items():
-        found = {size: [mean_seconds({**chosen, name: size}, one, seeds) for one in on] for size in sizes}
+    for name, choices in DIVISIONS.items():
+        found = {
+            choice: [mean_seconds({**chosen, name: choice}, one, seeds) for one in on] for choice in choices
+        }
         best = [min(column) for column in zip(*found.values(), strict=True)]
-        over = {size: [s / b for s, b in zip(row, best, strict=True)] for size, row in found.items()}
-        ratios[name] = {str(size): [round(one, 4) for one in row] for size, row in over.items()}
-        least = min(max(row) for row in over.values())
-        chosen[name] = max(size for size, row in over.items() if max(row) <= NEAR * least)
+        over = {choice: [s / b for s, b in zip(row, best, strict=True)] for choice, row in found.items()}
+        ratios[name] = {str(choice): [round(one, 4) for one in row] for choice, row in over.items()}
+        chosen[name] = least_worst(over)
     return chosen, ratios
 
 
-def table(sizes: Mapping[str, int], storage: Figure, deaths: Figure, seeds: int) -> list[dict[str, float]]:
+def least_worst(over: Mapping[int, Sequence[float]]) -> int:
+    """The choice whose worst is the least; of equal ones the first."""
+    return min(over, key=lambda choice: max(over[choice]))
+
+
+def table(division: Mapping[str, int], storage: Figure, deaths: Figure, seeds: int) -> list[dict[str, float]]:
     """Seconds of every stage by workers, and one worker's seconds over those of all together."""
     rows: list[dict[str, float]] = []
     for workers in WORKERS:
-        runs = [simulate(stages(sizes), cluster(workers, storage, deaths), seed) for seed in range(seeds)]
+        on = cluster(workers, storage, deaths)
+        runs = [simulate(stages(division, workers), on, seed) for seed in range(seeds)]
         row = {"workers": float(workers), **_stage_seconds(runs)}
         one = rows[0]["total"] if rows else row["total"]
         rows.append(row | {"efficiency": one / (workers * row["total"]), "deaths": _mean_deaths(runs)})
@@ -140,7 +144,7 @@ def _mean_deaths(runs: Sequence[Outcome]) -> float:
 
 
 def draw(tables: Mapping[str, Sequence[Mapping[str, float]]], ratios: Mapping[str, Any], path: Path) -> None:
-    """Time by workers on machines that stay, and what each unit size costs where it costs most."""
+    """Time by workers on machines that stay, and what each division costs where it costs most."""
     with own_style():
         figure = new_figure(11, 4)
         left, right = figure.subplots(1, 2)
@@ -150,17 +154,15 @@ def draw(tables: Mapping[str, Sequence[Mapping[str, float]]], ratios: Mapping[st
         left.plot(WORKERS, [minutes[0] / one for one in WORKERS], ":", color="grey", label="divided evenly")
         left.set(xlabel="GPUs", ylabel="minutes", xscale="log", yscale="log")
         left.set(xticks=WORKERS, yticks=(0.1, 1, 10, 100))
-        for colour, (name, by_size) in zip(COLOURS[2:], ratios.items(), strict=False):
-            shares = [int(size) / SIZES[name][0] for size in by_size]
-            worst = [100 * (max(row) - 1) for row in by_size.values()]
-            right.plot(shares, worst, "o-", color=colour, label=f"{name}: {SIZES[name][0]} {UNITS[name]}")
-        right.set(xlabel="unit size over the smallest", ylabel="% longer than at the best size, at worst")
-        right.set(xscale="log", xticks=(1, 10, 100), ylim=(0, 50))
+        for colour, (name, over) in zip(COLOURS[2:], ratios.items(), strict=False):
+            worst = [100 * (max(row) - 1) for row in over.values()]
+            right.plot([int(choice) for choice in over], worst, "o-", color=colour, label=name)
+        right.set(ylabel="% longer than at the best, at worst", xscale="log", ylim=(0, 60))
+        right.set(xticks=DIVISIONS[PER_WORKER])
         for axes in (left, right):
             for axis in (axes.xaxis, axes.yaxis):
                 axis.set_major_formatter(lambda value, _: f"{value:g}")
             axes.legend(frameon=False)
-        right.get_legend().set_title("smallest unit")
         save_figure(figure, path)
 
 
@@ -171,20 +173,26 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--seeds", type=int, default=SEEDS, help="runs of each setting")
     args = parser.parse_args(argv)
     swept = [cluster(workers, rates.PARALLEL, rates.HARDWARE) for workers in WORKERS]
-    sizes, ratios = choose_sizes(swept, args.seeds)
+    division, ratios = choose_division(swept, args.seeds)
     tables = {
-        f"{storage}, {name}": table(sizes, rate, deaths, args.seeds)
+        f"{storage}, {name}": table(division, rate, deaths, args.seeds)
         for storage, rate in STORAGES.items()
         for name, deaths in ((OWN, rates.HARDWARE), (SPOT, rates.SPOT))
     }
     figures = {name: vars(one) for name, one in vars(rates).items() if isinstance(one, Figure)}
     command = f"python -m bench.planning.imagenet1k --seeds {args.seeds}"
-    content = {"command": command, "sizes": sizes, "ratios": ratios, "tables": tables, "figures": figures}
+    content = {
+        "command": command,
+        "division": division,
+        "ratios": ratios,
+        "tables": tables,
+        "figures": figures,
+    }
     if args.write:
         RESULT.parent.mkdir(exist_ok=True)
         RESULT.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
         draw(tables, ratios, PLOT)
-    print(f"unit sizes: {sizes}")
+    print(f"division: {division}")
     for name, rows in tables.items():
         print(f"\n{name}\n" + "\n".join("  ".join(f"{k} {v:g}" for k, v in row.items()) for row in rows))
     return 0

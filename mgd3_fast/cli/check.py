@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from mgd3_fast.check import Checked, Finding
 
 CONFIG = CheckConfig
+EXAMPLES = {
+    "mgd3-fast check photos": "a folder with train/ and val/, or with one folder of images per class",
+    "mgd3-fast check photos --size 64 --json": "as for images of 64 px, as JSON",
+}
 _MOST_NAMES = 3
 
 

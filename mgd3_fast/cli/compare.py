@@ -12,6 +12,10 @@ from mgd3_fast.config.compare import CompareConfig
 from mgd3_fast.progress import Progress
 
 CONFIG = CompareConfig
+EXAMPLES = {
+    "mgd3-fast compare photos --generator my-generator --ipc 1,10 --budget 1h": "is it worth it for yours",
+    "mgd3-fast compare mnist5k --ipc 10 --budget 20m": "the same for the demo",
+}
 
 
 def run(config: CompareConfig, progress: Progress) -> tuple[dict[str, Any], str]:

@@ -10,6 +10,10 @@ from mgd3_fast.config.convert import ConvertConfig
 from mgd3_fast.progress import Progress
 
 CONFIG = ConvertConfig
+EXAMPLES = {
+    "mgd3-fast convert distilled tensors --format tensor": "one file of pixels and labels for PyTorch",
+    "mgd3-fast convert distilled shards --format webdataset": "tar shards",
+}
 
 
 def run(config: ConvertConfig, progress: Progress) -> tuple[dict[str, Any], str]:

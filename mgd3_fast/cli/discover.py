@@ -10,7 +10,13 @@ from mgd3_fast.config import DiscoverAndPlotConfig
 from mgd3_fast.progress import Progress
 
 CONFIG = DiscoverAndPlotConfig
-FLAGS = {"discovery": "--method"}
+FLAGS = {"discovery": ("--discovery", "--method")}  # the second is its older name
+EXAMPLES = {
+    "mgd3-fast discover --dataset mnist5k --ipc 10 --out modes.safetensors": "a file for distill's --modes",
+    "mgd3-fast discover --dataset mnist5k --ipc 10 --discovery gmm --out modes --plot": (
+        "modes of another kind, and pictures of them"
+    ),
+}
 
 
 def run(config: DiscoverAndPlotConfig, progress: Progress) -> tuple[dict[str, Any], str]:

@@ -12,6 +12,14 @@ if TYPE_CHECKING:
     from mgd3_fast.run.distillation import DistilledDataset
 
 CONFIG = DistillConfig
+EXAMPLES = {
+    "mgd3-fast distill --dataset mnist5k --ipc 10 --out distilled": "the demo: no GPU and no download",
+    "mgd3-fast distill --dataset imagenet1k --data-dir ILSVRC2012 --ipc 50 --out in1k-50": "the main job",
+    "mgd3-fast distill --dataset photos/train --generator my-generator --ipc 10 --out small": (
+        "your own images, with a generator that `mgd3-fast train` made of them"
+    ),
+    "mgd3-fast distill --dataset mnist5k --ipc 10 --method random --out real": "real images, to compare with",
+}
 LOW_RECOVERY = 0.5  # of what is not chance
 
 
@@ -20,6 +28,11 @@ def run(config: DistillConfig, progress: Progress) -> tuple[dict[str, Any], str]
     with loading():
         from mgd3_fast.run.distillation import distill
 
+    if config.method == "kmeans-closest":
+        progress.note(
+            "--method kmeans-closest takes real images; to generate some at the real latents nearest to the"
+            " means, give --discovery kmeans-closest instead"
+        )
     distilled = distill(config, progress)
     result = {
         "folder": str(distilled.folder),

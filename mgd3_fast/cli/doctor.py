@@ -9,6 +9,10 @@ from mgd3_fast.config.doctor import DoctorConfig
 from mgd3_fast.progress import Progress
 
 CONFIG = DoctorConfig
+EXAMPLES = {
+    "mgd3-fast doctor": "what works here, and what would make the rest work",
+    "mgd3-fast doctor --accuracy": "how far backends and precisions are from float32",
+}
 
 
 def run(config: DoctorConfig, progress: Progress) -> tuple[dict[str, Any], str]:

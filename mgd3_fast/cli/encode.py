@@ -10,6 +10,10 @@ from mgd3_fast.config.sharding import read_shard
 from mgd3_fast.progress import Progress
 
 CONFIG = EncodeShareConfig
+EXAMPLES = {
+    "mgd3-fast encode --dataset imagenet1k --data-dir ILSVRC2012": "once, before many runs of distill",
+    "mgd3-fast encode --dataset imagenet1k --data-dir ILSVRC2012 --shard 3/8": "one of eight machines' part",
+}
 
 
 def run(config: EncodeShareConfig, progress: Progress) -> tuple[dict[str, Any], str]:

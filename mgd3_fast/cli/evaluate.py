@@ -11,6 +11,16 @@ from mgd3_fast.config.evaluate import EvaluateConfig
 from mgd3_fast.progress import Progress
 
 CONFIG = EvaluateConfig
+GROUPS = {
+    "protocol": "protocol preset networks repeats seed ipc all_real size stored_size",
+    "training": "epochs lr batch_size augment crop_area mix mix_probability large_rule bn_updates tests",
+    "soft labels and other protocols": "teacher teacher_network temperature patches cross_recipe",
+}
+EXAMPLES = {
+    "mgd3-fast evaluate distilled --dataset mnist5k": "what a classifier learns from a distilled folder",
+    "mgd3-fast evaluate distilled real --dataset mnist5k --repeats 5": "two of them, with an interval",
+    "mgd3-fast evaluate in1k-10 --dataset imagenet1k --protocol soft --teacher resnet18.pth": "as RDED does",
+}
 
 
 def run(config: EvaluateConfig, progress: Progress) -> tuple[dict[str, Any], str]:

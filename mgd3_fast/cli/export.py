@@ -9,6 +9,10 @@ from mgd3_fast.config.export import ExportConfig
 from mgd3_fast.progress import Progress
 
 CONFIG = ExportConfig
+EXAMPLES = {
+    "mgd3-fast export --generator dit-xl-2-256 --out dit.onnx": "a graph for any runtime",
+    "mgd3-fast export --generator dit-xl-2-256 --format tensorrt --precision bf16": "an engine for this GPU",
+}
 
 
 def run(config: ExportConfig, progress: Progress) -> tuple[dict[str, Any], str]:

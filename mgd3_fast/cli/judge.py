@@ -10,6 +10,9 @@ from mgd3_fast.config.judge import JudgeConfig
 from mgd3_fast.progress import Progress
 
 CONFIG = JudgeConfig
+EXAMPLES = {
+    "mgd3-fast judge --dataset photos/train --generator my-generator": "good, usable or poor",
+}
 
 
 def run(config: JudgeConfig, progress: Progress) -> tuple[dict[str, Any], str]:

@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from mgd3_fast.metrics.measuring import Measured
 
 CONFIG = MetricsConfig
+EXAMPLES = {
+    "mgd3-fast metrics distilled --dataset mnist5k": "one folder beside the real images",
+    "mgd3-fast metrics distilled real --dataset mnist5k --plot on --out measured": "two, with pictures",
+}
 
 
 def run(config: MetricsConfig, progress: Progress) -> tuple[dict[str, Any], str]:

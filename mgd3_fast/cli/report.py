@@ -9,6 +9,9 @@ from mgd3_fast.config.report import ReportConfig
 from mgd3_fast.progress import Progress
 
 CONFIG = ReportConfig
+EXAMPLES = {
+    "mgd3-fast report distilled": "distilled/report.html, with everything in it",
+}
 
 
 def run(config: ReportConfig, progress: Progress) -> tuple[dict[str, Any], str]:

@@ -11,6 +11,20 @@ from mgd3_fast.config.train import TrainConfig
 from mgd3_fast.progress import Progress
 
 CONFIG = TrainConfig
+GROUPS = {
+    "training": "part preset split resolution epochs steps batch_size lr weight_decay schedule warmup ema"
+    " clip_grad seed augment augment_copies checkpoint_every sample_sheets judge",
+    "start": "init vae generator_classes generator_heads",
+    "the DiT": "model hidden depth heads patch variance label_dropout",
+    "the autoencoder": "vae_channels vae_layers vae_attention latent_channels vae_loss kl_weight vae_steps"
+    " vae_batch_size vae_lr vae_ema",
+    "what the generator states": "name licence stored_precision cfg_scale mode_scale t_stop",
+}
+EXAMPLES = {
+    "mgd3-fast train --dataset photos/train --out my-generator": "autoencoder and DiT, sizes by the images",
+    "mgd3-fast train --dataset photos/train --init dit-xl-2-256 --out tuned": "fine-tune a published one",
+    "mgd3-fast train --dataset photos/train --out my-generator --part dit --steps 20000": "go on for longer",
+}
 
 
 def run(config: TrainConfig, progress: Progress) -> tuple[dict[str, Any], str]:

@@ -12,6 +12,12 @@ from mgd3_fast.config.tune import TuneConfig
 from mgd3_fast.progress import Progress
 
 CONFIG = TuneConfig
+EXAMPLES = {
+    "mgd3-fast tune my-generator --dataset photos/train --ipc 10 --budget 30m": (
+        "the best settings within half an hour, written into the generator"
+    ),
+    "mgd3-fast tune my-generator --dataset photos/train --ipc 10 --dry-run": "only say what it would try",
+}
 
 
 def run(config: TuneConfig, progress: Progress) -> tuple[dict[str, Any], str]:

@@ -65,7 +65,7 @@ _FOREIGN = {
 }
 
 
-def _check_batch_size(name: str, value: object) -> None:
+def _check_auto_or_whole(name: str, value: object) -> None:
     if value != "auto":
         check_whole(name, value, 1)
 
@@ -204,10 +204,17 @@ class DistillConfig(DiscoverConfig):
         default="auto",
         parse=auto_or_int,
         metavar="N|auto",
-        check=_check_batch_size,
+        check=_check_auto_or_whole,
     )
     shard: str = shard_option(
         "do the I-th of N parts; parts may run at the same time, on any machines, into one --out"
+    )
+    workers: int | str = option(
+        "processes of this machine that share the work; auto is one for every GPU, one on a CPU",
+        default="auto",
+        parse=auto_or_int,
+        metavar="N|auto",
+        check=_check_auto_or_whole,
     )
     format: str = option(
         "imagefolder names folders by class, numeric by label; the others are made of an imagefolder, in"
@@ -229,6 +236,11 @@ class DistillConfig(DiscoverConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if re.fullmatch(r"cuda:\d+", self.device) and self.workers not in ("auto", 1):
+            raise UserError(
+                f"workers must be 1 with --device {self.device}, which is one GPU, got {self.workers}: give"
+                " --device cuda, and they take the GPUs in turn"
+            )
         if self.t_stop is not None:
             check_whole("t_stop", self.t_stop, 0, self.t_stop_of or self.steps)
         if self.cfg_interval is not None and self.cfg_scale == 1.0:

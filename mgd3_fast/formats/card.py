@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,17 @@ from mgd3_fast.errors import printable
 from mgd3_fast.writers.labelled import LabelledFolder
 
 # Licences that the hub knows by these very names; others are given as "other" with their own words.
-_HUB_LICENCES = (
-    *("mit", "apache-2.0", "bsd-2-clause", "bsd-3-clause", "cc0-1.0", "cc-by-4.0", "cc-by-sa-4.0"),
+HUB_LICENCES = (
+    *(
+        "mit",
+        "apache-2.0",
+        "bsd-2-clause",
+        "bsd-3-clause",
+        "cc0-1.0",
+        "cc-by-4.0",
+        "cc-by-sa-3.0",
+        "cc-by-sa-4.0",
+    ),
     *("cc-by-nc-4.0", "cc-by-nc-sa-4.0", "cc-by-nd-4.0", "cc-by-nc-nd-4.0"),
     *("creativeml-openrail-m", "openrail", "openrail++"),
 )
@@ -45,12 +54,12 @@ def write_card(
         dataset_info: The header's section of features and sizes; None where readers infer it.
     """
     licence = licence_of(source)
-    known = licence is not None and licence.lower() in _HUB_LICENCES
+    known = licence is not None and licence.lower() in HUB_LICENCES
     header = DatasetCardData(
         license="unknown" if licence is None else licence.lower() if known else "other",
         license_name=None if licence is None or known else licence,
         task_categories=["image-classification"],
-        tags=["dataset-distillation", "synthetic"] if _is_synthetic(source) else None,
+        tags=["dataset-distillation", "synthetic"] if is_synthetic(source) else None,
         size_categories=[next(name for limit, name in _SIZES if len(source.images) < limit)],
         dataset_info=dataset_info,
         configs=[
@@ -74,28 +83,30 @@ def _body(source: LabelledFolder, fields: str, snippet: Sequence[str]) -> list[s
         "",
         f"{len(source.images):,} images of {len(source.classes):,} classes, {per_class}. Labels count in the"
         f" class list of {source.dataset}. {fields}",
-        *(["", *_how_made(source)] if source.manifest else []),
+        *(["", *how_made(source)] if source.manifest else []),
         "",
         "```python",
         *snippet,
         "```",
         "",
-        "| label | class | title | images |",
-        "| --- | --- | --- | --- |",
-        *(
-            f"| {one.label} | {_cell(one.name)} | {_cell(one.title or '')} | {one.images} |"
-            for one in source.classes
-        ),
+        *class_table(source),
     ]
 
 
-def _how_made(source: LabelledFolder) -> list[str]:
+def class_table(source: LabelledFolder) -> list[str]:
+    """A line of a table for each class."""
+    rows = [(one.label, one.name, one.title or "", one.images) for one in source.classes]
+    return markdown_table("| label | class | title | images |", rows)
+
+
+def how_made(source: LabelledFolder) -> list[str]:
+    """Where a run's images come from, in words and as a table of its settings."""
     generator, guidance, settings = (
         source.manifest.get(name) or {} for name in ("generator", "guidance", "settings")
     )
     rows = {name: settings[name] for name in _SETTINGS if name in settings}
     how = "Real images chosen by mgd3-fast."
-    if _is_synthetic(source):
+    if is_synthetic(source):
         how = (
             "Synthetic images made by mgd3-fast by mode-guided diffusion (MGD3, ICML 2025) and its variants."
         )
@@ -111,13 +122,17 @@ def _how_made(source: LabelledFolder) -> list[str]:
         f"{how} `weight` is the share of its class's images that an image stands for, `source_image` the real"
         " image it is or is next to. The dataset behind them has terms of its own.",
         "",
-        "| | |",
-        "| --- | --- |",
-        *(f"| {name} | {_cell(value)} |" for name, value in rows.items()),
+        *markdown_table("| | |", rows.items()),
     ]
 
 
-def _is_synthetic(source: LabelledFolder) -> bool:
+def markdown_table(head: str, rows: Iterable[Sequence[object]]) -> list[str]:
+    """Lines of a table, under a head such as `| a | b |`."""
+    lines = (f"| {' | '.join(map(_cell, row))} |" for row in rows)
+    return [head, f"|{' --- |' * (head.count('|') - 1)}", *lines]
+
+
+def is_synthetic(source: LabelledFolder) -> bool:
     """A run of real images, chosen as a baseline, names no generator."""
     return bool(source.manifest.get("generator", {}).get("name"))
 

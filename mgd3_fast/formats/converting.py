@@ -89,6 +89,24 @@ def convert_run(folder: Path, format: str, progress: Progress = SILENT) -> Conve
     return _convert(read_labelled(folder, None, "src", progress), config, progress, replace=True)
 
 
+def convert_by(
+    write: Writer, source: LabelledFolder, config: ConvertConfig, progress: Progress = SILENT
+) -> Conversion:
+    """Convert by a writer of the caller's own; an older conversion that lies there gives way.
+
+    Args:
+        write: The writer.
+        source: Images.
+        config: Where they go; its `options()` tell this conversion from others.
+        progress: Receives a bar.
+
+    Raises:
+        UserError: If OUT holds something else, or a package is missing.
+        OSError: If it cannot be written; nothing is left of the attempt.
+    """
+    return _convert(source, config, progress, replace=True, write=write)
+
+
 def check_format(format: str, class_names: Sequence[str] = ()) -> None:
     """Refuse what cannot be done before hours of work rather than after them.
 
@@ -111,7 +129,12 @@ def check_format(format: str, class_names: Sequence[str] = ()) -> None:
 
 
 def _convert(
-    source: LabelledFolder, config: ConvertConfig, progress: Progress, *, replace: bool
+    source: LabelledFolder,
+    config: ConvertConfig,
+    progress: Progress,
+    *,
+    replace: bool,
+    write: Writer | None = None,
 ) -> Conversion:
     started = time.perf_counter()
     out, key = Path(config.out), conversion_key(source, config)
@@ -125,7 +148,7 @@ def _convert(
             )
         made = record is None or not (same and is_intact(out, record))
         if made:
-            write: Writer = import_module(f"mgd3_fast.formats.{_HOMES[config.format]}").write
+            write = write or import_module(f"mgd3_fast.formats.{_HOMES[config.format]}").write
             with (
                 progress.stage("convert", total=len(source.images), unit="img") as bar,
                 draft_in(out) as draft,

@@ -29,7 +29,7 @@ def write(source: LabelledFolder, config: ConvertConfig, draft: Path, bar: Bar) 
         assert image.sha256 is not None
         files[name] = image.sha256
     if source.manifest:
-        files.update(_copy_run(source, draft))
+        files.update(copy_run_files(source, draft))
         write_manifest(draft / MANIFEST, _manifest(source, config.format), draft / f"{MANIFEST}.part")
         files[MANIFEST] = sha256_of(draft / MANIFEST)
     return Written(files)
@@ -39,8 +39,15 @@ def _file(image: LabelledImage, format: str) -> str:
     return f"{class_folder(image.class_name, image.label, format)}/{image.index}{image.suffix}"
 
 
-def _copy_run(source: LabelledFolder, draft: Path) -> dict[str, str]:
-    """Copy what a run has besides images, each file checked."""
+def copy_run_files(source: LabelledFolder, draft: Path) -> dict[str, str]:
+    """Copy what a run has besides images and its manifest.
+
+    Returns:
+        sha256 of each, by its name.
+
+    Raises:
+        UserError: One is missing or has changed.
+    """
     copied: dict[str, str] = {}
     for name, sha256 in source.manifest["files"].items():
         path = source.path / Path(name).name

@@ -45,6 +45,11 @@ class RecoveryCount:
         self._recovered += int(distances.argmin()) == own
         self._counted += len(modes) > 1
 
+    def include(self, other: RecoveryCount) -> None:
+        """Count what another one has counted."""
+        self._recovered += other._recovered
+        self._counted += other._counted
+
     @property
     def share(self) -> float | None:
         """0..1; None where nothing was counted, or a class has one mode."""

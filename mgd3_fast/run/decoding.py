@@ -9,6 +9,8 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -35,7 +37,6 @@ class DecodeQueue(WorkQueue):
         autoencoder: Decodes, on `device`.
         writer: Receives the pixels.
         device: Where the autoencoder runs.
-        advance: Called with the number of images that the writer has taken.
         threaded: Decode on a thread; None is on a GPU only.
     """
 
@@ -44,33 +45,49 @@ class DecodeQueue(WorkQueue):
         autoencoder: Autoencoder,
         writer: PngWriter,
         device: torch.device,
-        advance: Callable[[int], None],
         *,
         threaded: bool | None = None,
     ) -> None:
         super().__init__("decode", 1, BATCHES_AHEAD)
-        self._autoencoder, self._writer, self._device, self._advance = autoencoder, writer, device, advance
+        self._autoencoder, self._writer, self._device = autoencoder, writer, device
         self._threaded = device.type == "cuda" if threaded is None else threaded
         self._stopping = threading.Event()
         self._streams: tuple[torch.cuda.Stream, torch.cuda.Stream] | None = None  # to decode and to copy
         if device.type == "cuda":
             self._streams = torch.cuda.Stream(device), torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
-        self.seconds = {"decode": 0.0, "write": 0.0}
 
-    def put(self, images: Sequence[tuple[int, str]], latents: Tensor) -> None:
+    def put(self, images: Sequence[tuple[int, str]], latents: Tensor) -> Callable[[], dict[str, float]]:
         """Take one batch; with a thread, wait only while two others are not yet decoded.
 
         Args:
             images: Number and file of each image.
             latents: float32 `[B, C, h, w]`, one for each of `images`; not changed afterwards.
 
+        Returns:
+            What waits until the images are written, and tells the seconds that it took to decode and write.
+
         Raises:
             Exception: Whatever decoding or the writer raised, for this batch or an earlier one.
         """
+        batch = _Batch(images, latents)
         if self._threaded:
-            self.add(self._decode_beside, images, latents)
+            decoded = self.add(self._decode_beside, batch)
         else:
-            self._decode(images, latents)
+            decoded = None
+            self._decode(batch)
+
+        def wait() -> dict[str, float]:
+            if decoded is not None:
+                decoded.result()
+            started = time.perf_counter()
+            for one in batch.written:
+                one.result()
+            self.check()
+            self._writer.check()
+            batch.seconds["write"] += time.perf_counter() - started
+            return batch.seconds
+
+        return wait
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -79,30 +96,29 @@ class DecodeQueue(WorkQueue):
             self._stopping.set()  # after the decode batch at hand: the writer keeps what it has
         super().__exit__(kind, error, trace)
 
-    def _decode_beside(self, images: Sequence[tuple[int, str]], latents: Tensor) -> None:
+    def _decode_beside(self, batch: _Batch) -> None:
         if self._stopping.is_set():
             return
         if self._streams is None:
-            self._decode(images, latents)
+            self._decode(batch)
             return
         with torch.cuda.device(self._device), torch.cuda.stream(self._streams[0]):
-            self._decode(images, latents)
+            self._decode(batch)
 
-    def _decode(self, images: Sequence[tuple[int, str]], latents: Tensor) -> None:
+    def _decode(self, batch: _Batch) -> None:
         """Decode one batch; on a GPU pixels are delivered once the next decode batch has been launched."""
-        started, writing = time.perf_counter(), self.seconds["write"]
-        remaining = iter(images)
+        started = time.perf_counter()
+        remaining = iter(batch.images)
         on_the_way: deque[tuple[Tensor, Callable[[], object]]] = deque()
-        for pixels in self._autoencoder.decode_batches(latents):  # each [b, 3, H, W]
+        for pixels in self._autoencoder.decode_batches(batch.latents):  # each [b, 3, H, W]
             on_the_way.append(self._to_host(pixels.permute(0, 2, 3, 1).contiguous()))
             if self._streams is None or len(on_the_way) > 1:
-                self._deliver(*on_the_way.popleft(), remaining)
+                self._deliver(*on_the_way.popleft(), remaining, batch)
             if self._stopping.is_set():
                 break
         for arriving in on_the_way:
-            self._deliver(*arriving, remaining)
-        writing = self.seconds["write"] - writing
-        self.seconds["decode"] += time.perf_counter() - started - writing
+            self._deliver(*arriving, remaining, batch)
+        batch.seconds["decode"] = time.perf_counter() - started - batch.seconds["write"]
 
     def _to_host(self, pixels: Tensor) -> tuple[Tensor, Callable[[], object]]:
         """Pixels uint8 `[b, H, W, 3]` on their way to host memory; there once the function returns."""
@@ -117,12 +133,21 @@ class DecodeQueue(WorkQueue):
             return host, copying.record_event().synchronize
 
     def _deliver(
-        self, pixels: Tensor, wait: Callable[[], object], remaining: Iterator[tuple[int, str]]
+        self, pixels: Tensor, wait: Callable[[], object], remaining: Iterator[tuple[int, str]], batch: _Batch
     ) -> None:
         wait()
         started = time.perf_counter()
         for one in pixels.numpy():  # [H, W, 3]
             image, file = next(remaining)
-            self._writer.put(image, file, one)
-        self.seconds["write"] += time.perf_counter() - started
-        self._advance(len(pixels))
+            batch.written.append(self._writer.put(image, file, one))
+        batch.seconds["write"] += time.perf_counter() - started
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """Images and latents `[B, C, h, w]`, the files that are awaited, and seconds that they took."""
+
+    images: Sequence[tuple[int, str]]
+    latents: Tensor
+    written: list[Future[None]] = field(default_factory=list)
+    seconds: dict[str, float] = field(default_factory=lambda: {"decode": 0.0, "write": 0.0})

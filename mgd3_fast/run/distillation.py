@@ -2,24 +2,34 @@
 
 from __future__ import annotations
 
-import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime, timezone
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from mgd3_fast.config import DistillConfig
 from mgd3_fast.errors import Interrupted
+from mgd3_fast.modes.recovery import RecoveryCount
 from mgd3_fast.progress import SILENT, Progress
-from mgd3_fast.run.finishing import export_images, finish
-from mgd3_fast.run.generated import GeneratedImages
-from mgd3_fast.run.preparing import prepare
-from mgd3_fast.run.run import Run
-from mgd3_fast.run.trace import write_trace
-from mgd3_fast.versions import versions
-from mgd3_fast.writers import CONTACT_SHEET, check_writable, file_digest
+from mgd3_fast.run.finishing import export_images
+from mgd3_fast.run.run import Timings
+from mgd3_fast.run.units import (
+    Encode,
+    FindModes,
+    Finish,
+    Left,
+    MakeImages,
+    OpenFolder,
+    Survey,
+    Trace,
+    divided,
+    parts_for,
+)
+from mgd3_fast.run.worker import run_worker
+from mgd3_fast.workers import Workers, open_workers
+from mgd3_fast.writers import CONTACT_SHEET, RunFolder, read_manifest
 
 
 @dataclass(frozen=True)
@@ -33,7 +43,7 @@ class DistilledDataset:
         manifest: Content of `manifest.json`; None while images of other shards are missing.
         made: Images made by this call.
         missing: Images that other shards have still to make.
-        timings_s: Seconds of this call per stage, and in total.
+        timings_s: Seconds of this call per stage, of all workers together, and in total.
         export: Folder of the converted images, if `format` asks for them, once the run is complete.
         mode_recovery: Share of the images made by this call that ended nearest to their own mode among those
             of their class, 0..1; None where none was made, for real images, and for one image a class.
@@ -83,94 +93,81 @@ def distill(config: DistillConfig, progress: Progress = SILENT) -> DistilledData
         Interrupted: On Ctrl-C; what was finished is kept.
         OSError: If the folder cannot be written.
     """
-    run = prepare(config, progress)
-    left = _what_is_left(run)
-    manifest, missing = (left.manifest, 0) if left.nothing else _do_what_is_left(run, left)
-    export = None
-    if manifest is not None:
-        if config.trace is not None and isinstance(run, GeneratedImages):
-            with run.timings.measure("trace"):
-                write_trace(run)
-        export = export_images(run)
-    generated = run if isinstance(run, GeneratedImages) else None
+    story, setup = _Story(config, progress), partial(run_worker, config)
+    with (
+        _saying_what_is_kept(story),
+        open_workers(config.workers, setup, progress, device=config.device) as story.workers,
+    ):
+        left = story.left = story.ask(Survey())
+        missing = 0 if left.is_finished else _do_what_is_left(story, left)
+        if config.trace is not None and not missing:
+            story.ask(Trace())
+    export = None if missing else export_images(config, len(left.layout), progress, story.timings)
     return DistilledDataset(
-        run.folder.out,
-        manifest,
-        len(left.images),
+        story.out,
+        None if missing else read_manifest(story.out),
+        left.images,
         missing,
-        run.timings.rounded(),
+        story.timings.rounded(),
         export,
-        mode_recovery=generated.recovery.share if generated else None,
-        guided=generated is not None and generated.guidance is not None,
+        mode_recovery=story.recovery.share,
+        guided=left.guided,
     )
 
 
-@dataclass(frozen=True)
-class _Left:
-    """Images that this shard has still to make; of a run that was finished before, what it still holds."""
+class _Story:
+    """A run as whoever asked for it sees it: its workers, and what they have told so far."""
 
-    images: list[int]
-    manifest: dict[str, Any] | None
-    digests: dict[int, str]
-    nothing: bool = False
+    workers: Workers
 
+    def __init__(self, config: DistillConfig, progress: Progress) -> None:
+        self.out, self.progress = Path(config.out), progress
+        self.timings, self.recovery = Timings(), RecoveryCount()
+        self.left: Left | None = None
 
-def _what_is_left(run: Run) -> _Left:
-    """Find out what an earlier call has left to do; clear the working state of a run that is whole."""
-    folder, block = run.folder, run.layout.block(*run.config.shard_of())
-    manifest = folder.finished_manifest()
-    if manifest is None:
-        done = folder.intact(folder.finished()[0], block, run.progress)
-        return _Left([image for image in block if image not in done], None, done)
-    recorded = {image: record["sha256"] for image, record in enumerate(manifest["images"])}
-    done = folder.intact(recorded, range(len(run.layout)), run.progress)
-    damaged = [run.layout.file(image) for image in recorded if image not in done]
-    for name, sha256 in manifest["files"].items():
-        if file_digest(folder.out / name) != sha256:
-            damaged.append(name)
-            (folder.out / name).unlink(missing_ok=True)
-    if damaged:
-        run.progress.note(f"made again, because missing or damaged: {len(damaged)} files ({damaged[0]}, ...)")
-        return _Left([image for image in block if image not in done], manifest, done)
-    folder.clear()
-    return _Left([], manifest, done, nothing=True)
+    def do(self, units: Iterable[Any], joined: tuple[str, int] | None = None) -> Iterator[tuple[Any, Any]]:
+        """Have units done, and yield each with its value."""
+        for unit, done in self.workers.do(units, joined=joined):
+            for stage, seconds in done.seconds.items():
+                self.timings.add(stage, seconds)
+            yield unit, done.value
+
+    def ask(self, unit: Any) -> Any:
+        """Have one unit done, and return its value."""
+        ((_, value),) = self.do([unit])
+        return value
 
 
-def _do_what_is_left(run: Run, left: _Left) -> tuple[dict[str, Any] | None, int]:
-    """Make the images that are left; return the manifest of the complete run, or how many are missing."""
-    folder, classes = run.folder, run.layout.classes_of(left.images)
-    with _saying_what_is_kept(run):
-        check_writable(folder.out)
-        skipped = run.encode(classes) if classes else []
-        with folder.open():
-            if left.manifest is not None:
-                folder.reopen(left.manifest, left.digests)
-            if not classes:
-                return finish(run, None)
-            session = {**_session(run), "skipped": skipped}
-            folder.record_session(session)
-            modes = run.find_modes(classes)
-            skipped = skipped + run.make_images(left.images, modes)
-            done = {"skipped": skipped, "images": len(left.images), "timings_s": run.timings.rounded()}
-            folder.record_session({**session, **done})
-            return finish(run, modes)
+def _do_what_is_left(story: _Story, left: Left) -> int:
+    """Do stage after stage what is left of this shard, and return how many images of others are missing."""
+    skipped = _encode(story, left)
+    story.ask(OpenFolder(tuple(skipped), left.damaged, idle=not left.blocks))
+    if left.blocks:
+        parts = parts_for(len(left.classes), story.workers.count)
+        units = map(FindModes, divided(left.classes, parts))
+        for _ in story.do(units, joined=("discover", len(left.classes))):
+            pass
+        with story.progress.stage(**left.bar) as bar:
+            for unit, made in story.do(map(MakeImages, left.blocks)):
+                story.recovery.include(made.recovery)
+                bar.advance(len(unit.images))
+    return int(story.ask(Finish()))
 
 
-def _session(run: Run) -> dict[str, Any]:
-    """What this process runs on, for journal and manifest; its times come when it is done."""
-    return {
-        "id": uuid.uuid4().hex[:12],
-        "started": datetime.now(timezone.utc).isoformat(timespec="milliseconds"),
-        "shard": "{}/{}".format(*run.config.shard_of()),
-        "device": run.device,
-        "versions": versions(),
-        "images": None,
-        "timings_s": None,
-    }
+def _encode(story: _Story, left: Left) -> list[dict[str, str]]:
+    """Bring the latents that modes are to be found in into the cache; return which images are left out."""
+    if not left.lacking:
+        return []
+    parts = parts_for(left.shards, story.workers.count)
+    units = [Encode(left.lacking, part + 1, parts) for part in range(parts)]
+    skipped = {}
+    for _, of_unit in story.do(units, joined=("encode", left.rows)):
+        skipped.update({one["image"]: one for one in of_unit})
+    return list(skipped.values())
 
 
 @contextmanager
-def _saying_what_is_kept(run: Run) -> Iterator[None]:
+def _saying_what_is_kept(story: _Story) -> Iterator[None]:
     """Tell on Ctrl-C what the next call finds.
 
     Raises:
@@ -179,8 +176,11 @@ def _saying_what_is_kept(run: Run) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        kept = len(run.folder.finished()[0])
+        left = story.left
+        if left is None or left.is_finished:
+            raise
+        kept = len(RunFolder(story.out, {}, left.layout).finished()[0])
         raise Interrupted(
-            f"{kept:,} of {len(run.layout):,} images are kept in {run.folder.out}, and so are"
-            f" {run.kept}; the same command goes on from here"
+            f"{kept:,} of {len(left.layout):,} images are kept in {story.out}, and so are {left.kept}; the"
+            " same command goes on from here"
         ) from None

@@ -3,31 +3,34 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mgd3_fast.config.convert import CONVERTED_FORMATS
 from mgd3_fast.errors import Interrupted, listed
 from mgd3_fast.formats.converting import convert_run
-from mgd3_fast.run.run import Run
+from mgd3_fast.run.run import Run, Timings
 from mgd3_fast.writers import (
     CONTACT_SHEET,
     MANIFEST,
     file_digest,
-    read_manifest,
     write_contact_sheet,
     write_manifest,
 )
 
+if TYPE_CHECKING:
+    from mgd3_fast.config import DistillConfig
+    from mgd3_fast.progress import Progress
 
-def finish(run: Run, modes: Any) -> tuple[dict[str, Any] | None, int]:
+
+def finish(run: Run, modes: Any) -> int:
     """Complete the run if every image of every shard is there; else leave it to the shard that finishes last.
 
     Args:
-        run: The run, its folder opened by this shard.
-        modes: What this shard made its images from, or None; those of other classes are taken up.
+        run: The run, its folder opened.
+        modes: What this process made its images from, or None; those of other classes are taken up.
 
     Returns:
-        The manifest, or None, and how many images are still missing.
+        How many images are still missing.
     """
     folder, missing = run.folder, 0
     with folder.completing() as ours:
@@ -37,28 +40,26 @@ def finish(run: Run, modes: Any) -> tuple[dict[str, Any] | None, int]:
             missing = len(folder.layout) - sum(1 for _ in there)
             if missing == 0:
                 _write(run, modes, digests, sessions)
-    if missing:
-        return None, missing
-    folder.clear()  # also where another shard was faster: what this one kept is of no more use
-    return read_manifest(folder.out), 0
+    if not missing:
+        folder.clear()  # also where another shard was faster: what this one kept is of no more use
+    return missing
 
 
-def export_images(run: Run) -> Path | None:
-    """Convert a complete run into a folder, if its format is made of the folder of images.
+def export_images(config: DistillConfig, images: int, progress: Progress, timings: Timings) -> Path | None:
+    """Convert a complete run of some images into a folder, if its format is made of the folder of images.
 
     Raises:
         Interrupted: On Ctrl-C; the images are kept.
     """
-    out, format = run.folder.out, run.config.format
+    out, format = Path(config.out), config.format
     if format not in CONVERTED_FORMATS:
         return None
     try:
-        with run.timings.measure("export"):
-            return convert_run(out, format, run.progress).folder
+        with timings.measure("export"):
+            return convert_run(out, format, progress).folder
     except KeyboardInterrupt:
         raise Interrupted(
-            f"all {len(run.layout):,} images are kept in {out}; the same command goes on with the"
-            f" format {format}"
+            f"all {images:,} images are kept in {out}; the same command goes on with the format {format}"
         ) from None
 
 
@@ -67,7 +68,7 @@ def _write(run: Run, modes: Any, digests: dict[int, str], sessions: list[dict[st
     folder, layout = run.folder, run.layout
     names = layout.class_names
     if modes is None or modes.class_names != names:
-        modes = run.find_modes(range(len(names)))
+        modes = run.find_modes(range(len(names)), tell=False)
     files = (*run.save_modes(modes), CONTACT_SHEET)
     paths = [folder.out / layout.file(image) for image in range(len(layout))]
     rows = [(name, paths[row * layout.ipc : (row + 1) * layout.ipc]) for row, name in enumerate(names)]
@@ -78,7 +79,7 @@ def _write(run: Run, modes: Any, digests: dict[int, str], sessions: list[dict[st
         **run.sections(),
         **_source_sections(run, sessions),
         "files": {name: file_digest(folder.out / name) for name in files},
-        "sessions": [{name: of[name] for name in of if name != "skipped"} for of in sessions],
+        "sessions": [session for session in sessions if "skipped" not in session],
         "images": [_image_record(run, modes, image, digests[image]) for image in range(len(layout))],
     }
     write_manifest(folder.out / MANIFEST, content, folder.work / MANIFEST)
@@ -97,7 +98,7 @@ def _note_equal_images(run: Run, digests: dict[int, str]) -> None:
 
 
 def _source_sections(run: Run, sessions: list[dict[str, Any]]) -> dict[str, Any]:
-    """The images that the run was made from; sessions tell which were left out."""
+    """The images that the run was made from; notes beside the sessions tell which were left out."""
     dataset = run.dataset
     skipped = {one["image"]: one for session in sessions for one in session.get("skipped", [])}
     return {

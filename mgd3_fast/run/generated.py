@@ -5,9 +5,9 @@ Shape letters: B images of a batch, C channels, h w latent size.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -22,7 +22,8 @@ from mgd3_fast.generators import SamplingDefaults
 from mgd3_fast.modes.recovery import RecoveryCount
 from mgd3_fast.run.decoding import DecodeQueue
 from mgd3_fast.run.mode_finder import ModeFinder
-from mgd3_fast.run.run import Run
+from mgd3_fast.run.run import Maker, Run
+from mgd3_fast.run.units import Made
 from mgd3_fast.writers import MODES, PngWriter
 
 if TYPE_CHECKING:
@@ -42,7 +43,6 @@ class GeneratedImages(ModeFinder, Run):
         cache: Which steps leave the network's blocks out, or None.
         sampler: Makes latents, in batches of `sampler.batch_shape` rows.
         sampler_like: Makes another one of the same network and steps; guidance, batches and backend are free.
-        recovery: Counts the images of this call that end at their modes.
     """
 
     config: DistillConfig
@@ -52,7 +52,6 @@ class GeneratedImages(ModeFinder, Run):
     cache: FeatureCache | None
     sampler: GuidedSampler
     sampler_like: Callable[..., GuidedSampler]
-    recovery: RecoveryCount = field(default_factory=RecoveryCount)
 
     kept: ClassVar[str] = "finished latents and modes"
     takes_other_formats: ClassVar[bool] = True
@@ -95,8 +94,26 @@ class GeneratedImages(ModeFinder, Run):
             "batch_size": self.sampler.batch_shape,
         }
 
-    def make_images(self, images: Sequence[int], modes: ModeSet) -> list[dict[str, str]]:
-        """Sample some images batch after batch; each batch is decoded and written while the next is sampled.
+    def blocks(self, images: Sequence[int]) -> Iterator[tuple[int, ...]]:
+        """Divide images into the sampler's batches; see `Run`."""
+        B = self.sampler.batch_shape
+        return (tuple(images[start : start + B]) for start in range(0, len(images), B))
+
+    def bar_of(self, images: Sequence[int]) -> dict[str, Any]:
+        """Arguments of the bar; see `Run`."""
+        block = len(self.layout.block(*self.config.shard_of()))
+        return {
+            "name": "sample",
+            "total": block,
+            "unit": "img",
+            "initial": block - len(images),
+            "batch": self.sampler.batch_shape,
+            "first_apart": bool(self.sampler.preparation),
+        }
+
+    @contextmanager
+    def making(self) -> Iterator[Maker]:
+        """Sample batches; each is decoded and written while the next one is sampled.
 
         Image (class, k) is pulled to mode k of its class and its noise has a seed of its own, so a file does
         not depend on which others are made in this call or share its batch. On a GPU decoding and writing
@@ -104,43 +121,44 @@ class GeneratedImages(ModeFinder, Run):
 
         Images that cannot be read are left out by `encode`.
         """
-        block, B = self.layout.block(*self.config.shard_of()), self.sampler.batch_shape
-        preparation, progress, timings = self.sampler.preparation, self.progress, self.timings
-        with (
-            progress.stage(
-                "sample",
-                total=len(block),
-                unit="img",
-                initial=len(block) - len(images),
-                batch=B,
-                first_apart=bool(preparation),
-            ) as bar,
-            PngWriter(
-                self.folder.out, self.folder.temporary, self.folder.record, image_size=self.config.image_size
-            ) as writer,
-        ):
+        folder, progress, timings, preparation = (
+            self.folder,
+            self.progress,
+            self.timings,
+            self.sampler.preparation,
+        )
+        with PngWriter(
+            folder.out, folder.temporary, folder.record, image_size=self.config.image_size
+        ) as writer:
             with progress.activity("loading the autoencoder"):
                 dtype = autoencoder_dtype(self.sources.precision)
                 autoencoder = self.sources.generator.autoencoder.to(self.sources.device, dtype)
-            first = progress.activity(f"first batch: {preparation}") if preparation else nullcontext()
-            with DecodeQueue(autoencoder, writer, self.sources.device, bar.advance) as decoding:
-                for start in range(0, len(images), B):
-                    batch = images[start : start + B]
-                    with timings.measure("sample"), first if start == 0 else nullcontext():
-                        latents = self.sampler.sample(*self.inputs(batch, modes))  # [B, C, h, w]
-                    self._count_recovered(batch, latents, modes)
-                    decoding.put([(image, self.layout.file(image)) for image in batch], latents)
-            for stage, seconds in decoding.seconds.items():
-                timings.add(stage, seconds)
-            with timings.measure("write"):
-                writer.close()
-        return []
+            firsts = [progress.activity(f"first batch: {preparation}")] if preparation else []
+            with DecodeQueue(autoencoder, writer, self.sources.device) as decoding:
 
-    def _count_recovered(self, images: Sequence[int], latents: Tensor, modes: ModeSet) -> None:
+                def make(images: Sequence[int], modes: ModeSet) -> Callable[[], Made]:
+                    with timings.measure("sample"), firsts.pop() if firsts else nullcontext():
+                        latents = self.sampler.sample(*self.inputs(images, modes))  # [B, C, h, w]
+                    made = Made(recovery=self._recovered(images, latents, modes))
+                    written = decoding.put([(image, self.layout.file(image)) for image in images], latents)
+
+                    def wait() -> Made:
+                        for stage, seconds in written().items():
+                            timings.add(stage, seconds)
+                        return made
+
+                    return wait
+
+                yield make
+
+    def _recovered(self, images: Sequence[int], latents: Tensor, modes: ModeSet) -> RecoveryCount:
+        """Count which of some latents `[B, C, h, w]` ended at their modes."""
+        count = RecoveryCount()
         rows = {name: row for row, name in enumerate(modes.class_names)}
         for image, latent in zip(images, latents, strict=True):
             class_index, mode = self.layout.place(image)
-            self.recovery.add(latent, modes.modes[rows[self.layout.class_names[class_index]]], mode)
+            count.add(latent, modes.modes[rows[self.layout.class_names[class_index]]], mode)
+        return count
 
     def inputs(self, images: Sequence[int], modes: ModeSet) -> tuple[Tensor, Tensor, Tensor]:
         """Gather what the sampler makes some images from.

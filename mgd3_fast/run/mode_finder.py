@@ -26,6 +26,7 @@ from mgd3_fast.writers import MODES, WORK
 if TYPE_CHECKING:
     from mgd3_fast.config import DiscoverConfig
     from mgd3_fast.datasets import Dataset
+    from mgd3_fast.latents import Share
     from mgd3_fast.progress import Progress
 
 MODES_SUFFIX = ".safetensors"
@@ -59,22 +60,48 @@ class ModeFinder:
     takes_other_formats: ClassVar[bool] = False
     """Whether given modes may have been found in latents of another number format."""
 
-    def encode(self, classes: Sequence[int]) -> list[dict[str, str]]:
-        """Encode what the modes of some classes still lack, and return which images are left out; see `Run`.
+    def subset(self, classes: Sequence[int]) -> Dataset:
+        """The dataset of some classes."""
+        dataset = self.sources.dataset
+        return dataset.subset([dataset.classes[place].label for place in classes])
+
+    def lacking(self, classes: Sequence[int]) -> list[int]:
+        """Tell which of some classes have no modes yet; see `Run`.
 
         Raises:
-            UserError: If given modes are of something else, an image is damaged, or the disk has no room.
+            UserError: If given modes are of something else.
         """
-        lacking = None if self.given else self._without_modes(self._subset(classes))
-        return [] if lacking is None else self._encode(lacking)
+        if not classes or self.given is not None:
+            return []
+        found = self.sources
+        labels = set(classes_without_modes(self.subset(classes), found.store, self.discovery, self._work))
+        return [place for place in classes if found.dataset.classes[place].label in labels]
 
-    def find_modes(self, classes: Sequence[int]) -> ModeSet:
+    def encode(self, classes: Sequence[int], share: Share | None = None) -> list[dict[str, str]]:
+        """Encode some classes, or a share of their source, and return which images are left out; see `Run`.
+
+        Raises:
+            UserError: If an image is damaged, or the disk has no room.
+        """
+        if not classes:
+            return []
+        with self.timings.measure("encode"):
+            report = self.sources.encode(
+                self.subset(classes), self.config.on_bad_image, self.progress, share=share
+            )
+        if report.counts:  # a share may hold no whole class
+            check_ipc(report.counts, self.config.ipc)
+        return left_out(report.bad_images)
+
+    def find_modes(self, classes: Sequence[int], *, tell: bool = True) -> ModeSet:
         """Load, take up or find the modes of at least some classes; see `Run`.
 
         Raises:
-            UserError: As `encode`.
+            UserError: As `lacking` and `encode`.
         """
         modes = self.given or self._found(classes)
+        if not tell:
+            return modes
         repeating = [f"{name} has {count} of {modes.ipc}" for name, count in modes.repeating().items()]
         if repeating:
             self.progress.note(
@@ -129,19 +156,19 @@ class ModeFinder:
 
     def _found(self, classes: Sequence[int]) -> ModeSet:
         """Modes of some classes, kept or found in the latents, which are encoded where they are missing."""
-        dataset, wanted = self._subset(classes), self.discovery
+        wanted = self.discovery
         if self.foreign_key is not None:
             raise UserError(
                 f"the modes that {self.config.out} was made from are gone, and found again they would be"
                 " others: name their file with --modes"
             )
-        lacking = self._without_modes(dataset)
-        if lacking is not None:
-            self._encode(lacking)
+        lacking = self.lacking(classes)
+        if lacking:
+            self.encode(lacking)
             self.progress.note(f"discover: {wanted.method}, K-means runner {wanted.runner} ({wanted.reason})")
         with self.timings.measure("discover"):
             return discover_modes(
-                dataset,
+                self.subset(classes),
                 self.sources.store,
                 self.sources.generator.latent_shape,
                 wanted,
@@ -149,25 +176,10 @@ class ModeFinder:
                 self.progress,
             )
 
-    def _encode(self, lacking: Dataset) -> list[dict[str, str]]:
-        with self.timings.measure("encode"):
-            report = self.sources.encode(lacking, self.config.on_bad_image, self.progress)
-        check_ipc(report.counts, self.config.ipc)
-        return left_out(report.bad_images)
-
     @property
     def _work(self) -> Path:
         """Keeps the modes of single classes for later calls and other shards."""
         return modes_file(self.config)[1] / "modes"
-
-    def _subset(self, classes: Sequence[int]) -> Dataset:
-        dataset = self.sources.dataset
-        return dataset.subset([dataset.classes[index].label for index in classes])
-
-    def _without_modes(self, dataset: Dataset) -> Dataset | None:
-        """The classes whose modes are not kept, if any."""
-        labels = classes_without_modes(dataset, self.sources.store, self.discovery, self._work)
-        return dataset.subset(labels) if labels else None
 
 
 def modes_file(config: DiscoverConfig) -> tuple[Path, Path]:

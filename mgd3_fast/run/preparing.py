@@ -23,16 +23,22 @@ from mgd3_fast.run.trace import requested_trace
 from mgd3_fast.storage.cache import cache_dir_or_default
 
 
-def prepare(config: DistillConfig, progress: Progress) -> Run:
+def prepare(config: DistillConfig, progress: Progress, worker: int = 1) -> Run:
     """Open dataset and generator of a run, and decide and check that it can be done.
+
+    Args:
+        config: What was asked for.
+        progress: Receives bars and notes.
+        worker: Number of this process among the workers of the run's shard.
 
     Raises:
         UserError: If something named does not exist, does not fit, or cannot be done on this machine.
     """
-    return (open_real_images if config.method in REAL_METHODS else _open_generated)(config, progress)
+    opened = open_real_images if config.method in REAL_METHODS else _open_generated
+    return opened(config, progress, worker)
 
 
-def _open_generated(config: DistillConfig, progress: Progress) -> GeneratedImages:
+def _open_generated(config: DistillConfig, progress: Progress, worker: int) -> GeneratedImages:
     """Open dataset and generator, decide everything and check that it can be done; nothing is written.
 
     Raises:
@@ -68,6 +74,7 @@ def _open_generated(config: DistillConfig, progress: Progress) -> GeneratedImage
         layout=layout,
         progress=progress,
         timings=timings,
+        worker=worker,
         sources=sources,
         discovery=choose_discovery(config, sources.device, header),
         header=header,

@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from mgd3_fast.config import DistillConfig
 from mgd3_fast.config.distill import REAL_METHODS
@@ -31,11 +33,13 @@ from mgd3_fast.datasets.sides import sensible_side
 from mgd3_fast.errors import UserError
 from mgd3_fast.generators import Generator, load_generator
 from mgd3_fast.modes import HerdingDiscovery, ModeDiscovery, method_named
-from mgd3_fast.run.run import Run, Timings, layout_for, left_out
+from mgd3_fast.run.run import Maker, Run, Timings, layout_for, left_out
 from mgd3_fast.run.sources import note_skipped, open_training_images
+from mgd3_fast.run.units import Made
 from mgd3_fast.writers import PngWriter
 
 if TYPE_CHECKING:
+    from mgd3_fast.latents import Share
     from mgd3_fast.progress import Progress
 
 FEATURE_SIDE = 32
@@ -82,35 +86,59 @@ class RealImages(Run):
             "features": "none" if self.config.method == "random" else f"pixels at {FEATURE_SIDE}",
         }
 
-    def encode(self, classes: Sequence[int]) -> list[dict[str, str]]:
-        """Do nothing: images are compared by their pixels."""
+    def lacking(self, classes: Sequence[int]) -> list[int]:
+        """Tell that nothing is to be encoded: images are compared by their pixels."""
         return []
 
-    def find_modes(self, classes: Sequence[int]) -> Dataset:
+    def encode(self, classes: Sequence[int], share: Share | None = None) -> list[dict[str, str]]:
+        """Do nothing; see `lacking`."""
+        return []
+
+    def find_modes(self, classes: Sequence[int], *, tell: bool = True) -> Dataset:
         """Give all classes: their images are chosen when they are first asked for."""
         return self.dataset
 
-    def make_images(self, images: Sequence[int], modes: Dataset) -> list[dict[str, str]]:
-        """Choose the images of each class, and write those that are to be written; see `Run`."""
-        folder, layout = self.folder, self.layout
-        with (
-            self.progress.stage("choose", total=len(images), unit="img") as bar,
-            PngWriter(folder.out, folder.temporary, folder.record) as writer,
-        ):
-            for class_index, group in groupby(images, lambda image: layout.place(image)[0]):
-                of_class = list(group)
-                with self.timings.measure("choose"):
+    def blocks(self, images: Sequence[int]) -> Iterator[tuple[int, ...]]:
+        """Divide images by their classes; see `Run`."""
+        for _, of_class in groupby(images, lambda image: self.layout.place(image)[0]):
+            yield tuple(of_class)
+
+    def bar_of(self, images: Sequence[int]) -> dict[str, Any]:
+        """Arguments of the bar; see `Run`."""
+        return {"name": "choose", "total": len(images), "unit": "img"}
+
+    @contextmanager
+    def making(self) -> Iterator[Maker]:
+        """Choose the images of a class, and write those that are to be written; see `Run`."""
+        folder, layout, timings = self.folder, self.layout, self.timings
+        with PngWriter(folder.out, folder.temporary, folder.record) as writer:
+
+            def make(images: Sequence[int], modes: Dataset) -> Callable[[], Made]:
+                class_index, known = layout.place(images[0])[0], len(self.bad_images)
+                with timings.measure("choose"):
                     chosen = self._chosen(class_index)
-                with self.timings.measure("write"):
-                    for image in of_class:
-                        source = chosen.indices[layout.place(image)[1]]
-                        pixels = self.dataset.square(class_index, source, self.resolution)
-                        writer.put(image, layout.file(image), np.asarray(pixels))
-                bar.advance(len(of_class))
-            with self.timings.measure("write"):
-                writer.close()
-        note_skipped(self.bad_images, self.progress)
-        return left_out(self.bad_images)
+                found = self.bad_images[known:]
+                note_skipped(found, self.progress)
+                with timings.measure("write"):
+                    written = [
+                        writer.put(image, layout.file(image), self._pixels(chosen, image)) for image in images
+                    ]
+
+                def wait() -> Made:
+                    with timings.measure("write"):
+                        for one in written:
+                            one.result()
+                        writer.check()
+                    return Made(skipped=left_out(found))
+
+                return wait
+
+            yield make
+
+    def _pixels(self, chosen: Selection, image: int) -> NDArray[np.uint8]:
+        """The square `[H, W, 3]` of the real image that an image is."""
+        class_index, place = self.layout.place(image)
+        return np.asarray(self.dataset.square(class_index, chosen.indices[place], self.resolution))
 
     def save_modes(self, modes: Dataset) -> tuple[str, ...]:
         """Write nothing: the manifest names the chosen images."""
@@ -160,7 +188,7 @@ class RealImages(Run):
         return chosen
 
 
-def open_real_images(config: DistillConfig, progress: Progress) -> RealImages:
+def open_real_images(config: DistillConfig, progress: Progress, worker: int) -> RealImages:
     """Open the dataset and check that the images can be chosen; nothing is written.
 
     Raises:
@@ -182,6 +210,7 @@ def open_real_images(config: DistillConfig, progress: Progress) -> RealImages:
         layout=layout,
         progress=progress,
         timings=timings,
+        worker=worker,
         resolution=resolution,
     )
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -13,11 +13,13 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from mgd3_fast.formats.converting import check_format
 from mgd3_fast.modes import check_ipc
+from mgd3_fast.run.units import Made
 from mgd3_fast.writers import Layout, RunFolder, layout_of
 
 if TYPE_CHECKING:
     from mgd3_fast.config import DistillConfig
     from mgd3_fast.datasets import BadImage, Dataset
+    from mgd3_fast.latents import Share
     from mgd3_fast.progress import Progress
 
 
@@ -26,6 +28,7 @@ class Timings:
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
+        self._told: dict[str, float] = {}
         self._started = time.perf_counter()
 
     @contextmanager
@@ -41,18 +44,26 @@ class Timings:
         """Add seconds to a stage."""
         self.seconds[stage] = self.seconds.get(stage, 0.0) + seconds
 
+    def taken(self) -> dict[str, float]:
+        """Seconds by stage since this was last asked for."""
+        told, self._told = self._told, dict(self.seconds)
+        return {stage: seconds - told.get(stage, 0.0) for stage, seconds in self._told.items()}
+
     def rounded(self) -> dict[str, float]:
         """Seconds by stage, to the millisecond, and the total since the start."""
         stages = {stage: round(seconds, 3) for stage, seconds in self.seconds.items()}
         return {**stages, "total": round(time.perf_counter() - self._started, 3)}
 
 
+Maker = Callable[[Sequence[int], Any], Callable[[], Made]]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Run(ABC):
     """A run with every choice made.
 
-    `encode`, `find_modes` and `make_images` are its units of work, given places of classes in the run, or
-    ascending numbers of images. Each can be done twice, by any process: what is there already is taken up,
+    `encode`, `find_modes` and what `making` yields do its units of work, given places of classes in the run,
+    or ascending numbers of images. Each can be done twice, by any process: what is there already is taken up,
     and what comes out is the same.
 
     Args:
@@ -61,6 +72,7 @@ class Run(ABC):
         layout: The image list.
         progress: Receives bars and notes.
         timings: Receives the seconds of each stage.
+        worker: Number of this process among the workers of its shard.
     """
 
     config: DistillConfig
@@ -68,14 +80,16 @@ class Run(ABC):
     layout: Layout
     progress: Progress
     timings: Timings = field(default_factory=Timings)
+    worker: int = 1
 
     kept: ClassVar[str]
     """What an interrupted run keeps besides images."""
 
     @cached_property
     def folder(self) -> RunFolder:
-        """The output folder, as this shard of the run holds it."""
-        return RunFolder(Path(self.config.out), self.settings(), self.layout, *self.config.shard_of())
+        """The output folder, as this worker of the run holds it."""
+        shard = self.config.shard_of()
+        return RunFolder(Path(self.config.out), self.settings(), self.layout, *shard, worker=self.worker)
 
     def settings(self) -> dict[str, Any]:
         """Name what decides the images; runs into one output folder must agree on all of it."""
@@ -97,20 +111,43 @@ class Run(ABC):
     def device(self) -> str:
         """Name of the device that makes the images."""
 
+    def subset(self, classes: Sequence[int]) -> Dataset:
+        """The dataset of some classes."""
+        return self.dataset.subset([self.dataset.classes[place].label for place in classes])
+
     @abstractmethod
-    def encode(self, classes: Sequence[int]) -> list[dict[str, str]]:
-        """Bring what the modes of some classes need into the cache, and return which images are left out.
+    def lacking(self, classes: Sequence[int]) -> list[int]:
+        """Tell which of some classes have no modes yet, and so are to be encoded."""
+
+    @abstractmethod
+    def encode(self, classes: Sequence[int], share: Share | None = None) -> list[dict[str, str]]:
+        """Bring some classes, or a share of their source, into the cache; return which images are left out.
 
         The output folder is not touched: a bad image is found before anything is written there.
         """
 
     @abstractmethod
-    def find_modes(self, classes: Sequence[int]) -> Any:
-        """Load, take up or find what stands for some classes, of which it has the `class_names`."""
+    def find_modes(self, classes: Sequence[int], *, tell: bool = True) -> Any:
+        """Load, take up or find what stands for some classes, of which it has the `class_names`.
+
+        What is odd about it is told, or not.
+        """
 
     @abstractmethod
-    def make_images(self, images: Sequence[int], modes: Any) -> list[dict[str, str]]:
-        """Make and write some images from modes of their classes; return which sources were left out."""
+    def blocks(self, images: Sequence[int]) -> Iterator[tuple[int, ...]]:
+        """Divide images into those that are best made together."""
+
+    @abstractmethod
+    def bar_of(self, images: Sequence[int]) -> dict[str, Any]:
+        """Arguments of `Progress.stage` for the bar of some images, which are left of this shard's."""
+
+    @abstractmethod
+    def making(self) -> AbstractContextManager[Maker]:
+        """Open what images are made with: it begins to make some from modes of their classes.
+
+        Any number of blocks can be made, one after the other. What it returns waits until all images of the
+        block are written.
+        """
 
     @abstractmethod
     def save_modes(self, modes: Any) -> tuple[str, ...]:

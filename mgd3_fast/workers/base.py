@@ -49,8 +49,12 @@ class Workers(ABC):
     """
 
     @abstractmethod
-    def do(self, units: Iterable[Any]) -> Iterator[tuple[Any, Any]]:
+    def do(self, units: Iterable[Any], *, joined: tuple[str, int] | None = None) -> Iterator[tuple[Any, Any]]:
         """Do some units, on as many workers as there are and as have something to do.
+
+        Args:
+            units: What to do.
+            joined: A name, and a total: the bars of this name that several workers open are shown as one.
 
         Yields:
             A unit and its result, as they are finished.
@@ -83,7 +87,7 @@ class ThisProcess(Workers):
         self._setup, self._place, self._held = setup, place, ExitStack()
         self._begin: Begin | None = None
 
-    def do(self, units: Iterable[Any]) -> Iterator[tuple[Any, Any]]:
+    def do(self, units: Iterable[Any], *, joined: tuple[str, int] | None = None) -> Iterator[tuple[Any, Any]]:
         """Do the units in order; see `Workers.do`."""
         if self._begin is None:
             self._begin = self._held.enter_context(self._setup(self._place))

@@ -16,7 +16,7 @@ import tempfile
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from types import TracebackType
@@ -33,6 +33,7 @@ TRIES = 3
 CLOSING_S = 2.0
 """Seconds that workers have to end in order."""
 _LAST_WORDS_BYTES = 2000
+_COMMAND = (sys.executable, "-X", "faulthandler", "-m", "mgd3_fast.workers")
 
 
 @dataclass
@@ -54,6 +55,7 @@ class LocalWorkers(Workers):
 
     def __init__(self, setup: Setup, devices: Sequence[str], progress: Progress) -> None:
         self._setup, self._devices, self._progress = setup, devices, progress
+        self._hearing = Hearing(progress)
         self._workers: dict[int, _Worker] = {}
 
     @property
@@ -61,9 +63,12 @@ class LocalWorkers(Workers):
         """Workers that there may be at the same time."""
         return len(self._devices)
 
-    def do(self, units: Iterable[Any]) -> Iterator[tuple[Any, Any]]:
+    def do(self, units: Iterable[Any], *, joined: tuple[str, int] | None = None) -> Iterator[tuple[Any, Any]]:
         """Do the units; see `Workers.do`."""
-        left = deque(_Unit(unit) for unit in units)
+        with self._hearing.joined(*joined) if joined else nullcontext():
+            yield from self._do(deque(_Unit(unit) for unit in units))
+
+    def _do(self, left: deque[_Unit]) -> Iterator[tuple[Any, Any]]:
         while left or any(worker.doing for worker in self._workers.values()):
             self._hand_out(left)
             by_connection = {worker.connection: worker for worker in self._workers.values()}
@@ -80,7 +85,7 @@ class LocalWorkers(Workers):
                     case Failed(error):
                         raise error
                     case told:
-                        worker.hearing.hear(told)
+                        self._hearing.hear(worker.number, told)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -96,7 +101,7 @@ class LocalWorkers(Workers):
         for number, device in enumerate(self._devices, 1):
             if left and number not in self._workers:
                 task = Task(self._setup, number, device, self._progress.quiet)
-                self._workers[number] = _Worker.start(task, self.count, self._progress)
+                self._workers[number] = _Worker.start(task, self.count)
             if left and not self._workers[number].doing:
                 self._workers[number].send(left.popleft())
         for worker in self._workers.values():
@@ -109,7 +114,7 @@ class LocalWorkers(Workers):
         """Forget a worker that is dead, and return what it leaves undone."""
         how, said = worker.end(time.monotonic() + CLOSING_S), worker.last_words()
         del self._workers[worker.number]
-        worker.hearing.take_back()
+        self._hearing.forget(worker.number)
         for one in worker.doing:
             one.deaths += 1
             if one.deaths == TRIES:
@@ -131,17 +136,16 @@ class _Worker:
     process: subprocess.Popen[bytes]
     connection: Connection
     said: Any
-    hearing: Hearing
     doing: deque[_Unit] = field(default_factory=deque)
 
     @classmethod
-    def start(cls, task: Task, workers: int, progress: Progress) -> _Worker:
+    def start(cls, task: Task, workers: int) -> _Worker:
         """Start a process, which begins to set itself up."""
         ours, theirs = socket.socketpair()
         said = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the worker
         with theirs:
             process = subprocess.Popen(
-                [sys.executable, "-X", "faulthandler", "-m", "mgd3_fast.workers", str(theirs.fileno())],
+                [*_COMMAND, str(theirs.fileno()), str(os.getpid())],
                 stdin=subprocess.DEVNULL,
                 stdout=said,
                 stderr=said,
@@ -149,7 +153,7 @@ class _Worker:
                 env=_environment(workers),
                 start_new_session=True,  # Ctrl-C is for the driver, whose end is theirs
             )
-        worker = cls(task.number, task.device, process, Connection(ours.detach()), said, Hearing(progress))
+        worker = cls(task.number, task.device, process, Connection(ours.detach()), said)
         worker.connection.send(task)
         return worker
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import pickle
-import queue
+import signal
+import sys
 import threading
 import traceback
 from collections import deque
@@ -17,9 +19,7 @@ from mgd3_fast.errors import UserError, is_users_mistake
 from mgd3_fast.workers.base import Place, Setup, WorkerError
 from mgd3_fast.workers.telling import Telling, Told
 
-ORPHANED = 3
-"""Exit status of a worker that was at work when its driver was gone."""
-_ORDERLY_S = 0.5
+_PR_SET_PDEATHSIG = 1
 
 
 class Task(NamedTuple):
@@ -44,56 +44,48 @@ class Failed(NamedTuple):
 
 
 class Server:
-    """One worker's end of its connection.
-
-    A thread reads it at all times: its end is that of whoever asked, however that ended, and then a worker
-    ends as well, in the middle of a unit if it has one.
-    """
+    """A worker's end of its connection: set up, then unit after unit, until the other end is closed."""
 
     def __init__(self, connection: Connection) -> None:
-        self._connection = connection
-        self._inbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        self._sending = threading.Lock()
-        self._over = threading.Event()
-        threading.Thread(target=self._read, name="units", daemon=True).start()
+        self._connection, self._sending = connection, threading.Lock()
 
     def run(self) -> None:
-        """Set up, then do unit after unit."""
-        task = self._inbox.get()
+        """Serve; an error is told, if anybody is there to hear it."""
         try:
-            if task is not None:
-                self._serve(task)
+            self._serve(self._connection.recv())
         except Exception as error:
-            self._send(Failed(_sendable(error)))
-        finally:
-            self._over.set()
+            with suppress(ConnectionError):
+                self._send(Failed(_sendable(error)))
 
     def _serve(self, task: Task) -> None:
         place = Place(task.number, task.device, Telling(self._send, quiet=task.quiet), alone=False)
         begun: deque[Callable[[], Any]] = deque()
         with task.setup(place) as begin:
             while True:
-                if begun and self._inbox.empty():
+                if begun and not self._connection.poll():
                     self._send(Finished(begun.popleft()()))
                     continue
-                message = self._inbox.get()
-                if message is None:
+                try:
+                    (unit,) = self._connection.recv()
+                except EOFError:
                     return
-                begun.append(begin(message[0]))
+                begun.append(begin(unit))
                 if len(begun) > 1:
                     self._send(Finished(begun.popleft()()))
 
-    def _read(self) -> None:
-        with suppress(EOFError, OSError):
-            while True:
-                self._inbox.put(self._connection.recv())
-        self._inbox.put(None)
-        if not self._over.wait(_ORDERLY_S):
-            os._exit(ORPHANED)
-
     def _send(self, message: Finished | Failed | Told) -> None:
-        with self._sending, suppress(BrokenPipeError, ConnectionResetError):
+        with self._sending:
             self._connection.send(message)
+
+
+def end_with(parent: int) -> None:
+    """Have the system kill this process when the thread ends that started it, whatever it is doing then.
+
+    A thread that waits for that would come too late: a library that is being loaded lets no other thread run.
+    """
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        sys.exit("whoever started this worker is gone")
 
 
 def _sendable(error: Exception) -> Exception:

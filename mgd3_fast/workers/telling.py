@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from mgd3_fast.progress import Bar, Progress
@@ -62,32 +63,67 @@ class _ToldBar(Bar):
 
 
 class Hearing:
-    """Shows what one worker tells; a note that another one has told is not told again."""
+    """Shows what some workers tell; a note that one of them has told is not told again.
+
+    Bars that have the name given to `joined` are one bar.
+    """
 
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
-        self._open: dict[str, tuple[ExitStack, Bar]] = {}
-        self._counted: dict[str, int] = {}
+        self._bars: dict[tuple[int, str], _Open] = {}
+        self._joined: tuple[str, int] | None = None
+        self._one: Bar | None = None
+        self._held = ExitStack()
 
-    def hear(self, told: Told) -> None:
-        """Show one thing."""
+    @contextmanager
+    def joined(self, name: str, total: int) -> Iterator[None]:
+        """Make one bar of `total` units of all that workers open by this name, open until the block ends."""
+        self._joined, self._one = (name, total), None
+        try:
+            with self._held:
+                yield
+        finally:
+            self._joined = None
+
+    def hear(self, worker: int, told: Told) -> None:
+        """Show one thing that a worker tells."""
+        key = worker, told.name
         match told:
             case Told("note", line):
                 if self._progress.is_first(line):
                     self._progress.note(line)
             case Told("open", name, arguments):
-                held = ExitStack()
-                self._open[name] = held, held.enter_context(self._progress.stage(name, **arguments))
-                self._counted[name] = arguments.get("initial", 0)
-            case Told("close", name):
-                self._open.pop(name)[0].close()
-            case Told(what, name, count):
-                getattr(self._open[name][1], what)(count)
-                self._counted[name] += count
+                self._bars[key] = self._opened(name, arguments)
+            case Told("close"):
+                self._bars.pop(key).held.close()
+            case Told(what, _, count):
+                getattr(self._bars[key].bar, what)(count)
+                self._bars[key].counted += count
 
-    def take_back(self) -> None:
-        """The worker is gone: what it counted of unfinished bars will be counted again."""
-        for name, (held, bar) in self._open.items():
-            bar.skip(-self._counted[name])
-            held.close()
-        self._open.clear()
+    def forget(self, worker: int) -> None:
+        """Close the bars of a worker that is gone; what it counted in them will be counted again."""
+        for key in [key for key in self._bars if key[0] == worker]:
+            lost = self._bars.pop(key)
+            lost.bar.skip(-lost.counted)
+            lost.held.close()
+
+    def _opened(self, name: str, arguments: dict[str, Any]) -> _Open:
+        done = arguments.get("initial", 0)
+        if self._joined is None or name != self._joined[0]:
+            held = ExitStack()
+            return _Open(held.enter_context(self._progress.stage(name, **arguments)), held, done)
+        if self._one is None:
+            arguments = {**arguments, "total": self._joined[1]}
+            self._one = self._held.enter_context(self._progress.stage(name, **arguments))
+        else:
+            self._one.skip(done)
+        return _Open(self._one, ExitStack(), done)
+
+
+@dataclass
+class _Open:
+    """A bar that is shown, what closes it, and what its worker has counted in it."""
+
+    bar: Bar
+    held: ExitStack
+    counted: int

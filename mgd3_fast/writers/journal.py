@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -40,6 +41,10 @@ class Journal(AbstractContextManager["Journal"]):
         """Add one record and hand it to the operating system."""
         self._file.write(json.dumps(record).encode() + b"\n")
         self._file.flush()
+
+    def sync(self) -> None:
+        """Bring all records to the disk: on a shared file system other machines see them then."""
+        os.fsync(self._file.fileno())
 
     def close(self) -> None:
         """Close the file, which also makes it visible to other machines, and release the lock."""

@@ -6,7 +6,7 @@ import hashlib
 import io
 import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
@@ -36,8 +36,11 @@ class WorkQueue:
         self._free = threading.BoundedSemaphore(most)
         self._error: BaseException | None = None
 
-    def add(self, work: Callable[..., object], *arguments: Any) -> None:
+    def add(self, work: Callable[..., object], *arguments: Any) -> Future[None]:
         """Queue a piece of work.
+
+        Returns:
+            What is over once it is done, or passed over; never with an error, which `check` raises.
 
         Raises:
             BaseException: Whatever an earlier piece raised.
@@ -46,7 +49,12 @@ class WorkQueue:
         if self._error is not None:
             self._free.release()
             raise self._error
-        self._pool.submit(self._do, work, arguments)
+        return self._pool.submit(self._do, work, arguments)
+
+    def check(self) -> None:
+        """Raise whatever a piece of work raised."""
+        if self._error is not None:
+            raise self._error
 
     def close(self) -> None:
         """Wait until everything is done.
@@ -55,8 +63,7 @@ class WorkQueue:
             BaseException: Whatever a piece raised.
         """
         self._pool.shutdown(wait=True)
-        if self._error is not None:
-            raise self._error
+        self.check()
 
     def __enter__(self: Self) -> Self:
         return self
@@ -102,8 +109,8 @@ class PngWriter(WorkQueue):
         self._image_size = image_size
         self._reporting = threading.Lock()
 
-    def put(self, image: int, file: str, pixels: np.ndarray) -> None:
-        """Queue one image.
+    def put(self, image: int, file: str, pixels: np.ndarray) -> Future[None]:
+        """Queue one image; see `add`.
 
         Args:
             image: Image number, handed to `done`.
@@ -113,7 +120,7 @@ class PngWriter(WorkQueue):
         Raises:
             OSError: If an earlier image could not be written.
         """
-        self.add(self._write, image, file, pixels)
+        return self.add(self._write, image, file, pixels)
 
     def _write(self, image: int, file: str, pixels: np.ndarray) -> None:
         if self._image_size is not None:

@@ -11,7 +11,7 @@ import fcntl
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -50,7 +50,7 @@ def check_ours(out: Path) -> None:
 
 
 class RunFolder:
-    """One shard's hold on the output folder.
+    """The hold that a worker of a shard has on the output folder.
 
     Args:
         out: Output folder.
@@ -58,12 +58,22 @@ class RunFolder:
         layout: The image list.
         part: Number of this shard, from 1.
         parts: Number of shards.
+        worker: Number of this worker of the shard, from 1.
     """
 
-    def __init__(self, out: Path, settings: dict[str, Any], layout: Layout, part: int, parts: int) -> None:
+    def __init__(
+        self,
+        out: Path,
+        settings: dict[str, Any],
+        layout: Layout,
+        part: int = 1,
+        parts: int = 1,
+        *,
+        worker: int = 1,
+    ) -> None:
         self.out, self.work = out, out / WORK
         self.layout, self._settings = layout, settings
-        self.shard = f"{part}-of-{parts}"
+        self.shard = f"{part}-of-{parts}" + (f"-worker-{worker}" if worker > 1 else "")
         self.temporary = self.work / f"unfinished-{self.shard}"
         self._journal: Journal | None = None
 
@@ -110,9 +120,10 @@ class RunFolder:
         self._journal.append({"image": image, "sha256": sha256})
 
     def record_session(self, session: dict[str, Any]) -> None:
-        """Note what this process runs on and, once done, its times; the last note of a process counts."""
+        """Note what this process runs on and has done so far, on disk: the last note of a process counts."""
         assert self._journal is not None
         self._journal.append({"session": session})
+        self._journal.sync()
 
     def finished(self) -> tuple[dict[int, str], list[dict[str, Any]]]:
         """Read the journals of all shards: sha256 by image number, and the sessions noted so far.
@@ -148,14 +159,14 @@ class RunFolder:
                 bar.advance()
         return kept
 
-    def reopen(self, manifest: dict[str, Any], digests: dict[int, str]) -> None:
+    def reopen(self, sessions: Sequence[dict[str, Any]], digests: dict[int, str]) -> None:
         """Turn a finished run with missing or damaged files back into an unfinished one.
 
         Args:
-            manifest: The finished run's manifest.
+            sessions: Those of the finished run.
             digests: sha256 of the images that are intact.
         """
-        for session in manifest["sessions"]:
+        for session in sessions:
             self.record_session(session)
         for image, sha256 in digests.items():
             self.record(image, sha256)

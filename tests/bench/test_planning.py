@@ -70,14 +70,15 @@ def test_a_seed_decides_the_outcome() -> None:
 
 
 def test_the_units_of_a_run_cover_it() -> None:
-    assert imagenet1k.split(10, 4) == [4, 4, 2]
-    assert imagenet1k.split(8, 4) == [4, 4]
-    encode, discover, sample = imagenet1k.stages({"encode": 1_282, "discover": 300, "sample": 200})
-    assert [len(one.units) for one in (encode, discover, sample)] == [1_000, 4, 250]
-    alone = imagenet1k.SOURCE_IMAGES / rates.ENCODE.value + 1_000 * rates.UNIT_OVERHEAD.value
-    assert sum(unit.seconds for unit in encode.units) == pytest.approx(alone)
-    padded = 250 * (256 / rates.SAMPLE.value + rates.DRAIN.value / 1_000)  # two batches of 128 for 200 images
-    assert sum(unit.seconds for unit in sample.units) == pytest.approx(padded)
+    assert imagenet1k.divided(10, 4) == [2, 3, 2, 3]
+    division = {imagenet1k.PER_WORKER: 16, imagenet1k.BATCHES: 2}
+    for workers, parts in ((1, 1), (8, 128), (512, 1_000)):
+        encode, discover, sample = imagenet1k.stages(division, workers)
+        assert [len(one.units) for one in (encode, discover, sample)] == [parts, parts, 196]  # of 391 batches
+        alone = imagenet1k.SOURCE_IMAGES / rates.ENCODE.value + parts * rates.UNIT_OVERHEAD.value
+        assert sum(unit.seconds for unit in encode.units) == pytest.approx(alone)
+        padded = 391 * 128 / rates.SAMPLE.value + 196 * rates.DRAIN.value / 1_000
+        assert sum(unit.seconds for unit in sample.units) == pytest.approx(padded)
 
 
 def test_the_committed_plan_is_what_the_code_finds() -> None:
@@ -85,14 +86,16 @@ def test_the_committed_plan_is_what_the_code_finds() -> None:
     assert {name: one["value"] for name, one in plan["figures"].items()} == {
         name: one.value for name, one in vars(rates).items() if isinstance(one, rates.Figure)
     }
-    for name, by_size in plan["ratios"].items():
-        least = min(max(row) for row in by_size.values())
-        fit = [int(size) for size, row in by_size.items() if max(row) <= imagenet1k.NEAR * least]
-        assert plan["sizes"][name] == max(fit)
+    for name, over in plan["ratios"].items():
+        assert plan["division"][name] == imagenet1k.least_worst({int(one): row for one, row in over.items()})
     storage = imagenet1k.cluster(64, rates.PARALLEL, rates.HARDWARE)
     row = next(row for row in plan["tables"]["parallel storage, own machines"] if row["workers"] == 64)
-    found = imagenet1k.mean_seconds(plan["sizes"], storage, imagenet1k.SEEDS)
+    found = imagenet1k.mean_seconds(plan["division"], storage, imagenet1k.SEEDS)
     assert row["total"] == pytest.approx(found, abs=1e-3)
+
+
+def test_the_division_is_the_one_whose_worst_is_least() -> None:
+    assert imagenet1k.least_worst({1: [1.0, 1.5], 2: [1.1, 1.2], 4: [1.25, 1.0], 8: [1.2, 1.0]}) == 2
 
 
 def test_the_page_shows_the_committed_plan() -> None:

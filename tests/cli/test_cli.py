@@ -6,17 +6,21 @@ import argparse
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import fields
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from mgd3_fast.cli import COMMANDS, configure, main
+from mgd3_fast.cli import COMMANDS, main
+from mgd3_fast.cli.options import GROUPS, add_options, config_from
 from mgd3_fast.generators.autoencoder import KLAutoencoder
 from mgd3_fast.run import sources
 from mgd3_fast.run.generated import GeneratedImages
@@ -48,6 +52,7 @@ OPTIONS = {
         *ENCODE,
         "--ipc",
         "--out",
+        "--discovery",
         "--method",
         "--kmeans",
         "--seed",
@@ -296,9 +301,9 @@ def words(tiny_generator: Path, pictures: Path) -> Callable[..., list[str]]:
 @pytest.mark.parametrize("command", sorted(OPTIONS))
 def test_options_are_frozen(command: str) -> None:
     parser = argparse.ArgumentParser(add_help=False)
-    configure(command, parser)
+    add_options(parser, import_module(f"mgd3_fast.cli.{command}"))
     declared = [option for action in parser._actions for option in action.option_strings]
-    assert sorted(declared) == sorted(OPTIONS[command])
+    assert sorted(declared) == sorted([*OPTIONS[command], "-h", "--help"])
 
 
 def test_commands_are_frozen() -> None:
@@ -312,7 +317,51 @@ def test_help_shows_each_default_once(capsys: pytest.CaptureFixture[str]) -> Non
     shown = " ".join(capsys.readouterr().out.split())
     for default in ("(default: 1/1)", "(default: imagefolder)", "(default: kmeans)", "half of the steps"):
         assert default in shown
-    assert shown.count("(required)") == 3
+    assert shown.startswith("usage: mgd3-fast distill --dataset NAME|PATH|hf:...|wds:... --ipc N --out PATH")
+    headings = ["required:", "data:", "generator:", "modes:", "sampling:", "machine:", "output:", "examples:"]
+    assert all(heading in shown for heading in headings)
+    assert " options: " not in shown, "an option has no heading"
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_examples_are_right(command: str) -> None:
+    module = import_module(f"mgd3_fast.cli.{command}")
+    for typed in module.EXAMPLES:
+        program, name, *words = shlex.split(typed)
+        assert (program, name) == ("mgd3-fast", command)
+        parser = argparse.ArgumentParser(add_help=False)
+        add_options(parser, module)
+        config_from(parser.parse_args(words), module.CONFIG)
+
+
+def test_headings_name_options_once_and_only_such_as_there_are() -> None:
+    modules = [import_module(f"mgd3_fast.cli.{command}") for command in COMMANDS]
+    declared = {one.name for module in modules for one in fields(module.CONFIG)}
+    for groups in (GROUPS, *(getattr(module, "GROUPS", {}) for module in modules)):
+        named = " ".join(groups.values()).split()
+        assert len(named) == len(set(named))
+        assert set(named) <= declared
+
+
+def test_without_words_the_help_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 0
+    assert capsys.readouterr().out.startswith("usage: mgd3-fast")
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        ("distil", "unknown command 'distil', did you mean distill?"),
+        ("--dataset x", "unknown command '--dataset' (see"),
+        ("distill --t-stopp=4", "unknown option --t-stopp, did you mean --t-stop?"),
+        ("distill --wandb-project x", "unknown option --wandb-project (see mgd3-fast distill --help)"),
+        ("discover --dataset mnist5k --ipc 2 --out x --method kmean", "--discovery must be one of kmeans"),
+        ("distill --dataset mnist5k --ipc 1 --out x --trace-stops 4", "--trace-stops must come with trace"),
+    ],
+)
+def test_mistyped_words(words: str, complaint: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(words.split()) == 2
+    assert complaint in capsys.readouterr().err
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:

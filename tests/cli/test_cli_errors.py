@@ -128,10 +128,10 @@ def ilsvrc_without_wnids(place: Place) -> dict[str, Any]:
 
 CASES: dict[str, tuple[Callable[[Place], dict[str, Any]] | dict[str, Any], str]] = {
     "unknown dataset": ({"dataset": "imagenete"}, "did you mean 'imagenette'?"),
-    "missing dataset folder": (no_folder, "dataset must be one of"),
+    "missing dataset folder": (no_folder, "--dataset must be one of"),
     "missing data dir": (
         {"dataset": "imagenette", "data-dir": "/nowhere"},
-        "data_dir must be an existing folder",
+        "--data-dir must be an existing folder",
     ),
     "no data dir": ({"dataset": "imagenet1k"}, "--data-dir or set IMAGENET_DIR"),
     "data dir without wnids": (ilsvrc_without_wnids, "wnid"),
@@ -139,78 +139,81 @@ CASES: dict[str, tuple[Callable[[Place], dict[str, Any]] | dict[str, Any], str]]
     "empty class": (empty_class, "dog"),
     "corrupt image": (corrupt_image, "bee/3.png"),
     "truncated image": (truncated_image, "bee/3.jpg"),
-    "ipc 0": ({"ipc": 0}, "ipc must be a whole number of at least 1, got 0"),
-    "ipc of a word": ({"ipc": "many"}, "ipc must be a whole number of at least 1, got 'many'"),
-    "ipc above the class": ({"ipc": 8}, "ipc must be at most 7, the number of images of class ant, got 8"),
-    "unknown class": ({"classes": "ant,dog"}, "classes must be class names, indices or ranges, got 'dog'"),
-    "class out of range": ({"classes": "0-9"}, "classes must be indices within 0..2"),
-    "no class chosen": ({"classes": ","}, "classes must choose at least one class"),
-    "negative t_stop": ({"t-stop": -1}, "t_stop must be a whole number of at least 0, got -1"),
-    "t_stop above steps": ({"t-stop": 9, "steps": 8}, "t_stop must be a whole number from 0 to 8, got 9"),
-    "t_stop above default steps": ({"t-stop": 9}, "t_stop must be a whole number from 0 to 4, got 9"),
-    "steps above the schedule": ({"steps": 1001}, "steps must be"),
-    "NaN scale": ({"mode-scale": "nan"}, "mode_scale must be a finite number of at least 0, got nan"),
-    "negative cfg scale": ({"cfg-scale": -1}, "cfg_scale must be a finite number of at least 0, got -1.0"),
-    "eta of ddpm": ({"eta": 0.5}, "eta must be 0 with sampler ddpm"),
-    "negative seed": ({"seed": -1}, "seed must be a whole number from 0 to 4294967295, got -1"),
+    "ipc 0": ({"ipc": 0}, "--ipc must be a whole number of at least 1, got 0"),
+    "ipc of a word": ({"ipc": "many"}, "--ipc must be a whole number of at least 1, got 'many'"),
+    "ipc above the class": ({"ipc": 8}, "--ipc must be at most 7, the number of images of class ant, got 8"),
+    "unknown class": ({"classes": "ant,dog"}, "--classes must be class names, indices or ranges, got 'dog'"),
+    "class out of range": ({"classes": "0-9"}, "--classes must be indices within 0..2"),
+    "no class chosen": ({"classes": ","}, "--classes must choose at least one class"),
+    "negative t_stop": ({"t-stop": -1}, "--t-stop must be a whole number of at least 0, got -1"),
+    "t_stop above steps": ({"t-stop": 9, "steps": 8}, "--t-stop must be a whole number from 0 to 8, got 9"),
+    "t_stop above default steps": ({"t-stop": 9}, "--t-stop must be a whole number from 0 to 4, got 9"),
+    "steps above the schedule": ({"steps": 1001}, "--steps must be"),
+    "NaN scale": ({"mode-scale": "nan"}, "--mode-scale must be a finite number of at least 0, got nan"),
+    "negative cfg scale": ({"cfg-scale": -1}, "--cfg-scale must be a finite number of at least 0, got -1.0"),
+    "eta of ddpm": ({"eta": 0.5}, "--eta must be 0 with sampler ddpm"),
+    "negative seed": ({"seed": -1}, "--seed must be a whole number from 0 to 4294967295, got -1"),
     "batch size of 20 digits": (
         {"batch-size": 10**20},
-        "batch_size must be a whole number from 1 to 2147483647, got 1000",
+        "--batch-size must be a whole number from 1 to 2147483647, got 1000",
     ),
-    "batch size 0": ({"batch-size": 0}, "batch_size must be a whole number of at least 1, got 0"),
-    "stops of no trace": ({"trace-stops": "1"}, "trace_stops must come with trace, got '1' alone"),
+    "batch size 0": ({"batch-size": 0}, "--batch-size must be a whole number of at least 1, got 0"),
+    "stops of no trace": ({"trace-stops": "1"}, "--trace-stops must come with trace, got '1' alone"),
     "unknown sampler": (
         {"sampler": "euler"},
-        "sampler must be one of ddpm, ddim, dpmpp, dpmpp-sde, got 'euler'",
+        "--sampler must be one of ddpm, ddim, dpmpp, dpmpp-sde, got 'euler'",
     ),
-    "unknown discovery": ({"discovery": "magic"}, "discovery must be one of kmeans, kmeans-closest, "),
-    "unknown K-means runner": ({"kmeans": "faiss"}, "kmeans must be one of auto, sklearn, cuml, triton, got"),
+    "unknown discovery": ({"discovery": "magic"}, "--discovery must be one of kmeans, kmeans-closest, "),
+    "unknown K-means runner": (
+        {"kmeans": "faiss"},
+        "--kmeans must be one of auto, sklearn, cuml, triton, got",
+    ),
     "cuML without a GPU": (
         {"kmeans": "cuml", "device": "cpu"},
-        "kmeans must be auto, sklearn or triton on cpu, got 'cuml', which needs CUDA",
+        "--kmeans must be auto, sklearn or triton on cpu, got 'cuml', which needs CUDA",
     ),
     "K-means runner for a method without": (
         {"kmeans": "sklearn", "discovery": "gmm"},
-        "kmeans must be auto with discovery gmm, which has no choice of runner, got 'sklearn'",
+        "--kmeans must be auto with discovery gmm, which has no choice of runner, got 'sklearn'",
     ),
     "unknown backend": (
         {"backend": "warp"},
-        "backend must be one of auto, eager, compiled, tensorrt, onnxruntime",
+        "--backend must be one of auto, eager, compiled, tensorrt, onnxruntime",
     ),
     "unknown precision": (
         {"precision": "fp4"},
-        "precision must be one of auto, fp32, bf16, fp16, fp8, got 'fp4'",
+        "--precision must be one of auto, fp32, bf16, fp16, fp8, got 'fp4'",
     ),
     "fp8 without a GPU": (
         {"precision": "fp8", "device": "cpu"},
-        "precision must be auto, fp32, bf16 or fp16 on cpu, got 'fp8'",
+        "--precision must be auto, fp32, bf16 or fp16 on cpu, got 'fp8'",
     ),
     "unknown format": (
         {"format": "zip"},
-        "format must be one of imagefolder, numeric, tensor, parquet, webdataset, got 'zip'",
+        "--format must be one of imagefolder, numeric, tensor, parquet, webdataset, got 'zip'",
     ),
-    "unknown device": ({"device": "tpu"}, "device must be auto, cpu, cuda or cuda:N, got 'tpu'"),
-    "shard 0/2": ({"shard": "0/2"}, "shard must be I/N with I from 1 to N, auto or auto/N, got '0/2'"),
-    "shard 3/2": ({"shard": "3/2"}, "shard must be I/N with I from 1 to N, auto or auto/N, got '3/2'"),
-    "shard x": ({"shard": "x"}, "shard must be I/N with I from 1 to N, auto or auto/N, got 'x'"),
-    "unknown generator": ({"generator": "dit-xxl"}, "generator must be auto, demo-mnist5k"),
+    "unknown device": ({"device": "tpu"}, "--device must be auto, cpu, cuda or cuda:N, got 'tpu'"),
+    "shard 0/2": ({"shard": "0/2"}, "--shard must be I/N with I from 1 to N, auto or auto/N, got '0/2'"),
+    "shard 3/2": ({"shard": "3/2"}, "--shard must be I/N with I from 1 to N, auto or auto/N, got '3/2'"),
+    "shard x": ({"shard": "x"}, "--shard must be I/N with I from 1 to N, auto or auto/N, got 'x'"),
+    "unknown generator": ({"generator": "dit-xxl"}, "--generator must be auto, demo-mnist5k"),
     "hub id offline": ({"generator": "nobody/no-such-model"}, "nobody/no-such-model could not be fetched"),
     "corrupt network": (corrupt_network, "dit.safetensors"),
     "corrupt autoencoder": (corrupt_autoencoder, "diffusion_pytorch_model.safetensors"),
     "corrupt checkpoint": (corrupt_checkpoint, "dit.pt"),
     "unsafe checkpoint": (unsafe_checkpoint, "dit.pt"),
     "damaged description": (half_a_generator, "generator.json"),
-    "generator of other classes": (other_classes, "dataset must have as many classes as generator tiny"),
-    "unknown autoencoder": ({"vae": "nowhere"}, "vae must be an existing folder or file, or a hub id"),
-    "out is a file": (out_is_a_file, "out must be a folder, got the file"),
-    "out below a file": (out_below_a_file, "out must be a folder that can be written"),
-    "out cannot be made": ({"out": "/proc/mgd3-fast"}, "out must be a folder that can be written"),
+    "generator of other classes": (other_classes, "--dataset must have as many classes as generator tiny"),
+    "unknown autoencoder": ({"vae": "nowhere"}, "--vae must be an existing folder or file, or a hub id"),
+    "out is a file": (out_is_a_file, "--out must be a folder, got the file"),
+    "out below a file": (out_below_a_file, "--out must be a folder that can be written"),
+    "out cannot be made": ({"out": "/proc/mgd3-fast"}, "--out must be a folder that can be written"),
     "out of somebody else": (out_of_somebody_else, "'thesis.tex'"),
     "foreign manifest": (out_with_a_foreign_manifest, "which is something else"),
     "out of another run": (out_of_another_run, "whose ipc is 1 while 2 is asked for"),
-    "modes that do not exist": ({"modes": "/nowhere.safetensors"}, "modes must be an existing file"),
-    "modes that are none": (modes_that_are_none, "modes must be a"),
-    "unusable cache": ({"cache-dir": "/proc/mgd3-fast"}, "cache_dir must be a writable folder"),
+    "modes that do not exist": ({"modes": "/nowhere.safetensors"}, "--modes must be an existing file"),
+    "modes that are none": (modes_that_are_none, "--modes must be a"),
+    "unusable cache": ({"cache-dir": "/proc/mgd3-fast"}, "--cache-dir must be a writable folder"),
 }
 
 
@@ -251,9 +254,9 @@ def test_mistake_is_one_line_and_touches_nothing(
 @pytest.mark.parametrize(
     ("out", "words"),
     [
-        ("file", "out must be a folder, got the file"),
-        ("file/out", "out must be a folder that can be written, got"),
-        ("/proc/mgd3-fast", "out must be a folder that can be written, got"),
+        ("file", "--out must be a folder, got the file"),
+        ("file/out", "--out must be a folder that can be written, got"),
+        ("/proc/mgd3-fast", "--out must be a folder that can be written, got"),
     ],
 )
 def test_discover_tries_its_out_before_it_encodes(
@@ -278,14 +281,9 @@ def test_discover_tries_its_out_before_it_encodes(
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        pytest.param([], "the following arguments are required: COMMAND", id="no command"),
-        pytest.param(["distil"], "invalid choice: 'distil'", id="unknown command"),
         pytest.param(["distill"], "required: --dataset, --ipc, --out", id="nothing given"),
         pytest.param(["encode", "--dataset"], "argument --dataset: expected one argument", id="no value"),
-        pytest.param(
-            ["encode", "--dataset", "x", "--ipcs", "1"], "unrecognized arguments", id="unknown option"
-        ),
-        pytest.param(["encode", "--data", "x"], "required: --dataset", id="abbreviated option"),
+        pytest.param(["encode", "--data", "x"], "unknown option --data", id="abbreviated option"),
     ],
 )
 def test_wrong_arguments_are_one_line_with_a_hint(
@@ -301,21 +299,21 @@ def test_wrong_arguments_are_one_line_with_a_hint(
 @pytest.mark.parametrize(
     ("arguments", "name"),
     [
-        ("distill --dataset mnist5k --ipc 1 --out=", "out"),
-        ("distill --dataset mnist5k --ipc 1 --out out --cache-dir=", "cache_dir"),
-        ("distill --dataset mnist5k --ipc 1 --out out --vae=", "vae"),
-        ("distill --dataset mnist5k --ipc 1 --out out --modes=", "modes"),
-        ("encode --dataset imagenet1k --data-dir=", "data_dir"),
-        ("discover --dataset mnist5k --ipc= --out out", "ipc"),
-        ("train --dataset mnist5k --steps 1 --out=", "out"),
-        ("export --generator demo-mnist5k --out=", "out"),
+        ("distill --dataset mnist5k --ipc 1 --out=", "--out"),
+        ("distill --dataset mnist5k --ipc 1 --out out --cache-dir=", "--cache-dir"),
+        ("distill --dataset mnist5k --ipc 1 --out out --vae=", "--vae"),
+        ("distill --dataset mnist5k --ipc 1 --out out --modes=", "--modes"),
+        ("encode --dataset imagenet1k --data-dir=", "--data-dir"),
+        ("discover --dataset mnist5k --ipc= --out out", "--ipc"),
+        ("train --dataset mnist5k --steps 1 --out=", "--out"),
+        ("export --generator demo-mnist5k --out=", "--out"),
         ("evaluate {} --dataset mnist5k", "folders"),
         ("metrics a {} --dataset mnist5k", "folders"),
         ("convert {} out --format tensor", "src"),
         ("convert a {} --format tensor", "out"),
         ("report {}", "folder"),
-        ("report a --evaluation=", "evaluation"),
-        ("doctor --accuracy --generator=", "generator"),
+        ("report a --evaluation=", "--evaluation"),
+        ("doctor --accuracy --generator=", "--generator"),
     ],
 )
 def test_empty_text_is_never_the_folder_at_hand(
@@ -335,17 +333,20 @@ def test_empty_text_is_never_the_folder_at_hand(
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ("distill --dataset mnist5k --ipc 1 --out run.json", "out must be a folder, got 'run.json'"),
+        ("distill --dataset mnist5k --ipc 1 --out run.json", "--out must be a folder, got 'run.json'"),
         ("distill --dataset mnist5k --ipc 1 --out m.safetensors", "which is named like a .safetensors file"),
-        ("discover --dataset mnist5k --ipc 1 --out modes.pt", "out must be a folder, got 'modes.pt'"),
-        ("discover --dataset mnist5k --ipc 1 --out m --plot map.png", "plot must be a folder, got 'map.png'"),
-        ("evaluate a --dataset mnist5k --out results.json", "out must be a folder, got 'results.json'"),
-        ("metrics a --dataset mnist5k --out scores.csv", "out must be a folder, got 'scores.csv'"),
-        ("train --dataset mnist5k --steps 1 --out dit.safetensors", "out must be a folder, got 'dit.saf"),
-        ("convert a set.tar --format webdataset", "out must be a folder, got 'set.tar'"),
-        ("convert a images.PT --format tensor", "out must be a folder, got 'images.PT'"),
-        ("report a --out page.pdf", "out must be an .html file, got 'page.pdf'"),
-        ("export --generator demo-mnist5k --out graph.pt", "out must be a file name ending in .onnx"),
+        ("discover --dataset mnist5k --ipc 1 --out modes.pt", "--out must be a folder, got 'modes.pt'"),
+        (
+            "discover --dataset mnist5k --ipc 1 --out m --plot map.png",
+            "--plot must be a folder, got 'map.png'",
+        ),
+        ("evaluate a --dataset mnist5k --out results.json", "--out must be a folder, got 'results.json'"),
+        ("metrics a --dataset mnist5k --out scores.csv", "--out must be a folder, got 'scores.csv'"),
+        ("train --dataset mnist5k --steps 1 --out dit.safetensors", "--out must be a folder, got 'dit.saf"),
+        ("convert a set.tar --format webdataset", "--out must be a folder, got 'set.tar'"),
+        ("convert a images.PT --format tensor", "--out must be a folder, got 'images.PT'"),
+        ("report a --out page.pdf", "--out must be an .html file, got 'page.pdf'"),
+        ("export --generator demo-mnist5k --out graph.pt", "--out must be a file name ending in .onnx"),
     ],
 )
 def test_a_folder_is_not_named_like_a_file(
@@ -420,7 +421,7 @@ def test_a_gpu_that_is_not_there(
     words = ["distill", "--dataset", str(pictures), "--generator", str(tiny_generator), "--ipc", "2"]
     assert main([*words, "--out", str(tmp_path / "out"), "--device", "cuda", "--quiet"]) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert "device must be auto or cpu on this machine, which has no CUDA device" in line
+    assert "--device must be auto or cpu on this machine, which has no CUDA device" in line
     assert not (tmp_path / "out").exists()
 
 

@@ -91,6 +91,17 @@ def config(**changes: Any) -> DistillConfig:
         pytest.param({"shard": "0/2"}, "shard must be I/N with I from 1", id="shard 0/2"),
         pytest.param({"shard": "3/2"}, "shard must be I/N", id="shard 3/2"),
         pytest.param({"shard": "one"}, "shard must be I/N", id="shard word"),
+        *(
+            pytest.param(
+                {"workers": n}, f"workers must be a whole number of at least 1, got {n!r}", id=str(n)
+            )
+            for n in (0, -1, "x", 1.5)
+        ),
+        pytest.param(
+            {"workers": 4, "device": "cuda:1"},
+            "workers must be 1 with --device cuda:1, which is one GPU, got 4",
+            id="four workers on one GPU",
+        ),
     ],
 )
 def test_refuses_in_one_line(changes: dict[str, Any], words: str) -> None:

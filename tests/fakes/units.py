@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 from mgd3_fast.errors import UserError
-from mgd3_fast.workers import Place
+from mgd3_fast.workers import Begin, Place, Setup, Workers
 
 
 @contextmanager
@@ -49,14 +50,42 @@ def _exit(status: int, place: Place) -> None:
     os._exit(status)
 
 
+def _hold(seconds: float, place: Place) -> None:
+    """Let no other thread run, as where a library is loaded."""
+    ctypes.PyDLL(None).usleep(int(seconds * 1e6))
+
+
 def _break(value: Any, place: Place) -> None:
     {}[value]
+
+
+class InTurn(Workers):
+    """Several workers that take turns in one process, the last of them first."""
+
+    def __init__(self, setup: Setup, count: int) -> None:
+        self._setup, self._count, self._held = setup, count, ExitStack()
+        self._begin: list[Begin] = []
+
+    @property
+    def count(self) -> int:
+        return self._count
+
+    def do(self, units: Iterable[Any], *, joined: tuple[str, int] | None = None) -> Iterator[tuple[Any, Any]]:
+        if not self._begin:
+            places = [Place(number, "cpu", alone=False) for number in range(self._count, 0, -1)]
+            self._begin = [self._held.enter_context(self._setup(place)) for place in places]
+        for turn, unit in enumerate(reversed(list(units))):
+            yield unit, self._begin[turn % self._count](unit)()
+
+    def __exit__(self, *error: Any) -> None:
+        self._held.__exit__(*error)
 
 
 _WORDS: dict[str, Callable[[Any, Place], object]] = {
     "say": lambda value, place: None,
     "sleep": lambda seconds, place: time.sleep(seconds),
     "die once": _die_once,
+    "hold": _hold,
     "count": _count,
     "refuse": _refuse,
     "exit": _exit,

@@ -7,7 +7,6 @@ import re
 from typing import Any
 
 MISTAKES = {
-    "no command": [],
     "unknown command": ["distil"],
     "unknown option": ["distill", "--dataset", "mnist5k", "--ipc", "1", "--out", "x", "--step", "4"],
     "required": ["distill", "--dataset", "mnist5k"],
@@ -45,11 +44,11 @@ MISTAKES = {
 def described(help: str) -> dict[str, str]:
     """What a help text says of each command, argument and option."""
     found: dict[str, str] = {}
-    for line in help.split("\n\n", 1)[1].splitlines():
+    for line in help.split("\nexamples:")[0].split("\n\n", 1)[1].splitlines():
         entry = re.fullmatch(r" {2,4}(\S.*?)(?: {2,}(.*))?", line)
         if entry and not line.startswith("     "):
             found[entry[1]] = entry[2] or ""
-        elif found and line.strip():
+        elif found and line.startswith(" ") and line.strip():
             name = list(found)[-1]
             found[name] = f"{found[name]} {line.strip()}".strip()
     return found

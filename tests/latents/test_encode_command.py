@@ -170,10 +170,10 @@ def test_settings_reach_the_store(run: Run, pictures: Path, option: str, value: 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--shard", "3/2"], "shard must be I/N with I from 1 to N, auto or auto/N, got '3/2'"),
-        (["--shard", "4/5"], "shard must be of at most 3 classes, got 4/5"),
-        (["--flip", "up"], "flip must be one of none, random, both, got 'up'"),
-        (["--storage", "bf16"], "storage must be one of fp32, fp16, got 'bf16'"),
+        (["--shard", "3/2"], "--shard must be I/N with I from 1 to N, auto or auto/N, got '3/2'"),
+        (["--shard", "4/5"], "--shard must be of at most 3 classes, got 4/5"),
+        (["--flip", "up"], "--flip must be one of none, random, both, got 'up'"),
+        (["--storage", "bf16"], "--storage must be one of fp32, fp16, got 'bf16'"),
     ],
 )
 def test_mistakes_are_one_line(
@@ -216,7 +216,7 @@ def test_streams_have_no_held_out_part(run: Run, piped: str, tmp_path: Path, rea
     if read_before:
         run(piped)
     config = EncodeConfig(dataset=piped, split="fit", cache_dir=tmp_path / "cache")
-    with pytest.raises(ValueError, match="split must be train for a stream, got fit for wds:pipe"):
+    with pytest.raises(ValueError, match="--split must be train for a stream, got fit for wds:pipe"):
         open_training_images(config, SILENT)
 
 

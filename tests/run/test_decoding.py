@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -38,18 +39,24 @@ class StandIn:
 
 
 class Images:
-    """A sink that keeps what it gets."""
+    """A sink that keeps what it gets, when it is let."""
 
     def __init__(self, fail_at: int | None = None) -> None:
         self.got: dict[int, tuple[str, int]] = {}
         self._fail_at = fail_at
+        self.files: list[Future[None]] = []
 
-    def put(self, image: int, file: str, pixels: np.ndarray) -> None:
+    def put(self, image: int, file: str, pixels: np.ndarray) -> Future[None]:
         if image == self._fail_at:
             raise OSError(28, "No space left on device")
         assert pixels.dtype == np.uint8
         assert pixels.shape == (8, 8, 3)
         self.got[image] = (file, int(pixels[0, 0, 0]))
+        self.files.append(Future())
+        return self.files[-1]
+
+    def check(self) -> None:
+        """Nothing fails later than in `put`."""
 
 
 def batch_of(start: int, count: int) -> tuple[list[tuple[int, str]], Tensor]:
@@ -58,23 +65,38 @@ def batch_of(start: int, count: int) -> tuple[list[tuple[int, str]], Tensor]:
     return [(number, f"{number}.png") for number in numbers], values[:, None, None, None].expand(-1, 4, 8, 8)
 
 
-def queue_of(
-    autoencoder: Any, sink: Any, threaded: bool | None, advance: Any = lambda n: None
-) -> DecodeQueue:
-    return DecodeQueue(autoencoder, sink, CPU, advance, threaded=threaded)
+def queue_of(autoencoder: Any, sink: Any, threaded: bool | None) -> DecodeQueue:
+    return DecodeQueue(autoencoder, sink, CPU, threaded=threaded)
 
 
 @THREADED
 def test_every_image_arrives_once_and_in_order(threaded: bool) -> None:
-    autoencoder, sink, counts = StandIn(), Images(), []
-    with queue_of(autoencoder, sink, threaded, counts.append) as decoding:
+    autoencoder, sink = StandIn(), Images()
+    with queue_of(autoencoder, sink, threaded) as decoding:
         for start, count in ((0, 5), (5, 4), (9, 1)):
             decoding.put(*batch_of(start, count))
     assert sink.got == {number: (f"{number}.png", number) for number in range(10)}
     assert list(sink.got) == list(range(10))
     assert autoencoder.batches == [[0, 1], [2, 3], [4], [5, 6], [7, 8], [9]]
-    assert counts == [2, 2, 1, 2, 2, 1]
-    assert decoding.seconds["decode"] > 0
+
+
+@THREADED
+def test_a_batch_is_done_when_its_last_file_is(threaded: bool) -> None:
+    sink, seconds = Images(), []
+    with queue_of(StandIn(), sink, threaded) as decoding:
+        wait = decoding.put(*batch_of(0, 3))
+        waiting = threading.Thread(target=lambda: seconds.append(wait()))
+        waiting.start()
+        while len(sink.files) < 3:
+            waiting.join(0.01)
+        for file in sink.files:
+            waiting.join(0.05)
+            assert waiting.is_alive()
+            file.set_result(None)
+        waiting.join(WAIT_S)
+    ((decode, write),) = ((of["decode"], of["write"]) for of in seconds)
+    assert decode > 0
+    assert write > 0.1
 
 
 def test_the_sampler_waits_only_for_the_third_batch() -> None:
@@ -142,7 +164,7 @@ def test_an_interruption_keeps_what_is_decoded_and_drops_the_rest(monkeypatch: p
 
 def decoded_by(queue: DecodeQueue, sink: Images, latents: Tensor) -> list[np.ndarray]:
     kept: list[np.ndarray] = []
-    sink.put = lambda image, file, pixels: kept.append(pixels.copy())  # type: ignore[method-assign]
+    sink.put = lambda image, file, pixels: kept.append(pixels.copy())  # type: ignore[method-assign,assignment]
     with queue as decoding:
         for batch in latents.split(23):
             decoding.put([(number, "") for number in range(len(batch))], batch)
@@ -164,5 +186,5 @@ def test_pixels_from_a_gpu_are_those_of_decode(tiny_generator: Path) -> None:
     autoencoder = load_generator(str(tiny_generator)).autoencoder.to(device)
     latents = torch.randn(300, 4, 4, 4, generator=torch.Generator().manual_seed(0))
     sink = Images()
-    got = decoded_by(DecodeQueue(autoencoder, sink, device, lambda n: None), sink, latents)
+    got = decoded_by(DecodeQueue(autoencoder, sink, device), sink, latents)
     assert np.array_equal(np.stack(got), autoencoder.decode(latents).permute(0, 2, 3, 1).numpy())

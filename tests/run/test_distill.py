@@ -22,10 +22,11 @@ from mgd3_fast.errors import Interrupted, UserError
 from mgd3_fast.generators.autoencoder import KLAutoencoder
 from mgd3_fast.modes import ModeSet
 from mgd3_fast.progress import SILENT
-from mgd3_fast.run import distillation, finishing, generated, mode_finder, sources
+from mgd3_fast.run import finishing, generated, mode_finder, sources, worker
 from mgd3_fast.run.discovery import discover
-from mgd3_fast.run.distillation import DistilledDataset, distill, prepare
+from mgd3_fast.run.distillation import DistilledDataset, distill
 from mgd3_fast.run.generated import GeneratedImages
+from mgd3_fast.run.preparing import prepare
 from mgd3_fast.run.sampler import batch_rows
 from mgd3_fast.run.sources import encode
 from mgd3_fast.writers import WORK, RunFolder
@@ -147,7 +148,7 @@ def test_a_finished_folder_is_left_alone(
 
     before = {path: path.stat().st_mtime_ns for path in whole.rglob("*")}
     for module, name in (
-        (GeneratedImages, "make_images"),
+        (GeneratedImages, "making"),
         (sources, "encode_dataset"),
         (mode_finder, "discover_modes"),
     ):
@@ -198,7 +199,7 @@ KILL_POINTS = [
     pytest.param(KLAutoencoder, "decode_batches", 0, id="in the first batch"),
     pytest.param(KLAutoencoder, "decode_batches", 1, id="in the second batch"),
     pytest.param(RunFolder, "record", 3, id="between an image and its journal line"),
-    pytest.param(distillation, "finish", 0, id="after the last image"),
+    pytest.param(worker, "finish", 0, id="after the last image"),
     pytest.param(finishing, "write_contact_sheet", 0, id="after modes.safetensors"),
     pytest.param(finishing, "write_manifest", 0, id="before the manifest"),
     pytest.param(RunFolder, "clear", 0, id="after the manifest"),
@@ -236,10 +237,9 @@ def test_every_unit_can_be_done_twice(
             prepared.encode([unit])
         for image in (5, 0, 1, 2, 3, 4, 3):
             modes = prepared.find_modes(prepared.layout.classes_of([image]))
-            prepared.make_images([image], modes)
-        manifest, missing = distillation.finish(prepared, modes)
-    assert manifest is not None
-    assert missing == 0
+            with prepared.making() as make:
+                make([image], modes)()
+        assert finishing.finish(prepared, modes) == 0
     run(tmp_path / "whole", ipc=2, **{"batch_size": "auto", **options})
     assert contents(tmp_path / "units") == contents(tmp_path / "whole")
 
@@ -316,10 +316,10 @@ def test_a_second_run_of_the_same_shard_is_refused(
             seen.append(error)
 
     with pytest.MonkeyPatch.context() as patch:
-        original = GeneratedImages.make_images
+        original = GeneratedImages.making
         patch.setattr(
             GeneratedImages,
-            "make_images",
+            "making",
             lambda *given: (run_again(), original(*given))[1] if not seen else original(*given),
         )
         run(tmp_path / "out")
@@ -546,10 +546,10 @@ def test_batches_do_not_depend_on_the_shard(
     run: Callable[..., DistilledDataset], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shapes = []
-    original = GeneratedImages.make_images
+    original = GeneratedImages.making
     monkeypatch.setattr(
         GeneratedImages,
-        "make_images",
+        "making",
         lambda source, *rest: (shapes.append(source.sampler.batch_shape), original(source, *rest))[1],
     )
     for part in (1, 2, 3):

@@ -145,6 +145,6 @@ def test_metrics_and_pictures_of_modes(made: Path, place: Path, tiny_generator: 
     pytest.importorskip("matplotlib")
     words = ("--dataset", place / "data", "--generator", tiny_generator)
     run("metrics", made, *words, *CPU, "--plot", "on", "--out", tmp_path / "metrics")
-    run("discover", *words, "--ipc", "1", "--plot", "on", *CPU, "--out", tmp_path / "modes")
+    run("discover", *words, "--ipc", "1", "--plot", tmp_path / "plots", *CPU, "--out", tmp_path / "modes")
     measured = json.loads((tmp_path / "metrics" / "metrics.json").read_text("utf-8"))
     assert list(measured["folders"][0]["classes"]) == list(NAMES)

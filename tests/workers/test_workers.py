@@ -18,6 +18,7 @@ from mgd3_fast.errors import UserError
 from mgd3_fast.progress import SILENT, Progress
 from mgd3_fast.workers import WorkerError, Workers, open_workers
 from mgd3_fast.workers.local import LocalWorkers
+from mgd3_fast.workers.telling import Hearing, Told
 from tests.fakes.units import answering
 
 
@@ -44,6 +45,26 @@ def test_two_processes_do_all_units_stage_after_stage() -> None:
     assert os.getpid() not in {result[3] for _, result in second}
     assert told.getvalue().splitlines().count("set up") == 1
     assert sum(line.startswith("count: 1/1 thing") for line in told.getvalue().splitlines()) == 6
+
+
+def test_bars_of_several_workers_are_one() -> None:
+    told = io.StringIO()
+    with two(Progress(stream=told)) as workers:
+        done = list(workers.do([("count", 2)] * 6, joined=("count", 20)))
+    assert len(done) == 6
+    (line,) = (line for line in told.getvalue().splitlines() if line.startswith("count"))
+    assert line.startswith("count: 12/20 thing")
+
+
+def test_what_a_dead_worker_counted_is_counted_again() -> None:
+    told = io.StringIO()
+    hearing = Hearing(Progress(stream=told))
+    with hearing.joined("count", 10):
+        for worker in (1, 2):
+            hearing.hear(worker, Told("open", "count", {"total": 5, "unit": "thing", "initial": 1}))
+            hearing.hear(worker, Told("advance", "count", 3))
+        hearing.forget(2)
+    assert told.getvalue().startswith("count: 4/10 thing")
 
 
 def test_a_killed_worker_is_named_and_its_unit_is_done_by_another(tmp_path: Path) -> None:
@@ -79,7 +100,7 @@ from tests.fakes.units import answering
 with open_workers(2, answering, SILENT, device="cpu") as workers:
     pids = {result[3] for _, result in workers.do([("sleep", 0.2), ("sleep", 0.2)])}
     print(*pids, flush=True)
-    list(workers.do([("sleep", 60), ("sleep", 60)]))
+    list(workers.do([("sleep", 60), ("hold", 60)]))
 """
 
 

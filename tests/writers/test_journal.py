@@ -221,6 +221,6 @@ def test_reopened_run_keeps_what_is_intact(tmp_path: Path) -> None:
     finish(tmp_path)
     run = run_in(tmp_path)
     with run.open():
-        run.reopen({"sessions": [{"id": "a", "started": "then"}]}, {0: "digest"})
+        run.reopen([{"id": "a", "started": "then"}], {0: "digest"})
         assert run.finished() == ({0: "digest"}, [{"id": "a", "started": "then"}])
     assert run_in(tmp_path).finished_manifest() is None
