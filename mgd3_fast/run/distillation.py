@@ -28,7 +28,7 @@ from mgd3_fast.run.units import (
     parts_for,
 )
 from mgd3_fast.run.worker import run_worker
-from mgd3_fast.storage.cache import cache_dir_or_default
+from mgd3_fast.storage.cache import cache_dir_or_default, cache_url
 from mgd3_fast.workers import Workers, open_workers
 from mgd3_fast.writers import CONTACT_SHEET, WORK, RunFolder, read_manifest
 
@@ -103,7 +103,7 @@ def distill(config: DistillConfig, progress: Progress = SILENT) -> DistilledData
             progress,
             device=config.device,
             ray_address=config.ray_address,
-            shared=(story.out / WORK, cache_dir_or_default(config.cache_dir)),
+            shared=_shared_folders(config),
         ) as story.workers,
     ):
         left = story.left = story.ask(Survey())
@@ -121,6 +121,12 @@ def distill(config: DistillConfig, progress: Progress = SILENT) -> DistilledData
         mode_recovery=story.recovery.share,
         guided=left.guided,
     )
+
+
+def _shared_folders(config: DistillConfig) -> list[Path]:
+    """Folders that workers on other machines must see; a cache by URL is shared without one."""
+    cache = [] if cache_url(config.cache_dir) else [cache_dir_or_default(config.cache_dir)]
+    return [Path(config.out) / WORK, *cache]
 
 
 class _Story:
