@@ -51,9 +51,11 @@ MAIN: dict[str, Main] = {
     ),
     "graphs-against-steps": Main("0", lambda f: f"{f['different']} of {f['values']} values differ"),
     "solver-graphs": Main("0", lambda f: f"{f['different']} of {f['values']} values differ"),
+    "cache-graphs": Main("0", lambda f: f"{f['different']} of {f['values']} values differ"),
     "graphs-at-batch-1": Main("1", lambda f: f"{f['speedup']:.1f} times"),
     "bf16-latents": Main("5%", lambda f: f"eager {f['eager_relative_rms']:.2%}"),
     "sampler-throughput": Main("23", lambda f: f"{_best(f, '', '_images_per_s'):.1f} images/s"),
+    "fast-throughput": Main("80", lambda f: f"{f['fast_images_per_s']:.1f} images/s"),
     "sampler-against-diffusers": Main(
         "1.15", lambda f: f"{f['speedup_over_diffusers_compiled']:.2f} times DiTPipeline compiled"
     ),

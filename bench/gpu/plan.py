@@ -25,6 +25,7 @@ QUIET: dict[str, int] = {
     "autoencoder-throughput": 2,
     "encode-pipeline": 2,
     "sampler-throughput": 2,
+    "fast-throughput": 2,
     "sampler-against-diffusers": 2,
     "auto-start": 2,
     "tensorrt-throughput": 2,

@@ -16,11 +16,12 @@ import torch
 from torch import Tensor
 
 from bench.gpu.checking import Setting, median_seconds, plain_on_cpu, relative_rms, require
-from mgd3_engine import GuidedSampler, ModeGuidance, NoiseSchedule
+from mgd3_engine import FeatureCache, GuidedSampler, ModeGuidance, NoiseSchedule
 from mgd3_engine.dit import DiT, DiTConfig, dit_config
 from mgd3_kernels import quantise_rows
 
 IMAGES_PER_S_GOAL = 23.0
+FAST_IMAGES_PER_S_GOAL = 80.0
 # Two forwards of 237.24 GFLOP (DiT-XL/2, 256 tokens) on each of 50 steps.
 XL_TFLOP_PER_IMAGE = 23.724
 # bfloat16 weights and activations against float32, relative root mean square of final latents.
@@ -70,14 +71,24 @@ def check_solver_graphs(setting: Setting) -> dict[str, Any]:
     return compare_replays(setting, [{"method": method, **interval} for method in ("dpmpp", "dpmpp-sde")])
 
 
-def compare_replays(setting: Setting, kinds: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def check_cache_graphs(setting: Setting) -> dict[str, Any]:
+    """The same where blocks are left out on steps after t_stop, reused and continued; eager alone has it."""
+    guided = {} if setting.on_gpu else {"guidance": None}  # two steps, of which the second is forecast
+    orders = range(setting.size(3, 1))
+    kinds = [{"cache": FeatureCache(2, order), **guided} for order in orders]
+    return compare_replays(setting, kinds, ("eager",))
+
+
+def compare_replays(
+    setting: Setting, kinds: Sequence[dict[str, Any]], backends: Sequence[str] = ("eager", "compiled")
+) -> dict[str, Any]:
     different, compared = 0, 0
-    backends = ("eager", "compiled") if setting.on_gpu else ("eager",)
+    backends = backends if setting.on_gpu else ("eager",)
     dtypes = (torch.float32, torch.bfloat16)[: setting.size(2, 1)]
     for dtype, backend, kind in product(dtypes, backends, kinds):
         network = random_dit(TINY, setting.device, dtype)
-        options = {"backend": backend, **kind, "steps": setting.size(50, 2)}
-        options["guidance"] = ModeGuidance(scale=0.1)
+        options = {"guidance": ModeGuidance(scale=0.1), **kind}
+        options |= {"backend": backend, "steps": setting.size(50, 2)}
         stepwise = make_sampler(network, setting.size(16, 1), graphs="off", **options)
         graphed = make_sampler(
             network, setting.size(16, 1), graphs="on" if setting.on_gpu else "auto", **options
@@ -136,6 +147,23 @@ def check_sampler_throughput(setting: Setting) -> dict[str, Any]:
 
 
 @plain_on_cpu
+def check_fast_throughput(setting: Setting) -> dict[str, Any]:
+    """DiT-XL/2 at 256 px, bf16, with what `--preset fast` sets: images per second, and exact's beside."""
+    config = dit_config("DiT-XL/2", image_size=256) if setting.on_gpu else TINY
+    network = random_dit(config, setting.device, torch.bfloat16)
+    images = make_images(network, setting.size(128, 8))
+    fast = {"steps": 12, "cfg_interval": (100, 700), "guidance": ModeGuidance(scale=0.25, t_stop=5)}
+    figures: dict[str, Any] = {"batch": len(images[0])}
+    for name, options in (("exact", {"steps": setting.size(50, 4)}), ("fast", fast)):
+        sampler = make_sampler(network, len(images[0]), backend="eager", **options)
+        seconds = timed(setting, lambda s=sampler: s.sample(*images), setting.size(3, 1))
+        figures[f"{name}_images_per_s"] = round(len(images[0]) / seconds, 2)
+        figures[f"{name}_network_rows"] = sampler.network_rows
+    reached = not setting.on_gpu or figures["fast_images_per_s"] >= FAST_IMAGES_PER_S_GOAL
+    return require(reached, f"fewer than {FAST_IMAGES_PER_S_GOAL} images per second", figures)
+
+
+@plain_on_cpu
 def check_bf16_latents(setting: Setting) -> dict[str, Any]:
     """Final latents in bf16, eager and compiled, lie near those of float32 eager."""
     config = dit_config("DiT-S/2", image_size=256) if setting.on_gpu else TINY
@@ -178,7 +206,9 @@ def matmul_rate(setting: Setting, precision: str = "bf16") -> float:
 CHECKS = {
     "graphs-against-steps": check_graphs_against_steps,
     "solver-graphs": check_solver_graphs,
+    "cache-graphs": check_cache_graphs,
     "graphs-at-batch-1": check_graphs_at_batch_1,
     "bf16-latents": check_bf16_latents,
     "sampler-throughput": check_sampler_throughput,
+    "fast-throughput": check_fast_throughput,
 }

@@ -53,25 +53,30 @@ class Cell:
     """One setting.
 
     Args:
-        options: What `distill` is asked beyond the paper's guidance.
+        options: What `distill` is asked beyond `base`.
         ipc: Images of each class.
         tuned_on: "val", the held-out part of the training images, or "test".
+        base: The guidance of MGD3 where `options` say nothing else.
+        epochs: Of the classifier's training; "code" is what the protocol says.
     """
 
     options: dict[str, Any] = field(hash=False)
     ipc: int = 10
     tuned_on: str = "val"
+    base: Mapping[str, Any] = field(default_factory=lambda: PAPER, hash=False)
+    epochs: int | str = "code"
 
     @property
     def asked(self) -> dict[str, Any]:
-        """Options of `distill`; methods other than MGD3 have no guidance to set, and t_stop 50 is none."""
-        asked = self.options if "method" in self.options else {**PAPER, **self.options}
+        """What `distill` is asked; methods other than MGD3 have no guidance to set, and t_stop 50 is none."""
+        asked = self.options if "method" in self.options else {**self.base, **self.options}
         return asked | {"mode_scale": 0.0} if asked.get("t_stop") == NEVER_GUIDED else asked
 
     @property
     def name(self) -> str:
         """Of its folders: readable, and another one for other settings."""
-        text = json.dumps([self.options, self.ipc, self.tuned_on], sort_keys=True)
+        other = [] if self.epochs == "code" else [self.epochs]
+        text = json.dumps([self.options, self.ipc, self.tuned_on, *other], sort_keys=True)
         words = "-".join(f"{key}-{value}" for key, value in sorted(self.options.items())) or "default"
         return f"{words}-ipc{self.ipc}-{self.tuned_on}-{hashlib.sha256(text.encode()).hexdigest()[:6]}"
 

@@ -27,8 +27,8 @@ DIVERGED = "diverged.json"
 METRICS = ("mode_recovery", "coverage", "density")
 
 
-def run_cell(cell: Cell, seed: int, work: Path) -> None:
-    """Distil, score and measure; each takes up what an earlier call finished."""
+def run_cell(cell: Cell, seed: int, work: Path, **evaluation: Any) -> None:
+    """Distil, score by `evaluation` options and measure; each takes up what an earlier call finished."""
     from mgd3_fast import DistillConfig, distill
     from mgd3_fast.evaluate import EvaluateConfig, evaluate
     from mgd3_fast.metrics import MetricsConfig, measure
@@ -40,7 +40,7 @@ def run_cell(cell: Cell, seed: int, work: Path) -> None:
         return
     try:
         distill(
-            DistillConfig(dataset="mnist5k", ipc=cell.ipc, seed=seed, split=split, out=images, **cell.options)
+            DistillConfig(dataset="mnist5k", ipc=cell.ipc, seed=seed, split=split, out=images, **cell.asked)
         )
     except ValueError as error:
         if "became NaN or infinite" not in str(error):
@@ -51,7 +51,14 @@ def run_cell(cell: Cell, seed: int, work: Path) -> None:
         return
     result = evaluate(
         EvaluateConfig(
-            folders=(images,), dataset="mnist5k", eval_split=cell.tuned_on, seed=seed, repeats=1, out=scores
+            folders=(images,),
+            dataset="mnist5k",
+            eval_split=cell.tuned_on,
+            epochs=cell.epochs,
+            seed=seed,
+            repeats=1,
+            out=scores,
+            **evaluation,
         )
     )
     measure(MetricsConfig(folders=(images,), dataset="mnist5k", split=split, tsne="off")).save(scores)

@@ -59,7 +59,7 @@ def measure(work: Path, ipc: int) -> list[dict[str, Any]]:
     from bench.studies.ablation_settings import Cell
     from bench.studies.ablations import run_cell, scores_of
 
-    cells = {precision: Cell({"precision": precision}, ipc, "test") for precision in PRECISIONS}
+    cells = {precision: Cell({"precision": precision}, ipc, "test", base={}) for precision in PRECISIONS}
     for seed in SEEDS:
         for cell in cells.values():
             run_cell(cell, seed, work)

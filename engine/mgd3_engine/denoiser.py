@@ -1,7 +1,7 @@
 """What a network is to the sampler.
 
 Shape letters: R rows of a batch (2B with classifier-free guidance, else B), C channels, H W latent size, P
-patch size, M numbers that a row's timestep and class set in the network.
+patch size, M numbers that a row's timestep and class set in the network, T tokens, d hidden size.
 """
 
 from __future__ import annotations
@@ -38,4 +38,17 @@ class PatchDenoiser(HoistedDenoiser, Protocol):
 
     def denoise_patches(self, x: Tensor, modulation: Tensor) -> Tensor:
         """Compute `denoise`'s output as a view `[R, C or 2C, H/P, P, W/P, P]` of what the network wrote."""
+        ...
+
+
+@runtime_checkable
+class CachingDenoiser(PatchDenoiser, Protocol):
+    """A patch denoiser whose blocks can be left out: what they add to the tokens may come from elsewhere."""
+
+    def denoise_keeping(self, x: Tensor, modulation: Tensor) -> tuple[Tensor, Tensor]:
+        """Compute `denoise_patches`'s output, and what the blocks have added, `[R, T, d]`."""
+        ...
+
+    def denoise_adding(self, x: Tensor, modulation: Tensor, added: Tensor) -> Tensor:
+        """Compute `denoise_patches`'s output without the blocks, given what they would add."""
         ...

@@ -18,7 +18,7 @@ GROUPS = {
     "generator": "generator vae init generator_classes generator_heads posterior storage",
     "modes": "ipc discovery kmeans discovery_seed modes",
     "sampling": "method preset seed sampler steps spacing steps_offset eta cfg_scale cfg_interval"
-    " mode_scale t_stop t_stop_of guidance_form start_strength",
+    " mode_scale t_stop t_stop_of guidance_form start_strength cache_steps cache_order cache_from",
     "prompts of Stable Diffusion": "prompts prompt_template synonyms negative_prompt",
     "output": "out format image_size trace trace_stops plot plot_classes projection keep_weights",
     "machine": "device precision backend compile batch_size workers ray_address shard cache_dir",

@@ -27,16 +27,18 @@ GENERATED_METHODS = ("mgd3", "unguided", "d4m")
 REAL_METHODS = ("random", "herding", "kmeans-closest")
 SAMPLERS = ("ddpm", "ddim", "dpmpp", "dpmpp-sde")
 SPACINGS = ("linspace", "ddim", "leading")
-PRESETS = ("paper",)
+PRESETS = ("paper", "fast")
 SYNONYMS = ("first", "all")
 GUIDANCE_FORMS = ("auto", "posterior", "epsilon", "x0")
 BACKENDS = ("auto", "eager", "compiled", "tensorrt", "onnxruntime")
 FLOAT8_BACKENDS = ("auto", "eager", "compiled")
+CACHING_BACKENDS = ("auto", "eager")
 FORMATS = ("imagefolder", "numeric", "tensor", "parquet", "webdataset")
 
 _GUIDANCE = ("mode_scale", "t_stop")
 _SAMPLING = ("sampler", "steps", "cfg_scale", *_GUIDANCE)
 _OF_GUIDANCE = (*_GUIDANCE, "t_stop_of")
+_CACHE = ("cache_steps", "cache_order", "cache_from")
 _OF_GENERATION = (
     "modes",
     "discovery_seed",
@@ -51,6 +53,7 @@ _OF_GENERATION = (
     "steps_offset",
     "cfg_interval",
     "t_stop_of",
+    *_CACHE,
     *_SAMPLING,
 )
 # Options that a method does not have; real images are made without any of generation.
@@ -98,7 +101,8 @@ class DistillConfig(DiscoverConfig):
     )
     preset: str | None = option(
         "paper: what is not given is as in MGD3's own code, which for Stable Diffusion is another sampler,"
-        " prompt, latent and image size than the defaults (default: the generator's defaults)",
+        " prompt, latent and image size than the defaults; fast: a fifth of the work for a DiT, other images"
+        " (default: the generator's defaults)",
         default=None,
         choices=PRESETS,
     )
@@ -157,6 +161,22 @@ class DistillConfig(DiscoverConfig):
         "form of mode guidance; auto is posterior for ddpm and epsilon for the others",
         default="auto",
         choices=GUIDANCE_FORMS,
+    )
+    cache_steps: int | None = whole(
+        "run the blocks of a DiT on every N-th step alone, once mode guidance has ended, and forecast what"
+        " they add on the others (default: 1)",
+        default=None,
+    )
+    cache_order: int | None = whole(
+        "0 reuses what the blocks added last, 1 and 2 continue it (default: 0)",
+        default=None,
+        lowest=0,
+        highest=2,
+    )
+    cache_from: int | None = whole(
+        "highest step index that may be forecast (default: that of --t-stop; all without mode guidance)",
+        default=None,
+        lowest=0,
     )
     prompts: Path | str | None = path(
         "file of what Stable Diffusion calls the classes: lines of class, tab and prompt, or a line for each"
@@ -250,6 +270,11 @@ class DistillConfig(DiscoverConfig):
         if self.precision == "fp8" and self.backend not in FLOAT8_BACKENDS:
             backends = ", ".join(FLOAT8_BACKENDS)
             raise UserError(f"backend must be one of {backends} with precision fp8, got {self.backend!r}")
+        if self.cache_steps is None and (self.cache_order, self.cache_from) != (None, None):
+            raise UserError("cache_order and cache_from must come with cache_steps")
+        if self.caches and self.backend not in CACHING_BACKENDS:
+            backends = ", ".join(CACHING_BACKENDS)
+            raise UserError(f"backend must be one of {backends} with --cache-steps, got {self.backend!r}")
         if self.trace is None and self.trace_stops is not None:
             raise UserError(f"trace_stops must come with trace, got {self.trace_stops!r} alone")
         for name in _FOREIGN[self.method]:
@@ -259,31 +284,53 @@ class DistillConfig(DiscoverConfig):
                     f" got {getattr(self, name)}"
                 )
 
-    def completed(self, published: Mapping[str, Any]) -> DistillConfig:
-        """Fill what was not given from the settings that a generator was published with, where `preset` asks.
+    @property
+    def caches(self) -> bool:
+        """Whether steps are left out by `cache_steps`."""
+        return (self.cache_steps or 1) > 1
+
+    def completed(self, presets: Mapping[str, Mapping[str, Any]]) -> DistillConfig:
+        """Fill what was not given from the settings of `preset`.
 
         Args:
-            published: Options by name.
+            presets: A generator's options by name, of each preset that it has.
 
         Returns:
-            The configuration; a `t_stop` of the published settings keeps its share of the steps.
+            The configuration; a `t_stop` of the preset keeps its share of the steps.
 
         Raises:
             UserError: What was given does not fit what was filled in.
         """
         if self.preset is None:
             return self
-        foreign = _FOREIGN[self.method]
+        if self.preset == "fast":
+            self._check_fast(presets)
+        foreign, chosen = _FOREIGN[self.method], presets.get(self.preset, {})
         filled = {
             name: value
-            for name, value in published.items()
+            for name, value in chosen.items()
             if name not in foreign and getattr(self, name) is None
         }
-        if self.steps is not None and "t_stop" in filled:
-            filled["t_stop"] = round(filled["t_stop"] * self.steps / published["steps"])
+        counted = self.t_stop_of or self.steps
+        if counted is not None and "t_stop" in filled:
+            filled["t_stop"] = round(filled["t_stop"] * counted / chosen["steps"])
+        if self.cfg_scale == 1.0:
+            filled.pop("cfg_interval", None)
         if "steps_offset" in filled and self.spacing not in (None, "leading"):
             del filled["steps_offset"]
         return replace(self, **filled)
+
+    def _check_fast(self, presets: Mapping[str, Mapping[str, Any]]) -> None:
+        """Refuse "fast" for a generator without it, and beside steps that its mode scale is not for."""
+        if "fast" not in presets:
+            raise UserError("--preset must be paper for this generator: fast is for a DiT of 50 DDPM steps")
+        for name in ("sampler", "steps"):
+            value, own = getattr(self, name), presets["fast"][name]
+            unscaled = "mode_scale" not in _FOREIGN[self.method] and self.mode_scale is None
+            if value not in (None, own) and unscaled:
+                raise UserError(
+                    f"--mode-scale must be given with --{name} {value} and --preset fast; that is for {own}"
+                )
 
     def traced(self) -> list[tuple[str, int]]:
         """Read `trace`: class name and number of each image to trace; none by default."""

@@ -72,7 +72,7 @@ class Generator:
         network: Its weights load on first use.
         prompts: What a text-conditioned network makes of the classes of a run; None for every other.
         notes: What a user should know of its files.
-        published: Options of `distill` that the paper's own code sets otherwise than the defaults do.
+        presets: Options of `distill` that its presets set: "paper" as the paper's own code does, "fast".
         quality: What `judge` found of it, or None.
         framing: How the images that it was trained on became RGB and square.
     """
@@ -94,7 +94,7 @@ class Generator:
     network: Network
     prompts: ClassPrompts | None = None
     notes: tuple[str, ...] = ()
-    published: Mapping[str, Any] = field(default_factory=dict)
+    presets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     quality: Mapping[str, Any] | None = None
     framing: Framing = DEFAULT_FRAMING
 

@@ -191,5 +191,5 @@ def _text_generator(
         autoencoder=autoencoder,
         network=PromptedUNet(files, training),
         notes=training.notes,
-        published=PUBLISHED,
+        presets={"paper": PUBLISHED},
     )

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor
 
-from mgd3_engine import GuidedSampler, ModeGuidance, image_seed, image_seeds
+from mgd3_engine import FeatureCache, GuidedSampler, ModeGuidance, image_seed, image_seeds
 from mgd3_fast.config import DistillConfig
 from mgd3_fast.config.distill import SPACINGS
 from mgd3_fast.devices import autoencoder_dtype, device_name
@@ -40,6 +40,7 @@ class GeneratedImages(ModeFinder, Run):
         sampling: Sampler, steps, scales and `t_stop`, with the generator's defaults filled in.
         class_ids: The generator's class id of each class of the run.
         guidance: Mode guidance, or None where it is off.
+        cache: Which steps leave the network's blocks out, or None.
         sampler: Makes latents, in batches of `sampler.batch_shape` rows.
         sampler_like: Makes another one of the same network and steps; guidance, batches and backend are free.
     """
@@ -48,6 +49,7 @@ class GeneratedImages(ModeFinder, Run):
     sampling: SamplingDefaults
     class_ids: tuple[int, ...]
     guidance: ModeGuidance | None
+    cache: FeatureCache | None
     sampler: GuidedSampler
     sampler_like: Callable[..., GuidedSampler]
 
@@ -82,6 +84,7 @@ class GeneratedImages(ModeFinder, Run):
             "eta": config.eta,
             "cfg_scale": sampling.cfg_scale,
             **({"cfg_interval": list(config.cfg_interval)} if config.cfg_interval else {}),
+            **self._settings_of_cache(),
             "mode_scale": sampling.mode_scale,
             "t_stop": sampling.t_stop,
             "guidance_form": self.guidance.form if self.guidance else "none",
@@ -195,6 +198,7 @@ class GeneratedImages(ModeFinder, Run):
         """Describe guidance and generator for the manifest."""
         generator, sampling = self.sources.generator, self.sampling
         return {
+            **({"preset": "fast"} if self.config.preset == "fast" else {}),
             "guidance": {
                 "form": self.guidance.form if self.guidance else "none",
                 "scale": sampling.mode_scale,
@@ -230,6 +234,8 @@ class GeneratedImages(ModeFinder, Run):
         cfg = f"cfg scale {sampling.cfg_scale:g}"
         if self.config.cfg_interval is not None:
             cfg += " on timesteps {} to {}".format(*self.config.cfg_interval)
+        if self.cache is not None:
+            cfg += f"; blocks on 1 of {self.cache.interval} steps from step {self.cache.start} on"
         return (
             f"{sampling.sampler}, {sampling.steps} steps, {cfg}; {guidance}\n"
             f"{len(self.layout):,} images, {self.config.ipc} for each of {len(self.layout.class_names):,}"
@@ -244,6 +250,12 @@ class GeneratedImages(ModeFinder, Run):
         if self.foreign_key is not None:
             settings["modes"] = self.foreign_key
         return settings
+
+    def _settings_of_cache(self) -> dict[str, Any]:
+        cache = self.cache
+        if cache is None:
+            return {}
+        return {"cache_steps": cache.interval, "cache_order": cache.order, "cache_from": cache.start}
 
     def _guided_steps(self) -> int:
         """Count the steps on which mode guidance acts: those with index above `t_stop`."""

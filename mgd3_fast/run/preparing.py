@@ -17,7 +17,7 @@ from mgd3_fast.run.generated import GeneratedImages, start_strength
 from mgd3_fast.run.mode_finder import given_modes
 from mgd3_fast.run.real_images import open_real_images
 from mgd3_fast.run.run import Run, Timings, layout_for
-from mgd3_fast.run.sampler import batch_rows, chosen_sampling, sampler_of
+from mgd3_fast.run.sampler import batch_rows, chosen_cache, chosen_sampling, sampler_of
 from mgd3_fast.run.sources import Sources, open_sources
 from mgd3_fast.run.trace import requested_trace
 from mgd3_fast.storage.cache import cache_dir_or_default
@@ -46,11 +46,12 @@ def _open_generated(config: DistillConfig, progress: Progress, worker: int) -> G
     """
     timings = Timings()
     sources = open_sources(config, progress)
-    config = config.completed(sources.generator.published)
+    config = config.completed(sources.generator.presets)
     sources = _with_prompts(sources, config, progress)
     generator, layout = sources.generator, layout_for(config, sources.dataset)
     sampling = chosen_sampling(config, generator)
     guidance, rows = _mode_guidance(config, sampling), config.batch_size
+    cache = chosen_cache(config, generator, guidance, sampling)
     if not isinstance(rows, int):
         rows = batch_rows(len(layout), math.prod(generator.latent_shape[1:]), sources.device.type)
     with progress.activity(f"loading {generator.name}"):
@@ -60,6 +61,7 @@ def _open_generated(config: DistillConfig, progress: Progress, worker: int) -> G
             steps_offset=config.steps_offset or 0,
             eta=config.eta,
             cfg_interval=config.cfg_interval,
+            cache=cache,
             start_strength=start_strength(config),
             cache_dir=cache_dir_or_default(config.cache_dir),
         )
@@ -79,6 +81,7 @@ def _open_generated(config: DistillConfig, progress: Progress, worker: int) -> G
         sampling=sampling,
         class_ids=class_ids(generator, sources.dataset, progress),
         guidance=guidance,
+        cache=cache,
         sampler=sampler,
         sampler_like=sampler_like,
     )

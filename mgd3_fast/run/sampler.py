@@ -7,15 +7,17 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-from mgd3_engine import GuidedSampler
+from mgd3_engine import FeatureCache, GuidedSampler
 from mgd3_fast.config.distill import SPACINGS
 from mgd3_fast.config.fields import check_whole
 from mgd3_fast.devices import dtype_of
+from mgd3_fast.errors import UserError
 from mgd3_fast.generators import place_network
 
 if TYPE_CHECKING:
     import torch
 
+    from mgd3_engine import ModeGuidance
     from mgd3_fast.config import DistillConfig
     from mgd3_fast.generators import Generator, SamplingDefaults
 
@@ -57,6 +59,32 @@ def chosen_sampling(config: DistillConfig, generator: Generator) -> SamplingDefa
     spacing = config.spacing or SPACINGS[0]
     stop = schedule.stop_index(sampling.t_stop, of=config.t_stop_of, steps=sampling.steps, spacing=spacing)
     return replace(sampling, t_stop=stop)
+
+
+def chosen_cache(
+    config: DistillConfig, generator: Generator, guidance: ModeGuidance | None, sampling: SamplingDefaults
+) -> FeatureCache | None:
+    """The cache of a run, its first step stated; None for a run whose steps are all computed.
+
+    Raises:
+        UserError: The generator is no DiT, or the steps that are left are all computed.
+    """
+    if not config.caches:
+        return None
+    from mgd3_fast.generators.dit import DiTNetwork
+
+    if not isinstance(generator.network, DiTNetwork):
+        raise UserError(f"--cache-steps must be left out for {generator.name}, which is no DiT")
+    start, last = config.cache_from, sampling.steps - 1
+    if start is None:
+        start = guidance.stop(sampling.steps) if guidance else last
+    cache = FeatureCache(config.cache_steps or 1, config.cache_order or 0, start)
+    if min(start, last) <= cache.order:
+        raise UserError(
+            f"--cache-from must be above --cache-order, got {start} and {cache.order};"
+            " where it is not given, caching begins where mode guidance ends"
+        )
+    return cache
 
 
 def sampler_of(

@@ -166,7 +166,7 @@ def _open_generator(config: EncodeConfig, dataset_name: str) -> Generator:
         config.generator, dataset_name=dataset_name, vae=config.vae, heads=heads, classes=classes
     )
     if isinstance(config, DistillConfig):
-        config = config.completed(generator.published)
+        config = config.completed(generator.presets)
     if config.posterior != "sample":
         return generator
     autoencoder = generator.autoencoder

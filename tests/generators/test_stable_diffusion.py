@@ -411,7 +411,7 @@ def test_what_is_given_goes_before_the_preset(
     changes: dict[str, Any], t_stop: int | None, others: dict[str, Any], pipeline: Path
 ) -> None:
     config = DistillConfig(dataset="d", ipc=1, out="o", preset="paper", **changes)
-    completed = config.completed(opened(pipeline).published)
+    completed = config.completed(opened(pipeline).presets)
     assert completed.t_stop == t_stop
     assert {name: getattr(completed, name) for name in others} == others
 
@@ -419,12 +419,12 @@ def test_what_is_given_goes_before_the_preset(
 def test_the_preset_of_a_dit_is_its_defaults(tiny_generator: Path) -> None:
     generator = load_generator("dit-xl-2-256")
     config = DistillConfig(dataset="d", ipc=1, out="o")
-    paper = replace(config, preset="paper").completed(generator.published)
+    paper = replace(config, preset="paper").completed(generator.presets)
     assert paper.sampling(generator.defaults) == config.sampling(generator.defaults)
     assert (paper.spacing, paper.posterior, paper.image_size) == (None, None, None)
     # the demo's defaults are its own, and the paper's are those of DiT
     trained = load_generator("demo-mnist5k")
-    assert replace(config, preset="paper").completed(trained.published).sampling(trained.defaults) == (
+    assert replace(config, preset="paper").completed(trained.presets).sampling(trained.defaults) == (
         SamplingDefaults()
     )
 
@@ -432,7 +432,7 @@ def test_the_preset_of_a_dit_is_its_defaults(tiny_generator: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"preset": "fast"}, "preset must be one of paper, got 'fast'"),
+        ({"preset": "slow"}, "preset must be one of paper, fast, got 'slow'"),
         ({"steps_offset": 1}, "steps_offset must come with spacing leading, got 1 alone"),
         ({"steps_offset": -1, "spacing": "leading"}, "steps_offset must be a whole number of at least 0"),
         ({"image_size": 0}, "image_size must be a whole number of at least 1, got 0"),

@@ -609,3 +609,22 @@ def test_unguided_and_d4m_are_methods_of_their_own(
         run(tmp_path / "no", start_strength=0.5)
     with pytest.raises(UserError, match="t_stop must be left out with method d4m"):
         run(tmp_path / "no", method="d4m", t_stop=3)
+
+
+def test_caching_is_recorded_and_changes_images(run: Callable[..., DistilledDataset], tmp_path: Path) -> None:
+    """The tiny generator samples in 4 steps: from index 3 on, 3 and 1 are computed, 2 and 0 reuse them."""
+    cached = run(tmp_path / "cached", cache_steps=2, cache_from=3, t_stop=0)
+    every = run(tmp_path / "every", cache_steps=1, cache_from=3, t_stop=0)
+    settings = cached.manifest["settings"]
+    assert {name: settings.pop(f"cache_{name}") for name in ("steps", "order", "from")} == {
+        "steps": 2,
+        "order": 0,
+        "from": 3,
+    }
+    assert settings == every.manifest["settings"]
+    files = [path.relative_to(cached.folder) for path, _ in cached]
+    assert any((cached.folder / file).read_bytes() != (every.folder / file).read_bytes() for file in files)
+    shards = tmp_path / "shards"
+    for part in ("1/2", "2/2"):
+        run(shards, cache_steps=2, cache_from=3, t_stop=0, shard=part)
+    assert contents(shards) == contents(cached.folder)

@@ -263,12 +263,50 @@ class DiT(nn.Module):
             A view `[N, O, H/P, P, W/P, P]`, `denoise`'s output with rows and columns split, of memory in
             which the O channels of a pixel lie side by side.
         """
+        return self._read_out(self._run_blocks(self._embed(x), modulation)[1])
+
+    def denoise_keeping(self, x: Tensor, modulation: Tensor) -> tuple[Tensor, Tensor]:
+        """Run `denoise_patches`, and tell what the blocks have added to the tokens.
+
+        Args:
+            x: As `denoise`.
+            modulation: As `denoise`.
+
+        Returns:
+            What `denoise_patches` returns, to the bit, and the network's dtype `[N, T, d]`.
+        """
+        tokens = self._embed(x)
+        embedded = tokens.clone()  # the blocks may overwrite theirs
+        tokens, normed = self._run_blocks(tokens, modulation)
+        return self._read_out(normed), tokens - embedded
+
+    def denoise_adding(self, x: Tensor, modulation: Tensor, added: Tensor) -> Tensor:
+        """Run `denoise_patches` without the blocks, given what they would add to the tokens.
+
+        Args:
+            x: As `denoise`.
+            modulation: As `denoise`; the last layer's part is used.
+            added: The network's dtype `[N, T, d]`, such as `denoise_keeping` tells.
+
+        Returns:
+            As `denoise_patches`.
+        """
+        shift, scale = modulation[:, -2 * self.config.hidden_size :].chunk(2, dim=1)
+        normed = _norm(self._embed(x) + added, shift, scale, False)
+        return self._read_out(cast(Tensor, normed))
+
+    def _embed(self, x: Tensor) -> Tensor:
+        """Turn latents `[N, C, H, W]` into tokens `[N, T, d]`."""
         config = self.config
         expected = (config.in_channels, config.input_size, config.input_size)
         if tuple(x.shape[1:]) != expected:
             raise ValueError(f"x must be latents of shape [N, {expected}], got {list(x.shape)}")
-        tokens = self.x_embedder(x, self.pos_embed)  # [N, T, d]
-        parts = torch.split(modulation, config.hidden_size, dim=1)  # 6 depth + 2 of [N, d]
+        tokens: Tensor = self.x_embedder(x, self.pos_embed)
+        return tokens
+
+    def _run_blocks(self, tokens: Tensor, modulation: Tensor) -> tuple[Tensor, Tensor]:
+        """Run the blocks on tokens `[N, T, d]`: what they become, and their norm for the last layer."""
+        parts = torch.split(modulation, self.config.hidden_size, dim=1)  # 6 depth + 2 of [N, d]
         shifts, scales, gates = parts[0::3], parts[1::3], parts[2::3]
         blocks = cast("Sequence[DiTBlock]", self.blocks)
         branches = [branch for block in blocks for branch in (block.attn, block.mlp)]
@@ -277,9 +315,14 @@ class DiT(nn.Module):
         following = zip(branches, gates, shifts[1:], scales[1:], float8[1:], strict=True)
         for branch, gate, shift, scale, eight in following:
             tokens, normed = _add_and_norm(tokens, gate, branch(normed), shift, scale, eight)
+        return tokens, cast(Tensor, normed)  # the last layer reads no 8-bit rows
+
+    def _read_out(self, normed: Tensor) -> Tensor:
+        """Map normed tokens `[N, T, d]` to the output, patch after patch."""
+        config = self.config
         P, O = config.patch_size, config.out_channels  # noqa: E741 - a shape letter
         G = config.input_size // P
-        patches: Tensor = self.final_layer.linear(normed).view(x.shape[0], G, G, P, P, O)
+        patches: Tensor = self.final_layer.linear(normed).view(normed.shape[0], G, G, P, P, O)
         return patches.permute(0, 5, 1, 3, 2, 4)  # [N, O, G, P, G, P]
 
 

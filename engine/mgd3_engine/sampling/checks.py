@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from mgd3_engine.denoiser import CachingDenoiser, Denoiser
 from mgd3_engine.sampling.graphs import GRAPHS
 
 
@@ -48,6 +49,18 @@ def _check_interval(interval: Sequence[int], timesteps: int) -> None:
         raise ValueError(
             f"cfg_interval must be a lowest and a highest timestep from 0 to {timesteps - 1},"
             f" got {', '.join(map(str, interval))}"
+        )
+
+
+def check_caches(denoiser: Denoiser, backend: str, needs_grad: bool) -> None:
+    """Refuse a cache where a network's blocks cannot be left out, or a term differentiates through them."""
+    if backend != "eager":
+        raise ValueError(f"backend must be auto or eager with a cache, got {backend}")
+    if not isinstance(denoiser, CachingDenoiser):
+        raise ValueError(f"denoiser must be a DiT with a cache, got {type(denoiser).__name__}")
+    if needs_grad:
+        raise ValueError(
+            "terms must need no gradient with a cache, which leaves the network out on some steps"
         )
 
 

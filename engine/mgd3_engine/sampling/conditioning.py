@@ -6,14 +6,14 @@ table, M numbers that a row's timestep and class set in the network.
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Sequence
+from collections import OrderedDict, deque
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from mgd3_engine.denoiser import Denoiser, HoistedDenoiser, PatchDenoiser
+from mgd3_engine.denoiser import CachingDenoiser, Denoiser, HoistedDenoiser, PatchDenoiser
 
 
 class StepNetwork(Protocol):
@@ -31,7 +31,17 @@ class StepNetwork(Protocol):
         ...
 
 
-def bind_network(denoiser: Denoiser, timesteps: Tensor, rows: int, most_classes: int) -> StepNetwork:
+Forecasts = Mapping[int, tuple[float, ...]]
+"""By step that is forecast, the weights of what the last computed steps kept, newest first."""
+
+
+def bind_network(
+    denoiser: Denoiser,
+    timesteps: Tensor,
+    rows: int,
+    most_classes: int,
+    forecasts: Forecasts | None = None,
+) -> StepNetwork:
     """Bind a denoiser to the timesteps of a run.
 
     Args:
@@ -39,10 +49,14 @@ def bind_network(denoiser: Denoiser, timesteps: Tensor, rows: int, most_classes:
         timesteps: int64 `[S]` on the network's device.
         rows: R.
         most_classes: Different classes that a batch can have.
+        forecasts: None, or none, for a network that is run on every step; else it is a `CachingDenoiser`.
 
     Returns:
         The network for batches of R rows, its classes still to be loaded.
     """
+    if forecasts:
+        assert isinstance(denoiser, CachingDenoiser)
+        return CachedNetwork(denoiser, timesteps, rows, most_classes, forecasts)
     if isinstance(denoiser, HoistedDenoiser):
         return HoistedNetwork(denoiser, timesteps, rows, most_classes)
     return PlainNetwork(denoiser, timesteps, rows)
@@ -108,7 +122,10 @@ class HoistedNetwork:
 
     def __call__(self, x: Tensor, step: int) -> Tensor:
         """Run the network on `[R, C, H, W]`, or on its first rows, at respaced step i."""
-        return self._denoise(x, self._table[step].index_select(0, self._slots[: len(x)]))
+        return self._denoise(x, self._modulation(x, step))
+
+    def _modulation(self, x: Tensor, step: int) -> Tensor:
+        return self._table[step].index_select(0, self._slots[: len(x)])
 
     def _store(self, class_id: int) -> None:
         """Compute a class's modulations into a free slot, or that of the class unused for longest."""
@@ -121,3 +138,40 @@ class HoistedNetwork:
             self._table = modulation.new_empty(S, self._capacity, M)
         self._table[:, slot] = modulation
         self._slot_of[class_id] = slot
+
+
+class CachedNetwork(HoistedNetwork):
+    """Leaves the blocks out on some steps, and takes what they would add from steps before.
+
+    A phase computes as many steps as a forecast reads before it forecasts, so that nothing is read that it
+    has not kept itself: a captured phase is whole, and what it keeps lies in the memory of its graph.
+    """
+
+    def __init__(
+        self,
+        denoiser: CachingDenoiser,
+        timesteps: Tensor,
+        rows: int,
+        most_classes: int,
+        forecasts: Forecasts,
+    ) -> None:
+        super().__init__(denoiser, timesteps, rows, most_classes)
+        self._caching, self._forecasts = denoiser, forecasts
+        self._kept: deque[Tensor] = deque(maxlen=max(map(len, forecasts.values())))  # [R, T, d], newest first
+
+    def __call__(self, x: Tensor, step: int) -> Tensor:
+        """Run the network, or its two ends, on `[R, C, H, W]`, or on its first rows, at respaced step i."""
+        modulation = self._modulation(x, step)
+        if step in self._forecasts:
+            return self._caching.denoise_adding(x, modulation, self._forecast(self._forecasts[step]))
+        out, added = self._caching.denoise_keeping(x, modulation)
+        self._kept.appendleft(added)
+        return out
+
+    def _forecast(self, weights: Sequence[float]) -> Tensor:
+        if len(weights) == 1:
+            return self._kept[0]
+        added = self._kept[0] * weights[0]  # [R, T, d]
+        for kept, weight in zip(list(self._kept)[1:], weights[1:], strict=True):
+            added.add_(kept, alpha=weight)
+        return added

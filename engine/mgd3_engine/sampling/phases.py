@@ -1,4 +1,4 @@
-"""The steps of a run, split where guidance by modes or classifier-free guidance sets in or ends."""
+"""The steps of a run, split where guidance by modes, classifier-free guidance or caching sets in or ends."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
+from mgd3_engine.sampling.feature_cache import FeatureCache
 from mgd3_engine.sampling.guidance import ModeGuidance
 from mgd3_engine.sampling.schedule import RespacedSchedule
 
@@ -18,11 +19,13 @@ class Phase:
         steps: Respaced indices, descending.
         guided: Whether mode guidance acts.
         cfg: Whether classifier-free guidance acts, so that the network runs the null rows too.
+        cached: Whether the network may keep and forecast between its steps.
     """
 
     steps: range
     guided: bool
     cfg: bool
+    cached: bool = False
 
 
 def first_step(steps: int, start_strength: float | None) -> int:
@@ -95,13 +98,26 @@ def check_guides(t_stop: int, first: int) -> None:
         )
 
 
-def split_steps(first: int, guidance: ModeGuidance | None, cfg: frozenset[int]) -> tuple[Phase, ...]:
+def jumps(phases: Sequence[Phase]) -> list[int]:
+    """First steps of the phases where x0 jumps, as guidance of either kind sets in or ends; the first too."""
+    kinds = [(phase.guided, phase.cfg) for phase in phases]
+    return [
+        phase.steps[0]
+        for phase, kind, before in zip(phases, kinds, [None, *kinds], strict=False)
+        if kind != before
+    ]
+
+
+def split_steps(
+    first: int, guidance: ModeGuidance | None, cfg: frozenset[int], cache: FeatureCache | None = None
+) -> tuple[Phase, ...]:
     """Split the steps of a run into phases; guided is an index above `t_stop` (MGD3 Algorithm 1).
 
     Args:
         first: Respaced index that the run begins with.
         guidance: None, or scale 0, for no guided step.
         cfg: Steps with classifier-free guidance.
+        cache: None, or an interval of 1, for no cached phase.
 
     Returns:
         The phases in the order they run.
@@ -113,6 +129,36 @@ def split_steps(first: int, guidance: ModeGuidance | None, cfg: frozenset[int]) 
     if guidance is not None and guidance.scale != 0.0:
         stop = guidance.stop(first + 1)
         check_guides(stop, first)
-    alike = groupby(range(first, -1, -1), key=lambda step: (step > stop, step in cfg))
+    start = -1
+    if cache is not None and cache.interval > 1:
+        start = stop if cache.start is None else cache.start
+    alike = groupby(range(first, -1, -1), key=lambda step: (step > stop, step in cfg, step <= start))
     runs = [(key, list(steps)) for key, steps in alike]
     return tuple(Phase(range(steps[0], steps[-1] - 1, -1), *key) for key, steps in runs)
+
+
+def plan_forecasts(phases: Sequence[Phase], cache: FeatureCache | None) -> dict[int, tuple[float, ...]]:
+    """Plan the cached phases of a run.
+
+    Args:
+        phases: Of `split_steps`, with the same cache.
+        cache: None for a run without.
+
+    Returns:
+        By step that is forecast, the weights of what was kept; see `FeatureCache.forecasts`.
+
+    Raises:
+        ValueError: There is a cache of an interval above 1, and no step to forecast.
+    """
+    if cache is None or cache.interval == 1:
+        return {}
+    planned: dict[int, tuple[float, ...]] = {}
+    for phase in phases:
+        planned |= cache.forecasts(phase.steps) if phase.cached else {}
+    if not planned:
+        most = max((len(phase.steps) for phase in phases if phase.cached), default=0)
+        raise ValueError(
+            f"cache start must leave more than {cache.order + 1} steps alike with order {cache.order},"
+            f" got {most} steps from where mode guidance ends or start"
+        )
+    return planned

@@ -19,14 +19,15 @@ from torch import Tensor, nn
 from mgd3_engine.backends import BackendRequest, create_backend
 from mgd3_engine.denoiser import Denoiser
 from mgd3_engine.sampling.batches import BatchBuffers, batch_shapes, plan_batches
-from mgd3_engine.sampling.checks import check_finite, check_options, check_output
+from mgd3_engine.sampling.checks import check_caches, check_finite, check_options, check_output
 from mgd3_engine.sampling.coefficients import MULTISTEP_METHODS, NOISY_METHODS, step_table
 from mgd3_engine.sampling.conditioning import bind_network
+from mgd3_engine.sampling.feature_cache import FeatureCache
 from mgd3_engine.sampling.graphs import CaptureError, CudaRecorder, Recorder, why_not
 from mgd3_engine.sampling.guidance import GuidanceTerm, ModeGuidance
 from mgd3_engine.sampling.inputs import LatentShape, SampleInputs
 from mgd3_engine.sampling.noise import NoiseSource, draw_noise
-from mgd3_engine.sampling.phases import Phase, cfg_steps, first_step, split_steps
+from mgd3_engine.sampling.phases import Phase, cfg_steps, first_step, jumps, plan_forecasts, split_steps
 from mgd3_engine.sampling.schedule import NoiseSchedule
 from mgd3_engine.sampling.terms import TermEvaluator
 from mgd3_engine.sampling.workspaces import Workspace, Workspaces
@@ -71,6 +72,7 @@ class GuidedSampler:
         cfg_interval: Lowest and highest timestep (both included, 0..T-1) with classifier-free guidance; on
             the other steps the network runs the conditional rows alone. None is all.
         guidance: Mode guidance; None for a run without.
+        cache: Leave the blocks of a DiT out on some steps; None runs all on every step. Backend eager alone.
         terms: Further guidance, added to x_{i-1} beside the mode term.
         start_strength: Begin at the mode, noised to the first of this share of the steps (D4M, Su et al.
             2024), instead of at noise; None is off.
@@ -104,6 +106,7 @@ class GuidedSampler:
         cfg_channels: int | None = None,
         cfg_interval: tuple[int, int] | None = None,
         guidance: ModeGuidance | None = DEFAULT_GUIDANCE,
+        cache: FeatureCache | None = None,
         terms: Sequence[GuidanceTerm] = (),
         start_strength: float | None = None,
         backend: str = "auto",
@@ -118,7 +121,8 @@ class GuidedSampler:
         self.respaced = schedule.respaced(steps, spacing, offset=steps_offset)
         first = first_step(steps, start_strength)
         self.guidance = guidance = None if guidance is None else guidance.resolve(method, steps)
-        self._phases = split_steps(first, guidance, cfg_steps(self.respaced, first, cfg_interval))
+        self._phases = split_steps(first, guidance, cfg_steps(self.respaced, first, cfg_interval), cache)
+        self._forecasts = plan_forecasts(self._phases, cache)
         table = step_table(
             self.respaced,
             method=method,
@@ -126,7 +130,7 @@ class GuidedSampler:
             prediction=prediction,
             variance=variance,
             guidance=guidance,
-            first_order=[phase.steps[0] for phase in self._phases],
+            first_order=jumps(self._phases),
         )
         self.device = _device_of(denoiser) if device is None else torch.device(device)
         self.dtype = dtype
@@ -145,6 +149,8 @@ class GuidedSampler:
             cache_dir=cache_dir,
         )
         self.backend, self._denoiser = create_backend(backend, request)
+        if self._forecasts:
+            check_caches(self._denoiser, self.backend, any(term.needs_grad for term in self.terms))
         self._start_level = None if start_strength is None else float(self.respaced.alphas_cumprod[first])
         self._table = table.to(self.device)
         self._steps = torch.arange(steps, device=self.device)  # [S], the counter that guided_step reads
@@ -161,8 +167,13 @@ class GuidedSampler:
 
     @property
     def network_rows(self) -> int:
-        """Rows of the network's input that an image takes, all steps together."""
-        return sum(len(phase.steps) * (self._halves if phase.cfg else 1) for phase in self._phases)
+        """Rows of the network's input that an image takes, all steps whose blocks are run together."""
+        return sum(
+            self._halves if phase.cfg else 1
+            for phase in self._phases
+            for step in phase.steps
+            if step not in self._forecasts
+        )
 
     @property
     def preparation(self) -> str:
@@ -257,7 +268,8 @@ class GuidedSampler:
             )
             most_classes = rows + self._halves - 1
             return Workspace(
-                buffers, bind_network(self._denoiser, self._timesteps, network_rows, most_classes)
+                buffers,
+                bind_network(self._denoiser, self._timesteps, network_rows, most_classes, self._forecasts),
             )
 
         return self._workspaces.get(rows, inputs, make)
