@@ -3,9 +3,9 @@
 python -m bench.rehearsals.many_images --classes 1000 --ipc 50
 
 A made-up folder of tiny pictures is distilled by two workers, or `--workers ray`, killed with SIGKILL shortly
-before its end, gone on with, and started once more when nothing is left. Times are of whole commands. The peak
-memory of the driver, and of its workers after it, is read when so many classes are begun. Prints one JSON
-object.
+before its end, gone on with, and started once more when nothing is left. Times are of whole commands. The
+peak memory of the driver, and of its workers after it, is read when so many classes are begun. Prints one
+JSON object.
 """
 
 from __future__ import annotations
