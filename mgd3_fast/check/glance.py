@@ -74,6 +74,7 @@ def _jobs(dataset: Dataset) -> Iterator[Callable[[], Seen]]:
         cls, position = evenly[chosen]
         read, more = partial(cls.images.read, position), 0
         with suppress(BadImageError, OSError):
+            read = partial(bytes, read())
             more = pixels_of(read())
         if pixels + more > _MOST_PIXELS:
             continue

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,10 +14,12 @@ from mgd3_fast.datasets import (
     Dataset,
     Framing,
     ImageStream,
+    Shard,
     open_source,
     run_ahead,
     shards_of,
 )
+from mgd3_fast.datasets.batches import threads_for
 from mgd3_fast.datasets.class_names import plain_names
 from mgd3_fast.datasets.selector import select_classes
 from mgd3_fast.datasets.shard_index import stream_shards
@@ -102,7 +104,7 @@ def see_all(splits: list[Split], framing: Framing, progress: Progress) -> Pictur
         total = len(split.source) if isinstance(split.source, Dataset) else split.source.num_images
         with progress.stage(f"look at {split.name}", total=total, unit="img") as bar:
             try:
-                for seen in run_ahead(_jobs(split, framing), None, _LOOKAHEAD):
+                for seen in run_ahead(_jobs(split, framing), threads_for(_shards(split)), _LOOKAHEAD):
                     pictures.add(number, *seen)
                     bar.advance()
             except UnlabelledError:
@@ -112,10 +114,12 @@ def see_all(splits: list[Split], framing: Framing, progress: Progress) -> Pictur
 
 
 def _jobs(split: Split, framing: Framing) -> Iterator[Callable[[], Seen]]:
-    source = split.source
-    shards = shards_of(source) if isinstance(source, Dataset) else stream_shards(source)
     wanted = None if split.class_names is None else frozenset(split.class_names)
-    for shard in shards:
+    for shard in _shards(split):
         for row in shard.rows():
             if wanted is None or row.class_name in wanted:
                 yield partial(see, row.class_name, row.name, row.read, framing)
+
+
+def _shards(split: Split) -> Sequence[Shard]:
+    return shards_of(split.source) if isinstance(split.source, Dataset) else stream_shards(split.source)

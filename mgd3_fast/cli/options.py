@@ -21,7 +21,7 @@ GROUPS = {
     " mode_scale t_stop t_stop_of guidance_form start_strength cache_steps cache_order cache_from",
     "prompts of Stable Diffusion": "prompts prompt_template synonyms negative_prompt",
     "output": "out format image_size trace trace_stops plot plot_classes projection keep_weights",
-    "machine": "device precision backend compile batch_size workers shard cache_dir",
+    "machine": "device precision backend compile batch_size workers ray_address shard cache_dir",
 }
 """Fields by the heading that the help has them under; those of a command's own `GROUPS` come first."""
 EVERYWHERE = ("--help", "--quiet", "--json")

@@ -8,12 +8,12 @@ from pathlib import Path
 from mgd3_fast.config.distill import REAL_METHODS
 from mgd3_fast.config.evaluate import LARGEST_SIZE, PRESETS, epochs_of, names_of
 from mgd3_fast.config.fields import (
-    CACHE,
     LARGEST_SEED,
     argument,
     background_option,
     bad_image_option,
     budget_option,
+    cache_option,
     check_options,
     check_whole,
     classes_option,
@@ -22,7 +22,6 @@ from mgd3_fast.config.fields import (
     fit_option,
     folder,
     option,
-    path,
     read_budget,
     whole,
 )
@@ -127,7 +126,7 @@ class CompareConfig:
     fit: str | None = fit_option("likewise, else ")
     on_bad_image: str = bad_image_option()
     device: str = device_option()
-    cache_dir: Path | str | None = path(f"where latents are kept for later runs {CACHE}", default=None)
+    cache_dir: Path | str | None = cache_option()
 
     def __post_init__(self) -> None:
         check_options(self)

@@ -48,7 +48,9 @@ class ConvertConfig:
         UserError: If a field is out of range or does not concern the format.
     """
 
-    src: Path | str = argument("folder that distill wrote, or any folder of class folders", metavar="SRC")
+    src: Path | str = argument(
+        "folder that distill wrote or its URL, or any folder of class folders", metavar="SRC"
+    )
     out: Path | str = argument("folder that receives the result", metavar="OUT", check=check_folder)
     format: str = option("what OUT is to be", choices=FORMATS)
     dataset: str | None = option(

@@ -70,6 +70,13 @@ def _check_auto_or_whole(name: str, value: object) -> None:
         check_whole(name, value, 1)
 
 
+def _check_workers(name: str, value: object) -> None:
+    if not isinstance(value, str):
+        check_whole(name, value, 1)
+    elif value not in ("auto", "ray"):
+        raise UserError(f"{name} must be auto, ray or a whole number of at least 1, got {value!r}")
+
+
 def _interval(text: str) -> tuple[int, int]:
     low, high = text.split(",")
     return int(low), int(high)
@@ -210,11 +217,18 @@ class DistillConfig(DiscoverConfig):
         "do the I-th of N parts; parts may run at the same time, on any machines, into one --out"
     )
     workers: int | str = option(
-        "processes of this machine that share the work; auto is one for every GPU, one on a CPU",
+        "processes of this machine that share the work; auto is one for every GPU, one on a CPU; ray is one"
+        " for every GPU of a Ray cluster, or processor where it has none",
         default="auto",
         parse=auto_or_int,
-        metavar="N|auto",
-        check=_check_auto_or_whole,
+        metavar="N|auto|ray",
+        check=_check_workers,
+    )
+    ray_address: str | None = option(
+        "HOST:PORT of the head of the Ray cluster (default: $RAY_ADDRESS, the cluster that this machine is a"
+        " node of, or a Ray of this machine alone)",
+        default=None,
+        metavar="HOST:PORT",
     )
     format: str = option(
         "imagefolder names folders by class, numeric by label; the others are made of an imagefolder, in"
@@ -236,11 +250,15 @@ class DistillConfig(DiscoverConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.workers == "ray" and self.device.startswith("cuda:"):
+            raise UserError(f"device must be auto, cpu or cuda with --workers ray, got {self.device!r}")
         if re.fullmatch(r"cuda:\d+", self.device) and self.workers not in ("auto", 1):
             raise UserError(
                 f"workers must be 1 with --device {self.device}, which is one GPU, got {self.workers}: give"
                 " --device cuda, and they take the GPUs in turn"
             )
+        if self.ray_address is not None and self.workers != "ray":
+            raise UserError(f"ray_address must come with --workers ray, got {self.ray_address!r} alone")
         if self.t_stop is not None:
             check_whole("t_stop", self.t_stop, 0, self.t_stop_of or self.steps)
         if self.cfg_interval is not None and self.cfg_scale == 1.0:

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mgd3_fast.config.fields import (
-    CACHE,
     background_option,
     bad_image_option,
+    cache_option,
     check_options,
     classes_option,
     device_option,
@@ -35,12 +35,12 @@ class EncodeConfig:
 
     dataset: str = option(
         "mnist5k, imagenet1k, imagenet100, imagenette, imagewoof, imageidc, imagenet-a .. imagenet-e,"
-        " the path of a folder with one folder of images per class, hf:owner/name[:config][@revision]"
+        " the path or URL of a folder with one folder of images per class, hf:owner/name[:config][@revision]"
         " (Hugging Face, streamed; also hf:./folder of parquet files), or wds:pattern (WebDataset shards)",
         metavar="NAME|PATH|hf:...|wds:...",
     )
     data_dir: Path | str | None = path(
-        "ILSVRC tree that the imagenet names are class lists over, or the folder of its tar files as"
+        "ILSVRC tree that the imagenet names are class lists over, its URL, or the folder of its tar files as"
         " downloaded (default: $IMAGENET_DIR)",
         default=None,
     )
@@ -67,7 +67,7 @@ class EncodeConfig:
         choices=PRECISIONS,
     )
     device: str = device_option()
-    cache_dir: Path | str | None = path(f"where latents are kept for later runs {CACHE}", default=None)
+    cache_dir: Path | str | None = cache_option()
     flip: str = option(
         "mirror images before they are encoded: random mirrors half of them, the same half in every run;"
         " both keeps each image and its mirror image",

@@ -64,8 +64,8 @@ class EvaluateConfig:
         UserError: If a field is out of range; the message names the field, the rule and the value.
     """
 
-    folders: tuple[Path, ...] = argument(
-        "distilled folders, compared with the first", metavar="DIR", nargs="+", parse=folders_of
+    folders: tuple[Path | str, ...] = argument(
+        "distilled folders or their URLs, compared with the first", metavar="DIR", nargs="+", parse=folders_of
     )
     dataset: str = option(
         "mnist5k, an ImageNet subset's name as for distill, the path of a folder with train/ and val/,"

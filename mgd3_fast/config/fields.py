@@ -51,7 +51,7 @@ def option(
 
 def argument(help: str, *, metavar: str, **rest: Any) -> Any:
     """Declare what the command line takes by its place instead of by its name; see `option`."""
-    declared = option(help, metavar=metavar, **{"parse": Path, **rest})
+    declared = option(help, metavar=metavar, **{"parse": place, **rest})
     return field(metadata={**declared.metadata, "positional": True})
 
 
@@ -71,7 +71,12 @@ def number(help: str, *, default: Any = MISSING, highest: float = math.inf, abov
 
 def path(help: str, *, default: Any = MISSING, metavar: str = "PATH") -> Any:
     """Declare a file or folder; see `option`."""
-    return option(help, default=default, parse=Path, metavar=metavar)
+    return option(help, default=default, parse=place, metavar=metavar)
+
+
+def place(text: str) -> Path | str:
+    """A path; a URL stays text, as a path would lose one of its slashes."""
+    return text if "://" in text else Path(text)
 
 
 def folder(help: str, *, default: Any = MISSING) -> Any:
@@ -102,7 +107,14 @@ def split_option() -> Any:
 
 def data_dir_option() -> Any:
     """Declare the folder that ImageNet's names are class lists over."""
-    return path("ILSVRC tree of the imagenet names (default: $IMAGENET_DIR)", default=None)
+    return path("ILSVRC tree of the imagenet names, or its URL (default: $IMAGENET_DIR)", default=None)
+
+
+def cache_option() -> Any:
+    """Declare where latents are kept."""
+    return path(
+        f"where latents are kept for later runs, or the URL where machines share them {CACHE}", default=None
+    )
 
 
 def budget_option(help: str, *, default: Any = MISSING) -> Any:
@@ -173,9 +185,9 @@ def bad_image_option() -> Any:
     return option("what to do about an image that cannot be read", default="error", choices=ON_BAD_IMAGE)
 
 
-def folders_of(words: list[str]) -> tuple[Path, ...]:
-    """Take positional arguments as folders."""
-    return tuple(Path(word) for word in words)
+def folders_of(words: list[str]) -> tuple[Path | str, ...]:
+    """Take positional arguments as folders, or their URLs."""
+    return tuple(map(place, words))
 
 
 def auto_or_int(text: str) -> int | str:

@@ -24,7 +24,9 @@ class MetricsConfig(EncodeConfig):
         UserError: If a field is out of range; the message names the field, the rule and the value.
     """
 
-    folders: tuple[Path, ...] = argument("distilled folders", metavar="DIR", nargs="+", parse=folders_of)
+    folders: tuple[Path | str, ...] = argument(
+        "distilled folders, or their URLs", metavar="DIR", nargs="+", parse=folders_of
+    )
     features: str = option(
         "where distances are taken: latents of the generator's autoencoder, pixels, or the output of an"
         " ONNX network given by its file",

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mgd3_fast.config.fields import (
-    CACHE,
     FILE_SUFFIX,
     argument,
     background_option,
+    cache_option,
     check_options,
     data_dir_option,
     fit_option,
@@ -39,7 +39,7 @@ class ReportConfig:
         UserError: If a field is out of range; the message names the field, the rule and the value.
     """
 
-    folder: Path | str = argument("a finished run of distill", metavar="DIR")
+    folder: Path | str = argument("a finished run of distill, or its URL", metavar="DIR")
     dataset: str | None = option(
         "where the real images are: a name or path, as for distill (default: the run's own dataset)",
         default=None,
@@ -63,7 +63,7 @@ class ReportConfig:
     classes_shown: int = whole("classes on the contact sheet, evenly spread", default=20)
     images_shown: int = whole("images of each of them", default=10)
     map: str = option("t-SNE maps and metrics of the classes shown", default="on", choices=("on", "off"))
-    cache_dir: Path | str | None = path(f"where latents are kept {CACHE}", default=None)
+    cache_dir: Path | str | None = cache_option()
     out: Path | str | None = path("file that is written (default: report.html in the folder)", default=None)
 
     def __post_init__(self) -> None:

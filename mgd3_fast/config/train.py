@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from mgd3_fast.config.fields import (
-    CACHE,
     LARGEST_SEED,
     background_option,
     bad_image_option,
+    cache_option,
     check_options,
     check_whole,
     classes_option,
@@ -190,7 +190,7 @@ class TrainConfig:
         "fp32, or bf16 autocast; auto is bf16 on a GPU that has it", default="auto", choices=TRAIN_PRECISIONS
     )
     checkpoint_every: int = whole("steps between checkpoints", default=1000)
-    cache_dir: Path | str | None = path(f"where latents are kept for later runs {CACHE}", default=None)
+    cache_dir: Path | str | None = cache_option()
     background: str | None = background_option("what --init records, else ")
     fit: str | None = fit_option("likewise, else ")
     on_bad_image: str = bad_image_option()

@@ -7,12 +7,12 @@ from pathlib import Path
 
 from mgd3_fast.config.encode import PRECISIONS
 from mgd3_fast.config.fields import (
-    CACHE,
     LARGEST_SEED,
     argument,
     background_option,
     bad_image_option,
     budget_option,
+    cache_option,
     check_options,
     classes_option,
     data_dir_option,
@@ -20,7 +20,6 @@ from mgd3_fast.config.fields import (
     fit_option,
     folder,
     option,
-    path,
     read_budget,
     whole,
 )
@@ -61,7 +60,7 @@ class TuneConfig:
     on_bad_image: str = bad_image_option()
     precision: str = option("number format of the generator", default="auto", choices=PRECISIONS)
     device: str = device_option()
-    cache_dir: Path | str | None = path(f"where latents are kept for later runs {CACHE}", default=None)
+    cache_dir: Path | str | None = cache_option()
 
     def __post_init__(self) -> None:
         check_options(self)

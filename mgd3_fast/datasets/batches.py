@@ -9,7 +9,7 @@ Shape letters: B images, R pixels a side.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -26,11 +26,15 @@ from torch import Tensor
 from mgd3_fast.config.fields import ON_BAD_IMAGE
 from mgd3_fast.datasets.dataset import Dataset
 from mgd3_fast.datasets.decoding import BadImageError
+from mgd3_fast.datasets.images import ImageSource
+from mgd3_fast.datasets.shards import Shard
 from mgd3_fast.devices import usable_processors
 from mgd3_fast.errors import UserError
 
 _MOST_WORKERS = 16
 _LOOKAHEAD = 64
+# In flight at a time: an answer of a bucket takes 20 to 100 ms, whatever its size.
+_REQUESTS = 32
 Result = TypeVar("Result")
 
 
@@ -74,7 +78,7 @@ def image_batches(
         resolution: R, pixels a side.
         batch_size: Most images of a batch; the last one may have fewer.
         on_bad_image: "error" or "skip".
-        num_workers: Decoding threads; by default one per processor, at most 16, none for images in memory.
+        num_workers: Decoding threads; see `threads_for`.
         bad_images: Receives what was skipped.
 
     Raises:
@@ -82,8 +86,8 @@ def image_batches(
     """
     check_rule(on_bad_image)
     cls = dataset.classes[class_index]
-    if num_workers is None and cls.images.in_memory:
-        num_workers = 0
+    if num_workers is None:
+        num_workers = threads_for([cls.images])
     jobs = (
         partial(
             load_image, cls.name, i, cls.images.name(i), partial(dataset.square, class_index, i, resolution)
@@ -107,6 +111,13 @@ def image_batches(
             indices, good = [], []
     if not any_good:
         raise no_good_image_error(cls.name, len(cls))
+
+
+def threads_for(sources: Sequence[ImageSource | Shard]) -> int | None:
+    """Threads that loading is worth: 0 from memory, 32 from a network, else None for one a processor."""
+    if all(source.in_memory for source in sources):
+        return 0
+    return _REQUESTS if any(source.is_remote for source in sources) else None
 
 
 def check_rule(on_bad_image: str) -> None:

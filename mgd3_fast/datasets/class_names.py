@@ -10,6 +10,7 @@ from pathlib import Path
 from mgd3_fast.datasets.imagenet import imagenet_class_titles, imagenet_classes
 from mgd3_fast.datasets.selector import place_finder
 from mgd3_fast.errors import UserError, listed
+from mgd3_fast.storage.remote_path import RemotePath
 
 # Beyond it a label is an error of the data (a hash, a time), not the index of a class.
 _LARGEST_INDEX = 1_000_000
@@ -99,14 +100,14 @@ class LabelIndex:
         return self._plain[index], index
 
 
-def read_names(path: Path) -> tuple[str, ...]:
+def read_names(path: Path | RemotePath) -> tuple[str, ...]:
     """Read a list of class names, one a line.
 
     Raises:
         UserError: No such file, an empty one, or a name twice.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_bytes().decode("utf-8").splitlines()
     except OSError as error:
         raise UserError(f"classes must be a readable list of class names: {path}: {error.strerror}") from None
     except UnicodeDecodeError:

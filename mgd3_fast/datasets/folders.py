@@ -12,10 +12,11 @@ from typing import NamedTuple
 
 from mgd3_fast.datasets.batches import run_ahead
 from mgd3_fast.datasets.dataset import Dataset, ImageClass
-from mgd3_fast.datasets.images import FileImages, ScannedFile
+from mgd3_fast.datasets.images import FileImages, RemoteImages, ScannedFile
 from mgd3_fast.datasets.selector import matched, order_notes, select_classes
 from mgd3_fast.errors import UserError, listed
 from mgd3_fast.progress import SILENT, Progress
+from mgd3_fast.storage.remote_path import RemotePath
 
 # Those of torchvision's ImageFolder. Of several images with one WebDataset key the first of these is taken.
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm")
@@ -34,7 +35,7 @@ _MIN_CLASSES_FOR_BAR = 100
 
 
 def open_image_folder(
-    root: Path, classes: str | None = None, split: str = "train", progress: Progress = SILENT
+    root: Path | RemotePath, classes: str | None = None, split: str = "train", progress: Progress = SILENT
 ) -> Dataset:
     """Open a folder of class folders, or a folder whose train/ and val/ are such folders.
 
@@ -84,14 +85,14 @@ class _Split(NamedTuple):
         notes: What was left out to come here.
     """
 
-    root: Path
+    root: Path | RemotePath
     name: str
     folders: dict[str, str]
     class_names: list[str]
     notes: list[str]
 
 
-def _open_split(root: Path, folders: Sequence[str], split: str) -> _Split:
+def _open_split(root: Path | RemotePath, folders: Sequence[str], split: str) -> _Split:
     """Choose the first folder of a split that has labels: class folders, called as those of train/."""
     wanted = _SPLIT_FOLDERS.get(split, (split,))
     present = [folder for folder in wanted if folder in folders]
@@ -120,14 +121,16 @@ def _open_split(root: Path, folders: Sequence[str], split: str) -> _Split:
     )
 
 
-def class_folders(root: Path) -> list[str]:
+def class_folders(root: Path | RemotePath) -> list[str]:
     """Names of the visible folders inside `root`, sorted."""
+    if isinstance(root, RemotePath):
+        return root.folders()
     with os.scandir(root) as entries:
         return sorted(entry.name for entry in entries if not entry.name.startswith(".") and _is_folder(entry))
 
 
 def scan_classes(
-    root: Path,
+    root: Path | RemotePath,
     names: Sequence[str],
     labels: Sequence[int],
     progress: Progress = SILENT,
@@ -173,9 +176,11 @@ def scan_classes(
     return tuple(classes), notes
 
 
-def scan_folder(folder: Path) -> tuple[FileImages, Counter[str]]:
+def scan_folder(folder: Path | RemotePath) -> tuple[FileImages | RemoteImages, Counter[str]]:
     """List the images of one class folder, sorted by relative name, and count other files by suffix."""
     left_out: Counter[str] = Counter()
+    if isinstance(folder, RemotePath):
+        return RemoteImages(folder, sorted(_remote_image_files(folder, left_out))), left_out
     return FileImages(folder, sorted(_image_files(str(folder), "", left_out))), left_out
 
 
@@ -199,8 +204,10 @@ def left_out_notes(left_out: Mapping[str, int]) -> list[str]:
     return [f"{files} left out: {listed(f'{times:,} {suffix}' for suffix, times in kinds)}"]
 
 
-def _dangling_notes(root: Path) -> list[str]:
+def _dangling_notes(root: Path | RemotePath) -> list[str]:
     """A note where class folders may be missing."""
+    if isinstance(root, RemotePath):
+        return []
     with os.scandir(root) as entries:
         links = [Path(entry) for entry in entries if entry.is_symlink() and not entry.name.startswith(".")]
     dangling = sorted(link.name for link in links if not link.exists())
@@ -209,6 +216,14 @@ def _dangling_notes(root: Path) -> list[str]:
     several = f"{len(dangling):,} links that lead nowhere are no classes"
     what = "1 link that leads nowhere is no class" if len(dangling) == 1 else several
     return [f"{what}: {listed(dangling)}"]
+
+
+def _remote_image_files(folder: RemotePath, left_out: Counter[str]) -> Iterator[ScannedFile]:
+    for file in folder.files():
+        if is_image(file.name):
+            yield ScannedFile(*file)
+        else:
+            left_out[suffix_of(file.name)] += 1
 
 
 def _image_files(folder: str, prefix: str, left_out: Counter[str]) -> Iterator[ScannedFile]:

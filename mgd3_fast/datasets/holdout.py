@@ -25,7 +25,7 @@ class ChosenImages:
 
     def __init__(self, images: ImageSource, positions: Sequence[int]) -> None:
         self._images, self._positions = images, tuple(positions)
-        self.in_memory = images.in_memory
+        self.in_memory, self.is_remote = images.in_memory, images.is_remote
 
     def __len__(self) -> int:
         return len(self._positions)

@@ -224,7 +224,7 @@ def _content(image: Mapping[str, Any]) -> bytes:
         return bytes(image["bytes"])
     if not image.get("path"):
         return b""
-    import fsspec  # type: ignore[import-untyped]
+    import fsspec
 
     with fsspec.open(image["path"], "rb") as file:
         return bytes(file.read())

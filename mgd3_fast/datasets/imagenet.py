@@ -17,6 +17,7 @@ from mgd3_fast.datasets.selector import select_classes
 from mgd3_fast.errors import UserError, listed
 from mgd3_fast.progress import SILENT, Progress
 from mgd3_fast.storage.cache import cache_dir_or_default
+from mgd3_fast.storage.remote_path import RemotePath, path_at
 
 _LIST_FILES = {
     "imagenet1k": "imagenet1k.txt",
@@ -72,7 +73,7 @@ def imagenet_class_titles() -> tuple[str, ...]:
 
 def open_imagenet(
     name: str,
-    data_dir: Path | None,
+    data_dir: Path | RemotePath | None,
     classes: str | None,
     split: str,
     progress: Progress = SILENT,
@@ -85,8 +86,8 @@ def open_imagenet(
     Args:
         name: One of `IMAGENET_NAMES`.
         data_dir: The tree: a folder with train/ (also nested as in ILSVRC/Data/CLS-LOC) or the folder of
-            wnid folders itself; else the folder of ILSVRC2012_img_train.tar (and ILSVRC2012_img_val.tar
-            with its labels), or such a file; $IMAGENET_DIR by default.
+            wnid folders itself, on a disk or in a bucket; else the folder of ILSVRC2012_img_train.tar (and
+            ILSVRC2012_img_val.tar with its labels), or such a file, on a disk; $IMAGENET_DIR by default.
         classes: Selector; all by default.
         split: "train" or "val".
         progress: Where the bar goes.
@@ -104,14 +105,14 @@ def open_imagenet(
             raise UserError(
                 f"data_dir must name an ILSVRC-2012 tree for {name}: give --data-dir or set IMAGENET_DIR"
             )
-        data_dir = Path(os.environ["IMAGENET_DIR"])
+        data_dir = path_at(os.environ["IMAGENET_DIR"])
     wnids = set(imagenet_classes("imagenet1k"))
     folders = [root for root in _candidate_roots(data_dir, split) if root.is_dir()]
     root = next((root for root in folders if not wnids.isdisjoint(class_folders(root))), None)
     if root is not None:
         found, notes = scan_classes(root, names, labels, progress)
     else:
-        root = find_ilsvrc_tar(data_dir, split)
+        root = None if isinstance(data_dir, RemotePath) else find_ilsvrc_tar(data_dir, split)
         if root is None:
             raise _nothing_found(data_dir, split, folders)
         indexes = cache_dir_or_default(cache_dir) / "indexes"
@@ -121,7 +122,9 @@ def open_imagenet(
     return dataset
 
 
-def _nothing_found(data_dir: Path, split: str, folders: Sequence[Path]) -> UserError:
+def _nothing_found(
+    data_dir: Path | RemotePath, split: str, folders: Sequence[Path | RemotePath]
+) -> UserError:
     if not data_dir.is_dir():
         return UserError(f"data_dir must be an existing folder, got {data_dir}")
     for root in folders:
@@ -134,7 +137,7 @@ def _nothing_found(data_dir: Path, split: str, folders: Sequence[Path]) -> UserE
     )
 
 
-def _candidate_roots(data_dir: Path, split: str) -> Iterator[Path]:
+def _candidate_roots(data_dir: Path | RemotePath, split: str) -> Iterator[Path | RemotePath]:
     for parent in _PARENTS:
         for folder in _SPLIT_FOLDERS[split]:
             yield data_dir / parent / folder

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from mgd3_fast.datasets.decoding import BadImageError, decode_image
+from mgd3_fast.storage.remote_path import RemotePath
 
 
 class ImageSource(Protocol):
@@ -26,6 +27,11 @@ class ImageSource(Protocol):
     @property
     def in_memory(self) -> bool:
         """Whether `load` reads no file, so that workers are of no use."""
+        ...
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether `read` waits for a network, so that many workers are of use."""
         ...
 
     def __len__(self) -> int: ...
@@ -56,7 +62,10 @@ class ImageSource(Protocol):
 
 
 class ScannedFile(NamedTuple):
-    """What a scan keeps of a file: name relative to the class folder, bytes, time of change in ns."""
+    """What a scan keeps of a file: name relative to the class folder, bytes, time of change in ns.
+
+    In a bucket the time is a number of the file's version.
+    """
 
     name: str
     size: int
@@ -134,6 +143,7 @@ class ListedImages:
     """The half of an `ImageSource` that a list of its files knows, in the order the class keeps."""
 
     in_memory = False
+    is_remote = False
 
     def __init__(self, files: FileList) -> None:
         self._files = files
@@ -190,6 +200,28 @@ class FileImages(ListedImages):
         return decode_image(self.read(position))
 
 
+class RemoteImages(ListedImages):
+    """Image files in a folder of a bucket, named and ordered as those of `FileImages`."""
+
+    is_remote = True
+
+    def __init__(self, folder: RemotePath, files: Iterable[ScannedFile]) -> None:
+        super().__init__(FileList.of(files))
+        self.folder = folder
+
+    def location(self, position: int) -> str:
+        """URL of a file."""
+        return str(self.folder / self.name(position))
+
+    def read(self, position: int) -> bytes:
+        """Bytes of one file; a `UserError` where the server does not give them."""
+        return (self.folder / self.name(position)).read_bytes()
+
+    def load(self, position: int) -> Image.Image:
+        """Read one file as `decode_image` does."""
+        return decode_image(self.read(position))
+
+
 class ArrayImages:
     """Images held in memory, named by their positions as five digits.
 
@@ -201,6 +233,7 @@ class ArrayImages:
     """
 
     in_memory = True
+    is_remote = False
 
     def __init__(self, pixels: NDArray[np.uint8]) -> None:
         if pixels.dtype != np.uint8 or not (pixels.ndim == 3 or (pixels.ndim == 4 and pixels.shape[3] == 3)):

@@ -16,7 +16,7 @@ from mgd3_fast.datasets.shard_index import index_path, read_index, stream_shards
 from mgd3_fast.datasets.streams import ImageStream
 from mgd3_fast.errors import UserError
 from mgd3_fast.progress import SILENT, Progress
-from mgd3_fast.storage.cache import expanded
+from mgd3_fast.storage.remote_path import RemotePath, path_at
 
 DATASET_NAMES = (*IMAGENET_NAMES, "mnist5k")
 
@@ -34,10 +34,10 @@ def open_dataset(
 
     Args:
         spec: One of `DATASET_NAMES`; the path of an ImageFolder (a name wins over a folder of that name:
-            write ./name for the folder); `hf:` and a dataset of the hub or a folder of parquet files; `wds:`
-            and WebDataset shards.
-        data_dir: The ILSVRC-2012 tree, or the folder of its tar files, of an ImageNet name; $IMAGENET_DIR
-            by default.
+            write ./name for the folder) or its URL (s3://bucket/photos); `hf:` and a dataset of the hub or a
+            folder of parquet files; `wds:` and WebDataset shards.
+        data_dir: The ILSVRC-2012 tree, its URL, or the folder of its tar files, of an ImageNet name;
+            $IMAGENET_DIR by default.
         classes: Class names, indices and ranges, such as "0-9,n01440764"; all by default. Labels stay those
             of the full list.
         split: "train", "val" or, where there is one, "test".
@@ -82,7 +82,7 @@ def open_source(
         UserError: As `open_dataset`.
     """
     if spec in IMAGENET_NAMES:
-        folder = None if data_dir is None else expanded(data_dir)
+        folder = None if data_dir is None else path_at(data_dir)
         return open_imagenet(spec, folder, classes, split, progress, cache_dir)
     if data_dir is not None:
         raise UserError(f"data_dir must be left out unless dataset is an ImageNet name, got dataset {spec!r}")
@@ -109,9 +109,11 @@ def _known(
 
 
 def _open_folder(spec: str, classes: str | None, split: str, progress: Progress) -> Dataset:
-    path = expanded(spec)
+    path = path_at(spec)
     if path.is_dir():
         return open_image_folder(path, classes, split, progress)
+    if isinstance(path, RemotePath):
+        raise UserError(f"dataset must be an existing folder of class folders, got {path}, which is empty")
     if path.exists():
         raise UserError(f"dataset must be a name or a folder of class folders, got the file {path}")
     near = get_close_matches(spec.lower(), DATASET_NAMES, n=1)

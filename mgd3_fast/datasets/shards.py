@@ -54,6 +54,7 @@ class Shard(ABC):
         digest: Of its rows when it was read first, where the key cannot see that it has changed.
         is_listed: Whether its images are known without reading it.
         in_memory: Whether loading reads no file.
+        is_remote: Whether loading waits for a network.
     """
 
     name: str
@@ -62,6 +63,7 @@ class Shard(ABC):
     digest: str | None = None
     is_listed = True
     in_memory = False
+    is_remote = False
 
     @property
     @abstractmethod
@@ -95,7 +97,8 @@ class ClassShard(Shard):
     def __init__(self, cls: ImageClass) -> None:
         self._cls = cls
         self.name, self.title = cls.name, f"class {cls.name}"
-        self.count, self.in_memory = len(cls), cls.images.in_memory
+        self.count = len(cls)
+        self.in_memory, self.is_remote = cls.images.in_memory, cls.images.is_remote
 
     @property
     def key(self) -> str:

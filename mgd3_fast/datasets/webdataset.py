@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cached_property
 from glob import glob
@@ -19,8 +20,10 @@ from mgd3_fast.datasets.tars import is_compressed, tar_members
 from mgd3_fast.errors import UserError
 from mgd3_fast.progress import Progress
 from mgd3_fast.storage.cache import expanded
+from mgd3_fast.storage.remote_path import RemotePath, path_at
 
 _COMPANIONS = ("classnames.txt", "classes.txt")
+_REQUESTS = 32
 
 
 class Shards:
@@ -41,19 +44,13 @@ class Shards:
 
     @cached_property
     def identity(self) -> str:
-        """Hex sha256 of the class names, of names, sizes and times of change of files, and of other URLs."""
+        """Hex sha256 of the class names, of names, sizes and versions of files, and of what is no file."""
         return sha256_of_lines(*(self.class_names or ()), *self._versions)
 
     @cached_property
     def _versions(self) -> list[str]:
-        versions = []
-        for url in self._urls:
-            if _is_path(url):
-                found = Path(url).stat()
-                versions.append(f"{_base_name(url)} {found.st_size} {found.st_mtime_ns}")
-            else:
-                versions.append(url)
-        return versions
+        with ThreadPoolExecutor(_REQUESTS, thread_name_prefix="ask") as pool:
+            return list(pool.map(_version, self._urls))
 
     def shard_key(self, shard: int) -> str:
         """As `identity`, of one shard: the others may change."""
@@ -72,8 +69,11 @@ class Shards:
                     if row >= start:
                         name = f"{_base_name(url)}/{sample.image.name}"
                         yield StreamedImage(row, name, sample.label, sample.image.content or b"")
-        except OSError as error:
-            raise UserError(f"{url} broke off: {' '.join(str(error).split())}; run again to go on") from None
+        except UserError:
+            raise
+        except Exception as error:  # the libraries below raise errors of a dozen families
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise UserError(f"{url} broke off: {reason}; run again to go on") from error
 
 
 def open_webdataset(
@@ -81,8 +81,8 @@ def open_webdataset(
 ) -> Dataset | Shards:
     """Open `wds:PATTERN[#classes=FILE]`: the dataset where all shards are plain local tars, else a stream.
 
-    PATTERN has brace expansion (`{000..146}`, `{a,b}`), `::` between patterns, and `*` in local ones; it
-    names paths, URLs, or `pipe:` and a command. The split is "train": shards have no splits.
+    PATTERN has brace expansion (`{000..146}`, `{a,b}`), `::` between patterns, and `*` where files can be
+    listed; it names paths, URLs, or `pipe:` and a command. The split is "train": shards have no splits.
 
     Raises:
         UserError: No such shards, a damaged one, a sample without image or label, a class without images.
@@ -109,23 +109,51 @@ def _expand(pattern: str) -> tuple[str, ...]:
         raise UserError(f"dataset must be wds: with balanced braces, got {pattern!r}: {error}") from None
     urls: list[str] = []
     for url in named:
-        path = str(expanded(url.removeprefix("file:"))) if _is_path(url) else url
-        urls += sorted(glob(path)) if _is_path(url) and "*" in path else [path]  # noqa: PTH207
+        path = str(expanded(_without_scheme(url))) if _is_path(url) else url
+        urls += _matches(path) if "*" in path and not path.startswith("pipe:") else [path]
     missing = [url for url in urls if _is_path(url) and not Path(url).is_file()]
     if missing or not urls:
-        raise UserError(f"dataset must name existing shards, got {missing[0] if missing else pattern!r}")
+        raise _missing_shard(missing[0] if missing else pattern)
     return tuple(urls)
 
 
 def _class_names(urls: Sequence[str], given: str | None) -> tuple[str, ...] | None:
     if given is not None:
-        return read_names(expanded(given))
-    beside = [Path(urls[0]).parent / companion for companion in _COMPANIONS] if _is_path(urls[0]) else []
+        return read_names(path_at(given))
+    if _is_piped(urls[0]):
+        return None
+    beside = [path_at(urls[0]).parent / companion for companion in _COMPANIONS]
     return next((read_names(path) for path in beside if path.is_file()), None)
 
 
 def _is_path(url: str) -> bool:
     return url.startswith("file:") or not (url.startswith("pipe:") or "://" in url)
+
+
+def _is_piped(url: str) -> bool:
+    """Whether webdataset runs a command for it, which is asked for nothing but the shard."""
+    return url.startswith(("pipe:", "http:", "https:"))
+
+
+def _without_scheme(url: str) -> str:
+    return url.removeprefix("file://").removeprefix("file:")
+
+
+def _matches(pattern: str) -> list[str]:
+    found = path_at(pattern)
+    return found.glob() if isinstance(found, RemotePath) else sorted(glob(pattern))  # noqa: PTH207
+
+
+def _version(url: str) -> str:
+    if _is_piped(url):
+        return url
+    if not _is_path(url):
+        try:
+            return RemotePath(url).version()
+        except FileNotFoundError:
+            raise _missing_shard(url) from None
+    found = Path(url).stat()
+    return f"{_base_name(url)} {found.st_size} {found.st_mtime_ns}"
 
 
 def _base_name(url: str) -> str:
@@ -134,8 +162,8 @@ def _base_name(url: str) -> str:
 
 @contextmanager
 def _opened(url: str) -> Iterator[IO[bytes]]:
-    if _is_path(url):
-        with Path(url).open("rb") as file:
+    if not _is_piped(url):
+        with Path(url).open("rb") if _is_path(url) else RemotePath(url).open() as file:
             yield file
         return
     try:
@@ -160,6 +188,10 @@ def _drain(pipe: IO[bytes]) -> None:
     while pipe.read(2**20):
         pass
     pipe.close()
+
+
+def _missing_shard(url: str) -> UserError:
+    return UserError(f"dataset must name existing shards, got {url!r}")
 
 
 def _missing_extra() -> UserError:

@@ -18,6 +18,7 @@ from mgd3_fast.evaluate.timing import TrainingTimes
 from mgd3_fast.evaluate.training import Job, train_classifier
 from mgd3_fast.progress import SILENT, Bar, Progress, duration
 from mgd3_fast.versions import versions
+from mgd3_fast.writers.fetching import local_runs
 
 FORMAT = "mgd3-fast evaluation"
 FORMAT_VERSION = 1
@@ -43,6 +44,7 @@ def evaluate(config: EvaluateConfig, progress: Progress = SILENT) -> dict[str, A
         UserError: Folders and dataset do not fit, or something named does not exist.
         Interrupted: Ctrl-C; finished trainings and the state of the running one are kept.
     """
+    config = replace(config, folders=local_runs(config.folders, "each of folders", progress))
     return carry_out(make_plan(config, progress), progress)
 
 

@@ -63,7 +63,7 @@ def read_sets(config: EvaluateConfig, dataset: Dataset, progress: Progress) -> d
     Raises:
         UserError: A folder does not fit the dataset, or there are no training images.
     """
-    found = [_read_folder(path, dataset, config) for path in config.folders]
+    found = [_read_folder(Path(path), dataset, config) for path in config.folders]
     sets = {
         name: _of_folder(name, folder, dataset)
         for name, folder in zip(distinct_names(found), found, strict=True)

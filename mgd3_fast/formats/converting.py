@@ -13,6 +13,7 @@ from mgd3_fast.errors import UserError
 from mgd3_fast.formats.record import RECORD, Written, conversion_key, is_intact, read_record, write_record
 from mgd3_fast.formats.target import draft_in, held, put_in_place
 from mgd3_fast.progress import SILENT, Bar, Progress
+from mgd3_fast.writers.fetching import local_run
 from mgd3_fast.writers.labelled import LabelledFolder
 from mgd3_fast.writers.reader import read_labelled
 
@@ -66,7 +67,7 @@ def convert(config: ConvertConfig, progress: Progress = SILENT) -> Conversion:
         OSError: If OUT cannot be written; nothing is left of the attempt.
     """
     check_format(config.format)
-    source = read_labelled(Path(config.src), config.dataset, "src", progress)
+    source = read_labelled(local_run(config.src, "src", progress), config.dataset, "src", progress)
     here, there = source.path.resolve(), Path(config.out).resolve()
     if there == here or (not source.manifest and here in there.parents):
         raise UserError(f"out must be another folder than src and outside of it, got {config.out}")

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -203,7 +203,9 @@ def write_part(
     return latents.nbytes
 
 
-def read_parts(folder: Path, stem: str, key: str, *, check: bool = False) -> Reading:
+def read_parts(
+    folder: Path, stem: str, key: str, *, check: bool = False, fetch: Callable[[Path], bool]
+) -> Reading:
     """Parts of a shard from its start up to the last, or to the first that is missing or damaged.
 
     Args:
@@ -211,6 +213,7 @@ def read_parts(folder: Path, stem: str, key: str, *, check: bool = False) -> Rea
         stem: The shard's part of their names.
         key: Of the shard and the store's settings.
         check: Also compare contents with their checksums, which reads them.
+        fetch: Brings a part that is missing from somewhere else, and tells whether it could.
     """
     parts: list[Part] = []
     path = part_path(folder, stem, 0)
@@ -218,6 +221,8 @@ def read_parts(folder: Path, stem: str, key: str, *, check: bool = False) -> Rea
         try:
             parts.append(_read(path, key, check))
         except FileNotFoundError:
+            if fetch(path):
+                continue
             break
         except DamagedFileError as error:
             return Reading(tuple(parts), path, str(error))

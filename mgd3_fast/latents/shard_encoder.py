@@ -20,7 +20,7 @@ from PIL import Image
 from torch import Tensor
 
 from mgd3_fast.datasets import BadImage, Row, Shard, bad_image_error, load_image, run_ahead
-from mgd3_fast.datasets.batches import check_rule
+from mgd3_fast.datasets.batches import check_rule, threads_for
 from mgd3_fast.errors import listed
 from mgd3_fast.latents.encoder import BatchEncoder, Encoder, batch_rows, latent_shape, whole_eights
 from mgd3_fast.latents.flipping import flipped, rows_per_image
@@ -147,8 +147,8 @@ class ShardEncoder:
         """Encode what can be claimed; returns what others hold."""
         held_by_others: list[Work] = []
         workers = self._job.num_workers
-        if workers is None and all(one.shard.in_memory for one in work):
-            workers = 0
+        if workers is None:
+            workers = threads_for([one.shard for one in work])
         try:
             with closing(run_ahead(self._loads(work, held_by_others), workers, 2 * self._job.rows)) as items:
                 for of_one, of_shard in groupby(items, key=lambda item: item.work):

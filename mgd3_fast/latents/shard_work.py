@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from mgd3_fast.datasets import Shard, bad_image_error
 from mgd3_fast.devices import usable_processors
@@ -75,6 +76,8 @@ def work_left(
                 work.append(look.work)
             stored += look.stored
             outdated += look.dropped_alpha
+    if store.files.fetched:
+        progress.note(f"{store.files.fetched:,} files of latents were fetched from {store.files}")
     if outdated:
         progress.note(
             f"latents of {outdated:,} of {len(wanted.shards):,} folders or shards are made again: an earlier"
@@ -88,12 +91,13 @@ def _look(wanted: Wanted, shard: Shard, store: LatentStore, check: bool) -> _Loo
     for reading in store.readings(shard, check=check):
         if _has_changed(reading, shard):
             look.notes.append(f"{shard.title} has changed since it was encoded")
-            _remove(reading)
+            _each_part(reading, store.files.remove)
             continue
         if _dropped_alpha(reading, shard):
             look.dropped_alpha = True
-            _remove(reading)
+            _each_part(reading, store.files.remove)
             continue
+        _each_part(reading, store.files.publish)
         look.readings.append(reading)
         look.stored = reading.next_row
         if reading.labels is None:
@@ -107,12 +111,13 @@ def _look(wanted: Wanted, shard: Shard, store: LatentStore, check: bool) -> _Loo
     begun = store.reading(shard, labels, check=check)
     if _dropped_alpha(begun, shard):
         look.dropped_alpha = True
-        _remove(begun)
+        _each_part(begun, store.files.remove)
         begun = store.reading(shard, labels, check=check)
     if begun.damage is not None:
         look.notes.append(begun.damage)
         # Gone at once: a claim is given up by whoever finds the shard stored.
         begun.next_path.unlink(missing_ok=True)
+    _each_part(begun, store.files.publish)
     look.readings.append(begun)
     look.work, look.stored = Work(shard, labels, begun.next_row), begun.next_row
     return look
@@ -139,9 +144,9 @@ def _dropped_alpha(reading: Reading, shard: Shard) -> bool:
         return True
 
 
-def _remove(reading: Reading) -> None:
+def _each_part(reading: Reading, do: Callable[[Path], None]) -> None:
     for part in reading.parts:
-        part.path.unlink(missing_ok=True)
+        do(part.path)
 
 
 def _refuse_bad(shard: Shard, readings: Sequence[Reading], labels: frozenset[int] | None) -> None:

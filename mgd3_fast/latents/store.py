@@ -30,8 +30,9 @@ from mgd3_fast.latents.parts import (
     write_part,
 )
 from mgd3_fast.progress import Progress
-from mgd3_fast.storage.cache import cache_dir_or_default
+from mgd3_fast.storage.cache import cache_dir_or_default, cache_url
 from mgd3_fast.storage.claims import Claim, claim, remove_unheld
+from mgd3_fast.storage.shared_folder import cache_folder
 from mgd3_fast.storage.tensor_files import DamagedFileError, remove_leftovers
 
 # Part of the keys of modes: not that of files, because latents are the same numbers as ever.
@@ -48,7 +49,7 @@ class LatentStore:
     their latents.
 
     Args:
-        root: Cache folder; `default_cache_dir()` by default.
+        root: Cache folder, or the URL of one that machines share; `default_cache_dir()` by default.
         autoencoder_digest: Identifies the autoencoder's weights.
         resolution: Pixels a side of the encoded images.
         dtype: Number format the autoencoder computes in.
@@ -95,6 +96,8 @@ class LatentStore:
         folder = f"{_plain(autoencoder_digest[:16])}-{resolution}px-{formats}{mirrored}"
         self.root = cache_dir_or_default(root)
         self.folder = self.root / _FOLDER / folder
+        url = cache_url(root)
+        self.files = cache_folder(self.folder, url and f"{url}/{_FOLDER}/{folder}")
         self._kept: dict[str, list[Reading]] = {}
 
     def key(self, shard: Shard) -> str:
@@ -164,7 +167,7 @@ class LatentStore:
         if whole.is_complete:
             yield whole
             return
-        for folder in sorted(self.folder.glob("subset-*")):
+        for folder in sorted({*self.folder.glob("subset-*"), *self.files.folders()}):
             found = self._read(shard, folder, check)
             if found.is_complete:
                 yield found
@@ -208,10 +211,12 @@ class LatentStore:
         }
         path = part_path(self._folder_for(labels), self.stem(shard), part.first_row)
         path.parent.mkdir(exist_ok=True)
-        return write_part(path, part, key=self.key(shard), labels=labels, about=about)
+        size = write_part(path, part, key=self.key(shard), labels=labels, about=about)
+        self.files.publish(path)
+        return size
 
     def _read(self, shard: Shard, folder: Path, check: bool) -> Reading:
-        return read_parts(folder, self.stem(shard), self.key(shard), check=check)
+        return read_parts(folder, self.stem(shard), self.key(shard), check=check, fetch=self.files.fetch)
 
     def _folder_for(self, labels: frozenset[int] | None) -> Path:
         if labels is None:

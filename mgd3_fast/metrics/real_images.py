@@ -21,6 +21,7 @@ from mgd3_fast.generators import load_generator
 from mgd3_fast.metrics.features import FeatureSpace, latent_space, onnx_space, pixel_space
 from mgd3_fast.progress import Progress
 from mgd3_fast.run.sources import note_skipped, open_sources, open_training_images
+from mgd3_fast.writers.fetching import local_runs
 from mgd3_fast.writers.labelled import LabelledFolder, LabelledImage
 from mgd3_fast.writers.reader import read_classes, recorded_framings
 
@@ -72,6 +73,7 @@ def open_comparison(config: MetricsConfig, progress: Progress) -> Comparison:
     Raises:
         UserError: Something named does not exist, or a folder does not fit the dataset.
     """
+    config = replace(config, folders=local_runs(config.folders, "each of folders", progress))
     if recorded := recorded_framings(config.folders, "each of folders"):
         config = replace(config, **chosen_framing(config, recorded, progress).options())
     if config.features == "latents":
@@ -130,4 +132,4 @@ def _by_latents(config: MetricsConfig, progress: Progress) -> Comparison:
 
 def _read_folders(config: MetricsConfig, dataset: Dataset) -> list[LabelledFolder]:
     """Before any image is read, so that a folder of other classes is refused at once."""
-    return [read_classes(path, dataset, "each of folders", config.ipc) for path in config.folders]
+    return [read_classes(Path(path), dataset, "each of folders", config.ipc) for path in config.folders]

@@ -20,7 +20,9 @@ from mgd3_fast.metrics.measuring import SCORES, Measured, measure
 from mgd3_fast.progress import SILENT, Progress
 from mgd3_fast.report.accuracies import read_accuracies
 from mgd3_fast.report.pictures import data_url, place_map
+from mgd3_fast.storage.remote import is_url
 from mgd3_fast.writers import check_writable
+from mgd3_fast.writers.fetching import local_run
 from mgd3_fast.writers.labelled import LabelledFolder
 from mgd3_fast.writers.reader import read_run
 
@@ -44,6 +46,9 @@ def write_report(config: ReportConfig, progress: Progress = SILENT) -> Path:
     """
     import jinja2
 
+    if is_url(config.folder) and config.out is None:
+        raise UserError(f"out must name the file to write for a run at a URL, got none for {config.folder}")
+    config = replace(config, folder=local_run(config.folder, "folder", progress, config.cache_dir))
     folder = Path(config.folder)
     run = read_run(folder, "folder")
     target = folder / REPORT if config.out is None else Path(config.out)

@@ -28,8 +28,9 @@ from mgd3_fast.run.units import (
     parts_for,
 )
 from mgd3_fast.run.worker import run_worker
+from mgd3_fast.storage.cache import cache_dir_or_default, cache_url
 from mgd3_fast.workers import Workers, open_workers
-from mgd3_fast.writers import CONTACT_SHEET, RunFolder, read_manifest
+from mgd3_fast.writers import CONTACT_SHEET, WORK, RunFolder, read_manifest
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,14 @@ def distill(config: DistillConfig, progress: Progress = SILENT) -> DistilledData
     story, setup = _Story(config, progress), partial(run_worker, config)
     with (
         _saying_what_is_kept(story),
-        open_workers(config.workers, setup, progress, device=config.device) as story.workers,
+        open_workers(
+            config.workers,
+            setup,
+            progress,
+            device=config.device,
+            ray_address=config.ray_address,
+            shared=_shared_folders(config),
+        ) as story.workers,
     ):
         left = story.left = story.ask(Survey())
         missing = 0 if left.is_finished else _do_what_is_left(story, left)
@@ -113,6 +121,12 @@ def distill(config: DistillConfig, progress: Progress = SILENT) -> DistilledData
         mode_recovery=story.recovery.share,
         guided=left.guided,
     )
+
+
+def _shared_folders(config: DistillConfig) -> list[Path]:
+    """Folders that workers on other machines must see; a cache by URL is shared without one."""
+    cache = [] if cache_url(config.cache_dir) else [cache_dir_or_default(config.cache_dir)]
+    return [Path(config.out) / WORK, *cache]
 
 
 class _Story:

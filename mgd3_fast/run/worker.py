@@ -30,7 +30,7 @@ def run_worker(config: DistillConfig, place: Place) -> Iterator[Begin]:
     Raises:
         UserError: As `prepare`.
     """
-    config = replace(config, device=place.device, workers=1)
+    config = replace(config, device=place.device, workers=1, ray_address=None)
     run = prepare(config, place.progress, worker=place.number)
     with ExitStack() as held:
         yield RunWorker(run, place, held).begin

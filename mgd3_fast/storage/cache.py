@@ -7,12 +7,16 @@ import tempfile
 from pathlib import Path
 
 from mgd3_fast.errors import UserError
+from mgd3_fast.storage.remote import is_url
 
 
 def default_cache_dir() -> Path:
-    """$MGD3_CACHE, or ~/.cache/mgd3-fast; without a home, mgd3-fast-USERID in the temporary folder."""
+    """$MGD3_CACHE, or ~/.cache/mgd3-fast; without a home, mgd3-fast-USERID in the temporary folder.
+
+    A URL names no folder of this machine: see `cache_url`.
+    """
     named = os.environ.get("MGD3_CACHE")
-    if named:
+    if named and not is_url(named):
         return expanded(named)
     try:
         return Path.home() / ".cache" / "mgd3-fast"
@@ -22,7 +26,13 @@ def default_cache_dir() -> Path:
 
 def cache_dir_or_default(cache_dir: Path | str | None) -> Path:
     """The folder that was named, or `default_cache_dir()`."""
-    return default_cache_dir() if cache_dir is None else expanded(cache_dir)
+    return default_cache_dir() if cache_dir is None or is_url(cache_dir) else expanded(cache_dir)
+
+
+def cache_url(cache_dir: Path | str | None) -> str | None:
+    """Where machines share what this one's cache keeps, if a URL was named; $MGD3_CACHE by default."""
+    named = os.environ.get("MGD3_CACHE") if cache_dir is None else cache_dir
+    return str(named).rstrip("/") if is_url(named) else None
 
 
 def expanded(path: Path | str) -> Path:

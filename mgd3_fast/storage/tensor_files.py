@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -64,20 +64,16 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[st
         OSError: The folder cannot be written or the disk is full; nothing is left behind.
     """
     header = _header(tensors, {**metadata, _CHECKSUM: _checksum(tensors)})
-    temporary = path.with_name(f".{path.name}.{os.getpid()}-{next(_numbers)}@{_host()}.tmp")
-    _being_written.add(temporary)
-    try:
-        with named(path), temporary.open("wb") as file:
-            file.write(len(header).to_bytes(8, "little") + header)
-            for tensor in tensors.values():
-                file.write(_bytes_of(tensor))
-            file.flush()
-            os.fsync(file.fileno())
-        # The folder is not flushed: a power cut can lose the new name, never leave it with half a file.
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-        _being_written.discard(temporary)
+    with _replacing(path) as file:
+        file.write(len(header).to_bytes(8, "little") + header)
+        for tensor in tensors.values():
+            file.write(_bytes_of(tensor))
+
+
+def save_content(path: Path, content: bytes) -> None:
+    """Write a copy of such a file, as `save_tensors` does."""
+    with _replacing(path) as file:
+        file.write(content)
 
 
 def save_arrays(path: Path, arrays: Mapping[str, NDArray[Any]], metadata: Mapping[str, str]) -> None:
@@ -153,6 +149,23 @@ def remove_leftovers(folder: Path) -> int:
             path.unlink(missing_ok=True)
             removed += 1
     return removed
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[IO[bytes]]:
+    """A file under a temporary name, flushed to disk and renamed at the end; nothing is left of a failure."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{next(_numbers)}@{_host()}.tmp")
+    _being_written.add(temporary)
+    try:
+        with named(path), temporary.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        # The folder is not flushed: a power cut can lose the new name, never leave it with half a file.
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+        _being_written.discard(temporary)
 
 
 @contextmanager

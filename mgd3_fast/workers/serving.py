@@ -12,8 +12,7 @@ import traceback
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
-from multiprocessing.connection import Connection
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from mgd3_fast.errors import UserError, is_users_mistake
 from mgd3_fast.workers.base import Place, Setup, WorkerError
@@ -43,10 +42,23 @@ class Failed(NamedTuple):
     error: Exception
 
 
+class Line(Protocol):
+    """A `Connection`, or what does as one."""
+
+    def poll(self) -> bool:
+        """Whether a message is there."""
+
+    def recv(self) -> Any:
+        """Wait for a message; EOFError where the other end is closed."""
+
+    def send(self, message: Any, /) -> None:
+        """Send a message."""
+
+
 class Server:
     """A worker's end of its connection: set up, then unit after unit, until the other end is closed."""
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Line) -> None:
         self._connection, self._sending = connection, threading.Lock()
 
     def run(self) -> None:

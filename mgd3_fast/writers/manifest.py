@@ -59,9 +59,16 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
     """
     path = folder / MANIFEST
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = path.read_bytes()
     except (FileNotFoundError, NotADirectoryError):
         return None
+    return parsed_manifest(content, str(path))
+
+
+def parsed_manifest(text: bytes, path: str) -> dict[str, Any]:
+    """Read the bytes of a manifest; see `read_manifest`."""
+    try:
+        content = json.loads(text)
     except ValueError:
         content = None
     if not isinstance(content, dict) or content.get("format") != FORMAT:

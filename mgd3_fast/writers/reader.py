@@ -123,13 +123,13 @@ def read_labelled(path: Path, dataset: str | None, option: str, progress: Progre
     return run
 
 
-def recorded_framings(folders: Sequence[Path], option: str) -> dict[str, Framing]:
+def recorded_framings(folders: Sequence[Path | str], option: str) -> dict[str, Framing]:
     """How the images of finished runs became RGB and square, by their folders; other folders tell nothing.
 
     Raises:
         UserError: A folder is none, or an unfinished run.
     """
-    manifests = {str(path): _finished_manifest(path, option) for path in folders}
+    manifests = {str(path): _finished_manifest(Path(path), option) for path in folders}
     return {name: Framing.recorded(found["settings"]) for name, found in manifests.items() if found}
 
 

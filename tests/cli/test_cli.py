@@ -92,6 +92,11 @@ OPTIONS = {
         "--image-size",
         "--backend",
         "--batch-size",
+        "--workers",
+        "--cache-steps",
+        "--cache-order",
+        "--cache-from",
+        "--ray-address",
         "--shard",
         "--format",
         "--trace",
@@ -258,6 +263,15 @@ OPTIONS = {
         "--cache-dir",
         *REPORTING,
     ],
+    "publish": [
+        "--out",
+        "--dry-run",
+        "--private",
+        "--source-licence",
+        "--results",
+        "--shard-mib",
+        *REPORTING,
+    ],
     "convert": [
         *FRAMING,
         "--format",
@@ -308,7 +322,8 @@ def test_options_are_frozen(command: str) -> None:
 
 def test_commands_are_frozen() -> None:
     assert " ".join(COMMANDS) == (
-        "distill check encode discover evaluate compare train judge tune export metrics convert report doctor"
+        "distill check encode discover evaluate compare train judge tune export metrics convert publish"
+        " report doctor"
     )
 
 
@@ -480,7 +495,7 @@ def test_a_bug_keeps_its_traceback(
     def fail(*_: Any) -> None:
         raise error
 
-    monkeypatch.setattr(GeneratedImages, "make_images", fail)
+    monkeypatch.setattr(GeneratedImages, "making", fail)
     assert main(words("distill", out=tmp_path / "out")) == 1
     assert "Traceback (most recent call last)" in capsys.readouterr().err
 

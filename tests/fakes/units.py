@@ -36,6 +36,15 @@ def _die_once(marker: str, place: Place) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
+def _meet(folder: str, place: Place) -> None:
+    """Wait until another worker does such a unit too."""
+    Path(folder, str(place.number)).touch()
+    deadline = time.monotonic() + 60
+    while len(list(Path(folder).iterdir())) < 2:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
 def _count(n: int, place: Place) -> None:
     with place.progress.stage("count", total=n, unit="thing") as bar:
         bar.advance(n)
@@ -85,6 +94,7 @@ _WORDS: dict[str, Callable[[Any, Place], object]] = {
     "say": lambda value, place: None,
     "sleep": lambda seconds, place: time.sleep(seconds),
     "die once": _die_once,
+    "meet": _meet,
     "hold": _hold,
     "count": _count,
     "refuse": _refuse,

@@ -10,7 +10,7 @@ import pytest
 
 from mgd3_fast.cli import main
 from mgd3_fast.cli.process import loading
-from mgd3_fast.storage.cache import cache_dir_or_default, default_cache_dir
+from mgd3_fast.storage.cache import cache_dir_or_default, cache_url, default_cache_dir
 
 
 @pytest.fixture
@@ -32,6 +32,18 @@ def test_named_folder_comes_first(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     monkeypatch.setenv("MGD3_CACHE", "~/kept")
     assert default_cache_dir() == tmp_path / "kept"
     assert cache_dir_or_default("~/other") == tmp_path / "other"
+
+
+def test_a_url_is_shared_behind_a_folder_of_this_machine(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("MGD3_CACHE", "s3://bucket/cache/")
+    home = tmp_path / ".cache" / "mgd3-fast"
+    assert (cache_dir_or_default(None), cache_url(None)) == (home, "s3://bucket/cache")
+    assert (cache_dir_or_default("here"), cache_url("here")) == (Path("here"), None)
+    monkeypatch.setenv("MGD3_CACHE", str(tmp_path))
+    assert (cache_dir_or_default("gs://other"), cache_url("gs://other")) == (tmp_path, "gs://other")
 
 
 @pytest.mark.usefixtures("homeless")
