@@ -28,7 +28,7 @@ from mgd3_fast.run.units import (
     parts_for,
 )
 from mgd3_fast.run.worker import run_worker
-from mgd3_fast.storage.cache import cache_dir_or_default
+from mgd3_fast.storage.cache import cache_dir_or_default, cache_url
 from mgd3_fast.workers import Workers, open_workers
 from mgd3_fast.writers import CONTACT_SHEET, WORK, RunFolder, read_manifest
 
@@ -103,7 +103,7 @@ def distill(config: DistillConfig, progress: Progress = SILENT) -> DistilledData
             progress,
             device=config.device,
             ray_address=config.ray_address,
-            shared=(story.out / WORK, cache_dir_or_default(config.cache_dir)),
+            shared=_shared_folders(story.out, config.cache_dir),
         ) as story.workers,
     ):
         left = story.left = story.ask(Survey())
@@ -172,6 +172,12 @@ def _encode(story: _Story, left: Left) -> list[dict[str, str]]:
     for _, of_unit in story.do(units, joined=("encode", left.rows)):
         skipped.update({one["image"]: one for one in of_unit})
     return list(skipped.values())
+
+
+def _shared_folders(out: Path, cache_dir: Path | str | None) -> tuple[Path, ...]:
+    """Folders that workers on other machines must see; latents that are shared at a URL need none."""
+    working_state = (out / WORK,)
+    return working_state if cache_url(cache_dir) else (*working_state, cache_dir_or_default(cache_dir))
 
 
 @contextmanager
