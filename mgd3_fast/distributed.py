@@ -69,7 +69,7 @@ class DistilledImages(ray.data.Datasource):  # type: ignore[misc]
         return [
             ray.data.ReadTask(
                 partial(_blocks, part),
-                BlockMetadata(len(part), len(part) * self._image_bytes, exec_stats=None),
+                BlockMetadata(len(part), len(part) * self._image_bytes, exec_stats=None, input_files=None),
                 per_task_row_limit=per_task_row_limit,
             )
             for part in parts

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -48,8 +49,8 @@ def test_tasks_are_equal_parts_and_say_what_they_hold(run: Path) -> None:
     assert len(tasks_of(run, 200)) == 20
 
 
-def test_a_changed_image_stops_who_reads_it(tmp_path: Path) -> None:
-    out = woof_run(tmp_path)
+def test_a_changed_image_stops_who_reads_it(run: Path, tmp_path: Path) -> None:
+    out = Path(shutil.copytree(run, tmp_path / "changed"))
     (task,) = tasks_of(out, 1)
     Image.new("RGB", (16, 16)).save(out / WOOF[4] / "1.png")
     with pytest.raises(UserError, match=r"1\.png was changed: it has another sha256 than recorded"):

@@ -71,8 +71,10 @@ def _check_auto_or_whole(name: str, value: object) -> None:
 
 
 def _check_workers(name: str, value: object) -> None:
-    if value != "ray":
-        _check_auto_or_whole(name, value)
+    if not isinstance(value, str):
+        check_whole(name, value, 1)
+    elif value not in ("auto", "ray"):
+        raise UserError(f"{name} must be auto, ray or a whole number of at least 1, got {value!r}")
 
 
 def _interval(text: str) -> tuple[int, int]:
@@ -248,13 +250,15 @@ class DistillConfig(DiscoverConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.workers == "ray" and self.device.startswith("cuda:"):
+            raise UserError(f"device must be auto, cpu or cuda with --workers ray, got {self.device!r}")
         if re.fullmatch(r"cuda:\d+", self.device) and self.workers not in ("auto", 1):
             raise UserError(
                 f"workers must be 1 with --device {self.device}, which is one GPU, got {self.workers}: give"
                 " --device cuda, and they take the GPUs in turn"
             )
         if self.ray_address is not None and self.workers != "ray":
-            raise UserError(f"ray_address must come with workers ray, got {self.ray_address!r} alone")
+            raise UserError(f"ray_address must come with --workers ray, got {self.ray_address!r} alone")
         if self.t_stop is not None:
             check_whole("t_stop", self.t_stop, 0, self.t_stop_of or self.steps)
         if self.cfg_interval is not None and self.cfg_scale == 1.0:

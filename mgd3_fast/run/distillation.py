@@ -103,7 +103,7 @@ def distill(config: DistillConfig, progress: Progress = SILENT) -> DistilledData
             progress,
             device=config.device,
             ray_address=config.ray_address,
-            shared=_shared_folders(story.out, config.cache_dir),
+            shared=_shared_folders(config),
         ) as story.workers,
     ):
         left = story.left = story.ask(Survey())
@@ -121,6 +121,12 @@ def distill(config: DistillConfig, progress: Progress = SILENT) -> DistilledData
         mode_recovery=story.recovery.share,
         guided=left.guided,
     )
+
+
+def _shared_folders(config: DistillConfig) -> list[Path]:
+    """Folders that workers on other machines must see; a cache by URL is shared without one."""
+    cache = [] if cache_url(config.cache_dir) else [cache_dir_or_default(config.cache_dir)]
+    return [Path(config.out) / WORK, *cache]
 
 
 class _Story:
@@ -172,12 +178,6 @@ def _encode(story: _Story, left: Left) -> list[dict[str, str]]:
     for _, of_unit in story.do(units, joined=("encode", left.rows)):
         skipped.update({one["image"]: one for one in of_unit})
     return list(skipped.values())
-
-
-def _shared_folders(out: Path, cache_dir: Path | str | None) -> tuple[Path, ...]:
-    """Folders that workers on other machines must see; latents that are shared at a URL need none."""
-    working_state = (out / WORK,)
-    return working_state if cache_url(cache_dir) else (*working_state, cache_dir_or_default(cache_dir))
 
 
 @contextmanager

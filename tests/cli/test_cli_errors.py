@@ -343,8 +343,8 @@ def test_empty_text_is_never_the_folder_at_hand(
         ("evaluate a --dataset mnist5k --out results.json", "--out must be a folder, got 'results.json'"),
         ("metrics a --dataset mnist5k --out scores.csv", "--out must be a folder, got 'scores.csv'"),
         ("train --dataset mnist5k --steps 1 --out dit.safetensors", "--out must be a folder, got 'dit.saf"),
-        ("convert a set.tar --format webdataset", "--out must be a folder, got 'set.tar'"),
-        ("convert a images.PT --format tensor", "--out must be a folder, got 'images.PT'"),
+        ("convert a set.tar --format webdataset", "out must be a folder, got 'set.tar'"),
+        ("convert a images.PT --format tensor", "out must be a folder, got 'images.PT'"),
         ("report a --out page.pdf", "--out must be an .html file, got 'page.pdf'"),
         ("export --generator demo-mnist5k --out graph.pt", "--out must be a file name ending in .onnx"),
     ],
@@ -447,7 +447,7 @@ def test_memory_that_is_too_small(
     def fail(*_: Any) -> None:
         raise error
 
-    monkeypatch.setattr("mgd3_fast.run.generated.GeneratedImages.make_images", fail)
+    monkeypatch.setattr("mgd3_fast.run.generated.GeneratedImages.making", fail)
     words = ["distill", "--dataset", str(pictures), "--generator", str(tiny_generator), "--ipc", "2"]
     assert main([*words, "--out", str(tmp_path / "out"), "--quiet"]) == 2
     (line,) = capsys.readouterr().err.splitlines()

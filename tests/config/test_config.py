@@ -95,12 +95,27 @@ def config(**changes: Any) -> DistillConfig:
             pytest.param(
                 {"workers": n}, f"workers must be a whole number of at least 1, got {n!r}", id=str(n)
             )
-            for n in (0, -1, "x", 1.5)
+            for n in (0, -1, 1.5)
         ),
         pytest.param(
             {"workers": 4, "device": "cuda:1"},
             "workers must be 1 with --device cuda:1, which is one GPU, got 4",
             id="four workers on one GPU",
+        ),
+        pytest.param(
+            {"workers": "sun"},
+            "workers must be auto, ray or a whole number of at least 1, got 'sun'",
+            id="sun",
+        ),
+        pytest.param(
+            {"workers": "ray", "device": "cuda:1"},
+            "device must be auto, cpu or cuda with --workers ray, got 'cuda:1'",
+            id="Ray on one GPU",
+        ),
+        pytest.param(
+            {"ray_address": "head:6379"},
+            "ray_address must come with --workers ray, got 'head:6379' alone",
+            id="address without Ray",
         ),
     ],
 )
