@@ -30,11 +30,10 @@ from mgd3_fast.datasets.images import ImageSource
 from mgd3_fast.datasets.shards import Shard
 from mgd3_fast.devices import usable_processors
 from mgd3_fast.errors import UserError
+from mgd3_fast.storage.remote_path import REQUESTS
 
 _MOST_WORKERS = 16
 _LOOKAHEAD = 64
-# In flight at a time: an answer of a bucket takes 20 to 100 ms, whatever its size.
-_REQUESTS = 32
 Result = TypeVar("Result")
 
 
@@ -117,7 +116,7 @@ def threads_for(sources: Sequence[ImageSource | Shard]) -> int | None:
     """Threads that loading is worth: 0 from memory, 32 from a network, else None for one a processor."""
     if all(source.in_memory for source in sources):
         return 0
-    return _REQUESTS if any(source.is_remote for source in sources) else None
+    return REQUESTS if any(source.is_remote for source in sources) else None
 
 
 def check_rule(on_bad_image: str) -> None:

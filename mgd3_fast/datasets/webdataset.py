@@ -20,10 +20,9 @@ from mgd3_fast.datasets.tars import is_compressed, tar_members
 from mgd3_fast.errors import UserError
 from mgd3_fast.progress import Progress
 from mgd3_fast.storage.cache import expanded
-from mgd3_fast.storage.remote_path import RemotePath, path_at
+from mgd3_fast.storage.remote_path import REQUESTS, RemotePath, path_at
 
 _COMPANIONS = ("classnames.txt", "classes.txt")
-_REQUESTS = 32
 
 
 class Shards:
@@ -49,7 +48,7 @@ class Shards:
 
     @cached_property
     def _versions(self) -> list[str]:
-        with ThreadPoolExecutor(_REQUESTS, thread_name_prefix="ask") as pool:
+        with ThreadPoolExecutor(REQUESTS, thread_name_prefix="ask") as pool:
             return list(pool.map(_version, self._urls))
 
     def shard_key(self, shard: int) -> str:

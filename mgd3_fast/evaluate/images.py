@@ -23,6 +23,8 @@ from mgd3_fast.devices import usable_processors
 from mgd3_fast.errors import UserError
 from mgd3_fast.evaluate.sending import send
 from mgd3_fast.progress import SILENT, Progress
+from mgd3_fast.storage.remote import is_url
+from mgd3_fast.storage.remote_path import REQUESTS
 
 _MOST_SHARE_OF_DEVICE = 0.25
 _MANY_IMAGES = 1000  # fewer are read in a second or two
@@ -104,8 +106,9 @@ def load_images(
     pixels: Tensor | None = None
     labels: list[int] = []
     shown = progress if len(stored) >= _MANY_IMAGES else SILENT
+    threads = REQUESTS if is_url(stored[0].location) else min(4, usable_processors())
     with (
-        ThreadPoolExecutor(min(4, usable_processors()), thread_name_prefix="decode") as pool,
+        ThreadPoolExecutor(threads, thread_name_prefix="decode") as pool,
         shown.stage(f"read {name}", total=len(stored), unit="img") as bar,
     ):
         remaining = iter(stored)

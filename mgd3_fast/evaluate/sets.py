@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mgd3_fast.datasets import Dataset, open_source
@@ -18,8 +19,6 @@ from mgd3_fast.writers.labelled import LabelledFolder, distinct_names
 from mgd3_fast.writers.reader import read_classes
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from mgd3_fast.config.evaluate import EvaluateConfig
     from mgd3_fast.progress import Progress
 

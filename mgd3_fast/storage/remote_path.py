@@ -12,6 +12,9 @@ from mgd3_fast.errors import UserError
 from mgd3_fast.storage.cache import expanded
 from mgd3_fast.storage.remote import ask, connected, is_url, version_of
 
+REQUESTS = 32
+"""Worth being under way at a time: an answer of a bucket takes 20 to 100 ms, however short it is."""
+
 _BLOCK_BYTES = 2**23
 
 
