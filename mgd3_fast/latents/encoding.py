@@ -273,7 +273,7 @@ def _report(
     counts: dict[str, int] = {}
     bad: list[BadImage] = []
     for cls in dataset.classes:
-        found = store.open(cls)
+        found = store.open(cls, again=share is None)
         if found is None and share is not None:
             continue
         if found is None:

@@ -173,19 +173,28 @@ class LatentStore:
                 yield found
 
     def forget(self) -> None:
-        """Look again at what is there."""
+        """Look again at what is there, and at what other machines have shared."""
         self._kept.clear()
+        self.files.forget()
 
-    def open(self, cls: ImageClass, *, check: bool = False) -> ClassLatents | None:
+    def open(self, cls: ImageClass, *, check: bool = False, again: bool = True) -> ClassLatents | None:
         """Find the latents of a class; None while some are missing.
 
         Args:
             cls: The class.
             check: Also compare contents with their checksums, which reads them.
+            again: Look again where some are missing: others may have stored them a moment ago.
 
         Raises:
             DamagedFileError: A file is truncated, corrupt or not what its name says.
         """
+        found = self._open(cls, check)
+        if found is None and again:
+            self.forget()
+            found = self._open(cls, check)
+        return found
+
+    def _open(self, cls: ImageClass, check: bool) -> ClassLatents | None:
         readings = []
         for shard, first, rows in rows_of(cls):
             found = self._reading_of_class(shard, cls.label, check)

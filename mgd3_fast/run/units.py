@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-UNITS_PER_WORKER = 16
-"""Units of a stage for each of several workers: they end at most about a sixteenth of it apart."""
+UNITS_PER_WORKER = 8
+"""Units of a stage for each of several workers: the least bad on 8 to 512 of them (`docs/cluster.md`)."""
 
 
 @dataclass(frozen=True)

@@ -36,6 +36,9 @@ class CacheFolder:
     def publish(self, path: Path) -> None:
         """Let others have a file."""
 
+    def forget(self) -> None:
+        """Look again at what others have."""
+
     def remove(self, path: Path) -> None:
         """Delete a file, wherever it is."""
         path.unlink(missing_ok=True)
@@ -95,6 +98,10 @@ class SharedFolder(CacheFolder):
         self._names = self._names | {name}
         if not created:
             self.fetch(path)
+
+    def forget(self) -> None:
+        """See `CacheFolder.forget`."""
+        self._listed_at = None
 
     def remove(self, path: Path) -> None:
         """Delete a file here and in the bucket."""

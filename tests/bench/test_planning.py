@@ -10,6 +10,7 @@ import pytest
 
 from bench.planning import imagenet1k, rates
 from bench.planning.cluster import Cluster, Stage, Unit, simulate
+from mgd3_fast.run.units import UNITS_PER_WORKER
 
 EQUAL = (Unit(3.0),) * 8
 
@@ -88,6 +89,7 @@ def test_the_committed_plan_is_what_the_code_finds() -> None:
     }
     for name, over in plan["ratios"].items():
         assert plan["division"][name] == imagenet1k.least_worst({int(one): row for one, row in over.items()})
+    assert plan["division"] == {imagenet1k.PER_WORKER: UNITS_PER_WORKER, imagenet1k.BATCHES: 1}
     storage = imagenet1k.cluster(64, rates.PARALLEL, rates.HARDWARE)
     row = next(row for row in plan["tables"]["parallel storage, own machines"] if row["workers"] == 64)
     found = imagenet1k.mean_seconds(plan["division"], storage, imagenet1k.SEEDS)

@@ -75,6 +75,17 @@ def test_latents_are_fetched_for_the_classes_that_are_read(machines: tuple[Machi
     assert len(list(other.folder.rglob("*.safetensors"))) == 1
 
 
+def test_what_another_machine_stored_a_moment_ago_is_seen(
+    machines: tuple[Machine, Machine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shared_folder, "_BELIEVED_S", 1e9)
+    one, other = machines
+    store = other.store()
+    assert store.get(DATASET.classes[0]) is None
+    one.encode()
+    assert store.get(DATASET.classes[0]) is not None
+
+
 def test_a_stopped_encode_goes_on_elsewhere_after_its_last_part(
     machines: tuple[Machine, Machine], monkeypatch: pytest.MonkeyPatch
 ) -> None:

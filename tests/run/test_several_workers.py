@@ -160,7 +160,7 @@ def test_a_mistake_in_a_worker_is_answered_as_in_one_process(
 
 def test_units_are_as_many_as_workers_need_and_say_what_they_are() -> None:
     assert [parts_for(things, workers) for things, workers in ((1000, 1), (1000, 8), (5, 8), (0, 2))] == [
-        *(1, 128, 5, 1)
+        *(1, 64, 5, 1)
     ]
     assert list(divided(range(5), 2)) == [(0, 1), (2, 3, 4)]
     assert str(MakeImages((8, 9, 10))) == "images 8 to 10"
