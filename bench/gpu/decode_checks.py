@@ -132,7 +132,7 @@ def check_decode_beside_sampling(setting: Setting) -> dict[str, Any]:
         latents = random_latents(setting, batches * B)
         want = autoencoder.decode(latents).permute(0, 2, 3, 1).numpy()
         started = time.perf_counter()
-        with DecodeQueue(autoencoder, kept, setting.device, lambda n: None, threaded=True) as decoding:
+        with DecodeQueue(autoencoder, kept, setting.device, threaded=True) as decoding:
             for start in range(0, batches * B, B):
                 images = [(start + k, "") for k in range(B)]
                 decoding.put(images, latents[start : start + B])
