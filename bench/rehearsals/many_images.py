@@ -2,9 +2,10 @@
 
 python -m bench.rehearsals.many_images --classes 1000 --ipc 50
 
-A made-up folder of tiny pictures is distilled by two workers, killed with SIGKILL shortly before its end,
-gone on with, and started once more when nothing is left. Times are of whole commands. The peak memory of the
-driver, and of its workers after it, is read when so many classes are begun. Prints one JSON object.
+A made-up folder of tiny pictures is distilled by two workers, or `--workers ray`, killed with SIGKILL shortly
+before its end, gone on with, and started once more when nothing is left. Times are of whole commands. The
+peak memory of the driver, and of its workers after it, is read when so many classes are begun. Prints one
+JSON object.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ def make_source(folder: Path, classes: int, per_class: int) -> None:
             (of_class / f"{number}.png").hardlink_to(folder / f"{number}.png")
 
 
-def rehearse(folder: Path, classes: int, ipc: int, options: list[str]) -> dict[str, Any]:
+def rehearse(folder: Path, classes: int, ipc: int, workers: str, options: list[str]) -> dict[str, Any]:
     """Run, kill, go on, and start again; JSON values only."""
     make_source(folder, classes, ipc)
     make_tiny_generator(folder / "generator", classes)
@@ -44,7 +45,7 @@ def rehearse(folder: Path, classes: int, ipc: int, options: list[str]) -> dict[s
     words = ["distill", "--dataset", str(folder / "pictures"), "--ipc", str(ipc), "--out", str(out)]
     words += ["--generator", str(folder / "generator"), "--cache-dir", str(folder / "cache"), *options]
     marks = [classes * part // 10 for part in (1, 5, 9)]
-    killed = measure([*words, "--workers", "2"], out, PATTERN, marks, kill_at=classes - LEFT)
+    killed = measure([*words, "--workers", workers], out, PATTERN, marks, kill_at=classes - LEFT)
     left = classes * ipc - images_in(out)
     resumed = measure(words, out, PATTERN, [])
     again = measure(words, out, PATTERN, [])
@@ -52,7 +53,8 @@ def rehearse(folder: Path, classes: int, ipc: int, options: list[str]) -> dict[s
         "options": options,
         "classes": classes,
         "images": classes * ipc,
-        "two workers, killed": {"wall_s": killed.wall_s, "images_left": left, "peaks_mib": killed.peaks_mib},
+        "workers": workers,
+        "killed": {"wall_s": killed.wall_s, "images_left": left, "peaks_mib": killed.peaks_mib},
         "resumed by one process": {"wall_s": resumed.wall_s, "made": resumed.printed["made"]},
         "nothing left": {"wall_s": again.wall_s, "made": again.printed["made"]},
         "machine": describe_machine(),
@@ -63,9 +65,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--classes", type=int, default=1000, help="(default: 1000)")
     parser.add_argument("--ipc", type=int, default=50, help="images of each, made and real (default: 50)")
+    parser.add_argument("--workers", default="2", help="of the run that is killed (default: 2)")
     arguments, options = parser.parse_known_args()
     with tempfile.TemporaryDirectory() as folder:
-        print(json.dumps(rehearse(Path(folder), arguments.classes, arguments.ipc, options), indent=2))
+        print(json.dumps(rehearse(Path(folder), **vars(arguments), options=options), indent=2))
 
 
 if __name__ == "__main__":

@@ -55,9 +55,11 @@ def test_weights_are_those_of_the_paper(interval, order):
 
 
 def test_which_steps_are_computed():
-    assert set(FeatureCache(3).forecasts(range(8, -1, -1))) == {7, 6, 4, 3, 1, 0}
-    assert set(FeatureCache(3, order=2).forecasts(range(8, -1, -1))) == {5, 4, 2, 1}
-    assert FeatureCache(1, order=1).forecasts(range(8, -1, -1)) == {}
+    for cache, computed in ((FeatureCache(3), [8, 5, 2]), (FeatureCache(3, order=2), [8, 7, 6, 3, 0])):
+        plan = cache.plan(range(8, -1, -1))
+        assert [step for step, weights in plan.items() if not weights] == computed
+        assert {len(weights) for weights in plan.values()} == {0, cache.order + 1}
+    assert not any(FeatureCache(1, order=1).plan(range(8, -1, -1)).values())
 
 
 def added_by_blocks(network: DiT, x: Tensor, timestep: Tensor, class_ids: Tensor) -> Tensor:
@@ -86,7 +88,7 @@ def test_a_cached_network_is_the_formulas_in_float64(order):
     timesteps = torch.linspace(0, 999, STEPS).round().long()
     cache = FeatureCache(3, order)
     steps = range(STEPS - 1, -1, -1)
-    cached = bind_network(network, timesteps, 3, 3, cache.forecasts(steps))
+    cached = bind_network(network, timesteps, 3, 3, cache.plan(steps))
     class_ids = torch.tensor([1, 2, CLASSES])
     cached.load(class_ids.tolist())
     generator = torch.Generator().manual_seed(1)

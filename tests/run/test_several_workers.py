@@ -81,7 +81,6 @@ def test_two_processes_of_which_one_is_killed(run: Callable[..., DistilledDatase
     "options",
     [
         pytest.param({}, id="generated"),
-        pytest.param({"seed": 1, "shard": "auto/1"}, id="an empty cache"),
         pytest.param({"method": "kmeans-closest", "generator": "auto"}, id="real"),
         pytest.param({"format": "parquet", "trace": "ant/0"}, id="export and trace"),
     ],
@@ -90,16 +89,10 @@ def test_workers_in_turn(
     run: Callable[..., DistilledDataset],
     three: Callable[..., DistilledDataset],
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
     options: dict[str, Any],
 ) -> None:
-    if "shard" in options:
-        monkeypatch.setenv("JOB_COMPLETION_INDEX", "0")
-        run("one", **options)
-        monkeypatch.setenv("MGD3_CACHE", str(tmp_path / "cache"))
-    else:
-        run("one", **options)
-    made = three("three", **options)
+    run("one", **options)
+    made = three("three", cache_dir=tmp_path / "cache", **options)
     assert contents(tmp_path / "three") == contents(tmp_path / "one")
     assert made.made == 12
     assert made.mode_recovery == run("again", **options).mode_recovery

@@ -23,6 +23,7 @@ from tests.fakes.distilled_runs import woof_config, woof_run
 from tests.fakes.units import answering
 
 ray = pytest.importorskip("ray")
+pytestmark = pytest.mark.slow
 PAGE = Path(__file__).parent.parent.parent / "docs/cluster.md"
 
 
@@ -36,7 +37,7 @@ def cluster() -> Iterator[None]:
         yield
 
 
-def on_ray_workers(progress: Progress = SILENT, shared: tuple[Path, ...] = ()) -> Workers:
+def actors(progress: Progress = SILENT, shared: tuple[Path, ...] = ()) -> Workers:
     return open_workers("ray", answering, progress, shared=shared)
 
 
@@ -44,7 +45,7 @@ def test_actors_do_all_units_stage_after_stage_whoever_dies(tmp_path: Path) -> N
     told, meeting, shared = io.StringIO(), tmp_path / "meeting", tmp_path / "new" / "out"
     meeting.mkdir()
     dies = "die once", str(tmp_path / "died")
-    with on_ray_workers(Progress(stream=told), (shared,)) as workers:
+    with actors(Progress(stream=told), (shared,)) as workers:
         assert workers.count == 2
         assert [unit for unit, _ in workers.do([dies])] == [dies]
         units = [("count", 1)] * 6 + [("meet", str(meeting))] * 2
@@ -78,7 +79,7 @@ def test_a_node_that_lacks_the_package_is_told_at_once(monkeypatch: pytest.Monke
     missing = (
         "must have what this machine has installed, but worker 1 was lost: .*No module named 'elsewhere'"
     )
-    with on_ray_workers() as workers, pytest.raises(UserError, match=missing):
+    with actors() as workers, pytest.raises(UserError, match=missing):
         list(workers.do([("say", 0)]))
 
 

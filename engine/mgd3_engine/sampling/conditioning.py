@@ -31,8 +31,8 @@ class StepNetwork(Protocol):
         ...
 
 
-Forecasts = Mapping[int, tuple[float, ...]]
-"""By step that is forecast, the weights of what the last computed steps kept, newest first."""
+CachePlan = Mapping[int, tuple[float, ...]]
+"""By step of a cached phase, the weights of what the last computed steps kept; none for a computed step."""
 
 
 def bind_network(
@@ -40,7 +40,7 @@ def bind_network(
     timesteps: Tensor,
     rows: int,
     most_classes: int,
-    forecasts: Forecasts | None = None,
+    plan: CachePlan | None = None,
 ) -> StepNetwork:
     """Bind a denoiser to the timesteps of a run.
 
@@ -49,14 +49,14 @@ def bind_network(
         timesteps: int64 `[S]` on the network's device.
         rows: R.
         most_classes: Different classes that a batch can have.
-        forecasts: None, or none, for a network that is run on every step; else it is a `CachingDenoiser`.
+        plan: None, or empty, for a network that is run on every step; else it is a `CachingDenoiser`.
 
     Returns:
         The network for batches of R rows, its classes still to be loaded.
     """
-    if forecasts:
+    if plan:
         assert isinstance(denoiser, CachingDenoiser)
-        return CachedNetwork(denoiser, timesteps, rows, most_classes, forecasts)
+        return CachedNetwork(denoiser, timesteps, rows, most_classes, plan)
     if isinstance(denoiser, HoistedDenoiser):
         return HoistedNetwork(denoiser, timesteps, rows, most_classes)
     return PlainNetwork(denoiser, timesteps, rows)
@@ -153,17 +153,19 @@ class CachedNetwork(HoistedNetwork):
         timesteps: Tensor,
         rows: int,
         most_classes: int,
-        forecasts: Forecasts,
+        plan: CachePlan,
     ) -> None:
         super().__init__(denoiser, timesteps, rows, most_classes)
-        self._caching, self._forecasts = denoiser, forecasts
-        self._kept: deque[Tensor] = deque(maxlen=max(map(len, forecasts.values())))  # [R, T, d], newest first
+        self._caching, self._plan = denoiser, plan
+        self._kept: deque[Tensor] = deque(maxlen=max(map(len, plan.values())))  # [R, T, d], newest first
 
     def __call__(self, x: Tensor, step: int) -> Tensor:
         """Run the network, or its two ends, on `[R, C, H, W]`, or on its first rows, at respaced step i."""
-        modulation = self._modulation(x, step)
-        if step in self._forecasts:
-            return self._caching.denoise_adding(x, modulation, self._forecast(self._forecasts[step]))
+        if step not in self._plan:
+            return super().__call__(x, step)
+        modulation, weights = self._modulation(x, step), self._plan[step]
+        if weights:
+            return self._caching.denoise_adding(x, modulation, self._forecast(weights))
         out, added = self._caching.denoise_keeping(x, modulation)
         self._kept.appendleft(added)
         return out

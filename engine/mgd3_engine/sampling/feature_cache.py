@@ -39,20 +39,22 @@ class FeatureCache:
         if self.order > MOST_ORDER:
             raise ValueError(f"cache order must be from 0 to {MOST_ORDER}, got {self.order}")
 
-    def forecasts(self, steps: Sequence[int]) -> dict[int, tuple[float, ...]]:
+    def plan(self, steps: Sequence[int]) -> dict[int, tuple[float, ...]]:
         """Plan a phase.
 
         Args:
             steps: Respaced indices, descending.
 
         Returns:
-            By step that is forecast, the weights of what the last computed steps kept, newest first.
+            By step, the weights of what the last computed steps kept, newest first; none for one that is
+            computed itself.
         """
         computed: list[int] = []
-        planned = {}
+        planned: dict[int, tuple[float, ...]] = {}
         for place, step in enumerate(steps):
             if place <= self.order or (place - self.order) % self.interval == 0:
                 computed.insert(0, step)
+                planned[step] = ()
             else:
                 planned[step] = taylor_weights(computed[: self.order + 1], step)
         return planned

@@ -137,7 +137,7 @@ def split_steps(
     return tuple(Phase(range(steps[0], steps[-1] - 1, -1), *key) for key, steps in runs)
 
 
-def plan_forecasts(phases: Sequence[Phase], cache: FeatureCache | None) -> dict[int, tuple[float, ...]]:
+def plan_cache(phases: Sequence[Phase], cache: FeatureCache | None) -> dict[int, tuple[float, ...]]:
     """Plan the cached phases of a run.
 
     Args:
@@ -145,7 +145,7 @@ def plan_forecasts(phases: Sequence[Phase], cache: FeatureCache | None) -> dict[
         cache: None for a run without.
 
     Returns:
-        By step that is forecast, the weights of what was kept; see `FeatureCache.forecasts`.
+        `FeatureCache.plan` of the cached phases; nothing where no step is forecast.
 
     Raises:
         ValueError: There is a cache of an interval above 1, and no step to forecast.
@@ -154,8 +154,8 @@ def plan_forecasts(phases: Sequence[Phase], cache: FeatureCache | None) -> dict[
         return {}
     planned: dict[int, tuple[float, ...]] = {}
     for phase in phases:
-        planned |= cache.forecasts(phase.steps) if phase.cached else {}
-    if not planned:
+        planned |= cache.plan(phase.steps) if phase.cached else {}
+    if not any(planned.values()):
         most = max((len(phase.steps) for phase in phases if phase.cached), default=0)
         raise ValueError(
             f"cache start must leave more than {cache.order + 1} steps alike with order {cache.order},"

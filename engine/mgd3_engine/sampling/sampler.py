@@ -27,7 +27,7 @@ from mgd3_engine.sampling.graphs import CaptureError, CudaRecorder, Recorder, wh
 from mgd3_engine.sampling.guidance import GuidanceTerm, ModeGuidance
 from mgd3_engine.sampling.inputs import LatentShape, SampleInputs
 from mgd3_engine.sampling.noise import NoiseSource, draw_noise
-from mgd3_engine.sampling.phases import Phase, cfg_steps, first_step, jumps, plan_forecasts, split_steps
+from mgd3_engine.sampling.phases import Phase, cfg_steps, first_step, jumps, plan_cache, split_steps
 from mgd3_engine.sampling.schedule import NoiseSchedule
 from mgd3_engine.sampling.terms import TermEvaluator
 from mgd3_engine.sampling.workspaces import Workspace, Workspaces
@@ -122,7 +122,7 @@ class GuidedSampler:
         first = first_step(steps, start_strength)
         self.guidance = guidance = None if guidance is None else guidance.resolve(method, steps)
         self._phases = split_steps(first, guidance, cfg_steps(self.respaced, first, cfg_interval), cache)
-        self._forecasts = plan_forecasts(self._phases, cache)
+        self._plan = plan_cache(self._phases, cache)
         table = step_table(
             self.respaced,
             method=method,
@@ -149,7 +149,7 @@ class GuidedSampler:
             cache_dir=cache_dir,
         )
         self.backend, self._denoiser = create_backend(backend, request)
-        if self._forecasts:
+        if self._plan:
             check_caches(self._denoiser, self.backend, any(term.needs_grad for term in self.terms))
         self._start_level = None if start_strength is None else float(self.respaced.alphas_cumprod[first])
         self._table = table.to(self.device)
@@ -172,7 +172,7 @@ class GuidedSampler:
             self._halves if phase.cfg else 1
             for phase in self._phases
             for step in phase.steps
-            if step not in self._forecasts
+            if not self._plan.get(step)
         )
 
     @property
@@ -269,7 +269,7 @@ class GuidedSampler:
             most_classes = rows + self._halves - 1
             return Workspace(
                 buffers,
-                bind_network(self._denoiser, self._timesteps, network_rows, most_classes, self._forecasts),
+                bind_network(self._denoiser, self._timesteps, network_rows, most_classes, self._plan),
             )
 
         return self._workspaces.get(rows, inputs, make)
