@@ -16,6 +16,7 @@ from mgd3_fast.config.fields import (
     fit_option,
     option,
     path,
+    place,
     whole,
 )
 
@@ -49,7 +50,7 @@ class CheckConfig:
     out: Path | str | None = option(
         "folder for check.json, or the .json file itself (default: nothing is written)",
         default=None,
-        parse=Path,
+        parse=place,
         metavar="PATH",
         check=lambda name, out: check_folder(name, out, ".json"),
     )

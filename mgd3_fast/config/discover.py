@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mgd3_fast.config.encode import EncodeConfig
-from mgd3_fast.config.fields import LARGEST_SEED, check_folder, option, whole
+from mgd3_fast.config.fields import LARGEST_SEED, check_folder, option, place, whole
 from mgd3_fast.errors import UserError
 
 DISCOVERIES = ("kmeans", "kmeans-closest", "kmeans-pooled", "gmm", "gmm-pca", "dbscan", "spectral", "random")
@@ -22,7 +22,7 @@ class DiscoverConfig(EncodeConfig):
     ipc: int = whole("images per class, and so modes per class")
     out: Path | str = option(
         "folder that receives modes.safetensors, or the file itself, ending in .safetensors",
-        parse=Path,
+        parse=place,
         metavar="PATH",
         check=lambda name, out: check_folder(name, out, ".safetensors"),
     )
@@ -52,7 +52,7 @@ class DiscoverAndPlotConfig(DiscoverConfig):
         "draw a map of each class with its modes, and the images nearest to them, into this folder"
         " (without PATH: mode-plots beside the modes); needs the extra plot",
         default=None,
-        parse=Path,
+        parse=place,
         metavar="PATH",
         check=check_folder,
         nargs="?",

@@ -32,6 +32,7 @@ SYNONYMS = ("first", "all")
 GUIDANCE_FORMS = ("auto", "posterior", "epsilon", "x0")
 BACKENDS = ("auto", "eager", "compiled", "tensorrt", "onnxruntime")
 FLOAT8_BACKENDS = ("auto", "eager", "compiled")
+FORMATS_ON_STORE = ("imagefolder", "numeric")
 CACHING_BACKENDS = ("auto", "eager")
 FORMATS = ("imagefolder", "numeric", "tensor", "parquet", "webdataset")
 
@@ -94,7 +95,9 @@ def _check_interval(name: str, value: object) -> None:
 class DistillConfig(DiscoverConfig):
     """Everything the main job is asked to do; `None` stands for the generator's own default."""
 
-    out: Path | str = folder("folder that receives the result")
+    out: Path | str = folder(
+        "folder that receives the result, or its URL, such as s3://bucket/folder", on_store=True
+    )
     method: str = option(
         "mgd3; to compare with: unguided (the generator alone), d4m (start at the noised mode), or real"
         " images, chosen without a generator: random, herding, kmeans-closest",
@@ -257,6 +260,8 @@ class DistillConfig(DiscoverConfig):
                 f"workers must be 1 with --device {self.device}, which is one GPU, got {self.workers}: give"
                 " --device cuda, and they take the GPUs in turn"
             )
+        if "://" in str(self.out):
+            self._check_on_store()
         if self.ray_address is not None and self.workers != "ray":
             raise UserError(f"ray_address must come with --workers ray, got {self.ray_address!r} alone")
         if self.t_stop is not None:
@@ -287,6 +292,18 @@ class DistillConfig(DiscoverConfig):
                     f"{name} must be left out with method {self.method}, which does not have it,"
                     f" got {getattr(self, name)}"
                 )
+
+    def _check_on_store(self) -> None:
+        """Refuse what is made of a folder of images."""
+        if self.format not in FORMATS_ON_STORE:
+            raise UserError(
+                f"format must be {' or '.join(FORMATS_ON_STORE)} with --out {self.out}, where images lie in"
+                f" tar files of WebDataset, got {self.format!r}"
+            )
+        if self.trace is not None:
+            raise UserError(
+                f"trace must be left out with --out {self.out}, got {self.trace!r}: it needs a folder"
+            )
 
     @property
     def caches(self) -> bool:

@@ -79,9 +79,10 @@ def place(text: str) -> Path | str:
     return text if "://" in text else Path(text)
 
 
-def folder(help: str, *, default: Any = MISSING) -> Any:
-    """Declare a folder that is written; see `option` and `check_folder`."""
-    return option(help, default=default, parse=Path, metavar="PATH", check=check_folder)
+def folder(help: str, *, default: Any = MISSING, on_store: bool = False) -> Any:
+    """Declare a folder that is written, which may be a URL `on_store`; see `option` and `check_folder`."""
+    check = _check_folder_or_url if on_store else check_folder
+    return option(help, default=default, parse=place, metavar="PATH", check=check)
 
 
 def device_option() -> Any:
@@ -216,14 +217,21 @@ def check_options(config: Any) -> None:
 
 
 def check_folder(name: str, value: Path | str, *but: str) -> None:
-    """Refuse a new folder that would be named as a file is; suffixes in `but` are welcome.
+    """Refuse a URL, and a new folder that would be named as a file is; suffixes in `but` are welcome.
 
     Raises:
         UserError: Naming the field and the value.
     """
+    if "://" in str(value):
+        raise UserError(f"{name} must be a path of this machine, got {value}: only distill writes to a URL")
     suffix = Path(value).suffix.lower()
     if FILE_SUFFIX.fullmatch(suffix) and suffix not in but and not Path(value).exists():
         raise UserError(f"{name} must be a folder, got {str(value)!r}, which is named like a {suffix} file")
+
+
+def _check_folder_or_url(name: str, value: Path | str) -> None:
+    if "://" not in str(value):
+        check_folder(name, value)
 
 
 def check_whole(name: str, value: object, lowest: int, highest: int | None = None) -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mgd3_fast.config.encode import EncodeConfig
-from mgd3_fast.config.fields import LARGEST_SEED, check_folder, option, whole
+from mgd3_fast.config.fields import LARGEST_SEED, check_folder, option, place, whole
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +27,7 @@ class JudgeConfig(EncodeConfig):
         "folder for samples.png and reconstructions.png (default: no pictures; a generator folder keeps the"
         " verdict in its generator.json either way)",
         default=None,
-        parse=Path,
+        parse=place,
         metavar="PATH",
         check=check_folder,
     )

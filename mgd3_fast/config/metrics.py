@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mgd3_fast.config.encode import EncodeConfig
-from mgd3_fast.config.fields import LARGEST_SEED, argument, check_folder, folders_of, option, whole
+from mgd3_fast.config.fields import LARGEST_SEED, argument, check_folder, folders_of, option, place, whole
 from mgd3_fast.errors import UserError
 
 INPUT_RANGES = ("imagenet", "symmetric", "unit", "byte")
@@ -63,7 +63,7 @@ class MetricsConfig(EncodeConfig):
         "folder for metrics.json and, with --plot, pictures; or the .json file itself, pictures beside it"
         " (default: nothing is written)",
         default=None,
-        parse=Path,
+        parse=place,
         metavar="PATH",
         check=lambda name, out: check_folder(name, out, ".json"),
     )

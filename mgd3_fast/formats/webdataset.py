@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import io
-import json
-import tarfile
 from pathlib import Path
 
 from mgd3_fast.config.convert import ConvertConfig
@@ -14,6 +11,7 @@ from mgd3_fast.formats.samples import contents, described, split_by_size
 from mgd3_fast.progress import Bar
 from mgd3_fast.writers import sha256_of
 from mgd3_fast.writers.labelled import LabelledFolder
+from mgd3_fast.writers.tars import add_sample, new_tar
 
 _FIELDS = "A sample is `png` (the image), `cls` (its label) and `json` (class, title and what else is known)."
 
@@ -21,21 +19,18 @@ _FIELDS = "A sample is `png` (the image), `cls` (its label) and `json` (class, t
 def write(source: LabelledFolder, config: ConvertConfig, draft: Path, bar: Bar) -> Written:
     """Write `mgd3-000000.tar` onwards and a `README.md`.
 
-    A sample `<label>-<k>` is `.cls` (its label), `.json` and the image itself. Equal images give equal bytes:
-    no times, owners or names of this machine are in the files. They are what `webdataset.TarWriter` writes,
-    without need of that package; its `ShardWriter` starts a new file only after the limit is passed.
+    Samples are those of `add_sample`, and equal images give equal bytes. `webdataset.ShardWriter` would start
+    a new file only after the limit is passed.
     """
     titles = {one.label: one.title for one in source.classes}
     files: dict[str, str] = {}
     samples: list[int] = []
     for number, images in enumerate(split_by_size(source.images, config.shard_mib)):
         name = f"mgd3-{number:06d}.tar"
-        with tarfile.open(draft / name, "w", format=tarfile.USTAR_FORMAT) as archive:
+        with (draft / name).open("wb") as file, new_tar(file) as archive:
             for image, content in contents(images, bar):
-                key = f"{image.label:05d}-{image.index:05d}"
-                _add(archive, f"{key}.cls", str(image.label).encode())
-                _add(archive, f"{key}.json", json.dumps(described(image, title=titles[image.label])).encode())
-                _add(archive, f"{key}{image.suffix}", content)
+                about = described(image, title=titles[image.label])
+                add_sample(archive, image.label, image.index, about, image.suffix, content)
         files[name] = sha256_of(draft / name)
         samples.append(len(images))
     snippet = _snippet(len(files))
@@ -52,9 +47,3 @@ def _snippet(shards: int) -> list[str]:
         'for image, label in samples.shuffle(10_000).decode("pil").to_tuple("png", "cls"):',
         "    ...",
     ]
-
-
-def _add(archive: tarfile.TarFile, name: str, content: bytes) -> None:
-    member = tarfile.TarInfo(name)  # mode 644, time 0, owner 0
-    member.size = len(content)
-    archive.addfile(member, io.BytesIO(content))

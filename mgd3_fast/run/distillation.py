@@ -14,7 +14,7 @@ from mgd3_fast.errors import Interrupted
 from mgd3_fast.modes.recovery import RecoveryCount
 from mgd3_fast.progress import SILENT, Progress
 from mgd3_fast.run.finishing import export_images
-from mgd3_fast.run.run import Timings
+from mgd3_fast.run.run import Timings, run_folder
 from mgd3_fast.run.units import (
     Encode,
     FindModes,
@@ -29,18 +29,20 @@ from mgd3_fast.run.units import (
 )
 from mgd3_fast.run.worker import run_worker
 from mgd3_fast.storage.cache import cache_dir_or_default, cache_url
+from mgd3_fast.storage.remote import is_url
 from mgd3_fast.workers import Workers, open_workers
-from mgd3_fast.writers import CONTACT_SHEET, WORK, RunFolder, read_manifest
+from mgd3_fast.writers import CONTACT_SHEET, WORK
 
 
 @dataclass(frozen=True)
 class DistilledDataset:
     """A folder of distilled images.
 
-    Iterating yields (path, label) of every image, class after class in label order.
+    Iterating yields (path, label) of every image, class after class in label order; of a folder on a store
+    the URL of the tar file that holds it.
 
     Args:
-        folder: Output folder.
+        folder: Output folder, or its URL.
         manifest: Content of `manifest.json`; None while images of other shards are missing.
         made: Images made by this call.
         missing: Images that other shards have still to make.
@@ -51,7 +53,7 @@ class DistilledDataset:
         guided: Whether modes pulled.
     """
 
-    folder: Path
+    folder: Path | str
     manifest: dict[str, Any] | None
     made: int
     missing: int
@@ -61,9 +63,9 @@ class DistilledDataset:
     guided: bool = False
 
     @property
-    def contact_sheet(self) -> Path | None:
+    def contact_sheet(self) -> Path | str | None:
         """The contact sheet, once the run is complete."""
-        return self.folder / CONTACT_SHEET if self.manifest else None
+        return self._at(CONTACT_SHEET) if self.manifest else None
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -73,9 +75,12 @@ class DistilledDataset:
     def __len__(self) -> int:
         return len(self.manifest["images"]) if self.manifest else 0
 
-    def __iter__(self) -> Iterator[tuple[Path, int]]:
+    def __iter__(self) -> Iterator[tuple[Path | str, int]]:
         for image in self.manifest["images"] if self.manifest else ():
-            yield self.folder / image["file"], image["label"]
+            yield self._at(image.get("tar", image["file"])), image["label"]
+
+    def _at(self, name: str) -> Path | str:
+        return self.folder / name if isinstance(self.folder, Path) else f"{self.folder}/{name}"
 
 
 def distill(config: DistillConfig, progress: Progress = SILENT) -> DistilledDataset:
@@ -113,7 +118,7 @@ def distill(config: DistillConfig, progress: Progress = SILENT) -> DistilledData
     export = None if missing else export_images(config, len(left.layout), progress, story.timings)
     return DistilledDataset(
         story.out,
-        None if missing else read_manifest(story.out),
+        None if missing else run_folder(config, {}, left.layout).manifest(),
         left.images,
         missing,
         story.timings.rounded(),
@@ -124,9 +129,10 @@ def distill(config: DistillConfig, progress: Progress = SILENT) -> DistilledData
 
 
 def _shared_folders(config: DistillConfig) -> list[Path]:
-    """Folders that workers on other machines must see; a cache by URL is shared without one."""
+    """Folders that workers on other machines must see; what has a URL is shared without one."""
     cache = [] if cache_url(config.cache_dir) else [cache_dir_or_default(config.cache_dir)]
-    return [Path(config.out) / WORK, *cache]
+    out = [] if is_url(config.out) else [Path(config.out) / WORK]
+    return [*out, *cache]
 
 
 class _Story:
@@ -135,7 +141,8 @@ class _Story:
     workers: Workers
 
     def __init__(self, config: DistillConfig, progress: Progress) -> None:
-        self.out, self.progress = Path(config.out), progress
+        self.config, self.progress = config, progress
+        self.out = str(config.out) if is_url(config.out) else Path(config.out)
         self.timings, self.recovery = Timings(), RecoveryCount()
         self.left: Left | None = None
 
@@ -193,7 +200,7 @@ def _saying_what_is_kept(story: _Story) -> Iterator[None]:
         left = story.left
         if left is None or left.is_finished:
             raise
-        kept = len(RunFolder(story.out, {}, left.layout).finished()[0])
+        kept = len(run_folder(story.config, {}, left.layout).finished()[0])
         raise Interrupted(
             f"{kept:,} of {len(left.layout):,} images are kept in {story.out}, and so are {left.kept}; the"
             " same command goes on from here"

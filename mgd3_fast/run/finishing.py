@@ -36,8 +36,7 @@ def finish(run: Run, modes: Any) -> int:
     with folder.completing() as ours:
         if ours:
             digests, sessions = folder.finished()
-            there = (image for image in digests if (folder.out / folder.layout.file(image)).is_file())
-            missing = len(folder.layout) - sum(1 for _ in there)
+            missing = len(folder.layout) - folder.present(digests)
             if missing == 0:
                 _write(run, modes, digests, sessions)
     if not missing:
@@ -80,6 +79,7 @@ def _write(run: Run, modes: Any, digests: dict[int, str], sessions: list[dict[st
         **_source_sections(run, sessions),
         "files": {name: file_digest(folder.out / name) for name in files},
         "sessions": [session for session in sessions if "skipped" not in session],
+        **folder.sections(),
         "images": [_image_record(run, modes, image, digests[image]) for image in range(len(layout))],
     }
     write_manifest(folder.out / MANIFEST, content, folder.work / MANIFEST)
@@ -136,4 +136,5 @@ def _image_record(run: Run, modes: Any, image: int, sha256: str) -> dict[str, An
         "source_index": origin["source_index"],
         "seed": origin["seed"],
         "sha256": sha256,
+        **run.folder.place(image),
     }

@@ -95,9 +95,9 @@ class GeneratedImages(ModeFinder, Run):
         }
 
     def blocks(self, images: Sequence[int]) -> Iterator[tuple[int, ...]]:
-        """Divide images into the sampler's batches; see `Run`."""
-        B = self.sampler.batch_shape
-        return (tuple(images[start : start + B]) for start in range(0, len(images), B))
+        """Divide images into the sampler's batches, or objects of a store; see `Run`."""
+        size = max(self.sampler.batch_shape, self.layout.together)
+        return (tuple(images[start : start + size]) for start in range(0, len(images), size))
 
     def bar_of(self, images: Sequence[int]) -> dict[str, Any]:
         """Arguments of the bar; see `Run`."""

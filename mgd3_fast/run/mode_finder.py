@@ -19,7 +19,7 @@ from mgd3_fast.modes import (
     latents_of,
     modes_key,
 )
-from mgd3_fast.run.run import Timings, left_out
+from mgd3_fast.run.run import Timings, left_out, out_folder
 from mgd3_fast.run.sources import Sources
 from mgd3_fast.writers import MODES, WORK
 
@@ -184,7 +184,7 @@ class ModeFinder:
 
 def modes_file(config: DiscoverConfig) -> tuple[Path, Path]:
     """The file that the modes of a run are written to, and the folder that keeps unfinished work."""
-    out = Path(config.out)
+    out = out_folder(config)
     if out.suffix.lower() == MODES_SUFFIX and not out.is_dir():
         return out, out.with_name(f".{out.name}{WORK}")
     return out / MODES, out / WORK

@@ -16,7 +16,7 @@ from mgd3_fast.progress import Progress
 from mgd3_fast.run.generated import GeneratedImages, start_strength
 from mgd3_fast.run.mode_finder import given_modes
 from mgd3_fast.run.real_images import open_real_images
-from mgd3_fast.run.run import Run, Timings, layout_for
+from mgd3_fast.run.run import Run, Timings, laid_out, layout_for
 from mgd3_fast.run.sampler import batch_rows, chosen_cache, chosen_sampling, sampler_of
 from mgd3_fast.run.sources import Sources, open_sources
 from mgd3_fast.run.trace import requested_trace
@@ -54,6 +54,7 @@ def _open_generated(config: DistillConfig, progress: Progress, worker: int) -> G
     cache = chosen_cache(config, generator, guidance, sampling)
     if not isinstance(rows, int):
         rows = batch_rows(len(layout), math.prod(generator.latent_shape[1:]), sources.device.type)
+    layout = laid_out(config, layout, rows)
     with progress.activity(f"loading {generator.name}"):
         sampler_like = partial(
             sampler_of(generator, sources.device, sources.precision, sampling),

@@ -33,7 +33,7 @@ from mgd3_fast.datasets.sides import sensible_side
 from mgd3_fast.errors import UserError
 from mgd3_fast.generators import Generator, load_generator
 from mgd3_fast.modes import HerdingDiscovery, ModeDiscovery, method_named
-from mgd3_fast.run.run import Maker, Run, Timings, layout_for, left_out
+from mgd3_fast.run.run import Maker, Run, Timings, laid_out, layout_for, left_out
 from mgd3_fast.run.sources import note_skipped, open_training_images
 from mgd3_fast.run.units import Made
 from mgd3_fast.writers import PngWriter
@@ -99,9 +99,10 @@ class RealImages(Run):
         return self.dataset
 
     def blocks(self, images: Sequence[int]) -> Iterator[tuple[int, ...]]:
-        """Divide images by their classes; see `Run`."""
-        for _, of_class in groupby(images, lambda image: self.layout.place(image)[0]):
-            yield tuple(of_class)
+        """Divide images by their classes, or objects of a store; see `Run`."""
+        size = max(self.layout.ipc, self.layout.together)
+        for _, block in groupby(images, lambda image: image // size):
+            yield tuple(block)
 
     def bar_of(self, images: Sequence[int]) -> dict[str, Any]:
         """Arguments of the bar; see `Run`."""
@@ -109,20 +110,19 @@ class RealImages(Run):
 
     @contextmanager
     def making(self) -> Iterator[Maker]:
-        """Choose the images of a class, and write those that are to be written; see `Run`."""
+        """Choose the images of classes, and write those that are to be written; see `Run`."""
         folder, layout, timings = self.folder, self.layout, self.timings
         with PngWriter(folder.out, folder.temporary, folder.record) as writer:
 
             def make(images: Sequence[int], modes: Dataset) -> Callable[[], Made]:
-                class_index, known = layout.place(images[0])[0], len(self.bad_images)
+                known = len(self.bad_images)
                 with timings.measure("choose"):
-                    chosen = self._chosen(class_index)
+                    for class_index in layout.classes_of(images):
+                        self._chosen(class_index)
                 found = self.bad_images[known:]
                 note_skipped(found, self.progress)
                 with timings.measure("write"):
-                    written = [
-                        writer.put(image, layout.file(image), self._pixels(chosen, image)) for image in images
-                    ]
+                    written = [writer.put(image, layout.file(image), self._pixels(image)) for image in images]
 
                 def wait() -> Made:
                     with timings.measure("write"):
@@ -135,10 +135,11 @@ class RealImages(Run):
 
             yield make
 
-    def _pixels(self, chosen: Selection, image: int) -> NDArray[np.uint8]:
+    def _pixels(self, image: int) -> NDArray[np.uint8]:
         """The square `[H, W, 3]` of the real image that an image is."""
         class_index, place = self.layout.place(image)
-        return np.asarray(self.dataset.square(class_index, chosen.indices[place], self.resolution))
+        source = self._chosen(class_index).indices[place]
+        return np.asarray(self.dataset.square(class_index, source, self.resolution))
 
     def save_modes(self, modes: Dataset) -> tuple[str, ...]:
         """Write nothing: the manifest names the chosen images."""
@@ -196,7 +197,7 @@ def open_real_images(config: DistillConfig, progress: Progress, worker: int) -> 
     """
     timings = Timings()
     dataset = open_training_images(config, progress)
-    layout = layout_for(config, dataset)
+    layout = laid_out(config, layout_for(config, dataset), config.ipc)
     named = config.generator != "auto"
     generator = load_generator(config.generator, dataset_name=dataset.name) if named else None
     resolution = config.image_size or side_beside(generator, dataset)

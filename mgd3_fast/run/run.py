@@ -6,7 +6,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -14,13 +14,20 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from mgd3_fast.formats.converting import check_format
 from mgd3_fast.modes import check_ipc
 from mgd3_fast.run.units import Made
+from mgd3_fast.storage.cache import cache_dir_or_default
+from mgd3_fast.storage.remote import Bucket, is_url
 from mgd3_fast.writers import Layout, RunFolder, layout_of
+from mgd3_fast.writers.bucket_folder import BucketFolder, mirror_of
 
 if TYPE_CHECKING:
-    from mgd3_fast.config import DistillConfig
+    from mgd3_fast.config import DiscoverConfig, DistillConfig
     from mgd3_fast.datasets import BadImage, Dataset
     from mgd3_fast.latents import Share
     from mgd3_fast.progress import Progress
+
+
+LEAST_TOGETHER = 64
+"""Images of an object of a store, unless more are made at a time."""
 
 
 class Timings:
@@ -88,8 +95,7 @@ class Run(ABC):
     @cached_property
     def folder(self) -> RunFolder:
         """The output folder, as this worker of the run holds it."""
-        shard = self.config.shard_of()
-        return RunFolder(Path(self.config.out), self.settings(), self.layout, *shard, worker=self.worker)
+        return run_folder(self.config, self.settings(), self.layout, worker=self.worker)
 
     def settings(self) -> dict[str, Any]:
         """Name what decides the images; runs into one output folder must agree on all of it."""
@@ -160,6 +166,30 @@ class Run(ABC):
     @abstractmethod
     def sections(self) -> dict[str, Any]:
         """Describe guidance and generator for the manifest."""
+
+
+def laid_out(config: DistillConfig, layout: Layout, unit: int) -> Layout:
+    """The image list of a run whose images are made `unit` at a time: on a store these lie in one object."""
+    if not is_url(config.out):
+        return layout
+    return replace(layout, together=unit * max(1, LEAST_TOGETHER // unit))
+
+
+def out_folder(config: DiscoverConfig) -> Path:
+    """The output folder, or the folder of this machine that a run on a store is made in."""
+    if not is_url(config.out):
+        return Path(config.out)
+    return mirror_of(str(config.out), cache_dir_or_default(config.cache_dir))
+
+
+def run_folder(
+    config: DistillConfig, settings: dict[str, Any], layout: Layout, *, worker: int = 1
+) -> RunFolder:
+    """The output folder of a run, on a disk or on a store; see `RunFolder`."""
+    out, shard = out_folder(config), config.shard_of()
+    if is_url(config.out):
+        return BucketFolder(Bucket(str(config.out)), out, settings, layout, *shard, worker=worker)
+    return RunFolder(out, settings, layout, *shard, worker=worker)
 
 
 def layout_for(config: DistillConfig, dataset: Dataset) -> Layout:

@@ -9,7 +9,6 @@ from mgd3_fast.datasets import shards_of
 from mgd3_fast.run.generated import GeneratedImages
 from mgd3_fast.run.run import Run
 from mgd3_fast.run.units import Damaged, Left
-from mgd3_fast.writers import check_writable, file_digest
 
 
 def survey(run: Run) -> Left:
@@ -30,7 +29,7 @@ def survey(run: Run) -> Left:
             folder.clear()
             return replace(left, is_finished=True)
         left = replace(left, damaged=Damaged(manifest["sessions"], whole))
-    check_writable(folder.out)
+    folder.check_writable()
     images = [image for image in block if image not in whole]
     lacking = run.lacking(run.layout.classes_of(images))
     shards = shards_of(run.subset(lacking)) if lacking else ()
@@ -50,10 +49,7 @@ def _look_at_finished(run: Run, manifest: dict[str, Any]) -> tuple[dict[int, str
     recorded = {image: record["sha256"] for image, record in enumerate(manifest["images"])}
     whole = folder.intact(recorded, range(len(run.layout)), run.progress)
     damaged = [run.layout.file(image) for image in recorded if image not in whole]
-    for name, sha256 in manifest["files"].items():
-        if file_digest(folder.out / name) != sha256:
-            damaged.append(name)
-            (folder.out / name).unlink(missing_ok=True)
+    damaged += folder.damaged(manifest["files"])
     if damaged:
         run.progress.note(f"made again, because missing or damaged: {len(damaged)} files ({damaged[0]}, ...)")
     return whole, bool(damaged)

@@ -6,14 +6,15 @@ What stays wrong is told in one line.
 
 from __future__ import annotations
 
-import errno
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any, TypeVar
 
 from mgd3_fast.errors import UserError
+from mgd3_fast.storage.store_errors import code_of, may_pass, said, status_of
 
 T = TypeVar("T")
 
@@ -22,24 +23,8 @@ FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 15.0
 
 _URL = re.compile(r"([a-z][a-z0-9+.-]*)://", re.IGNORECASE)
 _CONNECTIONS = {"config_kwargs": {"max_pool_connections": 64}}  # where botocore's default is 10
-_EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs"}
 _VERSIONS = ("blob_id", "ETag", "etag", "mtime", "created")
-_PASSING = {408, 409, 425, 429, 500, 502, 503, 504}  # HTTP statuses; 409 is of two conditional writes at once
 _THERE, _UNKNOWN = 412, 501  # HTTP statuses of conditional writes: refused, and not known to the store
-_PASSING_ERRNOS = {errno.EBUSY, errno.EREMOTEIO, errno.ECONNRESET, errno.EPIPE, errno.ETIMEDOUT}
-_PASSING_ERRORS = {  # of packages that need not be there
-    "aiohttp.client_exceptions.ClientError",
-    "botocore.exceptions.ConnectionError",
-    "botocore.exceptions.HTTPClientError",
-    "httpx.TransportError",
-    "requests.exceptions.ConnectionError",
-}
-_NO_CREDENTIALS = {
-    "botocore.exceptions.NoCredentialsError",
-    "botocore.exceptions.PartialCredentialsError",
-}
-_FULL_ERRNOS = {errno.ENOSPC, errno.EDQUOT}
-_FULL = {507, "InsufficientStorage", "QuotaExceeded", "StorageFull", "XMinioStorageFull"}
 
 
 def is_url(place: object) -> bool:
@@ -88,7 +73,7 @@ def ask(url: str, call: Callable[..., T], *arguments: Any, **named: Any) -> T:
             try:
                 return call(*arguments, **named)
             except Exception as error:
-                if not _may_pass(error) or time.monotonic() - started + pause > PATIENCE_S:
+                if not may_pass(error) or time.monotonic() - started + pause > PATIENCE_S:
                     raise
             time.sleep(pause)
             pause = min(2 * pause, LONGEST_PAUSE_S)
@@ -108,9 +93,9 @@ def told(url: str) -> Iterator[None]:
     except (UserError, FileExistsError):
         raise
     except Exception as error:
-        if isinstance(error, FileNotFoundError) and _code(error) != "NoSuchBucket":
+        if isinstance(error, FileNotFoundError) and code_of(error) != "NoSuchBucket":
             raise
-        raise UserError(f"{url} {_said(url, error)}") from None
+        raise UserError(f"{url} {said(url, error, PATIENCE_S)}") from None
 
 
 def version_of(info: Mapping[str, Any]) -> str:
@@ -151,6 +136,12 @@ class Bucket:
         found = self._ask("", self._cat_each, list(paths))
         return {name: found[path] for path, name in paths.items() if path in found}
 
+    def read_parts(self, parts: Sequence[tuple[str, int, int]]) -> list[bytes]:
+        """Bytes of parts of objects, given by name, start and stop, which are read at the same time."""
+        paths = [self._at(name) for name, *_ in parts]
+        starts, stops = [start for _, start, _ in parts], [stop for *_, stop in parts]
+        return [bytes(one) for one in self._ask("", self._files.cat_ranges, paths, starts, stops)]
+
     def sizes(self, under: str = "") -> dict[str, int]:
         """Bytes of every object whose name begins with a folder, by name, in order of names."""
         found = self._ask(under, self._files.find, self._at(under), detail=True)
@@ -176,13 +167,16 @@ class Bucket:
         """Write an object, in place of one of this name."""
         self._ask(name, self._files.pipe_file, self._at(name), content)
 
+    def upload(self, name: str, file: Path) -> None:
+        """Write an object of any size from a file, in place of one of this name."""
+        self._ask(name, self._files.put_file, str(file), self._at(name))
+
     def remove(self, names: Iterable[str]) -> None:
-        """Remove objects; those that are gone already are no mistake."""
-        for name in names:
-            try:
-                self._ask(name, self._files.rm_file, self._at(name))
-            except FileNotFoundError:
-                continue
+        """Remove objects, many at a time; those that are gone already are no mistake."""
+        paths = [self._at(name) for name in names]
+        with suppress(FileNotFoundError):
+            if paths:
+                self._ask("", self._files.rm, paths)
 
     def _ask(self, name: str, call: Callable[..., T], *arguments: Any, **named: Any) -> T:
         return ask(f"{self.url}/{name}".rstrip("/"), call, *arguments, **named)
@@ -202,62 +196,10 @@ class Bucket:
         try:
             self._files.pipe_file(path, content, mode="create")
         except (NotImplementedError, OSError) as error:
-            if _status(error) == _THERE:
+            if status_of(error) == _THERE:
                 raise FileExistsError(path) from None
-            if _status(error) != _UNKNOWN and not isinstance(error, NotImplementedError):
+            if status_of(error) != _UNKNOWN and not isinstance(error, NotImplementedError):
                 raise
             if self._files.exists(path):
                 raise FileExistsError(path) from None
             self._files.pipe_file(path, content)
-
-
-def _answers(error: BaseException | None) -> Iterator[tuple[int | None, str | None]]:
-    """HTTP status and S3's word for what is wrong, of the errors that an error came of."""
-    while error is not None:
-        response = getattr(error, "response", None)
-        if isinstance(response, Mapping):
-            yield response.get("ResponseMetadata", {}).get("HTTPStatusCode"), response["Error"].get("Code")
-        for status in (getattr(response, "status_code", None), getattr(error, "code", None)):
-            if isinstance(status, int):
-                yield status, None
-        error = error.__cause__ or error.__context__
-
-
-def _status(error: BaseException) -> int | None:
-    return next((status for status, _ in _answers(error)), None)
-
-
-def _code(error: BaseException) -> str | None:
-    return next((code for _, code in _answers(error)), None)
-
-
-def _kinds(error: BaseException) -> set[str]:
-    return {f"{kind.__module__}.{kind.__qualname__}" for kind in type(error).__mro__}
-
-
-def _may_pass(error: Exception) -> bool:
-    if isinstance(error, ConnectionError | TimeoutError) or _kinds(error) & _PASSING_ERRORS:
-        return True
-    return _status(error) in _PASSING or (isinstance(error, OSError) and error.errno in _PASSING_ERRNOS)
-
-
-def _said(url: str, error: Exception) -> str:
-    """What is wrong, and what to do, behind the URL."""
-    protocol = url.partition("://")[0].lower()
-    reason = " ".join(str(error).split()) or type(error).__name__
-    if isinstance(error, ImportError):
-        extra = _EXTRAS.get(protocol)
-        return f"needs a package: pip install 'mgd3-fast[{extra}]'" if extra else f"needs a package: {reason}"
-    if isinstance(error, ValueError) and "rotocol" in reason:
-        return "must be a URL that fsspec knows, such as s3://, gs:// or hf://"
-    if _code(error) == "NoSuchBucket":
-        return "must lie in a bucket that exists: make the bucket first"
-    if _kinds(error) & _NO_CREDENTIALS:
-        return "asks for credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or write ~/.aws"
-    if {_status(error), _code(error)} & _FULL or getattr(error, "errno", None) in _FULL_ERRNOS:
-        return f"has no room left: {reason}; once there is room, the same command goes on"
-    if isinstance(error, PermissionError) or _status(error) in (401, 403):
-        return f"does not let these credentials in: {reason}"
-    if _may_pass(error):
-        return f"did not answer for {PATIENCE_S:.0f} s: {reason}; the same command goes on"
-    return f"cannot be used: {reason}"

@@ -18,20 +18,21 @@ class Journal(AbstractContextManager["Journal"]):
 
     Args:
         path: The journal's file; created where missing.
+        out: What the shard is written into, for messages; by default the folder that the working state is in.
 
     Raises:
         UserError: If another process is writing the same shard.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, out: str | None = None) -> None:
         self._file = path.open("a+b")
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             self._file.close()
             raise UserError(
-                f"another process is writing the same --shard into {path.parent.parent}: wait for it, or give"
-                " each process a part of its own"
+                f"another process is writing the same --shard into {out or path.parent.parent}: wait for it,"
+                " or give each process a part of its own"
             ) from None
         except OSError:
             pass  # a file system without locks: two equal processes would only do the same work twice

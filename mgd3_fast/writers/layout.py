@@ -26,12 +26,14 @@ class Layout:
         ipc: Images per class.
         format: "imagefolder" names folders by class, "numeric" by label, `00000` onwards, so that the order
             of sorted folder names is the label order.
+        together: Images that are written as one object of a store; shards end where these do.
     """
 
     class_names: tuple[str, ...]
     labels: tuple[int, ...]
     ipc: int
     format: str = "imagefolder"
+    together: int = 1
 
     def __len__(self) -> int:
         return len(self.class_names) * self.ipc
@@ -52,9 +54,20 @@ class Layout:
     def block(self, part: int, parts: int) -> range:
         """Image numbers of the `part`-th (from 1) of `parts` shards.
 
-        A contiguous range; all shards together cover every image once, in equal parts up to one image.
+        A contiguous range; all shards together cover every image once, in equal parts up to one object.
         """
-        return range(len(self) * (part - 1) // parts, len(self) * part // parts)
+        objects = self.objects
+        start, stop = (objects * one // parts * self.together for one in (part - 1, part))
+        return range(start, min(stop, len(self)))
+
+    @property
+    def objects(self) -> int:
+        """Objects of a store that hold all images."""
+        return -(-len(self) // self.together)
+
+    def of_object(self, number: int) -> range:
+        """Image numbers of an object of a store, which are counted from 0."""
+        return range(number * self.together, min((number + 1) * self.together, len(self)))
 
     def classes_of(self, images: Iterable[int]) -> list[int]:
         """Places of the classes that the given images belong to, ascending, each once."""

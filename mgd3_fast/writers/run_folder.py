@@ -11,7 +11,7 @@ import fcntl
 import json
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -22,7 +22,7 @@ from mgd3_fast.progress import SILENT, Progress
 from mgd3_fast.writers.journal import Journal, read_journal
 from mgd3_fast.writers.layout import Layout
 from mgd3_fast.writers.manifest import MANIFEST, read_manifest
-from mgd3_fast.writers.out_files import file_digest, unwritable_error
+from mgd3_fast.writers.out_files import check_writable, file_digest, unwritable_error
 
 WORK = ".mgd3-fast"
 MODES = "modes.safetensors"
@@ -71,7 +71,7 @@ class RunFolder:
         *,
         worker: int = 1,
     ) -> None:
-        self.out, self.work = out, out / WORK
+        self.name, self.out, self.work = str(out), out, out / WORK
         self.layout, self._settings = layout, settings
         self.shard = f"{part}-of-{parts}" + (f"-worker-{worker}" if worker > 1 else "")
         self.temporary = self.work / f"unfinished-{self.shard}"
@@ -86,7 +86,7 @@ class RunFolder:
         manifest = read_manifest(self.out)
         started = manifest["settings"] if manifest else self._started()
         if started is None:
-            check_ours(self.out)
+            self._check_ours()
         else:
             self._check_same(started)
         return manifest
@@ -106,7 +106,7 @@ class RunFolder:
             self._claim()
         except OSError as error:
             raise unwritable_error(self.out, error) from None
-        with Journal(self.work / f"journal-{self.shard}.jsonl") as self._journal:
+        with Journal(self.work / f"journal-{self.shard}.jsonl", self.name) as self._journal:
             shutil.rmtree(self.temporary, ignore_errors=True)
             self.temporary.mkdir()
             yield self
@@ -200,6 +200,40 @@ class RunFolder:
         """Remove the working state, once the manifest is written."""
         shutil.rmtree(self.work, ignore_errors=True)
 
+    def manifest(self) -> dict[str, Any] | None:
+        """Read the manifest; None while the run is under way."""
+        return read_manifest(self.out)
+
+    def check_writable(self) -> None:
+        """Try whether the folder can be written, and leave no trace.
+
+        Raises:
+            UserError: With the reason.
+        """
+        check_writable(self.out)
+
+    def damaged(self, files: Mapping[str, str]) -> list[str]:
+        """Name files of a finished run, given with sha256, that are lost or have changed; remove these."""
+        names = [name for name, sha256 in files.items() if file_digest(self.out / name) != sha256]
+        for name in names:
+            (self.out / name).unlink(missing_ok=True)
+        return names
+
+    def present(self, digests: Mapping[int, str]) -> int:
+        """How many finished images are still there, so that the run can be completed."""
+        return sum((self.out / self.layout.file(image)).is_file() for image in digests)
+
+    def place(self, image: int) -> dict[str, Any]:
+        """Where an image lies, beside its file name, for its record in the manifest."""
+        return {}
+
+    def sections(self) -> dict[str, Any]:
+        """What the manifest tells of files that hold many images."""
+        return {}
+
+    def _check_ours(self) -> None:
+        check_ours(self.out)
+
     def _claim(self) -> None:
         """Write `run.json` unless it is there; of several processes that start at once, one wins."""
         run = self.work / "run.json"
@@ -228,7 +262,7 @@ class RunFolder:
         except (ValueError, KeyError, TypeError):
             settings = None
         if not isinstance(settings, dict):
-            raise UserError(f"{path}, which tells what run was started in {self.out}, is damaged: remove it")
+            raise UserError(f"{path}, which tells what run was started in {self.name}, is damaged: remove it")
         return settings
 
     def _check_same(self, found: dict[str, Any]) -> None:
@@ -237,6 +271,6 @@ class RunFolder:
             if found.get(name) != wanted.get(name):
                 there, asked = (repr(one[name]) if name in one else "the default" for one in (found, wanted))
                 raise UserError(
-                    f"{self.out} holds a run of other settings, whose {name} is {there} while {asked} is"
+                    f"{self.name} holds a run of other settings, whose {name} is {there} while {asked} is"
                     " asked for: choose another out"
                 )

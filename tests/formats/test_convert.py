@@ -359,7 +359,7 @@ def test_ctrl_c_leaves_nothing(
     def interrupt(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("mgd3_fast.formats.webdataset._add", interrupt)
+    monkeypatch.setattr("mgd3_fast.formats.webdataset.add_sample", interrupt)
     assert main([*words(run, tmp_path / "new/out", "webdataset"), "--quiet"]) == 130
     assert capsys.readouterr().err == "mgd3-fast: interrupted\n"
     assert list(tmp_path.iterdir()) == []
