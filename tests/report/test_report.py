@@ -256,7 +256,7 @@ def test_mistakes_are_one_line(finished, config, pictures, tmp_path, capsys):
     assert main(["report", str(tmp_path)]) == 2
     assert "folder must hold a finished run of distill" in capsys.readouterr().err
     assert main(["report", str(finished), "--images-shown", "0"]) == 2
-    assert "images_shown must be" in capsys.readouterr().err
+    assert "--images-shown must be" in capsys.readouterr().err
     assert not (tmp_path / "report.html").exists()
 
 
