@@ -162,21 +162,21 @@ def test_distill_on_a_backend_that_cannot_run(
         pytest.param([*RTX, "--rows", "0"], "rows must be MIN:OPT:MAX", id="no rows"),
         pytest.param(
             ["--compute-capability", "8.9"],
-            "compute_capability must not be given for onnx",
+            "--compute-capability must not be given for onnx",
             id="GPU of a graph",
         ),
         pytest.param(
             [*RTX, "--compute-capability", "sm89"],
-            "compute_capability must be different numbers like 8.6",
+            "--compute-capability must be different numbers like 8.6",
             id="capability",
         ),
         pytest.param(
             [*RTX, "--compute-capability", "8.9,8.9"],
-            "compute_capability must be different numbers like 8.6",
+            "--compute-capability must be different numbers like 8.6",
             id="capability twice",
         ),
         pytest.param(
-            [*RTX, "--compute-capability", "9.9"], "compute_capability must be of", id="unknown GPU"
+            [*RTX, "--compute-capability", "9.9"], "--compute-capability must be of", id="unknown GPU"
         ),
         pytest.param(RTX, "tensorrt-rtx has no GPU here to build for", id="no GPU"),
         pytest.param(["--format", "tensorrt"], "tensorrt is not installed", id="no TensorRT"),

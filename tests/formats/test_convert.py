@@ -309,7 +309,7 @@ CASES: dict[str, tuple[Callable[[Path, Path], list[str]], str]] = {
     "size without tensor": (options(size=8), "size must be left out unless format is tensor"),
     "shards without files": (
         options(**{"shard-mib": 1}),
-        "shard_mib must be left out unless format is parquet or",
+        "--shard-mib must be left out unless format is parquet or",
     ),
     "size of nothing": (options(format="tensor", size=0), "size must be a whole number from 1 to 8192"),
     "unknown number format": (options(format="tensor", dtype="fp8"), "dtype must be one of float32, uint8"),

@@ -674,7 +674,7 @@ def test_what_takes_no_text_refuses_prompts(
     out = tmp_path / "out"
     assert cli.main([*words, "--out", str(out), "--negative-prompt", "cartoon", "--quiet"]) == 2
     assert capsys.readouterr().err.startswith(
-        "mgd3-fast: error: negative_prompt must be left out with generator"
+        "mgd3-fast: error: --negative-prompt must be left out with generator"
     )
     assert not out.exists()
     with pytest.raises(UserError, match="prompts must be left out with method random"):

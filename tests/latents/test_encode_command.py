@@ -216,7 +216,7 @@ def test_streams_have_no_held_out_part(run: Run, piped: str, tmp_path: Path, rea
     if read_before:
         run(piped)
     config = EncodeConfig(dataset=piped, split="fit", cache_dir=tmp_path / "cache")
-    with pytest.raises(ValueError, match="--split must be train for a stream, got fit for wds:pipe"):
+    with pytest.raises(ValueError, match="split must be train for a stream, got fit for wds:pipe"):
         open_training_images(config, SILENT)
 
 

@@ -244,7 +244,7 @@ class TestCommand:
                 ["--plot", "--plot-classes", "dog"],
                 "classes must be class names, indices or ranges, got 'dog'",
             ),
-            (["--projection", "pca"], "projection and plot_classes must come with plot, got no plot"),
+            (["--projection", "pca"], "--projection and --plot-classes must come with plot, got no plot"),
             (["--plot", "/proc/plots"], "out must be a folder that can be written"),
         ],
     )
