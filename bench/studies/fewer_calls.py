@@ -43,7 +43,7 @@ FINALS: dict[Round, int] = {
     ("test", 50, 75): 10,
     ("val", 1, 300): 5,
 }
-"""With the seeds of each: five leave an interval at 50 images a class that is wider than what is asked for."""
+"""With the seeds of each: of five, the interval at 50 images a class is wider than what is asked for."""
 SCREEN_SEEDS = 1
 TIMED_ROUNDS = 2
 
