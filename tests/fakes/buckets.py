@@ -26,6 +26,7 @@ def copied(folder: Path, bucket: Bucket) -> str:
 @pytest.fixture(scope="session")
 def s3_server() -> Iterator[str]:
     """The address of a server with no buckets, named to every process by the environment."""
+    pytest.importorskip("s3fs", reason="tests of S3 need pip install -e '.[s3-test]'")
     server = pytest.importorskip("moto.server").ThreadedMotoServer(port=0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()
