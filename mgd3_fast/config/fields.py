@@ -248,6 +248,8 @@ def check_folder(name: str, value: Path | str, *but: str) -> None:
 def _check_folder_or_url(name: str, value: Path | str) -> None:
     if "://" not in str(value):
         check_folder(name, value)
+    elif not str(value).partition("://")[2].strip("/"):
+        raise UserError(f"{name} must name a bucket and a folder, as s3://bucket/folder does, got {value}")
 
 
 def check_whole(name: str, value: object, lowest: int, highest: int | None = None) -> None:

@@ -26,6 +26,10 @@ NO_RUN = "must be a finished run of distill, got no manifest.json in {url}"
         (["publish", "{folder}", "a/b", "--out", "{url}"], "out must be a path of this machine, got {url}"),
         (["publish", "{url}", "a/b"], "folder must be a path of this machine, got {url}"),
         (
+            ["distill", "--ipc", "1", "--dataset", "mnist5k", "--out", "s3://"],
+            "out must name a bucket and a folder",
+        ),
+        (
             ["distill", "--ipc", "1", "--dataset", "mnist5k", "--out", "{folder}", "--modes", "{url}"],
             "modes must be a path of this machine, got {url}",
         ),
