@@ -55,7 +55,9 @@ class CheckConfig:
         check=lambda name, out: check_folder(name, out, ".json"),
     )
     cache_dir: Path | str | None = path(
-        f"where the indexes of tars and streams are kept {CACHE}", default=None
+        f"where the indexes of tars and streams are kept {CACHE}",
+        default=None,
+        on_store=True,
     )
 
     def __post_init__(self) -> None:

@@ -43,6 +43,7 @@ class EncodeConfig:
         "ILSVRC tree that the imagenet names are class lists over, its URL, or the folder of its tar files as"
         " downloaded (default: $IMAGENET_DIR)",
         default=None,
+        on_store=True,
     )
     classes: str | None = classes_option()
     split: str = split_option()

@@ -49,7 +49,9 @@ class ExportConfig:
         default=None,
     )
     cache_dir: Path | str | None = path(
-        f"where graphs and engines are kept for later runs {CACHE}", default=None
+        f"where graphs and engines are kept for later runs {CACHE}",
+        default=None,
+        on_store=True,
     )
 
     def __post_init__(self) -> None:

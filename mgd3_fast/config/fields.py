@@ -69,9 +69,11 @@ def number(help: str, *, default: Any = MISSING, highest: float = math.inf, abov
     return option(help, default=default, parse=float, metavar="X", check=check)
 
 
-def path(help: str, *, default: Any = MISSING, metavar: str = "PATH") -> Any:
-    """Declare a file or folder; see `option`."""
-    return option(help, default=default, parse=place, metavar=metavar)
+def path(help: str, *, default: Any = MISSING, metavar: str = "PATH", on_store: bool = False) -> Any:
+    """Declare a file or folder, which may be a URL `on_store`; see `option`."""
+    return option(
+        help, default=default, parse=place, metavar=metavar, check=None if on_store else check_local
+    )
 
 
 def place(text: str) -> Path | str:
@@ -108,13 +110,17 @@ def split_option() -> Any:
 
 def data_dir_option() -> Any:
     """Declare the folder that ImageNet's names are class lists over."""
-    return path("ILSVRC tree of the imagenet names, or its URL (default: $IMAGENET_DIR)", default=None)
+    return path(
+        "ILSVRC tree of the imagenet names, or its URL (default: $IMAGENET_DIR)", default=None, on_store=True
+    )
 
 
 def cache_option() -> Any:
     """Declare where latents are kept."""
     return path(
-        f"where latents are kept for later runs, or the URL where machines share them {CACHE}", default=None
+        f"where latents are kept for later runs, or the URL where machines share them {CACHE}",
+        default=None,
+        on_store=True,
     )
 
 
@@ -216,14 +222,24 @@ def check_options(config: Any) -> None:
             check(name, value)
 
 
+def check_local(name: str, value: Path | str) -> None:
+    """Refuse a URL.
+
+    Raises:
+        UserError: Naming the field and the value.
+    """
+    if "://" in str(value):
+        also = ": only distill writes to a URL" if name == "out" else ""
+        raise UserError(f"{name} must be a path of this machine, got {value}{also}")
+
+
 def check_folder(name: str, value: Path | str, *but: str) -> None:
     """Refuse a URL, and a new folder that would be named as a file is; suffixes in `but` are welcome.
 
     Raises:
         UserError: Naming the field and the value.
     """
-    if "://" in str(value):
-        raise UserError(f"{name} must be a path of this machine, got {value}: only distill writes to a URL")
+    check_local(name, value)
     suffix = Path(value).suffix.lower()
     if FILE_SUFFIX.fullmatch(suffix) and suffix not in but and not Path(value).exists():
         raise UserError(f"{name} must be a folder, got {str(value)!r}, which is named like a {suffix} file")
@@ -232,6 +248,8 @@ def check_folder(name: str, value: Path | str, *but: str) -> None:
 def _check_folder_or_url(name: str, value: Path | str) -> None:
     if "://" not in str(value):
         check_folder(name, value)
+    elif not str(value).partition("://")[2].strip("/"):
+        raise UserError(f"{name} must name a bucket and a folder, as s3://bucket/folder does, got {value}")
 
 
 def check_whole(name: str, value: object, lowest: int, highest: int | None = None) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mgd3_fast.config.convert import DEFAULT_SHARD_MIB, LARGEST_SHARD_MIB
-from mgd3_fast.config.fields import argument, check_folder, check_options, option, whole
+from mgd3_fast.config.fields import argument, check_folder, check_local, check_options, option, place, whole
 from mgd3_fast.config.report import path_list
 from mgd3_fast.errors import UserError
 
@@ -36,12 +36,12 @@ class PublishConfig:
         UserError: If a field is out of range; the message names the field, the rule and the value.
     """
 
-    folder: Path | str = argument("a finished run of distill", metavar="DIR")
+    folder: Path | str = argument("a finished run of distill", metavar="DIR", check=check_local)
     repo: str = argument("dataset on the hub", metavar="OWNER/NAME", parse=str, check=_check_repo)
     out: Path | str | None = option(
         "folder that receives what is uploaded (default: DIR-hub)",
         default=None,
-        parse=Path,
+        parse=place,
         metavar="PATH",
         check=check_folder,
     )

@@ -22,6 +22,17 @@ NO_RUN = "must be a finished run of distill, got no manifest.json in {url}"
         (["report", "{url}", "--out", "{out}"], NO_RUN),
         (["report", "{url}"], "out must name the file to write for a run at a URL, got none for {url}"),
         (["convert", "{url}", "{folder}", "--format", "numeric"], NO_RUN),
+        (["report", "{folder}", "--out", "{url}.html"], "out must be a path of this machine, got {url}.html"),
+        (["publish", "{folder}", "a/b", "--out", "{url}"], "out must be a path of this machine, got {url}"),
+        (["publish", "{url}", "a/b"], "folder must be a path of this machine, got {url}"),
+        (
+            ["distill", "--ipc", "1", "--dataset", "mnist5k", "--out", "s3://"],
+            "out must name a bucket and a folder",
+        ),
+        (
+            ["distill", "--ipc", "1", "--dataset", "mnist5k", "--out", "{folder}", "--modes", "{url}"],
+            "modes must be a path of this machine, got {url}",
+        ),
     ],
     ids=lambda words: words[0] if isinstance(words, list) else "",
 )
