@@ -82,7 +82,8 @@ def config_from(arguments: argparse.Namespace, config_class: type[Any]) -> Any:
 
 def unknown_option(words: Sequence[str], command: ModuleType) -> str:
     """Say which word of a command line is no option of the command, and what may be meant; "" if none is."""
-    known = [*EVERYWHERE, *(name for one in _declared(command) for name in _flags(command, one))]
+    options = [one for one in _declared(command) if "positional" not in one.metadata]
+    known = [*EVERYWHERE, *(name for one in options for name in _flags(command, one))]
     for word in words[: words.index("--")] if "--" in words else words:
         name = word.partition("=")[0]
         if name.startswith("--") and name not in known:
@@ -108,7 +109,8 @@ def as_typed(message: str, command: ModuleType) -> str:
         return message
     head, tail = message[: start.end()], message[start.end() :]
     head = re.sub(r"\w+", lambda word: names.get(word[0], word[0]), head)
-    return head + re.sub(r"\w+_\w+", lambda word: names.get(word[0], word[0]), tail)
+    rule, got, value = re.split(r"(, got |: |$)", tail, maxsplit=1)
+    return head + re.sub(r"\w+_\w+", lambda word: names.get(word[0], word[0]), rule) + got + value
 
 
 def _declared(command: ModuleType) -> list[Field[Any]]:

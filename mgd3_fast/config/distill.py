@@ -274,8 +274,8 @@ class DistillConfig(DiscoverConfig):
             raise UserError(
                 f"eta must be 0 with sampler {self.sampler}, it is an option of ddim, got {self.eta:g}"
             )
-        if self.steps_offset and self.spacing != "leading" and self.preset is None:
-            raise UserError(f"steps_offset must come with spacing leading, got {self.steps_offset} alone")
+        if self.preset is None:
+            self._check_offset()
         if self.precision == "fp8" and self.backend not in FLOAT8_BACKENDS:
             backends = ", ".join(FLOAT8_BACKENDS)
             raise UserError(f"backend must be one of {backends} with precision fp8, got {self.backend!r}")
@@ -339,7 +339,14 @@ class DistillConfig(DiscoverConfig):
             filled.pop("cfg_interval", None)
         if "steps_offset" in filled and self.spacing not in (None, "leading"):
             del filled["steps_offset"]
-        return replace(self, **filled)
+        completed = replace(self, **filled)
+        completed._check_offset()
+        return completed
+
+    def _check_offset(self) -> None:
+        """Refuse an offset where the spacing, which a preset may give, has none."""
+        if self.steps_offset and self.spacing != "leading":
+            raise UserError(f"steps_offset must come with spacing leading, got {self.steps_offset} alone")
 
     def _check_fast(self, presets: Mapping[str, Mapping[str, Any]]) -> None:
         """Refuse "fast" for a generator without it, and beside steps that its mode scale is not for."""

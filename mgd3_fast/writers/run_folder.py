@@ -272,5 +272,5 @@ class RunFolder:
                 there, asked = (repr(one[name]) if name in one else "the default" for one in (found, wanted))
                 raise UserError(
                     f"{self.name} holds a run of other settings, whose {name} is {there} while {asked} is"
-                    " asked for: choose another out"
+                    " asked for: choose another --out"
                 )

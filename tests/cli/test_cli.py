@@ -372,6 +372,8 @@ def test_without_words_the_help_is_printed(capsys: pytest.CaptureFixture[str]) -
         ("distill --wandb-project x", "unknown option --wandb-project (see mgd3-fast distill --help)"),
         ("discover --dataset mnist5k --ipc 2 --out x --method kmean", "--discovery must be one of kmeans"),
         ("distill --dataset mnist5k --ipc 1 --out x --trace-stops 4", "--trace-stops must come with trace"),
+        ("distill --dataset cache_dir --ipc 1 --out x", "got 'cache_dir'"),
+        ("convert run copy --format webdataset --out x", "unknown option --out (see"),
     ],
 )
 def test_mistyped_words(words: str, complaint: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -67,6 +67,8 @@ def test_where_fast_is_not_known(tiny_generator: Path) -> None:
         fast.completed(load_generator(str(tiny_generator)).presets)
     with pytest.raises(UserError, match="--mode-scale must be given with --steps 20 and --preset fast"):
         replace(fast, steps=20).completed(load_generator("demo-mnist5k").presets)
+    with pytest.raises(UserError, match="steps_offset must come with spacing leading, got 1 alone"):
+        replace(fast, steps_offset=1).completed(load_generator("demo-mnist5k").presets)
 
 
 def test_the_manifest_names_it(cache: Path) -> None:
