@@ -37,6 +37,7 @@ def run(made: Path, tmp_path: Path) -> Path:
 def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
     monkeypatch.setenv("HF_TOKEN", "owner-token")
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     with running(HubServer()) as hub:
         monkeypatch.setattr(constants, "ENDPOINT", hub.url)
         yield hub
