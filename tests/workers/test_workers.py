@@ -92,11 +92,12 @@ def test_what_a_unit_raises_is_raised_at_once() -> None:
 
 
 DRIVER = """
-import sys, time
+import signal
 from mgd3_fast.progress import SILENT
 from mgd3_fast.workers import open_workers
 from tests.fakes.units import answering
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run in the background
 with open_workers(2, answering, SILENT, device="cpu") as workers:
     pids = {result[3] for _, result in workers.do([("sleep", 0.2), ("sleep", 0.2)])}
     print(*pids, flush=True)
