@@ -129,6 +129,10 @@ class Dataset:
         labels = select_classes(classes, self.all_class_names, opened=[cls.label for cls in self.classes])
         return replace(self, classes=tuple(cls for cls in self.classes if cls.label in labels))
 
+    def at(self, places: Iterable[int]) -> Dataset:
+        """Keep some classes, given by their positions in `classes`, in the order they have there."""
+        return replace(self, classes=tuple(self.classes[place] for place in sorted(set(places))))
+
 
 def describe(dataset: Dataset) -> str:
     """Say in a few lines what was found: name, split, place, totals, images per class, and warnings.

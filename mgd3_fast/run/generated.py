@@ -121,15 +121,9 @@ class GeneratedImages(ModeFinder, Run):
 
         Images that cannot be read are left out by `encode`.
         """
-        folder, progress, timings, preparation = (
-            self.folder,
-            self.progress,
-            self.timings,
-            self.sampler.preparation,
-        )
-        with PngWriter(
-            folder.out, folder.temporary, folder.record, image_size=self.config.image_size
-        ) as writer:
+        folder, size = self.folder, self.config.image_size
+        progress, timings, preparation = self.progress, self.timings, self.sampler.preparation
+        with PngWriter(folder.out, folder.temporary, folder.record, image_size=size) as writer:
             with progress.activity("loading the autoencoder"):
                 dtype = autoencoder_dtype(self.sources.precision)
                 autoencoder = self.sources.generator.autoencoder.to(self.sources.device, dtype)

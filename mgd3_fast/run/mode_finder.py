@@ -25,7 +25,6 @@ from mgd3_fast.writers import MODES, WORK
 
 if TYPE_CHECKING:
     from mgd3_fast.config import DiscoverConfig
-    from mgd3_fast.datasets import Dataset
     from mgd3_fast.latents import Share
     from mgd3_fast.progress import Progress
 
@@ -60,11 +59,6 @@ class ModeFinder:
     takes_other_formats: ClassVar[bool] = False
     """Whether given modes may have been found in latents of another number format."""
 
-    def subset(self, classes: Sequence[int]) -> Dataset:
-        """The dataset of some classes."""
-        dataset = self.sources.dataset
-        return dataset.subset([dataset.classes[place].label for place in classes])
-
     def lacking(self, classes: Sequence[int]) -> list[int]:
         """Tell which of some classes have no modes yet; see `Run`.
 
@@ -73,9 +67,9 @@ class ModeFinder:
         """
         if not classes or self.given is not None:
             return []
-        found = self.sources
-        labels = set(classes_without_modes(self.subset(classes), found.store, self.discovery, self._work))
-        return [place for place in classes if found.dataset.classes[place].label in labels]
+        dataset, store = self.sources.dataset, self.sources.store
+        labels = set(classes_without_modes(dataset.at(classes), store, self.discovery, self._work))
+        return [place for place in classes if dataset.classes[place].label in labels]
 
     def encode(self, classes: Sequence[int], share: Share | None = None) -> list[dict[str, str]]:
         """Encode some classes, or a share of their source, and return which images are left out; see `Run`.
@@ -87,7 +81,7 @@ class ModeFinder:
             return []
         with self.timings.measure("encode"):
             report = self.sources.encode(
-                self.subset(classes), self.config.on_bad_image, self.progress, share=share
+                self.sources.dataset.at(classes), self.config.on_bad_image, self.progress, share=share
             )
         if report.counts:  # a share may hold no whole class
             check_ipc(report.counts, self.config.ipc)
@@ -168,7 +162,7 @@ class ModeFinder:
             self.progress.note(f"discover: {wanted.method}, K-means runner {wanted.runner} ({wanted.reason})")
         with self.timings.measure("discover"):
             return discover_modes(
-                self.subset(classes),
+                self.sources.dataset.at(classes),
                 self.sources.store,
                 self.sources.generator.latent_shape,
                 wanted,

@@ -117,10 +117,6 @@ class Run(ABC):
     def device(self) -> str:
         """Name of the device that makes the images."""
 
-    def subset(self, classes: Sequence[int]) -> Dataset:
-        """The dataset of some classes."""
-        return self.dataset.subset([self.dataset.classes[place].label for place in classes])
-
     @abstractmethod
     def lacking(self, classes: Sequence[int]) -> list[int]:
         """Tell which of some classes have no modes yet, and so are to be encoded."""

@@ -32,7 +32,7 @@ def survey(run: Run) -> Left:
     folder.check_writable()
     images = [image for image in block if image not in whole]
     lacking = run.lacking(run.layout.classes_of(images))
-    shards = shards_of(run.subset(lacking)) if lacking else ()
+    shards = shards_of(run.dataset.at(lacking)) if lacking else ()
     return replace(
         left,
         blocks=tuple(run.blocks(images)),
