@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 
-from tests.docs.pages import LANGUAGES, UNCONVERTED, Block, blocks_of, fixtures_of, page_names
+from tests.docs.pages import LANGUAGES, UNCONVERTED, Block, blocks_of, fixtures_of, page_names, text_of
 from tests.docs.running import FIXTURES, BlockError, Runner
 
 CONVERTED = [page for page in page_names() if page not in UNCONVERTED]
@@ -34,6 +35,12 @@ def test_blocks_are_fenced_and_named(page: str) -> None:
             f"{block}"
         )
     assert set(fixtures_of(page)) <= set(FIXTURES)
+
+
+@pytest.mark.parametrize("page", CONVERTED)
+def test_what_is_installed_is_the_checkout(page: str) -> None:
+    """No release is on PyPI yet."""
+    assert re.findall(r"install.*mgd3-fast\[.*", text_of(page)) == []
 
 
 def test_unconverted_pages_exist() -> None:
