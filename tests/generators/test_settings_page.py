@@ -35,8 +35,8 @@ def trained(side: str) -> SamplingDefaults:
     preset, resolution = {"small": (SMALL, 32), "large": (LARGE, 256)}[side]
     config = TrainConfig(dataset="pictures", out="generator", resolution=resolution)
     filled = asdict(completed(config, preset, {}, images=1000))
-    chosen = {name: filled[name] for name in ("cfg_scale", "mode_scale", "t_stop") if filled[name] is not None}
-    return replace(SamplingDefaults(), **chosen)
+    names = ("cfg_scale", "mode_scale", "t_stop")
+    return replace(SamplingDefaults(), **{name: filled[name] for name in names if filled[name] is not None})
 
 
 def stated(cells: list[str]) -> Mapping[str, Any]:
@@ -74,10 +74,12 @@ def test_other_families(tmp_path: Path) -> None:
 
 
 def test_discovery_methods() -> None:
-    assert [name.removesuffix(" (default)").strip("`") for name in rows("Discovery methods")] == [*DISCOVERIES]
+    names = [name.removesuffix(" (default)").strip("`") for name in rows("Discovery methods")]
+    assert names == [*DISCOVERIES]
 
 
 def test_batch_sizes() -> None:
     for name, cells in rows("Batch size").items():
         area = int(name.split("x")[0]) ** 2
-        assert [batch_rows(10**6, area, device) for device in ("cuda", "cpu")] == [int(cell) for cell in cells]
+        found = [batch_rows(10**6, area, device) for device in ("cuda", "cpu")]
+        assert found == [int(cell) for cell in cells], name
