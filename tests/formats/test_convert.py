@@ -565,7 +565,7 @@ def test_snippets_of_the_page_run(run: Path, tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "hf-cache")
     page = (Path(__file__).parent.parent.parent / "docs/formats.md").read_text(encoding="utf-8")
     for format in ALL_FORMATS:
-        convert(ConvertConfig(src=run, out=tmp_path / f"woof-{format}", format=format))
+        convert(ConvertConfig(src=run, out=tmp_path / f"digits-{format}", format=format))
     snippets = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     assert len(snippets) >= 5
     previous = Path.cwd()
