@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from mgd3_fast.config.documented import documented
 from mgd3_fast.config.fields import (
     LARGEST_SEED,
     background_option,
@@ -59,15 +60,13 @@ def _check_widths(name: str, value: object) -> None:
         check_whole(name, width, 2)
 
 
+@documented
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
     """Everything `train` is asked to do.
 
     A field that is None though its type does not say so is left to the preset: `train` fills it from the
     images, the device and what the folder was begun with, before anything reads it.
-
-    Raises:
-        UserError: If a field is out of range; the message names the field, the rule and the value.
     """
 
     dataset: str = option(

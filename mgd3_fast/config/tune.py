@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from mgd3_fast.config.documented import documented
 from mgd3_fast.config.encode import PRECISIONS
 from mgd3_fast.config.fields import (
     LARGEST_SEED,
@@ -28,13 +29,10 @@ MOST_SEEDS = 5
 """Paired seeds of the last round, counted up from the first."""
 
 
+@documented
 @dataclass(frozen=True, kw_only=True)
 class TuneConfig:
-    """Everything `tune` is asked to do.
-
-    Raises:
-        UserError: If a field is out of range; the message names the field, the rule and the value.
-    """
+    """Everything `tune` is asked to do."""
 
     generator: str = argument("generator, as for distill", metavar="GENERATOR", parse=str)
     dataset: str = option(

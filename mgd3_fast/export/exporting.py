@@ -57,7 +57,7 @@ class Exported:
         return sum(file.stat().st_size for file in self.files)
 
 
-def export(config: ExportConfig, progress: Progress = SILENT) -> Exported:
+def export_network(config: ExportConfig, progress: Progress = SILENT) -> Exported:
     """Write a generator's network as an ONNX graph or a TensorRT engine.
 
     Raises:
