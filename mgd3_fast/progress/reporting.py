@@ -114,6 +114,9 @@ class Progress:
 
         Args:
             about: A word for it. A command that is made of several runs says it once.
+
+        Returns:
+            True the first time.
         """
         first = about not in self._told
         self._told.add(about)
