@@ -27,7 +27,7 @@ DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 class QuantisedRows(NamedTuple):
     """Tokens in 8 bits, each with a scale of its own: token = rows * scale, up to half a last place.
 
-    Args:
+    Attributes:
         rows: float8_e4m3fn `[..., d]`.
         scale: float32 `[..., 1]`.
     """
