@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mgd3_fast.config.convert import ConvertConfig
-from mgd3_fast.errors import UserError, printable
+from mgd3_fast.errors import missing, printable
 from mgd3_fast.formats.card import write_card
 from mgd3_fast.formats.record import CARD, Written
 from mgd3_fast.formats.samples import contents, split_by_size
@@ -38,11 +38,11 @@ _SNIPPET = (
 
 
 def check() -> None:
-    """Raise a `UserError` that names the extra where pyarrow is missing."""
+    """Raise a `UserError` that says how to install it where pyarrow is missing."""
     try:
         import_module("pyarrow.parquet")
     except ImportError:
-        raise UserError("format parquet needs the package pyarrow: pip install 'mgd3-fast[data]'") from None
+        raise missing("format parquet needs the package pyarrow", "data") from None
 
 
 def write(source: LabelledFolder, config: ConvertConfig, draft: Path, bar: Bar) -> Written:
