@@ -118,12 +118,13 @@ def _expand(pattern: str) -> tuple[str, ...]:
 
 
 def _class_names(urls: Sequence[str], given: str | None) -> tuple[str, ...] | None:
+    """Names in a list: a given one, looked for here and then beside the shards; else their companion."""
+    beside = [] if _is_piped(urls[0]) else [path_at(urls[0]).parent]
     if given is not None:
-        return read_names(path_at(given))
-    if _is_piped(urls[0]):
-        return None
-    beside = [path_at(urls[0]).parent / companion for companion in _COMPANIONS]
-    return next((read_names(path) for path in beside if path.is_file()), None)
+        places = [path_at(given), *(folder / given for folder in beside)]
+        return read_names(next((path for path in places if path.is_file()), places[0]))
+    companions = (folder / name for folder in beside for name in _COMPANIONS)
+    return next((read_names(path) for path in companions if path.is_file()), None)
 
 
 def _is_path(url: str) -> bool:

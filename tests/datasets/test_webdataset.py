@@ -106,6 +106,19 @@ class TestLocalShards:
         dataset = opened(f"wds:{shards}/*.tar#classes={tmp_path}/names", tmp_path)
         assert dataset.class_names == ("x", "y", "z")
 
+    def test_a_relative_list_lies_here_or_beside_the_shards(
+        self, shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (tmp_path / "here").mkdir()
+        monkeypatch.chdir(tmp_path / "here")
+        spec = f"wds:{shards}/*.tar#classes=names"
+        with pytest.raises(UserError, match="must be a readable list of class names: names: No such file"):
+            opened(spec, tmp_path)
+        (shards / "names").write_text("x\ny\nz\n")
+        assert opened(spec, tmp_path).class_names == ("x", "y", "z")
+        Path("names").write_text("ant\nbee\ncow\n")
+        assert opened(spec, tmp_path).class_names == ("ant", "bee", "cow")
+
     @pytest.mark.parametrize("key", ["cls", "label"])
     @pytest.mark.parametrize("value", ["2", '"cow"'])
     def test_labels_in_json_are_indices_or_names(self, tmp_path: Path, key: str, value: str) -> None:

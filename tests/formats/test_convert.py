@@ -81,7 +81,7 @@ def test_convert_reports_in_json(run: Path, tmp_path: Path, capsys: pytest.Captu
     assert printed.err == ""
     result = json.loads(printed.out)
     assert result.pop("seconds") >= 0
-    size = (tmp_path / "out/mgd3-000000.tar").stat().st_size
+    size = sum((tmp_path / "out" / name).stat().st_size for name in ("mgd3-000000.tar", "classnames.txt"))
     assert result == {
         "folder": str(tmp_path / "out"),
         "format": "webdataset",
@@ -426,7 +426,7 @@ def test_a_killed_conversion_is_made_whole_by_the_next(
     assert convert(other if renamed == 5 else config).made
     if renamed == 5:
         names = sorted(path.name for path in (tmp_path / "out").iterdir())
-        assert names == ["README.md", "export.json", "mgd3-000000.tar"]
+        assert names == ["README.md", "classnames.txt", "export.json", "mgd3-000000.tar"]
     else:
         assert contents(tmp_path / "out") == contents(tmp_path / "whole")
 
