@@ -7,6 +7,8 @@ import inspect
 import re
 import textwrap
 from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -82,3 +84,10 @@ def test_says_what_it_takes_gives_and_raises(name: str) -> None:
         assert "Returns" in told or "Yields" in told or not taken, f"no Returns for {given}"
     if not plain and refuses(thing):
         assert "Raises" in told, "no Raises"
+
+
+@pytest.mark.parametrize("package", PACKAGES, ids=lambda one: one.__name__)
+def test_every_public_name_is_on_its_api_page(package: ModuleType) -> None:
+    page = Path(__file__).parents[1] / "docs" / "api" / f"{package.__name__}.md"
+    entries = set(re.findall(rf"^::: {package.__name__}\.(\w+)$", page.read_text(), re.M))
+    assert entries >= set(package.__all__) - {"__version__"}
