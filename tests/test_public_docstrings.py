@@ -39,7 +39,7 @@ PUBLIC = dict(public_callables())
 
 def sections(text: str) -> dict[str, str]:
     """The sections of a docstring, those that it takes "as `name`" among them."""
-    found = re.split(r"^(Args|Returns|Yields|Raises):\n", text, flags=re.M)
+    found = re.split(r"^(Args|Attributes|Returns|Yields|Raises):\n", text, flags=re.M)
     own = dict(zip(found[1::2], found[2::2], strict=True))
     for other in re.findall(r"[Aa]rg(?:ument)?s(?: and errors)? as `(\w+)`", found[0]):
         (taken,) = (one for name, one in PUBLIC.items() if name.endswith(f".{other}"))
@@ -77,7 +77,11 @@ def test_says_what_it_takes_gives_and_raises(name: str) -> None:
     is_class = inspect.isclass(thing)
     plain = is_class and (issubclass(thing, (BaseException, int)) or getattr(thing, "_is_protocol", False))
     taken = [] if plain else parameters(thing)
-    missing = [one for one in taken if not re.search(rf"^ {{4}}{one}: \S", told.get("Args", ""), re.M)]
+    section = (
+        "Attributes" if is_class and issubclass(thing, tuple) else "Args"
+    )  # as griffe reads a NamedTuple
+    named = told.get(section, "")
+    missing = [one for one in taken if not re.search(rf"^ {{4}}{one}: \S", named, re.M)]
     assert not missing, f"no Args for {missing}"
     given = inspect.signature(thing).return_annotation if not is_class else None
     if given not in (None, "None", "object", inspect.Signature.empty):
