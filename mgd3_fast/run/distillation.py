@@ -93,6 +93,9 @@ def distill(config: DistillConfig, progress: Progress = SILENT) -> DistilledData
         config: What to distil, with what, into which folder.
         progress: Receives bars and notes.
 
+    Returns:
+        The folder, as it is now.
+
     Raises:
         UserError: If the configuration does not fit the dataset, the generator or this machine, or the folder
             holds something else.

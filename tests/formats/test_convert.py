@@ -16,6 +16,7 @@ import pytest
 from PIL import Image
 
 from bench.tiny_generator import make_tiny_generator
+from mgd3_engine.installing import install_command
 from mgd3_fast.cli import main
 from mgd3_fast.errors import Interrupted, UserError
 from mgd3_fast.formats import CONVERTED_FORMATS, ConvertConfig, convert
@@ -80,7 +81,7 @@ def test_convert_reports_in_json(run: Path, tmp_path: Path, capsys: pytest.Captu
     assert printed.err == ""
     result = json.loads(printed.out)
     assert result.pop("seconds") >= 0
-    size = (tmp_path / "out/mgd3-000000.tar").stat().st_size
+    size = sum((tmp_path / "out" / name).stat().st_size for name in ("mgd3-000000.tar", "classnames.txt"))
     assert result == {
         "folder": str(tmp_path / "out"),
         "format": "webdataset",
@@ -342,7 +343,7 @@ def test_missing_package_names_the_extra(
 ) -> None:
     monkeypatch.setitem(__import__("sys").modules, "pyarrow.parquet", None)
     assert main([*words(run, tmp_path / "out", "parquet"), "--quiet"]) == 2
-    assert "pip install 'mgd3-fast[data]'" in capsys.readouterr().err
+    assert install_command("data") in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 
@@ -425,7 +426,7 @@ def test_a_killed_conversion_is_made_whole_by_the_next(
     assert convert(other if renamed == 5 else config).made
     if renamed == 5:
         names = sorted(path.name for path in (tmp_path / "out").iterdir())
-        assert names == ["README.md", "export.json", "mgd3-000000.tar"]
+        assert names == ["README.md", "classnames.txt", "export.json", "mgd3-000000.tar"]
     else:
         assert contents(tmp_path / "out") == contents(tmp_path / "whole")
 
