@@ -7,6 +7,8 @@ import inspect
 import re
 import textwrap
 from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -37,7 +39,7 @@ PUBLIC = dict(public_callables())
 
 def sections(text: str) -> dict[str, str]:
     """The sections of a docstring, those that it takes "as `name`" among them."""
-    found = re.split(r"^(Args|Returns|Yields|Raises):\n", text, flags=re.M)
+    found = re.split(r"^(Args|Attributes|Returns|Yields|Raises):\n", text, flags=re.M)
     own = dict(zip(found[1::2], found[2::2], strict=True))
     for other in re.findall(r"[Aa]rg(?:ument)?s(?: and errors)? as `(\w+)`", found[0]):
         (taken,) = (one for name, one in PUBLIC.items() if name.endswith(f".{other}"))
@@ -75,10 +77,21 @@ def test_says_what_it_takes_gives_and_raises(name: str) -> None:
     is_class = inspect.isclass(thing)
     plain = is_class and (issubclass(thing, (BaseException, int)) or getattr(thing, "_is_protocol", False))
     taken = [] if plain else parameters(thing)
-    missing = [one for one in taken if not re.search(rf"^ {{4}}{one}: \S", told.get("Args", ""), re.M)]
+    section = (
+        "Attributes" if is_class and issubclass(thing, tuple) else "Args"
+    )  # as griffe reads a NamedTuple
+    named = told.get(section, "")
+    missing = [one for one in taken if not re.search(rf"^ {{4}}{one}: \S", named, re.M)]
     assert not missing, f"no Args for {missing}"
     given = inspect.signature(thing).return_annotation if not is_class else None
     if given not in (None, "None", "object", inspect.Signature.empty):
         assert "Returns" in told or "Yields" in told or not taken, f"no Returns for {given}"
     if not plain and refuses(thing):
         assert "Raises" in told, "no Raises"
+
+
+@pytest.mark.parametrize("package", PACKAGES, ids=lambda one: one.__name__)
+def test_every_public_name_is_on_its_api_page(package: ModuleType) -> None:
+    page = Path(__file__).parents[1] / "docs" / "api" / f"{package.__name__}.md"
+    entries = set(re.findall(rf"^::: {package.__name__}\.(\w+)$", page.read_text(), re.M))
+    assert entries >= set(package.__all__) - {"__version__"}
