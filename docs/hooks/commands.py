@@ -59,25 +59,27 @@ def _section(name: str, summary: str) -> str:
     for typed, does in module.EXAMPLES.items():
         lines += [f"{does[0].upper()}{does[1:]}:", "", "```sh", typed, "```", ""]
     for heading, options in recorder.groups.items():
-        lines += [f"### {name}: {heading} {{ data-toc-label='{heading}' }}", ""]
-        lines += ["| option | meaning | default |", "| --- | --- | --- |"]
-        lines += [_row(name, names, told) for names, told in options] + [""]
+        lines += [f"### {name}: {heading} {{ data-toc-label='{heading}' }}", "", *_table(name, options), ""]
     return "\n".join(lines)
 
 
-def _row(command: str, names: tuple[str, ...], told: dict[str, Any]) -> str:
-    """An option with its value, what it means and its default; an anchor by its first name."""
-    value = "" if told.get("action") in ("store_true", "help") else f" {told.get('metavar', '')}"
-    is_argument = not names[0].startswith("-")
-    shown = [value.strip()] if is_argument else [f"{one}{value}" for one in names]
-    help = str(told.get("help", "")).replace("%%", "%")
+def _table(command: str, options: list[tuple[tuple[str, ...], dict[str, Any]]]) -> list[str]:
+    """A row an option; the last column only where one has a default."""
+    rows = [("option", "meaning", "default"), ("---", "---", "---")]
+    rows += [_row(command, names, told) for names, told in options]
+    columns = 3 if any(row[2] for row in rows[2:]) else 2
+    return [f"| {' | '.join(row[:columns])} |" for row in rows]
+
+
+def _row(command: str, names: tuple[str, ...], told: dict[str, Any]) -> tuple[str, str, str]:
+    """An option with its value, what it means and its default; an anchor by its longest name."""
+    value = "" if told.get("action") in ("store_true", "help") else f" {told['metavar']}"
+    shown = [names[0] + value, *names[1:]] if names[0].startswith("-") else [value.strip()]
+    help = str(told["help"]).replace("%%", "%")
     default = DEFAULT.search(help)
-    meaning = DEFAULT.sub("", help)
-    anchor = f"{command}-{names[-1 if names[0] == '-h' else 0].lstrip('-')}"
-    code = "<br>".join(f"<code>{_cell(one)}</code>" for one in shown)
-    return (
-        f'| <a id="{anchor}"></a>{code} | {_cell(meaning)} | {_cell(default["default"]) if default else ""} |'
-    )
+    code = "<br>".join(f"<code>{_cell(one).replace('&#124;', '&#124;<wbr>')}</code>" for one in shown)
+    anchor = f'<a id="{command}-{max(names, key=len).lstrip("-")}"></a>'
+    return anchor + code, _cell(DEFAULT.sub("", help)), _cell(default["default"]) if default else ""
 
 
 def _cell(text: str) -> str:
