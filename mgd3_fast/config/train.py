@@ -40,7 +40,8 @@ CUSTOM_MODEL = "custom"
 
 # Fields that decide the weights of both parts, of the autoencoder, of the DiT; and how it is sampled.
 _COMMON = {"dataset", "classes", "init", "resolution", "augment", "seed", "precision", "on_bad_image"}
-_COMMON |= {"split", "weight_decay", "schedule", "warmup", "clip_grad"}
+DESCENT = {"weight_decay", "schedule", "warmup", "clip_grad"}
+_COMMON |= {"split", *DESCENT}
 _VAE = {"vae_channels", "vae_layers", "vae_attention", "latent_channels", "vae_loss", "kl_weight"}
 _VAE |= {"vae_batch_size", "vae_lr", "vae_ema"}
 _DIT = {"vae", "augment_copies", "model", "hidden", "depth", "heads", "patch", "variance"}
