@@ -10,13 +10,15 @@ from typing import Any
 
 import numpy as np
 
+from mgd3_fast.errors import missing
+
 try:
     import pyarrow
     import ray.data
     from ray.data.block import BlockMetadata
     from ray.data.extensions import ArrowTensorArray
 except ImportError:
-    raise ImportError("mgd3_fast.distributed needs Ray: pip install 'mgd3-fast[ray]'") from None
+    raise ImportError(str(missing("mgd3_fast.distributed needs Ray", "ray"))) from None
 
 from mgd3_fast.datasets import decode_image
 from mgd3_fast.writers.growing import images_so_far

@@ -21,6 +21,13 @@ class UnlabelledError(UserError):
     """An image of a dataset has no label, as test images often have none."""
 
 
+def missing(what: str, extra: str) -> UserError:
+    """Say what needs packages that are not installed, and the command that installs them."""
+    from mgd3_engine.installing import install_command
+
+    return UserError(f"{what}: {install_command(extra)}")
+
+
 class Interrupted(KeyboardInterrupt):
     """Ctrl-C or SIGTERM; the message says in one line what is kept."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from mgd3_engine.installing import install_command
 from mgd3_fast.errors import UserError
 from mgd3_fast.writers.growing import images_so_far
 from tests.fakes.distilled_runs import WOOF, woof_run
@@ -60,5 +62,5 @@ def test_a_changed_image_stops_who_reads_it(run: Path, tmp_path: Path) -> None:
 def test_without_ray_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     monkeypatch.delitem(sys.modules, "mgd3_fast.distributed", raising=False)
-    with pytest.raises(ImportError, match=r"needs Ray: pip install 'mgd3-fast\[ray\]'"):
+    with pytest.raises(ImportError, match=rf"needs Ray: {re.escape(install_command('ray'))}"):
         import mgd3_fast.distributed  # noqa: F401

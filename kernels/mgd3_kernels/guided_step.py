@@ -34,13 +34,15 @@ def guided_step_reference(
     history: Tensor | None = None,
     stream: int = 0,
 ) -> Tensor:
-    """Advance the state by one reverse step in plain torch, float32; same arguments as `guided_step`.
+    """Advance the state by one reverse step in plain torch, float32.
+
+    Arguments as `guided_step`.
 
     Returns:
         `x`, updated in place.
 
     Raises:
-        ValueError: as `guided_step`.
+        ValueError: As `guided_step`.
     """
     _check_arguments(x, out, table, step, cfg_channels, stream, modes, seeds, noise, net_input, history)
     row = table.index_select(0, step.reshape(1)).reshape(-1)

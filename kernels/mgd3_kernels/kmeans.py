@@ -48,13 +48,15 @@ def batched_kmeans_reference(
     max_iterations: int = 300,
     tolerance: float = 1e-4,
 ) -> KMeansResult:
-    """Cluster one problem after the other in plain torch, float64; same arguments as `batched_kmeans`.
+    """Cluster one problem after the other in plain torch, float64.
+
+    Arguments as `batched_kmeans`.
 
     Returns:
         As `batched_kmeans`, rounded to float32 at the end.
 
     Raises:
-        ValueError: as `batched_kmeans`.
+        ValueError: As `batched_kmeans`.
     """
     bounds = _check_arguments(features, offsets, num_clusters, seed, max_iterations, tolerance)
     uniforms = trial_uniforms(num_clusters, seed).to(features.device)

@@ -58,13 +58,31 @@ def quantise_rows(rows: Tensor) -> QuantisedRows:
 
 
 def quantise_heads_reference(mixed: Tensor) -> QuantisedRows:
-    """Put the heads of each token side by side, then quantise, in plain torch; as `quantise_heads`."""
+    """Put the heads of each token side by side, then quantise, in plain torch.
+
+    Arguments as `quantise_heads`.
+
+    Returns:
+        As `quantise_heads`.
+
+    Raises:
+        ValueError: A shape, dtype or layout is wrong.
+    """
     _check("mixed", mixed, 4)
     return quantise_rows(mixed.transpose(1, 2).flatten(2))
 
 
 def gelu_quantise_reference(values: Tensor) -> QuantisedRows:
-    """Apply GELU in float32, then quantise, in plain torch; as `gelu_quantise`."""
+    """Apply GELU in float32, then quantise, in plain torch.
+
+    Arguments as `gelu_quantise`.
+
+    Returns:
+        As `gelu_quantise`.
+
+    Raises:
+        ValueError: A shape, dtype or layout is wrong.
+    """
     _check("values", values, 3)
     wide = values.to(torch.float32)
     # 1 + tanh(u) as 2 sigmoid(2 u), which loses no digits where GELU is small; torch's own GELU does.

@@ -52,7 +52,6 @@ class CheckConfig:
     cache_dir: Path | str | None = path(
         f"where the indexes of tars and streams are kept {CACHE}",
         default=None,
-        on_store=True,
     )
 
     def __post_init__(self) -> None:

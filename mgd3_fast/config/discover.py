@@ -53,7 +53,7 @@ class DiscoverAndPlotConfig(DiscoverConfig):
 
     plot: Path | str | None = option(
         "draw a map of each class with its modes, and the images nearest to them, into this folder"
-        " (without PATH: mode-plots beside the modes); needs the extra plot",
+        " (without PATH: mode-plots beside the modes); needs matplotlib",
         default=None,
         parse=place,
         metavar="PATH",

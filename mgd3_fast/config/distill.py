@@ -371,7 +371,14 @@ class DistillConfig(DiscoverConfig):
         return [] if self.trace is None else _read_images(self.trace)
 
     def stops_traced(self, steps: int, t_stop: int) -> list[int]:
-        """Read `trace_stops` of a run of S `steps` with a `t_stop`: each t_stop to trace, ascending.
+        """Read `trace_stops`.
+
+        Args:
+            steps: S, of the run.
+            t_stop: Of the run.
+
+        Returns:
+            Each t_stop to trace, ascending.
 
         Raises:
             UserError: If one is not a whole number from 0 to S.
@@ -388,9 +395,14 @@ class DistillConfig(DiscoverConfig):
         return read_shard(self.shard)
 
     def sampling(self, defaults: SamplingDefaults) -> SamplingDefaults:
-        """Fill every `None` from a generator's defaults; `t_stop` keeps its share of the steps it counts in.
+        """Fill every `None` from a generator's defaults.
 
-        With few steps it is lowered to what leaves the first of them guided.
+        Args:
+            defaults: The generator's. Its `t_stop` keeps its share of the steps that it counts in; with few
+                steps it is lowered, so that the first of them is guided.
+
+        Returns:
+            The settings of the run.
 
         Raises:
             UserError: If what was given does not fit what was filled in.

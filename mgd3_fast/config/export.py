@@ -49,7 +49,6 @@ class ExportConfig:
     cache_dir: Path | str | None = path(
         f"where graphs and engines are kept for later runs {CACHE}",
         default=None,
-        on_store=True,
     )
 
     def __post_init__(self) -> None:

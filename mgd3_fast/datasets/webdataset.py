@@ -17,12 +17,13 @@ from mgd3_fast.datasets.local_shards import open_local_shards
 from mgd3_fast.datasets.samples import is_read, samples
 from mgd3_fast.datasets.streams import StreamedImage, split_options
 from mgd3_fast.datasets.tars import is_compressed, tar_members
-from mgd3_fast.errors import UserError
+from mgd3_fast.errors import UserError, missing
 from mgd3_fast.progress import Progress
 from mgd3_fast.storage.cache import expanded
 from mgd3_fast.storage.remote_path import REQUESTS, RemotePath, path_at
 
 _COMPANIONS = ("classnames.txt", "classes.txt")
+_PACKAGE = ("wds datasets need the package webdataset", "data")  # and its extra
 
 
 class Shards:
@@ -101,7 +102,7 @@ def _expand(pattern: str) -> tuple[str, ...]:
     try:
         from braceexpand import braceexpand
     except ImportError:
-        raise _missing_extra() from None
+        raise missing(*_PACKAGE) from None
     try:
         named = [url for part in pattern.split("::") for url in braceexpand(part)]
     except ValueError as error:
@@ -110,19 +111,20 @@ def _expand(pattern: str) -> tuple[str, ...]:
     for url in named:
         path = str(expanded(_without_scheme(url))) if _is_path(url) else url
         urls += _matches(path) if "*" in path and not path.startswith("pipe:") else [path]
-    missing = [url for url in urls if _is_path(url) and not Path(url).is_file()]
-    if missing or not urls:
-        raise _missing_shard(missing[0] if missing else pattern)
+    absent = [url for url in urls if _is_path(url) and not Path(url).is_file()]
+    if absent or not urls:
+        raise _missing_shard(absent[0] if absent else pattern)
     return tuple(urls)
 
 
 def _class_names(urls: Sequence[str], given: str | None) -> tuple[str, ...] | None:
+    """Names in a list: a given one, looked for here and then beside the shards; else their companion."""
+    beside = [] if _is_piped(urls[0]) else [path_at(urls[0]).parent]
     if given is not None:
-        return read_names(path_at(given))
-    if _is_piped(urls[0]):
-        return None
-    beside = [path_at(urls[0]).parent / companion for companion in _COMPANIONS]
-    return next((read_names(path) for path in beside if path.is_file()), None)
+        places = [path_at(given), *(folder / given for folder in beside)]
+        return read_names(next((path for path in places if path.is_file()), places[0]))
+    companions = (folder / name for folder in beside for name in _COMPANIONS)
+    return next((read_names(path) for path in companions if path.is_file()), None)
 
 
 def _is_path(url: str) -> bool:
@@ -168,7 +170,7 @@ def _opened(url: str) -> Iterator[IO[bytes]]:
     try:
         from webdataset.gopen import gopen
     except ImportError:
-        raise _missing_extra() from None
+        raise missing(*_PACKAGE) from None
     pipe = gopen(url, "rb")
     try:
         yield pipe
@@ -191,7 +193,3 @@ def _drain(pipe: IO[bytes]) -> None:
 
 def _missing_shard(url: str) -> UserError:
     return UserError(f"dataset must name existing shards, got {url!r}")
-
-
-def _missing_extra() -> UserError:
-    return UserError("wds datasets need the package webdataset: pip install 'mgd3-fast[data]'")

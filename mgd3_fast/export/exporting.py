@@ -60,6 +60,13 @@ class Exported:
 def export_network(config: ExportConfig, progress: Progress = SILENT) -> Exported:
     """Write a generator's network as an ONNX graph or a TensorRT engine.
 
+    Args:
+        config: Which network, in what format and precision.
+        progress: Receives notes.
+
+    Returns:
+        The files, and what they hold.
+
     Raises:
         UserError: The configuration does not fit the generator.
         ValueError: The network is no DiT, a package or a GPU is missing, or the build fails.

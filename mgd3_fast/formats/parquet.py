@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from mgd3_fast.config.convert import ConvertConfig
-from mgd3_fast.errors import UserError, printable
+from mgd3_fast.errors import missing, printable
 from mgd3_fast.formats.card import write_card
 from mgd3_fast.formats.record import CARD, Written
-from mgd3_fast.formats.samples import contents, split_by_size
+from mgd3_fast.formats.samples import class_list, contents, split_by_size
 from mgd3_fast.progress import Bar
 from mgd3_fast.writers import sha256_of
 from mgd3_fast.writers.labelled import LabelledFolder, LabelledImage
@@ -38,11 +38,11 @@ _SNIPPET = (
 
 
 def check() -> None:
-    """Raise a `UserError` that names the extra where pyarrow is missing."""
+    """Raise a `UserError` that says how to install it where pyarrow is missing."""
     try:
         import_module("pyarrow.parquet")
     except ImportError:
-        raise UserError("format parquet needs the package pyarrow: pip install 'mgd3-fast[data]'") from None
+        raise missing("format parquet needs the package pyarrow", "data") from None
 
 
 def write(source: LabelledFolder, config: ConvertConfig, draft: Path, bar: Bar) -> Written:
@@ -56,9 +56,7 @@ def write(source: LabelledFolder, config: ConvertConfig, draft: Path, bar: Bar) 
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    names = [
-        f"unnamed-{label:05d}" if name is None else printable(name) for label, name in enumerate(source.names)
-    ]
+    names = class_list(source)
     schema = _schema(names)
     titles = {one.label: one.title for one in source.classes}
     shards = split_by_size(source.images, config.shard_mib)

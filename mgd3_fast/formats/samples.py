@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from mgd3_fast.errors import printable
 from mgd3_fast.progress import Bar
-from mgd3_fast.writers.labelled import LabelledImage
+from mgd3_fast.writers.labelled import LabelledFolder, LabelledImage
 from mgd3_fast.writers.reader import read_ahead
 
 _MIB = 1 << 20
@@ -16,6 +17,13 @@ def described(image: LabelledImage, **more: object) -> dict[str, Any]:
     """What is known of an image; `more` comes after its class."""
     named = {"label": image.label, "class": image.class_name, **more, "index": image.index}
     return {**named, "sha256": image.sha256, **image.facts}
+
+
+def class_list(source: LabelledFolder) -> list[str]:
+    """Names of all classes in label order, for readers that take no missing name and no broken one."""
+    return [
+        f"unnamed-{label:05d}" if name is None else printable(name) for label, name in enumerate(source.names)
+    ]
 
 
 def contents(images: Sequence[LabelledImage], bar: Bar) -> Iterator[tuple[LabelledImage, bytes]]:

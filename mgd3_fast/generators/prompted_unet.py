@@ -19,7 +19,7 @@ from mgd3_engine.files.digest import weights_digest
 from mgd3_engine.files.json_file import read_json
 from mgd3_engine.files.networks import check_weights
 from mgd3_engine.files.weights import TRANSFORMERS_STEMS, read_model_weights
-from mgd3_fast.errors import UserError
+from mgd3_fast.errors import UserError, missing
 from mgd3_fast.generators.base import Network
 from mgd3_fast.generators.hub import ModelFiles, loaded_or_refused
 from mgd3_fast.generators.prompts import ClassPrompts
@@ -111,9 +111,9 @@ def encode_prompts(encoder: Path, tokenizer: Path, texts: Sequence[str], device:
     try:
         import transformers
     except ImportError:
-        raise UserError(
-            "a text-to-image generator needs the package transformers, which is not installed:"
-            " pip install 'mgd3-fast[stable-diffusion]'"
+        raise missing(
+            "a text-to-image generator needs the package transformers, which is not installed",
+            "stable-diffusion",
         ) from None
     network = _load_encoder(transformers, encoder)
     tokens = _tokens(transformers, tokenizer, texts, network.config.max_position_embeddings)

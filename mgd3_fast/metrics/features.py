@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mgd3_fast.errors import UserError, listed
+from mgd3_fast.errors import UserError, listed, missing
 from mgd3_fast.evaluate.colours import normalise
 from mgd3_fast.latents.encoder import Encoder
 
@@ -51,9 +51,7 @@ def onnx_space(path: Path, input_range: str) -> FeatureSpace:
     try:
         import onnxruntime
     except ModuleNotFoundError:
-        raise UserError(
-            "features of an ONNX network need onnxruntime: pip install 'mgd3-fast[onnx]'"
-        ) from None
+        raise missing("features of an ONNX network need the package onnxruntime", "onnx") from None
     if not path.is_file():
         raise UserError(f"features must be latents, pixels or an existing .onnx file, got {path}")
     try:

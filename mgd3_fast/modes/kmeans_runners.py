@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from torch.utils.dlpack import from_dlpack
 
+from mgd3_engine.installing import install_command
 from mgd3_fast.errors import UserError
 from mgd3_fast.modes.clusters import one_thread
 
@@ -165,6 +166,6 @@ def kmeans_runner(name: str) -> KMeansRunner:
 def without_cuml(reason: str) -> UserError:
     """Say that cuML cannot be had, and why."""
     return UserError(
-        "kmeans must be one that works here, got 'cuml', which needs the extra cuda13 or cuda12"
-        f" (pip install 'mgd3-fast[cuda13]'): {reason}"
+        "kmeans must be one that works here, got 'cuml', which needs packages for CUDA 13"
+        f" ({install_command('cuda13')}) or CUDA 12 ({install_command('cuda12')}): {reason}"
     )

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mgd3_engine.files.renaming import renamed
-from mgd3_fast.errors import UserError
+from mgd3_fast.errors import missing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -21,9 +21,9 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 
 
 def check_matplotlib() -> None:
-    """Raise a `UserError` that names the extra where matplotlib is missing."""
+    """Raise a `UserError` that says how to install it where matplotlib is missing."""
     if find_spec("matplotlib") is None:
-        raise UserError("plot must be off without matplotlib: pip install 'mgd3-fast[plot]'")
+        raise missing("plot must be off without matplotlib", "plot")
 
 
 @contextmanager

@@ -110,13 +110,24 @@ class Progress:
         return self._notebook or self.stream.isatty()
 
     def is_first(self, about: str) -> bool:
-        """Whether nothing was said about this before, by a command that is made of several runs."""
+        """Tell, and note, whether nothing was said about something before.
+
+        Args:
+            about: A word for it. A command that is made of several runs says it once.
+
+        Returns:
+            True the first time.
+        """
         first = about not in self._told
         self._told.add(about)
         return first
 
     def note(self, line: str) -> None:
-        """Print a line of information or warning, or several; of what is too long the middle is left out."""
+        """Print information or a warning, above the bars.
+
+        Args:
+            line: One line or several. Of one that is too long, the middle is left out.
+        """
         if self.quiet:
             return
         text = "\n".join(shortened(printable(one)) for one in line.split("\n"))

@@ -68,7 +68,10 @@ def _file(path: Path) -> Path:
     """The comparison of a folder that has one, else its evaluation."""
     if not path.is_dir():
         return path
-    return path / COMPARISON if (path / COMPARISON).exists() else path / RESULT
+    found = next((path / name for name in (COMPARISON, RESULT) if (path / name).exists()), None)
+    if found is None:
+        raise ValueError("a folder that holds neither")
+    return found
 
 
 def _table(table: Mapping[str, Any]) -> dict[str, Any]:

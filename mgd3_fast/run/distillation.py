@@ -14,7 +14,7 @@ from mgd3_fast.errors import Interrupted
 from mgd3_fast.modes.recovery import RecoveryCount
 from mgd3_fast.progress import SILENT, Progress
 from mgd3_fast.run.finishing import export_images
-from mgd3_fast.run.run import Timings, run_folder
+from mgd3_fast.run.run import Timings, check_out, run_folder
 from mgd3_fast.run.units import (
     Encode,
     FindModes,
@@ -93,12 +93,16 @@ def distill(config: DistillConfig, progress: Progress = SILENT) -> DistilledData
         config: What to distil, with what, into which folder.
         progress: Receives bars and notes.
 
+    Returns:
+        The folder, as it is now.
+
     Raises:
         UserError: If the configuration does not fit the dataset, the generator or this machine, or the folder
             holds something else.
         Interrupted: On Ctrl-C; what was finished is kept.
         OSError: If the folder cannot be written.
     """
+    check_out(config)
     story, setup = _Story(config, progress), partial(run_worker, config)
     with (
         _saying_what_is_kept(story),

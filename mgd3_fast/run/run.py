@@ -16,8 +16,8 @@ from mgd3_fast.modes import check_ipc
 from mgd3_fast.run.units import Made
 from mgd3_fast.storage.cache import cache_dir_or_default
 from mgd3_fast.storage.remote import Bucket, is_url
-from mgd3_fast.writers import Layout, RunFolder, layout_of
-from mgd3_fast.writers.bucket_folder import BucketFolder, mirror_of
+from mgd3_fast.writers import Layout, RunFolder, check_ours, layout_of
+from mgd3_fast.writers.bucket_folder import BucketFolder, check_store, mirror_of
 
 if TYPE_CHECKING:
     from mgd3_fast.config import DiscoverConfig, DistillConfig
@@ -176,6 +176,18 @@ def out_folder(config: DiscoverConfig) -> Path:
     if not is_url(config.out):
         return Path(config.out)
     return mirror_of(str(config.out), cache_dir_or_default(config.cache_dir))
+
+
+def check_out(config: DistillConfig) -> None:
+    """Look at the output folder before anything is opened, which may take minutes.
+
+    Raises:
+        UserError: It holds something else, or what its store says is wrong.
+    """
+    if is_url(config.out):
+        check_store(Bucket(str(config.out)))
+    else:
+        check_ours(Path(config.out))
 
 
 def run_folder(

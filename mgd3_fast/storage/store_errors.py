@@ -65,8 +65,10 @@ def said(url: str, error: Exception, patience_s: float) -> str:
     text = (isinstance(error, OSError) and error.strerror) or str(error)
     reason = " ".join(text.split()) or type(error).__name__
     if isinstance(error, ImportError):
+        from mgd3_engine.installing import install_command
+
         extra = _EXTRAS.get(protocol)
-        return f"needs a package: pip install 'mgd3-fast[{extra}]'" if extra else f"needs a package: {reason}"
+        return f"needs a package: {install_command(extra) if extra else reason}"
     if isinstance(error, ValueError) and "rotocol" in reason:
         return "must be a URL that fsspec knows, such as s3://, gs:// or hf://"
     if code_of(error) == "NoSuchBucket":

@@ -15,12 +15,12 @@ from typing import Any
 # Ray prints the deaths of its workers on standard output, where results are; ours are told in notes.
 os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".")
 
-from mgd3_fast.errors import UserError, shortened
+from mgd3_fast.errors import UserError, missing, shortened
 
 try:
     import ray
 except ImportError:
-    raise UserError("--workers ray needs Ray: pip install 'mgd3-fast[ray]'") from None
+    raise missing("--workers ray needs Ray", "ray") from None
 
 __all__ = ["connected", "needs_of", "ray", "room_for"]
 

@@ -35,6 +35,25 @@ def mirror_of(url: str, cache: Path) -> Path:
     return cache / "out" / hashlib.sha256(url.rstrip("/").encode()).hexdigest()[:16]
 
 
+def check_store(bucket: Bucket) -> None:
+    """Ask whether an output folder can be there: one of a finished run, or one that can be written.
+
+    Raises:
+        UserError: What the store said.
+    """
+    try:
+        bucket.read(MANIFEST)
+    except FileNotFoundError:
+        _check_writable(bucket)
+
+
+def _check_writable(bucket: Bucket) -> None:
+    """Write an object and remove it."""
+    probe = f"{WORK}/probe"
+    bucket.write(probe, b"")
+    bucket.remove([probe])
+
+
 class BucketFolder(RunFolder):
     """The hold that a process has on an output folder of a store.
 
@@ -86,9 +105,7 @@ class BucketFolder(RunFolder):
     def check_writable(self) -> None:
         """Write an object and remove it, and look at the mirror; see `RunFolder`."""
         super().check_writable()
-        probe = f"{WORK}/probe"
-        self._bucket.write(probe, b"")
-        self._bucket.remove([probe])
+        _check_writable(self._bucket)
 
     def record(self, image: int, sha256: str) -> None:
         """Note that an image is whole; the last one of a tar file has it carried to the store."""

@@ -30,6 +30,18 @@ NO_RUN = "must be a finished run of distill, got no manifest.json in {url}"
             "out must name a bucket and a folder",
         ),
         (
+            ["distill", "--ipc", "1", "--dataset", "mnist5k", "--out", "https://host/run"],
+            "--out must be a folder or a URL that can be written (s3://, gs://, hf://), got https://host/run",
+        ),
+        (
+            ["check", "mnist5k", "--cache-dir", "{url}"],
+            "--cache-dir must be a path of this machine, got {url}",
+        ),
+        (
+            ["export", "--generator", "demo-mnist5k", "--cache-dir", "{url}"],
+            "--cache-dir must be a path of this machine, got {url}",
+        ),
+        (
             ["distill", "--ipc", "1", "--dataset", "mnist5k", "--out", "{folder}", "--modes", "{url}"],
             "modes must be a path of this machine, got {url}",
         ),

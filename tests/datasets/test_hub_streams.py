@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import sys
 from collections.abc import Callable
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from mgd3_engine.installing import install_command
 from mgd3_fast.datasets import StreamedImage, imagenet_classes, open_source
 from mgd3_fast.datasets.class_names import plain_names
 from mgd3_fast.datasets.hugging_face import HubStream, _version
@@ -209,7 +211,7 @@ def test_row_without_a_label_is_told(write: Writer, label: int | None) -> None:
 
 def test_missing_package_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "datasets", None)
-    with pytest.raises(UserError, match=r"^hf datasets need .*pip install 'mgd3-fast\[data\]'$"):
+    with pytest.raises(UserError, match=rf"^hf datasets need .*{re.escape(install_command('data'))}$"):
         stream_of("hf:owner/name")
 
 

@@ -31,6 +31,7 @@ def disk(tmp_path_factory: pytest.TempPathFactory) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(encoded(photo(number), "PNG"))
     write_shards(folder / "shards", [["1", "0", "1"], ["0", "2"]])
+    (folder / "shards" / "names").write_text("x\ny\nz\n")
     (folder / "shards" / "classes.txt").write_text("ant\nbee\ncow\n")
     return folder
 
@@ -117,6 +118,11 @@ class TestShards:
         assert [(row.name, row.content) for row in of_bees] == [
             (images.name(place), images.read(place)) for place in range(2)
         ]
+
+    def test_a_relative_class_list_lies_beside_the_shards(self, bucket: str, tmp_path: Path) -> None:
+        stream = open_source(self.spec(bucket, "*.tar#classes=names"), cache_dir=tmp_path)
+        assert not isinstance(stream, Dataset)
+        assert stream.class_names == ("x", "y", "z")
 
     def test_identity_follows_versions(self, disk: Path, tmp_path: Path) -> None:
         bucket = bucket_in_memory()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import bz2
 import gzip
 import lzma
+import re
 import sys
 from functools import partial
 from pathlib import Path
@@ -13,6 +14,7 @@ from unicodedata import normalize
 import numpy as np
 import pytest
 
+from mgd3_engine.installing import install_command
 from mgd3_fast.datasets import (
     Dataset,
     ImageStream,
@@ -103,6 +105,19 @@ class TestLocalShards:
         (tmp_path / "names").write_text("x\ny\nz\n")
         dataset = opened(f"wds:{shards}/*.tar#classes={tmp_path}/names", tmp_path)
         assert dataset.class_names == ("x", "y", "z")
+
+    def test_a_relative_list_lies_here_or_beside_the_shards(
+        self, shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (tmp_path / "here").mkdir()
+        monkeypatch.chdir(tmp_path / "here")
+        spec = f"wds:{shards}/*.tar#classes=names"
+        with pytest.raises(UserError, match="must be a readable list of class names: names: No such file"):
+            opened(spec, tmp_path)
+        (shards / "names").write_text("x\ny\nz\n")
+        assert opened(spec, tmp_path).class_names == ("x", "y", "z")
+        Path("names").write_text("ant\nbee\ncow\n")
+        assert opened(spec, tmp_path).class_names == ("ant", "bee", "cow")
 
     @pytest.mark.parametrize("key", ["cls", "label"])
     @pytest.mark.parametrize("value", ["2", '"cow"'])
@@ -196,7 +211,9 @@ class TestStreams:
         packed = shards / "000.tar.zst"
         packed.write_bytes(COMPRESSED["tar.zst"]((shards / "000.tar").read_bytes()))
         monkeypatch.setitem(sys.modules, "pyarrow", None)
-        with pytest.raises(UserError, match=r"is compressed by zstd, .*: pip install 'mgd3-fast\[data\]'$"):
+        with pytest.raises(
+            UserError, match=rf"is compressed by zstd, .*: {re.escape(install_command('data'))}$"
+        ):
             rows_of(stream_of(f"wds:{packed}", tmp_path))
 
     def test_pipes_are_streams(self, shards: Path, tmp_path: Path) -> None:
@@ -323,5 +340,5 @@ class TestMistakes:
         self, shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setitem(sys.modules, "braceexpand", None)
-        with pytest.raises(UserError, match=r"^wds datasets need .*pip install 'mgd3-fast\[data\]'$"):
+        with pytest.raises(UserError, match=rf"^wds datasets need .*{re.escape(install_command('data'))}$"):
             opened(f"wds:{shards}/000.tar", tmp_path)

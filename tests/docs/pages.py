@@ -16,10 +16,8 @@ from markdown_it.token import Token
 
 ROOT = Path(__file__).parents[2]
 UNCONVERTED = {
-    "README.md",
-    *(f"docs/{name}.md" for name in ("ablations", "backends", "checkpoints", "class-lists", "cluster")),
-    *(f"docs/{name}.md" for name in ("demo-model", "discovery", "engine", "evaluation", "fast", "formats")),
-    *(f"docs/{name}.md" for name in ("formulas", "judging", "ldm", "measurements", "metrics", "own-images")),
+    *(f"docs/{name}.md" for name in ("ablations", "backends", "cluster", "demo-model", "discovery")),
+    *(f"docs/{name}.md" for name in ("evaluation", "fast", "judging", "ldm", "metrics", "own-images")),
     *(f"docs/{name}.md" for name in ("precision", "publish", "report", "sources", "stable-diffusion")),
     *(f"docs/{name}.md" for name in ("storage", "training", "tuning")),
 }

@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 import tempfile
 from collections.abc import Iterator
+from contextlib import redirect_stderr, redirect_stdout
+from io import StringIO
 from pathlib import Path
 
 from tests.docs.pages import blocks_of, page_names
@@ -13,10 +15,11 @@ from tests.docs.running import BlockError, Executed, Runner
 
 def rows(pages: list[str], runner: Runner) -> Iterator[str]:
     """Lines of a Markdown table."""
-    yield "| block | first line | outcome | seconds |\n| --- | --- | --- | ---: |"
+    yield "| block | first line | outcome | seconds of one core |\n| --- | --- | --- | ---: |"
     for page in pages:
         try:
-            executed = runner.run(page)
+            with redirect_stdout(StringIO()), redirect_stderr(StringIO()):
+                executed = runner.run(page)
         except BlockError as error:
             yield f"| {page} | | failed: {str(error).splitlines()[0]} | |"
             executed = [Executed(block, 0.0) for block in blocks_of(page)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
@@ -17,6 +18,7 @@ from mgd3_engine.backends import BackendRequest, create_backend
 from mgd3_engine.backends import tensorrt as backend
 from mgd3_engine.dit import DiTConfig
 from mgd3_engine.export import NetworkIdentity, cached_onnx, identify
+from mgd3_engine.installing import install_command
 from mgd3_engine.tensorrt import (
     EngineDescription,
     EngineFile,
@@ -245,7 +247,7 @@ def test_flavours_that_are_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ValueError, match=r"tensorrt 10\.12\.0\.36 is too old: it must be 10\.13 or later"):
         load_flavour("tensorrt")
     with pytest.raises(
-        ValueError, match=r"tensorrt-rtx is not installed.*pip install 'mgd3-fast\[tensorrt-rtx\]'"
+        ValueError, match=rf"tensorrt-rtx is not installed.*{re.escape(install_command('tensorrt-rtx'))}"
     ):
         load_flavour("tensorrt-rtx")
     with pytest.raises(ValueError, match="finds neither TensorRT nor TensorRT-RTX"):

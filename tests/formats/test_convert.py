@@ -16,6 +16,7 @@ import pytest
 from PIL import Image
 
 from bench.tiny_generator import make_tiny_generator
+from mgd3_engine.installing import install_command
 from mgd3_fast.cli import main
 from mgd3_fast.errors import Interrupted, UserError
 from mgd3_fast.formats import CONVERTED_FORMATS, ConvertConfig, convert
@@ -80,7 +81,7 @@ def test_convert_reports_in_json(run: Path, tmp_path: Path, capsys: pytest.Captu
     assert printed.err == ""
     result = json.loads(printed.out)
     assert result.pop("seconds") >= 0
-    size = (tmp_path / "out/mgd3-000000.tar").stat().st_size
+    size = sum((tmp_path / "out" / name).stat().st_size for name in ("mgd3-000000.tar", "classnames.txt"))
     assert result == {
         "folder": str(tmp_path / "out"),
         "format": "webdataset",
@@ -342,7 +343,7 @@ def test_missing_package_names_the_extra(
 ) -> None:
     monkeypatch.setitem(__import__("sys").modules, "pyarrow.parquet", None)
     assert main([*words(run, tmp_path / "out", "parquet"), "--quiet"]) == 2
-    assert "pip install 'mgd3-fast[data]'" in capsys.readouterr().err
+    assert install_command("data") in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 
@@ -425,7 +426,7 @@ def test_a_killed_conversion_is_made_whole_by_the_next(
     assert convert(other if renamed == 5 else config).made
     if renamed == 5:
         names = sorted(path.name for path in (tmp_path / "out").iterdir())
-        assert names == ["README.md", "export.json", "mgd3-000000.tar"]
+        assert names == ["README.md", "classnames.txt", "export.json", "mgd3-000000.tar"]
     else:
         assert contents(tmp_path / "out") == contents(tmp_path / "whole")
 
@@ -565,7 +566,7 @@ def test_snippets_of_the_page_run(run: Path, tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "hf-cache")
     page = (Path(__file__).parent.parent.parent / "docs/formats.md").read_text(encoding="utf-8")
     for format in ALL_FORMATS:
-        convert(ConvertConfig(src=run, out=tmp_path / f"woof-{format}", format=format))
+        convert(ConvertConfig(src=run, out=tmp_path / f"digits-{format}", format=format))
     snippets = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     assert len(snippets) >= 5
     previous = Path.cwd()

@@ -18,7 +18,7 @@ from huggingface_hub import DatasetCard
 from PIL import Image
 from safetensors.torch import load_file
 
-from mgd3_fast.datasets import imagenet_class_titles, imagenet_classes
+from mgd3_fast.datasets import imagenet_class_titles, imagenet_classes, open_dataset
 from mgd3_fast.errors import UserError
 from mgd3_fast.formats import ConvertConfig, convert
 from mgd3_fast.formats import samples as samples_module
@@ -436,6 +436,25 @@ def test_datasets_opens_webdataset_folders(
     rows = offline(exported("webdataset"))
     assert rows["cls"] == LABELS
     assert rows[0]["png"].size == (16, 16)
+
+
+def test_shards_are_a_dataset_with_the_same_labels_and_names(
+    run: Path, exported: Callable[..., Path], tmp_path: Path
+) -> None:
+    dataset = open_dataset(f"wds:{exported('webdataset')}/*.tar", cache_dir=tmp_path)
+    assert dataset.class_names == WOOF
+    for label, name in enumerate(WOOF):
+        for place in range(IPC):
+            shown = np.asarray(Image.open(run / name / f"{place}.png"))
+            assert np.array_equal(np.asarray(dataset.load(label, place)), shown)
+
+
+def test_shards_of_some_classes_name_all(tmp_path: Path) -> None:
+    source = folder_of(tmp_path / "src", [WOOF[2], WOOF[7]])
+    config = ConvertConfig(src=source, out=tmp_path / "out", format="webdataset", dataset="imagewoof")
+    shards = f"wds:{convert(config).folder}/*.tar"
+    dataset = open_dataset(shards, classes="2,7", cache_dir=tmp_path)
+    assert [(one.label, one.name) for one in dataset.classes] == [(2, WOOF[2]), (7, WOOF[7])]
 
 
 # all of them

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import sys
 from collections.abc import Callable
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor
 
 from mgd3_engine import GuidedSampler, ModeGuidance
+from mgd3_engine.installing import install_command
 from mgd3_fast import cli
 from mgd3_fast.config import DistillConfig, EncodeConfig
 from mgd3_fast.datasets import Dataset, ImageClass, imagenet_classes
@@ -700,5 +702,5 @@ def test_backends_are_compared_on_prompts_of_their_own(pipeline: Path) -> None:
 
 def test_without_transformers_the_extra_is_named(pipeline: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "transformers", None)
-    with pytest.raises(UserError, match=r"pip install 'mgd3-fast\[stable-diffusion\]'"):
+    with pytest.raises(UserError, match=re.escape(install_command("stable-diffusion"))):
         opened(pipeline).for_prompts(PROMPTS).denoiser("cpu", torch.float32)

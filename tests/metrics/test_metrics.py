@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from mgd3_engine.installing import install_command
 from mgd3_fast.cli import main
 from mgd3_fast.config import DistillConfig
 from mgd3_fast.datasets import open_dataset
@@ -377,7 +378,7 @@ def test_missing_matplotlib_is_found_before_anything_is_measured(folders, tmp_pa
     ]
     assert main(words) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.endswith("plot must be off without matplotlib: pip install 'mgd3-fast[plot]'")
+    assert line.endswith(f"plot must be off without matplotlib: {install_command('plot')}")
     assert not (tmp_path / "out").exists()
 
 

@@ -5,6 +5,7 @@ cuML and CuPy are stand-ins that record what they are given and cluster with sci
 
 from __future__ import annotations
 
+import re
 import sys
 import threading
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ import torch
 from sklearn.cluster import KMeans
 from torch import Tensor
 
+from mgd3_engine.installing import install_command
 from mgd3_fast.config import DiscoverConfig
 from mgd3_fast.datasets import Dataset
 from mgd3_fast.errors import UserError
@@ -132,7 +134,7 @@ class TestChoice:
         [
             ("faiss", "kmeans", 10, CPU, "must be one of auto, sklearn, cuml, triton, got 'faiss'"),
             ("cuml", "kmeans", 10, CPU, "kmeans must be auto, sklearn or triton on cpu, got 'cuml'"),
-            ("cuml", "kmeans", 10, CUDA, r"extra cuda13 or cuda12 .*no module named cuml"),
+            ("cuml", "kmeans", 10, CUDA, r"packages for CUDA 13 .*no module named cuml"),
             ("triton", "random", 10, CUDA, "kmeans must be auto with discovery random"),
             ("triton", "kmeans", 257, CUDA, "ipc must be at most 256 with kmeans triton, got 257"),
         ],
@@ -179,7 +181,8 @@ class TestChoice:
         with pytest.raises(UserError, match="kmeans must be one of auto, sklearn, cuml, triton, got 'faiss'"):
             kmeans_runner("faiss")
         monkeypatch.setitem(sys.modules, "cupy", None)
-        with pytest.raises(UserError, match=r"which needs the extra cuda13 or cuda12 \(pip install"):
+        both = f"CUDA 13 ({install_command('cuda13')}) or CUDA 12 ({install_command('cuda12')})"
+        with pytest.raises(UserError, match=f"got 'cuml', which needs packages for {re.escape(both)}"):
             kmeans_runner("cuml")
 
     def test_most_clusters_are_those_of_the_kernels(self) -> None:

@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 from threadpoolctl import threadpool_limits
 
+from mgd3_engine.installing import install_command
 from mgd3_fast.cli import main
 from mgd3_fast.datasets import Dataset
 from mgd3_fast.errors import UserError
@@ -278,7 +279,7 @@ class TestCommand:
         assert (
             capsys.readouterr()
             .err.strip()
-            .endswith("plot must be off without matplotlib: pip install 'mgd3-fast[plot]'")
+            .endswith(f"plot must be off without matplotlib: {install_command('plot')}")
         )
         assert looked_for == ["matplotlib"]
         assert not (tmp_path / "out").exists()

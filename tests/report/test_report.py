@@ -201,8 +201,9 @@ def test_a_run_of_a_comparison_shows_its_tables_and_verdict(finished, config, tm
         ({"out": "{tmp}"}, "out must be a file, got the folder {tmp}"),
         ({"out": "{tmp}/file/r.html"}, "out must be a folder that can be written, got {tmp}/file"),
         ({"evaluation": ("{tmp}/none",)}, "got {tmp}/none: No such file or directory"),
+        ({"evaluation": ("{tmp}",)}, "got {tmp}: a folder that holds neither"),
     ],
-    ids=["folder", "below a file", "no evaluation"],
+    ids=["folder", "below a file", "no evaluation", "empty folder"],
 )
 def test_mistakes_are_found_before_anything_is_measured(config, tmp_path, monkeypatch, changes, message):
     (tmp_path / "file").write_text("")

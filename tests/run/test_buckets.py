@@ -305,6 +305,34 @@ def test_what_needs_a_folder_is_refused_at_once(
     assert line.format(url=bucket.url) in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("out", "line"),
+    [
+        ("nothing://b/x", "^nothing://b/x must be a URL that fsspec knows"),
+        ("{bucket}", "^{bucket}/.mgd3-fast/probe does not let these credentials in"),
+        ("{folder}", "^out must be empty or hold a run of mgd3-fast, got {folder} with 'notes.txt'"),
+    ],
+    ids=["kind", "read-only", "foreign"],
+)
+def test_out_is_looked_at_before_anything_is_opened(
+    into: Distill,
+    bucket: Bucket,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    out: str,
+    line: str,
+) -> None:
+    def refuse(*_: Any) -> None:
+        raise PermissionError("read-only")
+
+    (tmp_path / "notes.txt").write_text("mine")
+    places = {"bucket": bucket.url, "folder": str(tmp_path)}
+    monkeypatch.setattr(Bucket, "write", lambda one, name, _: one._ask(name, refuse))
+    monkeypatch.setattr("mgd3_fast.run.worker.prepare", lambda *_, **__: pytest.fail("opened"))
+    with pytest.raises(UserError, match=line.format(**places)):
+        into(out.format(**places))
+
+
 @pytest.fixture
 def failing_store(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[FailingStore]:
     """The server behind one that fails; connections to the other one are not taken up."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 
 import pytest
 
+from mgd3_engine.installing import install_command
 from mgd3_fast.errors import UserError
 from mgd3_fast.progress import SILENT
 from mgd3_fast.workers import open_workers
@@ -81,7 +83,7 @@ def test_without_ray_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.delitem(sys.modules, "mgd3_fast.workers.ray_cluster", raising=False)
     monkeypatch.delitem(sys.modules, "mgd3_fast.workers.ray_actor", raising=False)
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(UserError, match=r"--workers ray needs Ray: pip install 'mgd3-fast\[ray\]'"):
+    with pytest.raises(UserError, match=rf"--workers ray needs Ray: {re.escape(install_command('ray'))}"):
         open_workers("ray", answering, SILENT)
 
 

@@ -17,6 +17,7 @@ from mgd3_engine.dit import DiTConfig
 from mgd3_engine.export import cached_onnx, identify, require_dit
 from mgd3_engine.export.onnx_graph import INPUT_NAMES, OUTPUT_NAME
 from mgd3_engine.files.keeping import kept_in
+from mgd3_engine.installing import install_command
 
 _CUDA_PROVIDER = "CUDAExecutionProvider"
 _ELEMENT_TYPES = {torch.float32: 1, torch.int64: 7, torch.float16: 10, torch.bfloat16: 16}  # ONNX's numbers
@@ -141,6 +142,6 @@ def _import_runtime() -> Any:
         import onnxruntime
     except ImportError:
         raise ValueError(
-            "backend onnxruntime needs the package onnxruntime: pip install 'mgd3-fast[onnx]'"
+            f"backend onnxruntime needs the package onnxruntime: {install_command('onnx')}"
         ) from None
     return onnxruntime

@@ -20,6 +20,7 @@ import torch
 
 from mgd3_engine.dit import DiT
 from mgd3_engine.export.identity import NetworkIdentity, identify, installed_version
+from mgd3_engine.installing import install_command
 
 _log = logging.getLogger(__name__)
 
@@ -192,7 +193,7 @@ def _import_onnx() -> Any:
     except ImportError as error:
         raise ValueError(
             f"to export a network, install onnx and onnxscript ({error.name} is missing):"
-            " pip install 'mgd3-fast[onnx]'"
+            f" {install_command('onnx')}"
         ) from None
     return onnx
 

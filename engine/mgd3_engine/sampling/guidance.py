@@ -49,7 +49,15 @@ class ModeGuidance:
             raise ValueError(f"guidance form must be one of auto, {', '.join(FORMS)}, got {self.form!r}")
 
     def stop(self, steps: int) -> int:
-        """`t_stop` of a run of S steps: without one S / 2 rounded down, lower where that would guide none."""
+        """Tell the `t_stop` of a run.
+
+        Args:
+            steps: S, of the whole run.
+
+        Returns:
+            `t_stop` as it was given; where it is None, S / 2 rounded down, or S - 2 where that is lower, so
+            that at least one step is guided.
+        """
         return max(0, min(steps // 2, steps - 2)) if self.t_stop is None else self.t_stop
 
     def resolve(self, method: str, steps: int | None = None) -> ModeGuidance:
@@ -118,5 +126,12 @@ class GuidanceTerm(Protocol):
         ...
 
     def __call__(self, state: StepState) -> Tensor:
-        """Return the delta on x_{i-1}, float32 `[B, C, H, W]`."""
+        """Compute what the term adds.
+
+        Args:
+            state: The step; its tensors are not to be changed.
+
+        Returns:
+            The delta on x_{i-1}, float32 `[B, C, H, W]`.
+        """
         ...

@@ -7,7 +7,7 @@ classifier-free guidance, else B), C channels, H W latent size, S respaced steps
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -19,22 +19,20 @@ from torch import Tensor, nn
 from mgd3_engine.backends import BackendRequest, create_backend
 from mgd3_engine.denoiser import Denoiser
 from mgd3_engine.sampling.batches import BatchBuffers, batch_shapes, plan_batches
+from mgd3_engine.sampling.callback import StepCallback
 from mgd3_engine.sampling.checks import check_caches, check_finite, check_options, check_output
 from mgd3_engine.sampling.coefficients import MULTISTEP_METHODS, NOISY_METHODS, step_table
 from mgd3_engine.sampling.conditioning import bind_network
 from mgd3_engine.sampling.feature_cache import FeatureCache
 from mgd3_engine.sampling.graphs import CaptureError, CudaRecorder, Recorder, why_not
 from mgd3_engine.sampling.guidance import GuidanceTerm, ModeGuidance
-from mgd3_engine.sampling.inputs import LatentShape, SampleInputs
+from mgd3_engine.sampling.inputs import SampleInputs
 from mgd3_engine.sampling.noise import NoiseSource, draw_noise
 from mgd3_engine.sampling.phases import Phase, cfg_steps, first_step, jumps, plan_cache, split_steps
 from mgd3_engine.sampling.schedule import NoiseSchedule
 from mgd3_engine.sampling.terms import TermEvaluator
 from mgd3_engine.sampling.workspaces import Workspace, Workspaces
 from mgd3_kernels import guided_step
-
-StepCallback = Callable[[int, Tensor, Tensor], None]
-"""(step i, image_index int64 `[n]` on the CPU, x_{i-1} float32 `[n, C, H, W]`) of one batch, after step i."""
 
 DEFAULT_GUIDANCE = ModeGuidance()
 MOST_WORKSPACES = 4
@@ -189,7 +187,7 @@ class GuidedSampler:
         modes: Tensor | None,
         seeds: Tensor | None,
         *,
-        latent_shape: LatentShape | None = None,
+        latent_shape: tuple[int, int, int] | None = None,
         noise: NoiseSource | None = None,
         callback: StepCallback | None = None,
     ) -> Tensor:
@@ -233,7 +231,7 @@ class GuidedSampler:
                 latents[image_index.to(latents.device)] = done.to(latents.device)
         return latents
 
-    def warm_up(self, latent_shape: LatentShape) -> None:
+    def warm_up(self, latent_shape: tuple[int, int, int]) -> None:
         """Compile and capture everything for every batch shape, largest first, on images of no meaning.
 
         Args:

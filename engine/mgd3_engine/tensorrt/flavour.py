@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
+from mgd3_engine.installing import install_command
+
 _log = logging.getLogger(__name__)
 
 FLAVOURS = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
 """Name and module."""
 
-_INSTALLED_BY = {"tensorrt": "pip install tensorrt", "tensorrt-rtx": "pip install 'mgd3-fast[tensorrt-rtx]'"}
 _EARLIEST = {"tensorrt": (10, 13), "tensorrt-rtx": (1, 2)}
 
 
@@ -85,7 +86,8 @@ def load_flavour(name: str) -> Flavour:
         flavour = Flavour(name, import_module(FLAVOURS[name]))
     except (ImportError, OSError) as error:
         reason = " ".join(str(error).split())
-        raise ValueError(f"{name} is not installed ({reason}): {_INSTALLED_BY[name]}") from None
+        how = install_command(name) if name == "tensorrt-rtx" else f"pip install {name}"
+        raise ValueError(f"{name} is not installed ({reason}): {how}") from None
     found = tuple(int(part) for part in re.findall(r"\d+", flavour.version)[:2])
     if found < _EARLIEST[name]:
         earliest = ".".join(map(str, _EARLIEST[name]))
