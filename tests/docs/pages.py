@@ -16,9 +16,9 @@ from markdown_it.token import Token
 
 ROOT = Path(__file__).parents[2]
 UNCONVERTED = {
-    *(f"docs/{name}.md" for name in ("ablations", "backends", "cluster", "demo-model", "discovery")),
-    *(f"docs/{name}.md" for name in ("evaluation", "fast", "judging", "ldm", "metrics", "own-images")),
-    *(f"docs/{name}.md" for name in ("precision", "publish", "report", "sources", "stable-diffusion")),
+    *(f"docs/{name}.md" for name in ("cluster", "demo-model")),
+    *(f"docs/{name}.md" for name in ("fast", "judging", "ldm", "own-images")),
+    *(f"docs/{name}.md" for name in ("publish", "sources", "stable-diffusion")),
     *(f"docs/{name}.md" for name in ("storage", "training", "tuning")),
 }
 """Pages whose blocks are not fenced and marked yet: not executed. It only shrinks, and ends empty."""
