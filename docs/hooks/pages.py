@@ -47,6 +47,8 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
         raise PluginError(f"{page.file.src_uri}: draw an SVG in docs/images instead of a mermaid diagram")
     if SEARCHED_LAST.match(page.file.src_uri):
         page.meta["search"] = {"boost": 0.3}
+    if page.file.src_uri == "index.md":
+        page.meta["hide"] = ["navigation"]  # whose only entry is the page itself
     return _to_pages(markdown, prefix="../" * (1 + page.file.src_uri.count("/")))
 
 

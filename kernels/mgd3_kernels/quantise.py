@@ -39,11 +39,11 @@ class QuantisedRows(NamedTuple):
 def quantise_rows(rows: Tensor) -> QuantisedRows:
     """Round every row to 8 bits, scaled so that its largest number is the largest there is.
 
-    scale = max |row| / 448, at least 1e-12, so that zeros stay zeros; quantised = row * (1 / scale), to
-    nearest, ties to even. Both quotients are products with a rounded reciprocal, one division a row, so that
-    CPUs, GPUs and kernels give the same bits. A row that holds a NaN or an infinity has that scale and only
-    NaN or zeros, and makes NaN of every product. Plain torch on every device; the definition that kernels
-    are held to.
+    scale = max |row| / 448, at least 1e-12, so that zeros stay zeros. quantised = row * (1 / scale), to
+    nearest, ties to even. Both quotients are products with a rounded reciprocal, one division a row: CPUs,
+    GPUs and kernels then give the same bits. A row with a NaN or an infinity has that as its scale, holds
+    only NaN or zeros, and makes NaN of every product. Plain torch on every device: kernels are compared with
+    it.
 
     Args:
         rows: Any floating dtype `[..., d]`.

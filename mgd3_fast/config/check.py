@@ -25,7 +25,7 @@ from mgd3_fast.config.fields import (
 @documented
 @dataclass(frozen=True, kw_only=True)
 class CheckConfig:
-    """Everything `check` is asked."""
+    """What `check_dataset` is asked to look at."""
 
     dataset: str = argument(
         "a folder with one folder of images per class, or anything else that --dataset of distill takes",

@@ -61,7 +61,7 @@ def _check_different(name: str, values: object) -> None:
 @documented
 @dataclass(frozen=True, kw_only=True)
 class CompareConfig:
-    """Everything `compare` is asked to do; `None` stands for what suits the dataset."""
+    """What `compare_methods` is asked to do. None stands for what suits the dataset."""
 
     dataset: str = argument("a dataset, as for distill", metavar="DATASET", parse=str)
     ipc: tuple[int, ...] = option(
@@ -118,7 +118,7 @@ class CompareConfig:
         "code, paper or a number, as for evaluate", default="code", parse=epochs_of, metavar="code|paper|N"
     )
     background: str | None = background_option("what the generator records, else ")
-    fit: str | None = fit_option("likewise, else ")
+    fit: str | None = fit_option("what the generator records, else ")
     on_bad_image: str = bad_image_option()
     device: str = device_option()
     cache_dir: Path | str | None = cache_option()

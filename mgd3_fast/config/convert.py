@@ -40,7 +40,7 @@ _FRAMING = ("background", "fit")  # told only where given, so that earlier conve
 @documented
 @dataclass(frozen=True, kw_only=True)
 class ConvertConfig:
-    """A folder of images, and the format it is wanted in."""
+    """What `convert` is asked to do: a folder of images, and the format it is wanted in."""
 
     src: Path | str = argument(
         "folder that distill wrote or its URL, or any folder of class folders", metavar="SRC"

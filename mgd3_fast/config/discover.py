@@ -19,7 +19,7 @@ KMEANS_RUNNERS = ("auto", "sklearn", "cuml", "triton")
 @documented
 @dataclass(frozen=True, kw_only=True)
 class DiscoverConfig(EncodeConfig):
-    """What the discover stage needs besides latents: how many modes per class, found how, written where."""
+    """What `discover` is asked to do: how many modes of each class, found how, written where."""
 
     ipc: int = whole("images per class, and so modes per class")
     out: Path | str = option(

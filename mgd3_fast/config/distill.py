@@ -95,7 +95,7 @@ def _check_interval(name: str, value: object) -> None:
 @documented
 @dataclass(frozen=True, kw_only=True)
 class DistillConfig(DiscoverConfig):
-    """Everything the main job is asked to do; `None` stands for the generator's own default."""
+    """What `distill` is asked to do. None stands for the generator's own default."""
 
     out: Path | str = folder(
         "folder that receives the result, or its URL, such as s3://bucket/folder", on_store=True

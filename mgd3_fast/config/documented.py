@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import MISSING, Field, fields
+from inspect import cleandoc
 from textwrap import fill
 from typing import Any, TypeVar
 
@@ -36,11 +37,11 @@ class _WithFields:
     """A docstring that is put together when somebody reads it: importing a configuration costs nothing."""
 
     def __init__(self, summary: str) -> None:
-        self._summary = summary.rstrip()
+        self._summary = summary
 
     def __get__(self, _: object, config: type) -> str:
         entries = "\n".join(_entries(fields(config)))
-        return f"{self._summary}\n\nArgs:\n{entries}{_RAISES}"
+        return f"{cleandoc(self._summary)}\n\nArgs:\n{entries}{_RAISES}"
 
 
 def _entries(declared: tuple[Field[Any], ...]) -> Iterator[str]:

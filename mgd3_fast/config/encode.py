@@ -29,7 +29,7 @@ POSTERIORS = ("mean", "sample")
 @documented
 @dataclass(frozen=True, kw_only=True)
 class EncodeConfig:
-    """What the encode stage needs: a dataset and the autoencoder of a generator."""
+    """Which dataset is encoded, and by the autoencoder of which generator."""
 
     dataset: str = option(
         "mnist5k, imagenet1k, imagenet100, imagenette, imagewoof, imageidc, imagenet-a .. imagenet-e,"
@@ -57,7 +57,7 @@ class EncodeConfig:
         metavar="PATH|ID",
     )
     background: str | None = background_option("what the generator, or a distilled folder, records; else ")
-    fit: str | None = fit_option("likewise, else ")
+    fit: str | None = fit_option("what the generator, or a distilled folder, records; else ")
     on_bad_image: str = bad_image_option()
     precision: str = option(
         "number format of the networks; auto is fp32 on a CPU, bf16 on a GPU that has it; fp8 is bf16 with"

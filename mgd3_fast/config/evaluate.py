@@ -57,7 +57,7 @@ def _check_epochs(name: str, value: object) -> None:
 @documented
 @dataclass(frozen=True, kw_only=True)
 class EvaluateConfig:
-    """Everything `evaluate` is asked to do; `None` stands for what the protocol and the preset say."""
+    """What `evaluate_folders` is asked to do. None stands for what the protocol and the preset say."""
 
     folders: tuple[Path | str, ...] = argument(
         "distilled folders or their URLs, compared with the first", metavar="DIR", nargs="+", parse=folders_of
@@ -107,7 +107,7 @@ class EvaluateConfig:
         metavar="test|val|NAME",
     )
     background: str | None = background_option("what the first distilled folder records, else ")
-    fit: str | None = fit_option("likewise, else ")
+    fit: str | None = fit_option("what the first distilled folder records, else ")
     on_bad_image: str = bad_image_option()
     out: Path | str = folder(
         "folder of results; trainings found there are not done again", default="evaluation"

@@ -17,7 +17,7 @@ EXPORT_PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 @documented
 @dataclass(frozen=True, kw_only=True)
 class ExportConfig:
-    """Everything `export` is asked to do."""
+    """What `export_network` is asked to do: which network, in which format, for which GPUs."""
 
     generator: str = option(
         "demo-mnist5k, dit-xl-2-256, dit-xl-2-512, a checkpoint file, a generator folder or a hub id",

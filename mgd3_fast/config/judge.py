@@ -13,7 +13,7 @@ from mgd3_fast.config.fields import LARGEST_SEED, check_folder, option, place, w
 @documented
 @dataclass(frozen=True, kw_only=True)
 class JudgeConfig(EncodeConfig):
-    """Everything `judge` is asked to do."""
+    """What `judge_generator` is asked to do."""
 
     samples: int = whole(
         "samples that are drawn in all, at most 50 a class; with more than 50 classes 50 of them are judged",

@@ -17,7 +17,7 @@ FEATURES = ("latents", "pixels")
 @documented
 @dataclass(frozen=True, kw_only=True)
 class MetricsConfig(EncodeConfig):
-    """Everything `metrics` is asked to do."""
+    """What `measure` is asked to do."""
 
     folders: tuple[Path | str, ...] = argument(
         "distilled folders, or their URLs", metavar="DIR", nargs="+", parse=folders_of

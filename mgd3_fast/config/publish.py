@@ -28,7 +28,7 @@ def _check_repo(name: str, repo: str) -> None:
 @documented
 @dataclass(frozen=True, kw_only=True)
 class PublishConfig:
-    """A finished run, and the dataset of the Hugging Face hub that it becomes."""
+    """What `publish_run` is asked to do: a finished run, and the dataset of the hub that it becomes."""
 
     folder: Path | str = argument("a finished run of distill", metavar="DIR", check=check_local)
     repo: str = argument("dataset on the hub", metavar="OWNER/NAME", parse=str, check=_check_repo)

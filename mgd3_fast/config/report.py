@@ -32,7 +32,7 @@ def path_list(text: str) -> tuple[Path, ...]:
 @documented
 @dataclass(frozen=True, kw_only=True)
 class ReportConfig:
-    """Everything `report` is asked to show."""
+    """What `write_report` is asked to show."""
 
     folder: Path | str = argument("a finished run of distill, or its URL", metavar="DIR")
     dataset: str | None = option(
@@ -42,7 +42,7 @@ class ReportConfig:
     )
     data_dir: Path | str | None = data_dir_option()
     background: str | None = background_option("what the run records, else ")
-    fit: str | None = fit_option("likewise, else ")
+    fit: str | None = fit_option("what the run records, else ")
     generator: str | None = option(
         "whose autoencoder the map and the metrics use (default: the run's own)",
         default=None,

@@ -32,7 +32,7 @@ MOST_SEEDS = 5
 @documented
 @dataclass(frozen=True, kw_only=True)
 class TuneConfig:
-    """Everything `tune` is asked to do."""
+    """What `tune_generator` is asked to do."""
 
     generator: str = argument("generator, as for distill", metavar="GENERATOR", parse=str)
     dataset: str = option(
@@ -54,7 +54,7 @@ class TuneConfig:
         "leave the generator's folder as it is", default=False, parse=bool, action="store_true"
     )
     background: str | None = background_option("what the generator records, else ")
-    fit: str | None = fit_option("likewise, else ")
+    fit: str | None = fit_option("what the generator records, else ")
     on_bad_image: str = bad_image_option()
     precision: str = option("number format of the generator", default="auto", choices=PRECISIONS)
     device: str = device_option()

@@ -52,9 +52,9 @@ class Progress:
             unit: What is counted, such as "img" or "class".
             initial: Units that an earlier run already finished.
             batch: Units that are worked on together; only whole batches say how fast it goes.
-            first_apart: The first batch says nothing of the rate: it compiles or captures for the others.
-            costs: What each unit takes beside the others, in their order, where they differ: the rate that is
-                shown, and the time left, are then those of the units that are left.
+            first_apart: Leave the first batch out of the rate, as it compiles or captures for the others.
+            costs: What each unit takes compared with the others, in their order; None where that is equal.
+                Rate and time left are then those of the units that are left.
 
         Yields:
             A bar whose `advance` counts finished units.

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from mgd3_engine.autoencoder import AutoencoderKL, KLConfig
-from mgd3_fast.config.train import TrainConfig, identity
+from mgd3_fast.config.train import DESCENT, TrainConfig, identity
 from mgd3_fast.errors import UserError
 from mgd3_fast.fit import EpochOrder, step_generator
 from mgd3_fast.generators import KLAutoencoder
@@ -46,8 +46,9 @@ def train_autoencoder(run: TrainingRun, network: AutoencoderKL) -> Path:
             was begun on.
     """
     config, images = run.config, training_images(run)
-    run.log.begin("vae", {**identity(config, "vae"), **run.images})
-    if _is_settled(run, steps_of(config, "vae", len(images))):
+    steps = steps_of(config, "vae", len(images))
+    run.log.begin("vae", _binding(run, steps))
+    if _is_settled(run, steps):
         return run.out / "vae"
     order = EpochOrder(len(images), config.vae_batch_size, config.seed, "vae", straddling=True)
 
@@ -189,6 +190,15 @@ def _held_out_loss(run: TrainingRun) -> HeldOutLoss | None:
         return _loss_of(run, vae, images.load(batches[batch]), generator)
 
     return HeldOutLoss(batch_loss, len(batches), len(images))
+
+
+def _binding(run: TrainingRun, asked: int) -> dict[str, Any]:
+    """The settings that bind the folder: not those of descent where the DiT is all that is left to train."""
+    settings = {**identity(run.config, "vae"), **run.images}
+    finished = run.log.finished("vae")
+    if run.config.part != "both" or finished is None or asked > finished["curve"][-1]["step"]:
+        return settings
+    return {name: value for name, value in settings.items() if name not in DESCENT}
 
 
 def _is_settled(run: TrainingRun, asked: int) -> bool:

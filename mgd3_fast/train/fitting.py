@@ -7,7 +7,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from mgd3_fast.errors import UserError
@@ -75,13 +75,17 @@ def fit_network(
     def lr(step: int) -> float:
         return highest_lr * rate_share(config.schedule, step, steps, warmup=config.warmup)
 
-    def do_step(step: int) -> None:
+    def losses_of(network: nn.Module, step: int) -> tuple[dict[str, Tensor], dict[str, float]]:
         with torch.autocast(run.device.type, torch.bfloat16, enabled=run.bf16):
-            losses = step_loss(model, step)
+            losses = step_loss(network, step)
         values = {name: float(value.detach()) for name, value in losses.items()}
         if not math.isfinite(values["loss"]):
             run.log.diverged(part, step)
             raise _diverged_error(values["loss"], step, part)
+        return losses, values
+
+    def do_step(step: int) -> None:
+        losses, values = losses_of(model, step)
         descend(optimizer, losses["loss"], lr(step), clip_grad=config.clip_grad)
         averaged.update_parameters(model)
         curve.add(step, values)
@@ -100,8 +104,11 @@ def fit_network(
         fit.run(do_step, is_due)
     if curve.held_out:
         run.progress.note(f"{part} {curve.last()}")
-    kept: nn.Module = averaged.module
-    return kept.eval(), FitLog(curve.closed(fit.step), fit.wall_s, curve.held_out)
+    kept: nn.Module = averaged.module.eval()
+    if run.log.finished(part) is None:
+        with torch.no_grad():
+            losses_of(kept, fit.step)  # the last step, too, may have been too far
+    return kept, FitLog(curve.closed(fit.step), fit.wall_s, curve.held_out)
 
 
 def _note_changed_length(run: TrainingRun, part: str, fit: Fit) -> None:

@@ -47,6 +47,6 @@ def test_ranges_are_told_and_options_have_their_python_names() -> None:
 
 def test_raises_comes_last_and_the_summary_first() -> None:
     lines = inspect.getdoc(DistillConfig).splitlines()
-    assert lines[0].startswith("Everything the main job is asked to do")
+    assert lines[0].startswith("What `distill` is asked to do.")
     assert lines[-2] == "Raises:"
     assert lines[-1].startswith("    UserError: ")

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -77,7 +78,7 @@ class Runner:
     def _execute(self, block: Block, folder: Path, names: dict[str, Any]) -> float:
         if block.left_out:
             return 0.0
-        started = sum(os.times()[:4])
+        started = _seconds_of_processor()
         try:
             if block.language == "sh":
                 self.shell(block.code, folder)
@@ -86,7 +87,12 @@ class Runner:
                     exec(compile("\n" * block.line + block.code, block.page, "exec"), names)
         except Exception as error:
             raise BlockError(f"{block}: {type(error).__name__}: {error}\n{block.code}") from error
-        return sum(os.times()[:4]) - started
+        return _seconds_of_processor() - started
+
+
+def _seconds_of_processor() -> float:
+    spent = os.times()
+    return time.process_time() + spent.children_user + spent.children_system
 
 
 @contextmanager

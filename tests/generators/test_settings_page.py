@@ -39,22 +39,25 @@ def trained(side: str) -> SamplingDefaults:
     return replace(SamplingDefaults(), **{name: filled[name] for name in names if filled[name] is not None})
 
 
-def stated(cells: list[str]) -> Mapping[str, Any]:
-    sampler, steps, cfg_scale, _, mode_scale, t_stop, _ = cells
-    return {
+def stated(cells: list[str]) -> tuple[Mapping[str, Any], int | None]:
+    """Defaults, and the channels that classifier-free guidance acts on; None is all."""
+    (sampler, steps), (cfg_scale, channels) = (cell.split(", ") for cell in cells[:2])
+    mode_scale, t_stop, _ = cells[2:]
+    defaults = {
         "sampler": sampler,
         "steps": int(steps),
         "cfg_scale": float(cfg_scale),
         "mode_scale": float(mode_scale),
         "t_stop": int(t_stop),
     }
+    return defaults, CHANNELS[channels]
 
 
 @pytest.mark.parametrize("name", ["demo-mnist5k", "dit-xl-2-256", "dit-xl-2-512"])
 def test_named_generators(name: str) -> None:
     generator, cells = load_generator(name), rows("Default of every generator")[name]
-    assert stated(cells) == asdict(generator.defaults)
-    assert (CHANNELS[cells[3]], cells[6]) == (generator.cfg_channels, f"{generator.resolution} px")
+    assert stated(cells) == (asdict(generator.defaults), generator.cfg_channels)
+    assert cells[-1] == f"{generator.resolution} px"
 
 
 def test_other_families(tmp_path: Path) -> None:
@@ -68,7 +71,7 @@ def test_other_families(tmp_path: Path) -> None:
         "Stable Diffusion": (text.defaults, text.cfg_channels),
     }
     table = rows("Default of every generator")
-    assert {name: (stated(table[name]), CHANNELS[table[name][3]]) for name in found} == {
+    assert {name: stated(table[name]) for name in found} == {
         name: (asdict(defaults), channels) for name, (defaults, channels) in found.items()
     }
 

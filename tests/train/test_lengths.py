@@ -145,6 +145,30 @@ def test_a_diverged_run_does_not_refuse_the_mended_command(images, tmp_path, par
     assert recorded["curve"][0]["step"] == 1  # it started again
 
 
+def test_a_diverged_dit_is_mended_by_what_the_finished_autoencoder_was_trained_without(images, tmp_path):
+    config = partial(tiny_config, images, tmp_path / "gen", warmup=0)
+    with pytest.raises(UserError, match="at step 1 of dit: a lower --lr or --clip-grad"):
+        train(config(lr=1e30, clip_grad=None))
+    autoencoder = (tmp_path / "gen/vae/diffusion_pytorch_model.safetensors").read_bytes()
+    for _ in range(2):  # the second time all is done
+        mended = train(config(lr=1e-3, clip_grad=0.5))
+        assert parts_of(mended)["dit"]["settings"]["clip_grad"] == 0.5
+        assert parts_of(mended)["vae"]["settings"]["clip_grad"] == 1.0
+        assert (mended / "vae/diffusion_pytorch_model.safetensors").read_bytes() == autoencoder
+    with pytest.raises(UserError, match=r"clip_grad must be 1\.0 to go on with the training of vae"):
+        train(config(part="vae", vae_steps=9, clip_grad=0.5))
+
+
+@pytest.mark.parametrize("part", ["vae", "dit"])
+def test_a_last_step_that_goes_too_far_binds_nothing(images, tmp_path, part):
+    lr, steps = ("vae_lr", "vae_steps") if part == "vae" else ("lr", "steps")
+    config = partial(tiny_config, images, tmp_path / "gen", **{steps: 1}, clip_grad=None, warmup=0)
+    for _ in range(2):
+        with pytest.raises(UserError, match=f"at step 1 of {part}: a lower"):
+            train(config(**{lr: 1e30}))
+    assert parts_of(train(config(**{lr: 1e-3})))[part]["settings"][lr] == 1e-3
+
+
 def test_an_estimate_comes_first_and_changes_nothing(images, begun, tmp_path, monkeypatch):
     monkeypatch.setattr(estimate, "_WORTH_SAYING", 1)
     config = tiny_config(images, tmp_path / "gen", schedule="constant")

@@ -43,18 +43,16 @@ _log = logging.getLogger(__name__)
 class GuidedSampler:
     """Samples latents from a class-conditional diffusion model, each pulled to its own mode (MGD3).
 
-    The state is float32 and holds the conditional rows only; the network sees them twice, with the class
-    and with the null class. Every step is one call of the network and one of `guided_step`; on CUDA the
-    steps of a phase (guided or not, with the null class or without) are one launch of a graph that is
-    captured after the first batch.
+    Every step is one call of the network and one of `guided_step`. The state is float32. With classifier-free
+    guidance the network sees it twice: with the class and with the null class. On CUDA the steps of a phase
+    (guided or not, with the null class or without) are one launch of a graph, captured after the first batch.
 
-    At one batch shape the bytes of an image depend on its class, mode and seed alone: not on what shares
-    its batch, on order, or on how many calls the images are spread over.
+    At one batch shape, the bytes of an image depend on its class, mode and seed alone. They do not depend on
+    what shares its batch, on the order, or on how many calls the images are spread over.
 
     Args:
-        denoiser: (x `[R, C, H, W]` of `dtype`, timestep int64 `[R]`, class_ids int64 `[R]`) ->
-            `[R, C or 2C, H, W]`; 2C channels are the prediction, then the learned variance. A row of the
-            output must depend on that row of the input alone.
+        denoiser: The network, see `Denoiser`: (x `[R, C, H, W]` of `dtype`, timestep int64 `[R]`, class_ids
+            int64 `[R]`) -> `[R, C or 2C, H, W]`. 2C channels are the prediction, then the learned variance.
         schedule: What the network was trained with.
         method: "ddpm", "ddim", "dpmpp" (DPM-Solver++(2M)) or "dpmpp-sde" (its stochastic form).
         steps: S, from 1 to the schedule's length.
@@ -74,7 +72,8 @@ class GuidedSampler:
         terms: Further guidance, added to x_{i-1} beside the mode term.
         start_strength: Begin at the mode, noised to the first of this share of the steps (D4M, Su et al.
             2024), instead of at noise; None is off.
-        backend: What runs the network: "auto", "eager", "compiled", "onnxruntime" or "tensorrt".
+        backend: What runs the network: "auto", "eager", "compiled", "onnxruntime" or "tensorrt"; see
+            `backend_names`.
         batch_size: Images per batch, rounded up to a multiple of 8 (1 stays 1). With several sizes, a call is
             cut into batches of the largest, and each batch has the smallest that holds its images.
         device: Where the network runs; None is where a module's parameters are, and the CPU for a function.

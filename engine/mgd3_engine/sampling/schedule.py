@@ -114,10 +114,10 @@ class NoiseSchedule:
         return RespacedSchedule.from_alphas_cumprod(timesteps, self.alphas_cumprod[timesteps])
 
     def stop_index(self, t_stop: int, *, of: int, steps: int, spacing: str = "linspace") -> int:
-        """Find the `t_stop` of a run that stops at the noise level where a run of `of` steps does.
+        """Find the `t_stop` at which a run stops guiding at the same noise as a run of `of` steps.
 
-        Guidance acts on the steps noisier than the timestep with index `t_stop` among `of`: 25 of 50 steps is
-        timestep 510, and 10 of 20 steps are noisier.
+        Guidance acts on the steps that are noisier than the timestep with index `t_stop` among `of`. Index 25
+        of 50 steps is timestep 510, and 10 of 20 steps are noisier than that.
 
         Args:
             t_stop: Index in the run of `of` steps, at least 0; from `of` - 1 on, no step is guided.
