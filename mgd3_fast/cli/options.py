@@ -43,7 +43,8 @@ def add_options(parser: argparse.ArgumentParser, command: ModuleType) -> None:
     Args:
         parser: Of the command.
         command: Its module: `CONFIG`, whose fields `mgd3_fast.config.fields` declares; `EXAMPLES`, what each
-            command does by its words; and, where it has them, `GROUPS` and `FLAGS`, other names of options.
+            command does by its words; and, where it has them, `GROUPS`, `FLAGS`, other names of options, and
+            `BY_PLACE`, options that may also be given without their name.
     """
     required = []
     for heading, declared in _grouped(command):
@@ -61,7 +62,20 @@ def add_options(parser: argparse.ArgumentParser, command: ModuleType) -> None:
             if one.default is MISSING:
                 told["required"] = True
                 required.append(f"{names[0]} {told['metavar']}")
-            group.add_argument(*names, dest=one.name, default=argparse.SUPPRESS, help=_help_text(one), **told)
+            adding = group
+            if one.name in getattr(command, "BY_PLACE", ()):
+                adding, name = group.add_mutually_exclusive_group(), one.name.upper()
+                adding.add_argument(
+                    one.name,
+                    metavar=name,
+                    nargs="?",
+                    default=argparse.SUPPRESS,
+                    help=f"the same as {names[0]}",
+                )
+                required.append(f"[{name}]")
+            adding.add_argument(
+                *names, dest=one.name, default=argparse.SUPPRESS, help=_help_text(one), **told
+            )
     output = parser.add_argument_group("messages")
     output.add_argument("-h", "--help", action="help", help="show this text and exit")
     output.add_argument("--quiet", action="store_true", help="print no progress, only mistakes")
