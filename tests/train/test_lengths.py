@@ -214,10 +214,12 @@ def test_half_a_generator_names_the_command_that_trains_the_other_half(images, t
         "--cache-dir",
         str(config.cache_dir),
     ]
+    options += ["--on-bad-image", "skip", "--split", "fit"]
     train_it = ["train", "--dataset", str(images), "--out", str(out), *options, "--classes", "ant,bee"]
     assert main([*train_it, "--part", "vae", "--vae-steps", "1"]) == 0
     last = capsys.readouterr().out.splitlines()[-1]
-    asked = f"mgd3-fast train --dataset {images} --classes ant,bee --part dit --out '{out}'"
+    named = f"--dataset {images} --classes ant,bee --split fit --on-bad-image skip"
+    asked = f"mgd3-fast train {named} --part dit --out '{out}'"
     assert last == f"next, the DiT on its latents: {asked}"
     assert (
         main(["distill", "--dataset", str(images), "--generator", str(out), "--ipc", "1", "--out", "x"]) == 2
@@ -228,5 +230,5 @@ def test_half_a_generator_names_the_command_that_trains_the_other_half(images, t
     assert (
         capsys.readouterr()
         .out.splitlines()[-1]
-        .startswith(f"use it with: mgd3-fast distill --dataset {images}")
+        .startswith(f"use it with: mgd3-fast distill {named} --generator '{out}'")
     )

@@ -325,6 +325,8 @@ def test_mnist5k_trains_at_32_pixels(tmp_path):
         ({"seed": -1}, "seed must be a whole number from 0"),
         ({"device": "tpu"}, "device must be auto, cpu, cuda or cuda:N"),
         ({"schedule": "step"}, "schedule must be one of constant, cosine"),
+        ({"generator_classes": "names.txt"}, "generator_classes must come with --init, which it is about"),
+        ({"generator_heads": 4}, "generator_heads must come with --init, which it is about, got 4 alone"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
