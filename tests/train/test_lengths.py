@@ -148,15 +148,15 @@ def test_a_diverged_run_does_not_refuse_the_mended_command(images, tmp_path, par
 def test_a_diverged_dit_is_mended_by_what_the_finished_autoencoder_was_trained_without(images, tmp_path):
     config = partial(tiny_config, images, tmp_path / "gen", warmup=0)
     with pytest.raises(UserError, match="at step 1 of dit: a lower --lr or --clip-grad"):
-        train(config(lr=1e30, clip_grad=None))
+        train_generator(config(lr=1e30, clip_grad=None))
     autoencoder = (tmp_path / "gen/vae/diffusion_pytorch_model.safetensors").read_bytes()
     for _ in range(2):  # the second time all is done
-        mended = train(config(lr=1e-3, clip_grad=0.5))
+        mended = train_generator(config(lr=1e-3, clip_grad=0.5))
         assert parts_of(mended)["dit"]["settings"]["clip_grad"] == 0.5
         assert parts_of(mended)["vae"]["settings"]["clip_grad"] == 1.0
         assert (mended / "vae/diffusion_pytorch_model.safetensors").read_bytes() == autoencoder
     with pytest.raises(UserError, match=r"clip_grad must be 1\.0 to go on with the training of vae"):
-        train(config(part="vae", vae_steps=9, clip_grad=0.5))
+        train_generator(config(part="vae", vae_steps=9, clip_grad=0.5))
 
 
 @pytest.mark.parametrize("part", ["vae", "dit"])
@@ -165,8 +165,8 @@ def test_a_last_step_that_goes_too_far_binds_nothing(images, tmp_path, part):
     config = partial(tiny_config, images, tmp_path / "gen", **{steps: 1}, clip_grad=None, warmup=0)
     for _ in range(2):
         with pytest.raises(UserError, match=f"at step 1 of {part}: a lower"):
-            train(config(**{lr: 1e30}))
-    assert parts_of(train(config(**{lr: 1e-3})))[part]["settings"][lr] == 1e-3
+            train_generator(config(**{lr: 1e30}))
+    assert parts_of(train_generator(config(**{lr: 1e-3})))[part]["settings"][lr] == 1e-3
 
 
 def test_an_estimate_comes_first_and_changes_nothing(images, begun, tmp_path, monkeypatch):
@@ -214,10 +214,12 @@ def test_half_a_generator_names_the_command_that_trains_the_other_half(images, t
         "--cache-dir",
         str(config.cache_dir),
     ]
+    options += ["--on-bad-image", "skip", "--split", "fit"]
     train_it = ["train", "--dataset", str(images), "--out", str(out), *options, "--classes", "ant,bee"]
     assert main([*train_it, "--part", "vae", "--vae-steps", "1"]) == 0
     last = capsys.readouterr().out.splitlines()[-1]
-    asked = f"mgd3-fast train --dataset {images} --classes ant,bee --part dit --out '{out}'"
+    named = f"--dataset {images} --classes ant,bee --split fit --on-bad-image skip"
+    asked = f"mgd3-fast train {named} --part dit --out '{out}'"
     assert last == f"next, the DiT on its latents: {asked}"
     assert (
         main(["distill", "--dataset", str(images), "--generator", str(out), "--ipc", "1", "--out", "x"]) == 2
@@ -228,5 +230,5 @@ def test_half_a_generator_names_the_command_that_trains_the_other_half(images, t
     assert (
         capsys.readouterr()
         .out.splitlines()[-1]
-        .startswith(f"use it with: mgd3-fast distill --dataset {images}")
+        .startswith(f"use it with: mgd3-fast distill {named} --generator '{out}'")
     )
