@@ -10,8 +10,9 @@ from mgd3_fast.config.judge import JudgeConfig
 from mgd3_fast.progress import Progress
 
 CONFIG = JudgeConfig
+BY_PLACE = ("generator",)
 EXAMPLES = {
-    "mgd3-fast judge --dataset photos/train --generator my-generator": "good, usable or poor",
+    "mgd3-fast judge my-generator --dataset photos/train": "good, usable or poor",
 }
 
 

@@ -44,7 +44,8 @@ def add_options(parser: argparse.ArgumentParser, command: ModuleType) -> None:
     Args:
         parser: Of the command.
         command: Its module: `CONFIG`, whose fields `mgd3_fast.config.fields` declares; `EXAMPLES`, what each
-            command does by its words; and, where it has them, `GROUPS` and `FLAGS`, other names of options.
+            command does by its words; and, where it has them, `GROUPS`, `FLAGS`, other names of options, and
+            `BY_PLACE`, options that may also be given without their name.
     """
     required = []
     for heading, declared in _grouped(command):
@@ -63,7 +64,14 @@ def add_options(parser: argparse.ArgumentParser, command: ModuleType) -> None:
                 told["required"] = True
                 required.append(f"{names[0]} {told['metavar']}")
             told["help"] = help_text(one).replace("%", "%%")
-            group.add_argument(*names, dest=one.name, default=argparse.SUPPRESS, **told)
+            adding = group
+            if one.name in getattr(command, "BY_PLACE", ()):
+                adding = group.add_mutually_exclusive_group()
+                same: dict[str, Any] = {"nargs": "?", "default": argparse.SUPPRESS}
+                same["help"] = f"the same as {names[0]}"
+                adding.add_argument(one.name, metavar=one.name.upper(), **same)
+                required.append(f"[{one.name.upper()}]")
+            adding.add_argument(*names, dest=one.name, default=argparse.SUPPRESS, **told)
     output = parser.add_argument_group("messages")
     output.add_argument("-h", "--help", action="help", help="show this text and exit")
     output.add_argument("--quiet", action="store_true", help="print no progress, only mistakes")

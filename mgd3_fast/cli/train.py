@@ -25,6 +25,7 @@ EXAMPLES = {
     "mgd3-fast train --dataset photos/train --init dit-xl-2-256 --out tuned": "fine-tune a published one",
     "mgd3-fast train --dataset photos/train --out my-generator --part dit --steps 20000": "go on for longer",
 }
+_OF_IMAGES = ("dataset", "data_dir", "classes", "split", "on_bad_image")
 
 
 def run(config: TrainConfig, progress: Progress) -> tuple[dict[str, Any], str]:
@@ -39,8 +40,12 @@ def run(config: TrainConfig, progress: Progress) -> tuple[dict[str, Any], str]:
 
 def _closing(config: TrainConfig, folder: Path, *, whole: bool) -> str:
     """What there is now, and the command that comes next."""
-    named = {"--dataset": config.dataset, "--data-dir": config.data_dir, "--classes": config.classes}
-    options = " ".join(f"{name} {quote(str(value))}" for name, value in named.items() if value is not None)
+    named = {name: getattr(config, name) for name in _OF_IMAGES}
+    options = " ".join(
+        f"--{name.replace('_', '-')} {quote(str(value))}"
+        for name, value in named.items()
+        if value != getattr(TrainConfig, name, None)
+    )
     out = quote(str(folder))
     if whole:
         return f"generator folder: {folder}\nuse it with: mgd3-fast distill {options} --generator {out} ..."

@@ -231,6 +231,11 @@ class TrainConfig:
             raise UserError(
                 f"at most one of epochs and steps must be given, got {self.epochs:g} and {self.steps}"
             )
+        for name in ("generator_classes", "generator_heads"):
+            if self.init is None and getattr(self, name) is not None:
+                raise UserError(
+                    f"{name} must come with --init, which it is about, got {getattr(self, name)} alone"
+                )
         if self.part != "dit" and self.vae is not None:
             raise UserError(
                 f"vae must be left out unless part is dit, got {self.vae!r} with part {self.part}"

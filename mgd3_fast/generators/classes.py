@@ -163,8 +163,11 @@ def _ids_by_name(class_names: Sequence[str], known_names: Sequence[str], generat
         found = {exact[spelled[name]]} if name in spelled else _of_that_name(name, whole, parts)
         if not found:
             rule = "an ImageNet wnid, as the dataset's other classes are,"
-            rule = rule if generator is None else f"one that generator {generator} was trained on"
-            raise UserError(f"class must be {rule} ({listed(known_names)}), got {name!r}")
+            advice = ""
+            if generator is not None:
+                rule = f"one that generator {generator} was trained on"
+                advice = ": docs/generators.md has what to do with class names of your own"
+            raise UserError(f"class must be {rule} ({listed(known_names)}), got {name!r}{advice}")
         if len(found) > 1:
             raise UserError(
                 f"class {name!r} is the name of several class ids of {generator}:"

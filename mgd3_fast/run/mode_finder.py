@@ -127,7 +127,7 @@ class ModeFinder:
         if not differing and modes.key != modes_key(dataset, store, self.discovery):
             raise UserError(
                 f"{path} does not fit this run: it is of other images, another autoencoder or another"
-                " precision (an earlier version wrote it, which did not record which)"
+                " precision (the version that wrote it did not record these)"
             )
         self._note_taken(path, modes, [f"{name} {found[name]}, here {wanted[name]}" for name in differing])
         return modes

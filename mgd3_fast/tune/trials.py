@@ -18,9 +18,11 @@ from mgd3_fast.errors import UserError
 from mgd3_fast.evaluate import evaluate_folders
 from mgd3_fast.evaluate.plan import make_plan
 from mgd3_fast.evaluate.presets import affordable_preset
+from mgd3_fast.generators import class_ids, for_run
 from mgd3_fast.progress import SILENT, Progress
 from mgd3_fast.run.discovery import discover
 from mgd3_fast.run.distillation import distill
+from mgd3_fast.run.sources import open_sources
 from mgd3_fast.tune.candidates import Candidate
 from mgd3_fast.tune.journal import SETS, Journal
 from mgd3_fast.writers import MANIFEST, MODES
@@ -44,9 +46,16 @@ class Trials:
     clock: Callable[[], float] = time.monotonic
 
     def find_modes(self, progress: Progress) -> None:
-        """Encode the images and find the modes that all candidates are guided to."""
+        """Encode the images and find the modes that all candidates are guided to.
+
+        Raises:
+            UserError: As `discover`; or, before its work, the generator does not know a class.
+        """
+        config = DiscoverConfig(**self._source(), out=self._modes, seed=self.config.seed)
         with self._timed():
-            discover(DiscoverConfig(**self._source(), out=self._modes, seed=self.config.seed), progress)
+            sources = open_sources(config, progress)
+            class_ids(for_run(sources.generator, sources.dataset), sources.dataset, progress)
+            discover(config, progress, sources=sources)
 
     def make(self, candidate: Candidate, seed: int) -> Path | None:
         """Make the images of a candidate; None for one whose images cannot be made, which is remembered.

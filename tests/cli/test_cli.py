@@ -320,6 +320,24 @@ def test_options_are_frozen(command: str) -> None:
     assert sorted(declared) == sorted([*OPTIONS[command], "-h", "--help"])
 
 
+@pytest.mark.parametrize("words", [["mine"], ["--generator", "mine"]], ids=["place", "option"])
+def test_judge_takes_its_generator_by_place_or_option(words: list[str], monkeypatch: Any) -> None:
+    judged = []
+
+    def run(config: Any, progress: Any) -> tuple[dict[str, Any], str]:
+        judged.append(config.generator)
+        return {}, ""
+
+    monkeypatch.setattr("mgd3_fast.cli.judge.run", run)
+    assert main(["judge", *words, "--dataset", "mnist5k"]) == 0
+    assert judged == ["mine"]
+
+
+def test_judge_takes_one_generator(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["judge", "mine", "--generator", "yours", "--dataset", "mnist5k"]) == 2
+    assert "not allowed with argument" in capsys.readouterr().err
+
+
 def test_commands_are_frozen() -> None:
     assert " ".join(COMMANDS) == (
         "distill check encode discover evaluate compare train judge tune export metrics convert publish"

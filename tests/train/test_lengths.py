@@ -134,7 +134,9 @@ def test_nothing_is_bound_before_a_step_is_done(images, tmp_path):
 def test_a_diverged_run_does_not_refuse_the_mended_command(images, tmp_path, part, checkpoint_every):
     lr = "vae_lr" if part == "vae" else "lr"
     config = partial(tiny_config, images, checkpoint_every=checkpoint_every, clip_grad=None, warmup=0)
-    with pytest.raises(UserError, match=f"at step 1 of {part}: start --{lr.replace('_', '-')} or --clip"):
+    with pytest.raises(
+        UserError, match=f"at step 1 of {part}: start {part} again with a lower --{lr.replace('_', '-')} "
+    ):
         train_generator(config(tmp_path / "gen", **{lr: 1e30}))
     with pytest.raises(UserError, match=f"at step 1 of {part}"):  # the same again
         train_generator(config(tmp_path / "gen", **{lr: 1e30}))
@@ -148,15 +150,15 @@ def test_a_diverged_run_does_not_refuse_the_mended_command(images, tmp_path, par
 def test_a_diverged_dit_is_mended_by_what_the_finished_autoencoder_was_trained_without(images, tmp_path):
     config = partial(tiny_config, images, tmp_path / "gen", warmup=0)
     with pytest.raises(UserError, match="at step 1 of dit: start dit again with a lower --lr"):
-        train(config(lr=1e30, clip_grad=None))
+        train_generator(config(lr=1e30, clip_grad=None))
     autoencoder = (tmp_path / "gen/vae/diffusion_pytorch_model.safetensors").read_bytes()
     for _ in range(2):  # the second time all is done
-        mended = train(config(lr=1e-3, clip_grad=0.5))
+        mended = train_generator(config(lr=1e-3, clip_grad=0.5))
         assert parts_of(mended)["dit"]["settings"]["clip_grad"] == 0.5
         assert parts_of(mended)["vae"]["settings"]["clip_grad"] == 1.0
         assert (mended / "vae/diffusion_pytorch_model.safetensors").read_bytes() == autoencoder
     with pytest.raises(UserError, match=r"clip_grad must be 1\.0 to go on with the training of vae"):
-        train(config(part="vae", vae_steps=9, clip_grad=0.5))
+        train_generator(config(part="vae", vae_steps=9, clip_grad=0.5))
 
 
 @pytest.mark.parametrize("part", ["vae", "dit"])
@@ -165,8 +167,8 @@ def test_a_last_step_that_goes_too_far_binds_nothing(images, tmp_path, part):
     config = partial(tiny_config, images, tmp_path / "gen", **{steps: 1}, clip_grad=None, warmup=0)
     for _ in range(2):
         with pytest.raises(UserError, match=f"at step 1 of {part}: start"):
-            train(config(**{lr: 1e30}))
-    assert parts_of(train(config(**{lr: 1e-3})))[part]["settings"][lr] == 1e-3
+            train_generator(config(**{lr: 1e30}))
+    assert parts_of(train_generator(config(**{lr: 1e-3})))[part]["settings"][lr] == 1e-3
 
 
 def test_an_estimate_comes_first_and_changes_nothing(images, begun, tmp_path, monkeypatch):
@@ -214,10 +216,12 @@ def test_half_a_generator_names_the_command_that_trains_the_other_half(images, t
         "--cache-dir",
         str(config.cache_dir),
     ]
+    options += ["--on-bad-image", "skip", "--split", "fit"]
     train_it = ["train", "--dataset", str(images), "--out", str(out), *options, "--classes", "ant,bee"]
     assert main([*train_it, "--part", "vae", "--vae-steps", "1"]) == 0
     last = capsys.readouterr().out.splitlines()[-1]
-    asked = f"mgd3-fast train --dataset {images} --classes ant,bee --part dit --out '{out}'"
+    named = f"--dataset {images} --classes ant,bee --split fit --on-bad-image skip"
+    asked = f"mgd3-fast train {named} --part dit --out '{out}'"
     assert last == f"next, the DiT on its latents: {asked}"
     assert (
         main(["distill", "--dataset", str(images), "--generator", str(out), "--ipc", "1", "--out", "x"]) == 2
@@ -228,5 +232,5 @@ def test_half_a_generator_names_the_command_that_trains_the_other_half(images, t
     assert (
         capsys.readouterr()
         .out.splitlines()[-1]
-        .startswith(f"use it with: mgd3-fast distill --dataset {images}")
+        .startswith(f"use it with: mgd3-fast distill {named} --generator '{out}'")
     )

@@ -21,6 +21,7 @@ from mgd3_fast.progress import SILENT
 from mgd3_fast.run.distillation import distill
 from mgd3_fast.tune import halving, trials, tuning
 from mgd3_fast.tune.tuning import RESULT, tune_generator
+from tests.fakes.pictures import photo
 
 pytestmark = pytest.mark.usefixtures("cache", "one_thread")
 
@@ -58,6 +59,16 @@ def scores(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int, int]]:
 
     monkeypatch.setattr(trials.Trials, "score", score)
     return asked_for
+
+
+def test_classes_that_the_generator_does_not_know_are_told_at_once(asked, tmp_path, monkeypatch):
+    monkeypatch.setattr(trials, "discover", lambda *_, **__: pytest.fail("encoded"))
+    for number in range(10):
+        path = tmp_path / "photos" / ("owl", "rat")[number % 2] / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        photo(number).save(path)
+    with pytest.raises(UserError, match="dataset must have as many classes as generator"):
+        tune_generator(asked(dataset=str(tmp_path / "photos")))
 
 
 @pytest.mark.usefixtures("four")
