@@ -1,7 +1,7 @@
 # What CI calls, under the same names. `make PYTHON=...` uses another interpreter.
 PYTHON ?= $(if $(wildcard .venv/bin/python),.venv/bin/python,python3)
 
-.PHONY: lint format typecheck test bench demo wheel
+.PHONY: lint format typecheck test bench docs demo wheel
 
 lint:
 	$(PYTHON) -m ruff check .
@@ -20,6 +20,9 @@ test:
 
 bench:
 	$(PYTHON) -m pytest bench/ --benchmark-only
+
+docs:
+	NO_MKDOCS_2_WARNING=1 $(PYTHON) -m mkdocs build --strict --quiet
 
 demo:
 	$(PYTHON) -m mgd3_fast distill --dataset mnist5k --ipc 10 --out distilled

@@ -109,7 +109,7 @@ def time_rounds(
     calls: int = 1,
     warm_up: bool = True,
 ) -> Seconds | None:
-    """Time a function, and others before each of its rounds.
+    """Time a function, and others before each of its rounds; in a smoke run once, without a warm-up.
 
     Args:
         benchmark: The fixture; it keeps the rounds of `function`.
@@ -122,6 +122,8 @@ def time_rounds(
     Returns:
         Seconds of one call in every round, by name and under `OURS`; None where timing is disabled.
     """
+    if SIZE == "smoke":
+        rounds, calls, warm_up = 1, 1, False
     seconds: dict[str, list[float]] = {name: [] for name in beside or {}}
 
     def time_beside() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
@@ -16,6 +17,9 @@ import torch
 
 from tests.fakes.hub import Hub
 from tests.fakes.pictures import photo
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell starts a job in the background so
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 if not torch.cuda.is_available():
     # Triton's own functions can be interpreted only if they could be when Triton was first imported.

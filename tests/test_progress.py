@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 import re
+import sys
 import threading
 import time
+from types import ModuleType, SimpleNamespace
 
 import pytest
 
@@ -60,6 +62,70 @@ def test_terminal_gets_a_bar_with_rate_and_time_left() -> None:
     assert "sample: 100%" in stream.getvalue()
     assert "4/4" in stream.getvalue()
     assert "img/s" in stream.getvalue()
+
+
+@pytest.fixture
+def kernel(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    """The shell of a notebook's kernel, whose standard error is no terminal."""
+    shell = SimpleNamespace(config={"IPKernelApp": {}})
+    ipython = ModuleType("IPython")
+    ipython.get_ipython = lambda: shell  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "IPython", ipython)
+    return shell
+
+
+def show_a_stage(progress: Progress) -> None:
+    with progress.stage("sample", total=64, unit="img", batch=32, first_apart=True) as bar:
+        bar.skip(32)
+        bar.advance(16)
+        progress.note("half of the rest")
+        bar.advance(16)
+
+
+@pytest.mark.usefixtures("kernel")
+def test_notebook_without_widgets_gets_a_bar_of_text(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("mgd3_fast.progress.terminal.find_spec", lambda name: None)
+    show_a_stage(Progress())
+    shown = capsys.readouterr().err
+    assert re.search(r"sample: 100%\|█+\| 64/64", shown)
+    assert "\rhalf of the rest\n" in shown
+
+
+@pytest.mark.usefixtures("kernel")
+def test_notebook_with_widgets_gets_a_widget(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shown: list[SimpleNamespace] = []
+    style = SimpleNamespace()
+    children = [SimpleNamespace(value="", bar_style="", max=64, style=style) for _ in range(3)]
+    widget = SimpleNamespace(children=children, layout=SimpleNamespace(), close=lambda: None)
+    monkeypatch.setattr("mgd3_fast.progress.terminal.find_spec", lambda name: name)
+    monkeypatch.setattr("tqdm.notebook.tqdm.status_printer", lambda *_: widget)
+    monkeypatch.setattr("tqdm.notebook.display", shown.append, raising=False)
+    show_a_stage(Progress())
+    _, bar, counts = widget.children
+    assert shown == [widget]
+    assert bar.value == 64
+    assert "64/64" in counts.value
+    assert capsys.readouterr().err == "half of the rest\n"
+
+
+@pytest.mark.usefixtures("kernel")
+def test_a_log_file_in_a_notebook_gets_lines(capsys: pytest.CaptureFixture[str]) -> None:
+    lines = io.StringIO()
+    show_a_stage(Progress(stream=lines))
+    assert lines.getvalue().splitlines() == ["half of the rest", "sample: 64/64 img"]
+    assert capsys.readouterr().err == ""
+
+
+def test_ipython_in_a_terminal_is_no_notebook(
+    kernel: SimpleNamespace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kernel.config = {}
+    show_a_stage(Progress())
+    assert capsys.readouterr().err.splitlines() == ["half of the rest", "sample: 64/64 img"]
 
 
 def test_notes_are_lines() -> None:

@@ -23,7 +23,7 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from torch import Tensor, nn
 
 import mgd3_fast.generators
-from bench.measuring import DEVICE, DTYPES, OURS, Figures, Subject, ratios, sized, time_rounds
+from bench.measuring import DEVICE, DTYPES, ON_GPU, OURS, Figures, Subject, ratios, sized, time_rounds
 from mgd3_engine.autoencoder import KL_F8
 from mgd3_fast.generators import KLAutoencoder
 from tests.fakes.random_networks import random_vae
@@ -37,7 +37,7 @@ CASES: dict[str, tuple[int, list[int]]] = {
     "demo VAE": (32, sized([1, 8], [1, 4, 32], [32, 256])),
     "KL-f8": (sized(64, 256), sized([1], [1, 2, 4], [1, 8, 16, 32, 64])),
 }
-ROUNDS = sized(2, 5, 10)
+ROUNDS = 10 if ON_GPU else 5
 
 
 class Decoders:

@@ -35,7 +35,7 @@ from mgd3_fast.latents import LatentStore, encode_dataset
 
 DEMO = Path(mgd3_fast.generators.__file__).parent / "demo_mnist5k" / "vae"
 IMAGES = sized(32, 256)
-ROUNDS = sized(2, 5)
+ROUNDS = 5
 CPUS = len(os.sched_getaffinity(0))
 WORKERS = sorted({1, 2, CPUS})
 RESOLUTION = 256

@@ -102,7 +102,7 @@ def test_batched_kmeans(benchmark: BenchmarkFixture, size: str) -> None:
         beside = {"copy": copy_roof(features.numel() * features.element_size())}
         if find_spec("cuml") is not None:
             beside["cuml"] = cuml_loop(features, offsets, case.K)
-    seconds = time_rounds(benchmark, run, rounds=sized(1, 3, gpu=5), beside=beside, warm_up=False)
+    seconds = time_rounds(benchmark, run, rounds=5 if ON_GPU else 3, beside=beside, warm_up=False)
     if seconds is None:
         return
     figures = Figures(benchmark, Subject("batched_kmeans", size, case.dtype, case.P))

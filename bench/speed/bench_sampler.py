@@ -49,7 +49,7 @@ from tests.fakes.random_networks import random_diffusers_dit
 # Relative root mean square of the latents' difference, measured on these networks: 1e-6 and 0.01.
 BOUNDS = {"fp32": 1e-4, "bf16": 0.05}
 BACKENDS = sized(["eager"], ["eager", "compiled"], ["compiled"])
-ROUNDS = sized(2, 7, 5)
+ROUNDS = 5 if ON_GPU else 7
 # Compiling takes longer on a CPU than all rounds together.
 COMPILED_RIVAL = ON_GPU or os.environ.get("BENCH_COMPILED_RIVAL") == "1"
 AUTHORS_IMAGES = 2

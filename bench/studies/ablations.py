@@ -30,7 +30,7 @@ METRICS = ("mode_recovery", "coverage", "density")
 def run_cell(cell: Cell, seed: int, work: Path, **evaluation: Any) -> None:
     """Distil, score by `evaluation` options and measure; each takes up what an earlier call finished."""
     from mgd3_fast import DistillConfig, distill
-    from mgd3_fast.evaluate import EvaluateConfig, evaluate
+    from mgd3_fast.evaluate import EvaluateConfig, evaluate_folders
     from mgd3_fast.metrics import MetricsConfig, measure
 
     name = f"{cell.name}/{seed}"
@@ -49,7 +49,7 @@ def run_cell(cell: Cell, seed: int, work: Path, **evaluation: Any) -> None:
         (scores / DIVERGED).write_text(json.dumps(str(error)))
         print(f"{name}: {error}", flush=True)
         return
-    result = evaluate(
+    result = evaluate_folders(
         EvaluateConfig(
             folders=(images,),
             dataset="mnist5k",

@@ -23,7 +23,7 @@ PRECISIONS = ("fp32", "bf16")
 def run_seed(seed: int, ipc: int, work: Path) -> dict[str, dict[str, Any]]:
     """Rows of `evaluate`, by precision, of one distilled set."""
     from mgd3_fast import DistillConfig, distill
-    from mgd3_fast.evaluate import EvaluateConfig, evaluate
+    from mgd3_fast.evaluate import EvaluateConfig, evaluate_folders
 
     images = work / "images" / str(seed)
     distill(DistillConfig(dataset="mnist5k", ipc=ipc, seed=seed, out=images))
@@ -37,7 +37,7 @@ def run_seed(seed: int, ipc: int, work: Path) -> dict[str, dict[str, Any]]:
             precision=precision,
             out=work / "scores" / precision / str(seed),
         )
-        rows[precision] = evaluate(config)["rows"][0]
+        rows[precision] = evaluate_folders(config)["rows"][0]
         print(f"seed {seed}, {precision}: {rows[precision]['last']['mean']:.1f}%", flush=True)
     return rows
 

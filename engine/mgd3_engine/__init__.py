@@ -19,11 +19,12 @@ from __future__ import annotations
 
 from mgd3_engine.backends import backend_names
 from mgd3_engine.denoiser import Denoiser
+from mgd3_engine.sampling.callback import StepCallback
 from mgd3_engine.sampling.coefficients import step_table
 from mgd3_engine.sampling.feature_cache import FeatureCache
 from mgd3_engine.sampling.guidance import GuidanceTerm, ModeGuidance, StepState
 from mgd3_engine.sampling.noise import NoiseSource
-from mgd3_engine.sampling.sampler import GuidedSampler, StepCallback
+from mgd3_engine.sampling.sampler import GuidedSampler
 from mgd3_engine.sampling.schedule import NoiseSchedule, RespacedSchedule
 from mgd3_engine.sampling.seeds import image_seed, image_seeds
 

@@ -6,22 +6,34 @@ patch size, M numbers that a row's timestep and class set in the network, T toke
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
-Denoiser = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""(x `[R, C, H, W]`, timestep int64 `[R]`, class_ids int64 `[R]`) -> `[R, C or 2C, H, W]`."""
+
+class Denoiser(Protocol):
+    """A network, as the sampler sees it: any callable that takes three tensors by their places.
+
+    A row of the output must depend on that row of the inputs alone.
+    """
+
+    def __call__(self, x: Tensor, timestep: Tensor, class_ids: Tensor, /) -> Tensor:
+        """Predict the noise, or v.
+
+        Args:
+            x: `[R, C, H, W]` of the sampler's dtype: noisy latents.
+            timestep: int64 `[R]`, 0..T-1 of the trained schedule.
+            class_ids: int64 `[R]`; the null class in the second half with classifier-free guidance.
+
+        Returns:
+            `[R, C, H, W]`, or `[R, 2C, H, W]`: the prediction, then the learned variance from -1 to 1.
+        """
+        ...
 
 
 @runtime_checkable
-class HoistedDenoiser(Protocol):
+class HoistedDenoiser(Denoiser, Protocol):
     """A denoiser in two parts: what timestep and class set is computed once a run, not once a step."""
-
-    def __call__(self, x: Tensor, timestep: Tensor, class_ids: Tensor) -> Tensor:
-        """Run both parts: a `Denoiser`."""
-        ...
 
     def modulation(self, timestep: Tensor, class_ids: Tensor) -> Tensor:
         """Compute `[R, M]` from timesteps int64 `[R]` and class_ids int64 `[R]`."""

@@ -15,7 +15,16 @@ from mgd3_kernels.tiles import MAX_NUMBERS
 
 
 def modulated_norm_reference(tokens: Tensor, shift: Tensor, scale: Tensor, *, eps: float = 1e-6) -> Tensor:
-    """Norm and modulate tokens in plain torch, rounding after each operation; as `modulated_norm`."""
+    """Norm and modulate tokens in plain torch, rounding after each operation.
+
+    Arguments as `modulated_norm`.
+
+    Returns:
+        As `modulated_norm`.
+
+    Raises:
+        ValueError: A shape, dtype, device or layout is wrong.
+    """
     _check_arguments(tokens, {"shift": shift, "scale": scale}, {})
     normed = F.layer_norm(tokens, tokens.shape[-1:], eps=eps)
     return torch.addcmul(shift[:, None], normed, 1 + scale[:, None])  # [N, T, d]
@@ -24,7 +33,16 @@ def modulated_norm_reference(tokens: Tensor, shift: Tensor, scale: Tensor, *, ep
 def gated_residual_norm_reference(
     tokens: Tensor, gate: Tensor, branch: Tensor, shift: Tensor, scale: Tensor, *, eps: float = 1e-6
 ) -> Tensor:
-    """Add a branch, norm and modulate in plain torch, rounding after each; as `gated_residual_norm`."""
+    """Add a branch, norm and modulate in plain torch, rounding after each operation.
+
+    Arguments as `gated_residual_norm`.
+
+    Returns:
+        As `gated_residual_norm`.
+
+    Raises:
+        ValueError: A shape, dtype, device or layout is wrong.
+    """
     _check_arguments(tokens, {"gate": gate, "shift": shift, "scale": scale}, {"branch": branch})
     tokens.addcmul_(gate[:, None], branch)
     return modulated_norm_reference(tokens, shift, scale, eps=eps)
@@ -86,10 +104,13 @@ def modulated_norm_float8(
 ) -> QuantisedRows:
     """Apply adaLN and quantise: the bits of `quantise_rows` of what `modulated_norm` returns.
 
-    Args and errors as `modulated_norm`; also on a GPU that has no 8-bit numbers.
+    Arguments as `modulated_norm`.
 
     Returns:
         Rows `[N, T, d]` and scales `[N, T, 1]`.
+
+    Raises:
+        ValueError: As `modulated_norm`, or the GPU has no 8-bit numbers.
     """
     if not launches(tokens):
         return quantise_rows(modulated_norm_reference(tokens, shift, scale, eps=eps))
@@ -102,10 +123,13 @@ def gated_residual_norm_float8(
 ) -> QuantisedRows:
     """Add a branch, apply adaLN and quantise: the bits of `quantise_rows` after `gated_residual_norm`.
 
-    Args and errors as `gated_residual_norm`; also on a GPU that has no 8-bit numbers.
+    Arguments as `gated_residual_norm`.
 
     Returns:
         Rows `[N, T, d]` and scales `[N, T, 1]`; tokens keep their dtype.
+
+    Raises:
+        ValueError: As `gated_residual_norm`, or the GPU has no 8-bit numbers.
     """
     if not launches(tokens):
         return quantise_rows(gated_residual_norm_reference(tokens, gate, branch, shift, scale, eps=eps))

@@ -26,7 +26,16 @@ def group_norm_silu_reference(
     shift: Tensor | None = None,
     residual: Tensor | None = None,
 ) -> Tensor:
-    """Normalise in plain torch, rounding after each operation, in any layout; as `group_norm_silu`."""
+    """Normalise in plain torch, rounding after each operation, in any layout.
+
+    Arguments as `group_norm_silu`.
+
+    Returns:
+        As `group_norm_silu`.
+
+    Raises:
+        ValueError: A shape, dtype or device is wrong.
+    """
     _check_arguments(x, groups, {"weight": weight, "bias": bias, "shift": shift}, residual)
     if shift is not None:
         x = x.add_(shift[:, None, None]) if residual is not None else x + shift[:, None, None]

@@ -34,13 +34,15 @@ def guided_step_reference(
     history: Tensor | None = None,
     stream: int = 0,
 ) -> Tensor:
-    """Advance the state by one reverse step in plain torch, float32; same arguments as `guided_step`.
+    """Advance the state by one reverse step in plain torch, float32.
+
+    Arguments as `guided_step`.
 
     Returns:
         `x`, updated in place.
 
     Raises:
-        ValueError: as `guided_step`.
+        ValueError: As `guided_step`.
     """
     _check_arguments(x, out, table, step, cfg_channels, stream, modes, seeds, noise, net_input, history)
     row = table.index_select(0, step.reshape(1)).reshape(-1)
@@ -123,17 +125,17 @@ def guided_step(
     Args:
         x: float32 `[B, C, H, W]`, contiguous, C*H*W up to 2**24: the state x_i; overwritten with x_{i-1}.
         out: float32, bfloat16 or float16 `[B or 2B, C or 2C, H, W]`: what the network returned. 2B rows mean
-            classifier-free guidance (rows 0..B-1 conditional, B..2B-1 null); 2C channels mean that the
-            second C are the learned variance. Any batch and channel stride; pixels evenly spaced. Or the
-            same with rows and columns split, `[.., .., H/P, P, W/P, P]` with any strides: what a network
-            wrote patch after patch, read where it lies.
+            classifier-free guidance (rows 0..B-1 conditional, B..2B-1 null). 2C channels mean that the
+            second C are the learned variance. Batch and channel strides are free, pixels evenly spaced.
+            `[.., .., H/P, P, W/P, P]` with any strides is read where it lies: what a network wrote patch
+            after patch.
         table: float32 `[S, len(Coefficient)]`, contiguous.
         step: int32 or int64, one element: the respaced index i, 0..S-1, row of `table` and noise counter.
         cfg_scale: out = null + cfg_scale * (cond - null).
-        cfg_channels: guide channels below this, 0..C; the others use the conditional half as it is.
+        cfg_channels: Guide channels below this, 0..C; the others use the conditional half as it is.
         modes: float32 `[B, C, H, W]`, contiguous; None for an unguided step.
-        seeds: int64 or uint64 `[B]`: draw the noise from the counter (`philox_normal`).
-        noise: float32 `[B, C, H, W]`, contiguous: use this noise instead. With neither, none is added.
+        seeds: int64 or uint64 `[B]`: the noise is drawn from these counters (`philox_normal`).
+        noise: float32 `[B, C, H, W]`, contiguous: noise to use instead. With neither, none is added.
         net_input: `out`'s dtype `[B or 2B, C, H, W]`, contiguous: receives x_{i-1}, in both halves of 2B.
         history: float32 `[B, C, H, W]`, contiguous: x0' of the step before, overwritten with this step's;
             must be finite also where NEXT_FROM_PREVIOUS is 0. None for methods of one step.
@@ -143,7 +145,7 @@ def guided_step(
         `x`, updated in place.
 
     Raises:
-        ValueError: a shape, dtype, device, layout or range is wrong, or x is on CUDA and Triton is missing.
+        ValueError: A shape, dtype, device, layout or range is wrong, or x is on CUDA and Triton is missing.
     """
     options = {"modes": modes, "seeds": seeds, "noise": noise, "net_input": net_input, "history": history}
     if not launches(x):

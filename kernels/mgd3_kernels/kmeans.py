@@ -48,13 +48,15 @@ def batched_kmeans_reference(
     max_iterations: int = 300,
     tolerance: float = 1e-4,
 ) -> KMeansResult:
-    """Cluster one problem after the other in plain torch, float64; same arguments as `batched_kmeans`.
+    """Cluster one problem after the other in plain torch, float64.
+
+    Arguments as `batched_kmeans`.
 
     Returns:
         As `batched_kmeans`, rounded to float32 at the end.
 
     Raises:
-        ValueError: as `batched_kmeans`.
+        ValueError: As `batched_kmeans`.
     """
     bounds = _check_arguments(features, offsets, num_clusters, seed, max_iterations, tolerance)
     uniforms = trial_uniforms(num_clusters, seed).to(features.device)
@@ -86,16 +88,16 @@ def batched_kmeans(
 ) -> KMeansResult:
     """Cluster the rows of each problem: Triton for all problems at once on CUDA, plain torch elsewhere.
 
-    The start is greedy k-means++ (Arthur and Vassilvitskii 2007, with 2 + floor(ln K) trials for each centre,
-    of which the one that leaves the least potential is kept); then Lloyd's iterations until the labels repeat
-    or the centres' squared shift is at most `tolerance` times the mean variance of the features. A cluster
-    that runs empty takes the row farthest from its centre. These are scikit-learn's rules
-    (`KMeans(n_init=1)`); the random choices are this package's own.
+    The start is greedy k-means++ (Arthur and Vassilvitskii 2007): of 2 + floor(ln K) trials for each centre,
+    the one that leaves the least potential is kept. Lloyd's iterations follow, until the labels repeat or the
+    centres' squared shift is at most `tolerance` times the mean variance of the features. A cluster that runs
+    empty takes the row farthest from its centre. These are scikit-learn's rules (`KMeans(n_init=1)`); the
+    random choices are this package's own.
 
-    A problem's result is a pure function of (its rows, num_clusters, seed, max_iterations, tolerance): bit
-    for bit on one GPU, whatever other problems share the call and in whatever order, so a caller may split a
-    large call to bound the memory. Fewer distinct rows than clusters give finite results: the distinct rows
-    are all among the centres, up to rounding, and the surplus centres repeat some of them.
+    A problem's result depends on its rows, num_clusters, seed, max_iterations and tolerance alone, bit for
+    bit on one GPU. It does not depend on the other problems of the call or their order, so a large call may
+    be split to bound the memory. With fewer distinct rows than clusters, the distinct rows are all among the
+    centres, up to rounding, and the surplus centres repeat some of them.
 
     Args:
         features: float32 or float16 `[N, D]`, contiguous, finite: the rows of all problems end to end.
@@ -110,7 +112,7 @@ def batched_kmeans(
         Centres, labels, inertia and iteration counts.
 
     Raises:
-        ValueError: a shape, dtype, device, layout or range is wrong, a problem has fewer rows than clusters
+        ValueError: A shape, dtype, device, layout or range is wrong, a problem has fewer rows than clusters
             or rows that are not finite (both named by their index), or features are on CUDA and Triton is
             missing.
     """

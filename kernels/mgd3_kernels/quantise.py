@@ -27,7 +27,7 @@ DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 class QuantisedRows(NamedTuple):
     """Tokens in 8 bits, each with a scale of its own: token = rows * scale, up to half a last place.
 
-    Args:
+    Attributes:
         rows: float8_e4m3fn `[..., d]`.
         scale: float32 `[..., 1]`.
     """
@@ -39,11 +39,11 @@ class QuantisedRows(NamedTuple):
 def quantise_rows(rows: Tensor) -> QuantisedRows:
     """Round every row to 8 bits, scaled so that its largest number is the largest there is.
 
-    scale = max |row| / 448, at least 1e-12, so that zeros stay zeros; quantised = row * (1 / scale), to
-    nearest, ties to even. Both quotients are products with a rounded reciprocal, one division a row, so that
-    CPUs, GPUs and kernels give the same bits. A row that holds a NaN or an infinity has that scale and only
-    NaN or zeros, and makes NaN of every product. Plain torch on every device; the definition that kernels
-    are held to.
+    scale = max |row| / 448, at least 1e-12, so that zeros stay zeros. quantised = row * (1 / scale), to
+    nearest, ties to even. Both quotients are products with a rounded reciprocal, one division a row: CPUs,
+    GPUs and kernels then give the same bits. A row with a NaN or an infinity has that as its scale, holds
+    only NaN or zeros, and makes NaN of every product. Plain torch on every device: kernels are compared with
+    it.
 
     Args:
         rows: Any floating dtype `[..., d]`.
@@ -58,13 +58,31 @@ def quantise_rows(rows: Tensor) -> QuantisedRows:
 
 
 def quantise_heads_reference(mixed: Tensor) -> QuantisedRows:
-    """Put the heads of each token side by side, then quantise, in plain torch; as `quantise_heads`."""
+    """Put the heads of each token side by side, then quantise, in plain torch.
+
+    Arguments as `quantise_heads`.
+
+    Returns:
+        As `quantise_heads`.
+
+    Raises:
+        ValueError: A shape, dtype or layout is wrong.
+    """
     _check("mixed", mixed, 4)
     return quantise_rows(mixed.transpose(1, 2).flatten(2))
 
 
 def gelu_quantise_reference(values: Tensor) -> QuantisedRows:
-    """Apply GELU in float32, then quantise, in plain torch; as `gelu_quantise`."""
+    """Apply GELU in float32, then quantise, in plain torch.
+
+    Arguments as `gelu_quantise`.
+
+    Returns:
+        As `gelu_quantise`.
+
+    Raises:
+        ValueError: A shape, dtype or layout is wrong.
+    """
     _check("values", values, 3)
     wide = values.to(torch.float32)
     # 1 + tanh(u) as 2 sigmoid(2 u), which loses no digits where GELU is small; torch's own GELU does.

@@ -52,7 +52,17 @@ class Checked:
         return asdict(self)
 
     def save(self, out: Path) -> Path:
-        """Write `result_file(out)`, whose folder is made; an older one is replaced when complete."""
+        """Write the result as JSON; an older file is replaced when the new one is complete.
+
+        Args:
+            out: A file that ends in .json, or a folder, which receives `check.json`; it is made.
+
+        Returns:
+            The file.
+
+        Raises:
+            OSError: It cannot be written.
+        """
         target = result_file(out)
         target.parent.mkdir(parents=True, exist_ok=True)
         with renamed(target) as unfinished:
@@ -71,6 +81,9 @@ def check_dataset(config: CheckConfig, progress: Progress = SILENT) -> Checked:
     Args:
         config: Dataset, and what it is wanted for.
         progress: Receives the bars.
+
+    Returns:
+        Counts, sides and findings.
 
     Raises:
         UserError: There is no such dataset, it has no training images, or a stream of it breaks off.

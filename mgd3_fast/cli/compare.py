@@ -21,9 +21,9 @@ EXAMPLES = {
 def run(config: CompareConfig, progress: Progress) -> tuple[dict[str, Any], str]:
     """Compare MGD3 with real images, and say whether it is worth it."""
     with loading():
-        from mgd3_fast.compare import compare
+        from mgd3_fast.compare import compare_methods
 
-    result = compare(config, progress)
+    result = compare_methods(config, progress)
     return result, _report(result, Path(config.out))
 
 

@@ -26,9 +26,9 @@ EXAMPLES = {
 def run(config: EvaluateConfig, progress: Progress) -> tuple[dict[str, Any], str]:
     """Train classifiers on distilled folders and test them."""
     with loading():
-        from mgd3_fast.evaluate import evaluate
+        from mgd3_fast.evaluate import evaluate_folders
 
-    result = evaluate(config, progress)
+    result = evaluate_folders(config, progress)
     return result, _report(result, Path(config.out))
 
 

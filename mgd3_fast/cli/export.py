@@ -18,9 +18,9 @@ EXAMPLES = {
 def run(config: ExportConfig, progress: Progress) -> tuple[dict[str, Any], str]:
     """Write a graph or an engine."""
     with loading():
-        from mgd3_fast.export import export
+        from mgd3_fast.export import export_network
 
-    exported = export(config, progress)
+    exported = export_network(config, progress)
     first, *others = exported.files
     result = {
         "file": str(first),

@@ -19,9 +19,9 @@ EXAMPLES = {
 def run(config: JudgeConfig, progress: Progress) -> tuple[dict[str, Any], str]:
     """Judge a generator."""
     with loading():
-        from mgd3_fast.judge import judge
+        from mgd3_fast.judge import judge_generator
 
-    quality = judge(config, progress)
+    quality = judge_generator(config, progress)
     return quality, "\n".join([*_table(quality["measures"]), quality["line"]])
 
 

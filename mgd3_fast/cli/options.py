@@ -11,6 +11,7 @@ from textwrap import fill
 from types import ModuleType
 from typing import Any, NoReturn
 
+from mgd3_fast.config.documented import help_text
 from mgd3_fast.errors import printable, shortened
 
 GROUPS = {
@@ -64,18 +65,12 @@ def add_options(parser: argparse.ArgumentParser, command: ModuleType) -> None:
                 required.append(f"{names[0]} {told['metavar']}")
             adding = group
             if one.name in getattr(command, "BY_PLACE", ()):
-                adding, name = group.add_mutually_exclusive_group(), one.name.upper()
-                adding.add_argument(
-                    one.name,
-                    metavar=name,
-                    nargs="?",
-                    default=argparse.SUPPRESS,
-                    help=f"the same as {names[0]}",
-                )
-                required.append(f"[{name}]")
-            adding.add_argument(
-                *names, dest=one.name, default=argparse.SUPPRESS, help=_help_text(one), **told
-            )
+                adding = group.add_mutually_exclusive_group()
+                place: dict[str, Any] = {"metavar": one.name.upper(), "nargs": "?", "help": f"as {names[0]}"}
+                adding.add_argument(one.name, default=argparse.SUPPRESS, **place)
+                required.append(f"[{place['metavar']}]")
+            told["help"] = help_text(one).replace("%", "%%")
+            adding.add_argument(*names, dest=one.name, default=argparse.SUPPRESS, **told)
     output = parser.add_argument_group("messages")
     output.add_argument("-h", "--help", action="help", help="show this text and exit")
     output.add_argument("--quiet", action="store_true", help="print no progress, only mistakes")
@@ -148,13 +143,6 @@ def _grouped(command: ModuleType) -> list[tuple[str, list[Field[Any]]]]:
         names = [name for name in left if under.get(name, "options") == heading]
         grouped.append((heading, [left.pop(name) for name in names]))
     return [(heading, found) for heading, found in grouped if found]
-
-
-def _help_text(one: Field[Any]) -> str:
-    text = str(one.metadata["help"]).replace("%", "%%")
-    default = ",".join(map(str, one.default)) if isinstance(one.default, tuple) else one.default
-    shown = default not in (MISSING, None, "") and default is not False
-    return f"{text} (default: {default})" if shown else text
 
 
 def _parsed(one: Field[Any], text: str | list[str]) -> Any:

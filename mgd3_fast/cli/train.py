@@ -32,9 +32,9 @@ def run(config: TrainConfig, progress: Progress) -> tuple[dict[str, Any], str]:
     """Fit a generator."""
     with loading():
         from mgd3_fast.generators.folder import DESCRIPTION
-        from mgd3_fast.train import train
+        from mgd3_fast.train import train_generator
 
-    folder = train(config, progress)
+    folder = train_generator(config, progress)
     return {"folder": str(folder)}, _closing(config, folder, whole=(folder / DESCRIPTION).is_file())
 
 

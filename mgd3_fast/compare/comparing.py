@@ -33,7 +33,7 @@ from mgd3_fast.run.real_images import side_beside
 from mgd3_fast.writers import check_own, check_writable, read_manifest
 
 
-def compare(config: CompareConfig, progress: Progress = SILENT) -> dict[str, Any]:
+def compare_methods(config: CompareConfig, progress: Progress = SILENT) -> dict[str, Any]:
     """Compare MGD3 with the generator alone and with real images, all at one size and by one protocol.
 
     The images lie in `OUT/METHOD-ipcN`, the trainings in OUT. Nothing that is there is made again, and a call

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from mgd3_fast.config.documented import documented
 from mgd3_fast.config.fields import (
     CACHE,
     argument,
@@ -21,16 +22,10 @@ from mgd3_fast.config.fields import (
 )
 
 
+@documented
 @dataclass(frozen=True, kw_only=True)
 class CheckConfig:
-    """Everything `check` is asked.
-
-    Args:
-        dataset: As `--dataset` of the other commands.
-
-    Raises:
-        UserError: If a field is out of range; the message names the field, the rule and the value.
-    """
+    """What `check_dataset` is asked to look at."""
 
     dataset: str = argument(
         "a folder with one folder of images per class, or anything else that --dataset of distill takes",

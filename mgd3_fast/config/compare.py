@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mgd3_fast.config.distill import REAL_METHODS
+from mgd3_fast.config.documented import documented
 from mgd3_fast.config.evaluate import LARGEST_SIZE, PRESETS, epochs_of, names_of
 from mgd3_fast.config.fields import (
     LARGEST_SEED,
@@ -57,16 +58,10 @@ def _check_different(name: str, values: object) -> None:
         raise UserError(f"{name} must name each but once, got {','.join(map(str, values))}")
 
 
+@documented
 @dataclass(frozen=True, kw_only=True)
 class CompareConfig:
-    """Everything `compare` is asked to do; `None` stands for what suits the dataset.
-
-    Args:
-        dataset: Name, path or stream, as for `distill`.
-
-    Raises:
-        UserError: If a field is out of range; the message names the field, the rule and the value.
-    """
+    """What `compare_methods` is asked to do. None stands for what suits the dataset."""
 
     dataset: str = argument("a dataset, as for distill", metavar="DATASET", parse=str)
     ipc: tuple[int, ...] = option(
@@ -123,7 +118,7 @@ class CompareConfig:
         "code, paper or a number, as for evaluate", default="code", parse=epochs_of, metavar="code|paper|N"
     )
     background: str | None = background_option("what the generator records, else ")
-    fit: str | None = fit_option("likewise, else ")
+    fit: str | None = fit_option("what the generator records, else ")
     on_bad_image: str = bad_image_option()
     device: str = device_option()
     cache_dir: Path | str | None = cache_option()

@@ -6,6 +6,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 from mgd3_fast.config.distill import FORMATS
+from mgd3_fast.config.documented import documented
 from mgd3_fast.config.fields import (
     argument,
     background_option,
@@ -36,17 +37,10 @@ _CONCERNS = {
 _FRAMING = ("background", "fit")  # told only where given, so that earlier conversions are found again
 
 
+@documented
 @dataclass(frozen=True, kw_only=True)
 class ConvertConfig:
-    """A folder of images, and the format it is wanted in.
-
-    Args:
-        src: A folder that `distill` wrote, or any folder with one folder of images per class.
-        out: Folder that receives the result.
-
-    Raises:
-        UserError: If a field is out of range or does not concern the format.
-    """
+    """What `convert` is asked to do: a folder of images, and the format it is wanted in."""
 
     src: Path | str = argument(
         "folder that distill wrote or its URL, or any folder of class folders", metavar="SRC"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from mgd3_fast.config.documented import documented
 from mgd3_fast.config.encode import EncodeConfig
 from mgd3_fast.config.fields import LARGEST_SEED, check_folder, option, place, whole
 from mgd3_fast.errors import UserError
@@ -15,9 +16,10 @@ BESIDE_THE_MODES = "auto"
 KMEANS_RUNNERS = ("auto", "sklearn", "cuml", "triton")
 
 
+@documented
 @dataclass(frozen=True, kw_only=True)
 class DiscoverConfig(EncodeConfig):
-    """What the discover stage needs besides latents: how many modes per class, found how, written where."""
+    """What `discover` is asked to do: how many modes of each class, found how, written where."""
 
     ipc: int = whole("images per class, and so modes per class")
     out: Path | str = option(
@@ -44,6 +46,7 @@ class DiscoverConfig(EncodeConfig):
     )
 
 
+@documented
 @dataclass(frozen=True, kw_only=True)
 class DiscoverAndPlotConfig(DiscoverConfig):
     """What the discover command is asked to do: modes, and pictures of them."""

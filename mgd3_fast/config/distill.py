@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mgd3_fast.config.discover import DiscoverConfig
+from mgd3_fast.config.documented import documented
 from mgd3_fast.config.fields import (
     auto_or_int,
     check_whole,
@@ -91,9 +92,10 @@ def _check_interval(name: str, value: object) -> None:
             raise UserError(f"{name} must be LOW,HIGH, two timesteps from 0 up, got {other!r}")
 
 
+@documented
 @dataclass(frozen=True, kw_only=True)
 class DistillConfig(DiscoverConfig):
-    """Everything the main job is asked to do; `None` stands for the generator's own default."""
+    """What `distill` is asked to do. None stands for the generator's own default."""
 
     out: Path | str = folder(
         "folder that receives the result, or its URL, such as s3://bucket/folder", on_store=True
@@ -147,6 +149,7 @@ class DistillConfig(DiscoverConfig):
         parse=_interval,
         metavar="LOW,HIGH",
         check=_check_interval,
+        span="two timesteps from 0 up, the lower one first",
     )
     mode_scale: float | None = number(
         "strength of mode guidance, 0 is off (default: the generator's, 0.1 for DiT)", default=None
@@ -156,6 +159,7 @@ class DistillConfig(DiscoverConfig):
         default=None,
         parse=int,
         metavar="N",
+        span="a whole number from 0 to the steps that it counts in",
     )
     t_stop_of: int | None = whole(
         "steps that --t-stop counts in: with 50, guidance stops at the noise level where 50 steps stop,"
@@ -215,6 +219,7 @@ class DistillConfig(DiscoverConfig):
         parse=auto_or_int,
         metavar="N|auto",
         check=_check_auto_or_whole,
+        span="auto, or a whole number of at least 1",
     )
     shard: str = shard_option(
         "do the I-th of N parts; parts may run at the same time, on any machines, into one --out"
@@ -226,6 +231,7 @@ class DistillConfig(DiscoverConfig):
         parse=auto_or_int,
         metavar="N|auto|ray",
         check=_check_workers,
+        span="auto, ray, or a whole number of at least 1",
     )
     ray_address: str | None = option(
         "HOST:PORT of the head of the Ray cluster (default: $RAY_ADDRESS, the cluster that this machine is a"
@@ -365,7 +371,14 @@ class DistillConfig(DiscoverConfig):
         return [] if self.trace is None else _read_images(self.trace)
 
     def stops_traced(self, steps: int, t_stop: int) -> list[int]:
-        """Read `trace_stops` of a run of S `steps` with a `t_stop`: each t_stop to trace, ascending.
+        """Read `trace_stops`.
+
+        Args:
+            steps: S, of the run.
+            t_stop: Of the run.
+
+        Returns:
+            Each t_stop to trace, ascending.
 
         Raises:
             UserError: If one is not a whole number from 0 to S.
@@ -382,9 +395,14 @@ class DistillConfig(DiscoverConfig):
         return read_shard(self.shard)
 
     def sampling(self, defaults: SamplingDefaults) -> SamplingDefaults:
-        """Fill every `None` from a generator's defaults; `t_stop` keeps its share of the steps it counts in.
+        """Fill every `None` from a generator's defaults.
 
-        With few steps it is lowered to what leaves the first of them guided.
+        Args:
+            defaults: The generator's. Its `t_stop` keeps its share of the steps that it counts in; with few
+                steps it is lowered, so that the first of them is guided.
+
+        Returns:
+            The settings of the run.
 
         Raises:
             UserError: If what was given does not fit what was filled in.

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from mgd3_fast.config.documented import documented
 from mgd3_fast.config.fields import check_options, option
 from mgd3_fast.errors import UserError
 
 
+@documented
 @dataclass(frozen=True, kw_only=True)
 class DoctorConfig:
     """What doctor looks at besides packages, processor, GPUs and caches."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from mgd3_fast.config.documented import documented
 from mgd3_fast.config.fields import (
     background_option,
     bad_image_option,
@@ -25,13 +26,10 @@ STORAGES = ("fp32", "fp16")
 POSTERIORS = ("mean", "sample")
 
 
+@documented
 @dataclass(frozen=True, kw_only=True)
 class EncodeConfig:
-    """What the encode stage needs: a dataset and the autoencoder of a generator.
-
-    Raises:
-        UserError: If a field is out of range; the message names the field, the rule and the value.
-    """
+    """Which dataset is encoded, and by the autoencoder of which generator."""
 
     dataset: str = option(
         "mnist5k, imagenet1k, imagenet100, imagenette, imagewoof, imageidc, imagenet-a .. imagenet-e,"
@@ -59,7 +57,7 @@ class EncodeConfig:
         metavar="PATH|ID",
     )
     background: str | None = background_option("what the generator, or a distilled folder, records; else ")
-    fit: str | None = fit_option("likewise, else ")
+    fit: str | None = fit_option("what the generator, or a distilled folder, records; else ")
     on_bad_image: str = bad_image_option()
     precision: str = option(
         "number format of the networks; auto is fp32 on a CPU, bf16 on a GPU that has it; fp8 is bf16 with"
@@ -89,6 +87,7 @@ class EncodeConfig:
         check_options(self)
 
 
+@documented
 @dataclass(frozen=True, kw_only=True)
 class EncodeShareConfig(EncodeConfig):
     """What the encode command is asked to do."""

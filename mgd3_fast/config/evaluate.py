@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from mgd3_fast.config.documented import documented
 from mgd3_fast.config.fields import (
     LARGEST_SEED,
     argument,
@@ -53,16 +54,10 @@ def _check_epochs(name: str, value: object) -> None:
         raise UserError(f"{name} must be code, paper or a whole number, got {value!r}")
 
 
+@documented
 @dataclass(frozen=True, kw_only=True)
 class EvaluateConfig:
-    """Everything `evaluate` is asked to do; `None` stands for what the protocol and the preset say.
-
-    Args:
-        folders: Distilled folders, scored side by side.
-
-    Raises:
-        UserError: If a field is out of range; the message names the field, the rule and the value.
-    """
+    """What `evaluate_folders` is asked to do. None stands for what the protocol and the preset say."""
 
     folders: tuple[Path | str, ...] = argument(
         "distilled folders or their URLs, compared with the first", metavar="DIR", nargs="+", parse=folders_of
@@ -112,7 +107,7 @@ class EvaluateConfig:
         metavar="test|val|NAME",
     )
     background: str | None = background_option("what the first distilled folder records, else ")
-    fit: str | None = fit_option("likewise, else ")
+    fit: str | None = fit_option("what the first distilled folder records, else ")
     on_bad_image: str = bad_image_option()
     out: Path | str = folder(
         "folder of results; trainings found there are not done again", default="evaluation"

@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from mgd3_fast.config.documented import documented
 from mgd3_fast.config.fields import CACHE, check_options, heads_option, option, path
 from mgd3_fast.errors import UserError
 
@@ -13,13 +14,10 @@ SUFFIXES = {"onnx": ".onnx", "tensorrt": ".engine", "tensorrt-rtx": ".engine"}
 EXPORT_PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 
 
+@documented
 @dataclass(frozen=True, kw_only=True)
 class ExportConfig:
-    """Everything `export` is asked to do.
-
-    Raises:
-        UserError: If a field is out of range; the message names the field, the rule and the value.
-    """
+    """What `export_network` is asked to do: which network, in which format, for which GPUs."""
 
     generator: str = option(
         "demo-mnist5k, dit-xl-2-256, dit-xl-2-512, a checkpoint file, a generator folder or a hub id",

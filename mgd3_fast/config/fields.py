@@ -32,6 +32,7 @@ def option(
     choices: Sequence[str] = (),
     metavar: str | None = None,
     check: Callable[[str, Any], object] | None = None,
+    span: str = "",
     **arguments: Any,
 ) -> Any:
     """Declare a field of a dataclass that the command line offers as an option.
@@ -43,10 +44,11 @@ def option(
         choices: Allowed words.
         metavar: How the value is named in the help.
         check: Called with the field's name and value; raises a `UserError`.
+        span: What the check allows, in words, where they are not in the help.
         arguments: Of argparse, for an option that is not one word with its value.
     """
     metadata = {"help": help, "parse": parse, "choices": tuple(choices), "metavar": metavar, "check": check}
-    return field(default=default, metadata={**metadata, "argparse": arguments})
+    return field(default=default, metadata={**metadata, "span": span, "argparse": arguments})
 
 
 def argument(help: str, *, metavar: str, **rest: Any) -> Any:
@@ -60,13 +62,15 @@ def whole(
 ) -> Any:
     """Declare a whole number; see `option` and `check_whole`."""
     check = partial(check_whole, lowest=lowest, highest=highest)
-    return option(help, default=default, parse=int, metavar=metavar, check=check)
+    span = f"a whole number {_span(lowest, highest)}"
+    return option(help, default=default, parse=int, metavar=metavar, check=check, span=span)
 
 
 def number(help: str, *, default: Any = MISSING, highest: float = math.inf, above_zero: bool = False) -> Any:
     """Declare a number from 0 to `highest`, or above 0; see `option` and `check_number`."""
     check = partial(check_number, lowest=0.0, highest=highest, above_zero=above_zero)
-    return option(help, default=default, parse=float, metavar="X", check=check)
+    span = f"a number {_span(0, highest)}" + (", 0 left out" if above_zero else "")
+    return option(help, default=default, parse=float, metavar="X", check=check, span=span)
 
 
 def path(help: str, *, default: Any = MISSING, metavar: str = "PATH", on_store: bool = False) -> Any:
@@ -265,8 +269,9 @@ def check_whole(name: str, value: object, lowest: int, highest: int | None = Non
     limit = LARGEST_WHOLE if highest is None else highest
     if not isinstance(value, int) or isinstance(value, bool) or not lowest <= value <= limit:
         too_large = isinstance(value, int) and value > limit
-        span = f"from {lowest} to {limit}" if too_large or highest is not None else f"of at least {lowest}"
-        raise UserError(f"{name} must be a whole number {span}, got {value!r}")
+        raise UserError(
+            f"{name} must be a whole number {_span(lowest, limit if too_large else highest)}, got {value!r}"
+        )
 
 
 def check_number(
@@ -277,12 +282,17 @@ def check_number(
     Raises:
         UserError: Naming the field, the range and the value.
     """
-    span = f"of at least {lowest:g}" if highest == math.inf else f"from {lowest:g} to {highest:g}"
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
     if not is_number or not lowest <= value <= highest:  # type: ignore[operator]
-        raise UserError(f"{name} must be a finite number {span}, got {value!r}")
+        raise UserError(f"{name} must be a finite number {_span(lowest, highest)}, got {value!r}")
     if above_zero and value == 0:
         raise UserError(f"{name} must be above 0, got {value}")
+
+
+def _span(lowest: float, highest: float | None) -> str:
+    """Say a range; a whole number keeps all its digits."""
+    least, most = (one if isinstance(one, int) else f"{one:g}" for one in (lowest, highest or math.inf))
+    return f"of at least {least}" if most == "inf" else f"from {least} to {most}"
 
 
 def _check_device(name: str, value: str) -> None:

@@ -5,17 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from mgd3_fast.config.documented import documented
 from mgd3_fast.config.encode import EncodeConfig
 from mgd3_fast.config.fields import LARGEST_SEED, check_folder, option, place, whole
 
 
+@documented
 @dataclass(frozen=True, kw_only=True)
 class JudgeConfig(EncodeConfig):
-    """Everything `judge` is asked to do.
-
-    Raises:
-        UserError: If a field is out of range; the message names the field, the rule and the value.
-    """
+    """What `judge_generator` is asked to do."""
 
     samples: int = whole(
         "samples that are drawn in all, at most 50 a class; with more than 50 classes 50 of them are judged",

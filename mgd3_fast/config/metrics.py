@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from mgd3_fast.config.documented import documented
 from mgd3_fast.config.encode import EncodeConfig
 from mgd3_fast.config.fields import LARGEST_SEED, argument, check_folder, folders_of, option, place, whole
 from mgd3_fast.errors import UserError
@@ -13,16 +14,10 @@ INPUT_RANGES = ("imagenet", "symmetric", "unit", "byte")
 FEATURES = ("latents", "pixels")
 
 
+@documented
 @dataclass(frozen=True, kw_only=True)
 class MetricsConfig(EncodeConfig):
-    """Everything `metrics` is asked to do.
-
-    Args:
-        folders: Distilled folders, measured side by side.
-
-    Raises:
-        UserError: If a field is out of range; the message names the field, the rule and the value.
-    """
+    """What `measure` is asked to do."""
 
     folders: tuple[Path | str, ...] = argument(
         "distilled folders, or their URLs", metavar="DIR", nargs="+", parse=folders_of

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mgd3_fast.config.convert import DEFAULT_SHARD_MIB, LARGEST_SHARD_MIB
+from mgd3_fast.config.documented import documented
 from mgd3_fast.config.fields import argument, check_folder, check_local, check_options, option, place, whole
 from mgd3_fast.config.report import path_list
 from mgd3_fast.errors import UserError
@@ -24,17 +25,10 @@ def _check_repo(name: str, repo: str) -> None:
         )
 
 
+@documented
 @dataclass(frozen=True, kw_only=True)
 class PublishConfig:
-    """A finished run, and the dataset of the Hugging Face hub that it becomes.
-
-    Args:
-        folder: A finished run of `distill`.
-        repo: The dataset, owner/name.
-
-    Raises:
-        UserError: If a field is out of range; the message names the field, the rule and the value.
-    """
+    """What `publish_run` is asked to do: a finished run, and the dataset of the hub that it becomes."""
 
     folder: Path | str = argument("a finished run of distill", metavar="DIR", check=check_local)
     repo: str = argument("dataset on the hub", metavar="OWNER/NAME", parse=str, check=_check_repo)

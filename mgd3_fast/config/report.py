@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from mgd3_fast.config.documented import documented
 from mgd3_fast.config.fields import (
     FILE_SUFFIX,
     argument,
@@ -28,16 +29,10 @@ def path_list(text: str) -> tuple[Path, ...]:
     return paths
 
 
+@documented
 @dataclass(frozen=True, kw_only=True)
 class ReportConfig:
-    """Everything `report` is asked to show.
-
-    Args:
-        folder: A finished run of `distill`.
-
-    Raises:
-        UserError: If a field is out of range; the message names the field, the rule and the value.
-    """
+    """What `write_report` is asked to show."""
 
     folder: Path | str = argument("a finished run of distill, or its URL", metavar="DIR")
     dataset: str | None = option(
@@ -47,7 +42,7 @@ class ReportConfig:
     )
     data_dir: Path | str | None = data_dir_option()
     background: str | None = background_option("what the run records, else ")
-    fit: str | None = fit_option("likewise, else ")
+    fit: str | None = fit_option("what the run records, else ")
     generator: str | None = option(
         "whose autoencoder the map and the metrics use (default: the run's own)",
         default=None,

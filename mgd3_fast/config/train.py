@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from mgd3_fast.config.documented import documented
 from mgd3_fast.config.fields import (
     LARGEST_SEED,
     background_option,
@@ -60,15 +61,13 @@ def _check_widths(name: str, value: object) -> None:
         check_whole(name, width, 2)
 
 
+@documented
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """Everything `train` is asked to do.
+    """What `train_generator` is asked to do.
 
-    A field that is None though its type does not say so is left to the preset: `train` fills it from the
-    images, the device and what the folder was begun with, before anything reads it.
-
-    Raises:
-        UserError: If a field is out of range; the message names the field, the rule and the value.
+    A field whose default is None is left open. Before training starts it is filled from `init`, the preset,
+    the images, the device, and what the folder was begun with.
     """
 
     dataset: str = option(
@@ -193,7 +192,7 @@ class TrainConfig:
     checkpoint_every: int = whole("steps between checkpoints", default=1000)
     cache_dir: Path | str | None = cache_option()
     background: str | None = background_option("what --init records, else ")
-    fit: str | None = fit_option("likewise, else ")
+    fit: str | None = fit_option("what --init records, else ")
     on_bad_image: str = bad_image_option()
     sample_sheets: int = whole(
         "sheets of samples that are drawn while the DiT is trained, at most; 0 is none", default=8, lowest=0
@@ -215,10 +214,11 @@ class TrainConfig:
         default=None,
     )
     mode_scale: float | None = number(
-        "likewise strength of mode guidance (default: --init's, else 0.1)", default=None
+        "strength of mode guidance that the result is sampled with by default (default: --init's, else 0.1)",
+        default=None,
     )
     t_stop: int | None = whole(
-        "likewise the step that guidance stops at (default: --init's, else 25)", default=None, lowest=0
+        "step that mode guidance stops at by default (default: --init's, else 25)", default=None, lowest=0
     )
 
     def __post_init__(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from mgd3_fast.config.documented import documented
 from mgd3_fast.config.encode import PRECISIONS
 from mgd3_fast.config.fields import (
     LARGEST_SEED,
@@ -28,13 +29,10 @@ MOST_SEEDS = 5
 """Paired seeds of the last round, counted up from the first."""
 
 
+@documented
 @dataclass(frozen=True, kw_only=True)
 class TuneConfig:
-    """Everything `tune` is asked to do.
-
-    Raises:
-        UserError: If a field is out of range; the message names the field, the rule and the value.
-    """
+    """What `tune_generator` is asked to do."""
 
     generator: str = argument("generator, as for distill", metavar="GENERATOR", parse=str)
     dataset: str = option(
@@ -56,7 +54,7 @@ class TuneConfig:
         "leave the generator's folder as it is", default=False, parse=bool, action="store_true"
     )
     background: str | None = background_option("what the generator records, else ")
-    fit: str | None = fit_option("likewise, else ")
+    fit: str | None = fit_option("what the generator records, else ")
     on_bad_image: str = bad_image_option()
     precision: str = option("number format of the generator", default="auto", choices=PRECISIONS)
     device: str = device_option()

@@ -8,8 +8,8 @@ from mgd3_fast.config.evaluate import EvaluateConfig
 from mgd3_fast.first_use import loaded_on_first_use
 
 if TYPE_CHECKING:
-    from mgd3_fast.evaluate.evaluation import evaluate
+    from mgd3_fast.evaluate.evaluation import evaluate_folders
 
-__all__ = ["EvaluateConfig", "evaluate"]
+__all__ = ["EvaluateConfig", "evaluate_folders"]
 
-__getattr__ = loaded_on_first_use(__name__, evaluate="mgd3_fast.evaluate.evaluation")
+__getattr__ = loaded_on_first_use(__name__, evaluate_folders="mgd3_fast.evaluate.evaluation")

@@ -27,7 +27,7 @@ Outcomes = dict[Pair, dict[int, dict[str, Any]]]
 """What came of each training, by network and folder, then by seed."""
 
 
-def evaluate(config: EvaluateConfig, progress: Progress = SILENT) -> dict[str, Any]:
+def evaluate_folders(config: EvaluateConfig, progress: Progress = SILENT) -> dict[str, Any]:
     """Train classifiers on distilled folders and test them on real images.
 
     Trainings that are finished in `config.out` are taken from there; a stopped one goes on from where it was.
@@ -49,7 +49,7 @@ def evaluate(config: EvaluateConfig, progress: Progress = SILENT) -> dict[str, A
 
 
 def carry_out(plan: Plan, progress: Progress, times: TrainingTimes | None = None) -> dict[str, Any]:
-    """Do what is left of a plan; see `evaluate`.
+    """Do what is left of a plan; see `evaluate_folders`.
 
     Args:
         plan: What is trained on what.

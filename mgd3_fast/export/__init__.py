@@ -8,10 +8,10 @@ from mgd3_fast.config.export import ExportConfig
 from mgd3_fast.first_use import loaded_on_first_use
 
 if TYPE_CHECKING:
-    from mgd3_fast.export.exporting import Exported, export
+    from mgd3_fast.export.exporting import Exported, export_network
 
-__all__ = ["ExportConfig", "Exported", "export"]
+__all__ = ["ExportConfig", "Exported", "export_network"]
 
 __getattr__ = loaded_on_first_use(
-    __name__, Exported="mgd3_fast.export.exporting", export="mgd3_fast.export.exporting"
+    __name__, Exported="mgd3_fast.export.exporting", export_network="mgd3_fast.export.exporting"
 )

@@ -57,8 +57,15 @@ class Exported:
         return sum(file.stat().st_size for file in self.files)
 
 
-def export(config: ExportConfig, progress: Progress = SILENT) -> Exported:
+def export_network(config: ExportConfig, progress: Progress = SILENT) -> Exported:
     """Write a generator's network as an ONNX graph or a TensorRT engine.
+
+    Args:
+        config: Which network, in what format and precision.
+        progress: Receives notes.
+
+    Returns:
+        The files, and what they hold.
 
     Raises:
         UserError: The configuration does not fit the generator.

@@ -62,6 +62,9 @@ def convert(config: ConvertConfig, progress: Progress = SILENT) -> Conversion:
         config: Which folder, into what, where.
         progress: Receives bars and notes.
 
+    Returns:
+        What was made, or found to be there already.
+
     Raises:
         UserError: If the source is unfinished, damaged or has no label order, or OUT holds something else.
         OSError: If OUT cannot be written; nothing is left of the attempt.

@@ -64,7 +64,7 @@ class Case:
         return self.sources.generator.resolution
 
 
-def judge(config: JudgeConfig, progress: Progress = SILENT) -> dict[str, Any]:
+def judge_generator(config: JudgeConfig, progress: Progress = SILENT) -> dict[str, Any]:
     """Judge a generator by a dataset: its autoencoder, its samples, and what they teach.
 
     Args:

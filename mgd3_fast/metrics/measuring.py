@@ -113,7 +113,17 @@ class Measured:
         return {"settings": self.settings, "folders": folders}
 
     def save(self, out: Path) -> Path:
-        """Write `result_file(out)`, whose folder is made; an older one is replaced when complete."""
+        """Write the result as JSON; an older file is replaced when the new one is complete.
+
+        Args:
+            out: A file that ends in .json, or a folder, which receives `metrics.json`; it is made.
+
+        Returns:
+            The file.
+
+        Raises:
+            OSError: It cannot be written.
+        """
         target = result_file(out)
         target.parent.mkdir(parents=True, exist_ok=True)
         with renamed(target) as unfinished:

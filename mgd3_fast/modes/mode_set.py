@@ -39,15 +39,15 @@ class ModeSet:
 
     Args:
         class_names: Names of the N classes.
-        modes: float32 [N, K, C, h, w], in the units of the diffusion latents.
-        weights: float32 [N, K], share of a class's images that each mode stands for.
-        source_index: int64 [N, K], position in its class of the image nearest to each mode.
+        modes: float32 `[N, K, C, h, w]`, in the units of the diffusion latents.
+        weights: float32 `[N, K]`, share of a class's images that each mode stands for.
+        source_index: int64 `[N, K]`, position in its class of the image nearest to each mode.
         key: Hex sha256 of all that the modes depend on: latents, method, runner, ipc and seed.
         method: Name of the discovery method.
         seed: Its seed.
         kmeans: Name of the runner that ran its K-means, or "none".
         source_images: N tuples of K names, the images that `source_index` counts to; empty if unknown.
-        latents: What the latents were made of and by, see `latents_of`; empty if unknown.
+        latents: What the latents were made of and by; empty if unknown.
 
     Raises:
         ValueError: Shapes do not agree.
@@ -94,13 +94,30 @@ class ModeSet:
         return found
 
     def of_class(self, name: str) -> Tensor:
-        """Modes [K, C, h, w] of a class; a `UserError` where it has none here."""
+        """Take the modes of one class.
+
+        Args:
+            name: Of the class.
+
+        Returns:
+            float32 `[K, C, h, w]`.
+
+        Raises:
+            UserError: The class has no modes here.
+        """
         if name not in self.class_names:
             raise UserError(f"modes must cover class {name}, got only {len(self.class_names)} others")
         return self.modes[self.class_names.index(name)]
 
     def save(self, path: Path | str) -> None:
-        """Write a safetensors file, atomically and with a checksum; see `save_tensors`."""
+        """Write a safetensors file with a checksum. It is there when it is complete, or not at all.
+
+        Args:
+            path: The file; an older one is replaced.
+
+        Raises:
+            OSError: It cannot be written.
+        """
         metadata = {
             "format": _FORMAT,
             "class_names": json.dumps(self.class_names),
@@ -117,7 +134,13 @@ class ModeSet:
 
     @classmethod
     def load(cls, path: Path | str) -> ModeSet:
-        """Read a file written by `save`, memory-mapped, and compare it with its checksum.
+        """Read a file that `save` wrote, and compare it with its checksum.
+
+        Args:
+            path: The file. Its tensors are mapped into memory and read on use.
+
+        Returns:
+            The modes.
 
         Raises:
             UserError: No such file, damaged, or not a file of modes.

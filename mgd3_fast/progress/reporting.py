@@ -1,4 +1,4 @@
-"""Progress bars with rate and time left on a terminal, plain lines elsewhere, nothing when quiet."""
+"""Progress bars with rate and time left on a terminal and in notebooks, plain lines elsewhere, or nothing."""
 
 from __future__ import annotations
 
@@ -16,16 +16,20 @@ _REFRESH_S = 1.0
 
 
 class Progress:
-    """Reports the stages of a run on a text stream.
+    """Shows how far a run is: a bar for each stage, with rate and time left, and notes.
+
+    A terminal gets a bar that moves. So does a notebook: a widget where ipywidgets is installed, else a line
+    of text. Any other stream, such as a log file, gets a line every ten seconds.
 
     Args:
         quiet: Print nothing at all.
-        stream: Where to print; standard error by default, so that results on standard output stay clean.
+        stream: Where to print; None is standard error, so that results on standard output stay clean.
     """
 
     def __init__(self, *, quiet: bool = False, stream: TextIO | None = None) -> None:
         self.quiet = quiet
         self.stream = stream if stream is not None else sys.stderr
+        self._notebook = stream is None and _in_notebook()
         self._told: set[str] = set()
 
     @contextmanager
@@ -48,9 +52,9 @@ class Progress:
             unit: What is counted, such as "img" or "class".
             initial: Units that an earlier run already finished.
             batch: Units that are worked on together; only whole batches say how fast it goes.
-            first_apart: The first batch says nothing of the rate: it compiles or captures for the others.
-            costs: What each unit takes beside the others, in their order, where they differ: the rate that is
-                shown, and the time left, are then those of the units that are left.
+            first_apart: Leave the first batch out of the rate, as it compiles or captures for the others.
+            costs: What each unit takes compared with the others, in their order; None where that is equal.
+                Rate and time left are then those of the units that are left.
 
         Yields:
             A bar whose `advance` counts finished units.
@@ -59,11 +63,12 @@ class Progress:
             yield Bar()
             return
         pace = WeighedPace(costs, initial) if costs else Pace(total, initial, batch, first_apart)
-        if self.stream.isatty():
-            from mgd3_fast.progress.terminal import PacedTqdm, TerminalBar
+        if self._moves:
+            from mgd3_fast.progress.terminal import PacedTqdm, TerminalBar, notebook_bar
 
+            drawn = notebook_bar() if self._notebook else PacedTqdm
             paced = batch > 1 or first_apart or costs  # else tqdm's own, which follows a rate that changes
-            with PacedTqdm(desc=name, total=total, unit=unit, initial=initial, file=self.stream) as tqdm:
+            with drawn(desc=name, total=total, unit=unit, initial=initial, file=self.stream) as tqdm:
                 bar = TerminalBar(tqdm, pace if paced else None)
                 with _meanwhile(bar.still, _REFRESH_S):
                     yield bar
@@ -99,23 +104,46 @@ class Progress:
         if seconds >= after_s:
             self.note(f"{name}: {duration(seconds)}")
 
+    @property
+    def _moves(self) -> bool:
+        """Whether a bar can be drawn again where it stands."""
+        return self._notebook or self.stream.isatty()
+
     def is_first(self, about: str) -> bool:
-        """Whether nothing was said about this before, by a command that is made of several runs."""
+        """Tell, and note, whether nothing was said about something before.
+
+        Args:
+            about: A word for it. A command that is made of several runs says it once.
+
+        Returns:
+            True the first time.
+        """
         first = about not in self._told
         self._told.add(about)
         return first
 
     def note(self, line: str) -> None:
-        """Print a line of information or warning, or several; of what is too long the middle is left out."""
+        """Print information or a warning, above the bars.
+
+        Args:
+            line: One line or several. Of one that is too long, the middle is left out.
+        """
         if self.quiet:
             return
         text = "\n".join(shortened(printable(one)) for one in line.split("\n"))
-        if self.stream.isatty():
+        if self._moves:
             from tqdm import tqdm
 
             tqdm.write(text, file=self.stream)  # above the bars
         else:
             print(text, file=self.stream, flush=True)
+
+
+def _in_notebook() -> bool:
+    """Tell whether this process is the kernel of a notebook; what is not imported yet stays so."""
+    ipython = sys.modules.get("IPython")
+    shell = ipython.get_ipython() if ipython is not None else None
+    return shell is not None and "IPKernelApp" in shell.config
 
 
 SILENT = Progress(quiet=True)

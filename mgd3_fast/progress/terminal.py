@@ -1,7 +1,8 @@
-"""The bar of a stage on a terminal, drawn by tqdm: imported when there is one."""
+"""The bar of a stage on a terminal or in a notebook, drawn by tqdm: imported when there is one."""
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from typing import Any
 
 from tqdm import tqdm
@@ -19,6 +20,18 @@ class PacedTqdm(tqdm):  # type: ignore[type-arg]
         """What tqdm shows, by name."""
         shown = super().format_dict
         return shown if self.pace is None else {**shown, "rate": self.pace.rate()}
+
+
+def notebook_bar() -> type[PacedTqdm]:
+    """Choose a widget where ipywidgets is installed, else the terminal's line of text."""
+    if find_spec("ipywidgets") is None:
+        return PacedTqdm
+    from tqdm import notebook
+
+    class WidgetTqdm(PacedTqdm, notebook.tqdm):  # type: ignore[type-arg]
+        pass
+
+    return WidgetTqdm
 
 
 class TerminalBar(Bar):

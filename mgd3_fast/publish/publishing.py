@@ -45,6 +45,9 @@ def publish_run(config: PublishConfig, progress: Progress = SILENT) -> Published
         config: Which run, under which name.
         progress: Receives bars and notes.
 
+    Returns:
+        What was published, and where.
+
     Raises:
         UserError: The run is unfinished or damaged, a result is not about it, or the hub refuses.
         OSError: The folder cannot be written.

@@ -29,8 +29,13 @@ def discover(
         progress: Receives bars and notes.
         sources: What `open_sources(config)` gave, if it is open already.
 
+    Returns:
+        The file, and the modes that it holds.
+
     Raises:
-        UserError: If the file or folder is or holds something else, or as `encode` does.
+        UserError: If the configuration does not fit the dataset or the generator, an image cannot be read, or
+            the file or folder holds something else.
+        OSError: If the file cannot be written.
     """
     sources = sources or open_sources(config, progress)
     check_ipc(sources.dataset.counts, config.ipc)

@@ -8,8 +8,8 @@ from mgd3_fast.config.train import TrainConfig
 from mgd3_fast.first_use import loaded_on_first_use
 
 if TYPE_CHECKING:
-    from mgd3_fast.train.training import train
+    from mgd3_fast.train.training import train_generator
 
-__all__ = ["TrainConfig", "train"]
+__all__ = ["TrainConfig", "train_generator"]
 
-__getattr__ = loaded_on_first_use(__name__, train="mgd3_fast.train.training")
+__getattr__ = loaded_on_first_use(__name__, train_generator="mgd3_fast.train.training")

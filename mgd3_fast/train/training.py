@@ -19,7 +19,7 @@ from mgd3_fast.generators import (
     save_generator,
 )
 from mgd3_fast.generators.folder import DESCRIPTION, NETWORK
-from mgd3_fast.judge import JudgeConfig, is_about, judge
+from mgd3_fast.judge import JudgeConfig, is_about, judge_generator
 from mgd3_fast.latents import latent_shape
 from mgd3_fast.progress import SILENT, Progress
 from mgd3_fast.train.autoencoder import STORED_DTYPES, new_autoencoder, start_autoencoder, train_autoencoder
@@ -32,7 +32,7 @@ from mgd3_fast.train.sheets import sample_sheets
 from mgd3_fast.versions import versions
 
 
-def train(config: TrainConfig, progress: Progress = SILENT) -> Path:
+def train_generator(config: TrainConfig, progress: Progress = SILENT) -> Path:
     """Train an autoencoder, a DiT on its latents, or one after the other, and write a generator folder.
 
     A run that was stopped goes on from its last checkpoint when it is started again, and ends with the same
@@ -175,7 +175,7 @@ def _judge(run: TrainingRun, earlier: dict[str, Any]) -> None:
         seed=config.seed,
     )
     try:
-        quality = judge(judging, run.progress)
+        quality = judge_generator(judging, run.progress)
     except UserError as error:
         run.progress.note(f"not judged: {error}")
         return

@@ -15,7 +15,7 @@ from mgd3_fast.config.evaluate import EvaluateConfig
 from mgd3_fast.config.tune import TuneConfig
 from mgd3_fast.devices import resolve_device
 from mgd3_fast.errors import UserError
-from mgd3_fast.evaluate import evaluate
+from mgd3_fast.evaluate import evaluate_folders
 from mgd3_fast.evaluate.plan import make_plan
 from mgd3_fast.evaluate.presets import affordable_preset
 from mgd3_fast.generators import class_ids, for_run
@@ -99,7 +99,7 @@ class Trials:
         if made is None:
             return None
         with self._timed():
-            result = evaluate(self._evaluation(made, seed, epochs), SILENT)
+            result = evaluate_folders(self._evaluation(made, seed, epochs), SILENT)
         return float(result["rows"][0]["last"]["mean"])
 
     def whole_training(self, made: Path) -> int:

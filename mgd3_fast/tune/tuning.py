@@ -50,7 +50,7 @@ def tune_generator(
         what was chosen as "defaults", unless `config.dry_run`.
 
     Raises:
-        UserError: The budget holds no plan, the folder holds another tuning, or as `distill` and `evaluate`.
+        UserError: The budget holds no plan, the folder holds another tuning, or as `evaluate_folders`.
         Interrupted: Ctrl-C; what is finished is kept.
     """
     out = Path(config.out)

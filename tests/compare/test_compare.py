@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from mgd3_fast.cli import main
-from mgd3_fast.compare import CompareConfig, compare, comparing
+from mgd3_fast.compare import CompareConfig, compare_methods, comparing
 from mgd3_fast.datasets import Framing
 from mgd3_fast.errors import Interrupted, UserError
 from mgd3_fast.evaluate import evaluation
@@ -65,7 +65,7 @@ def work(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def test_every_method_is_made_at_one_size_and_judged(
     config: Callable[..., CompareConfig], tmp_path: Path, work: list[str]
 ) -> None:
-    result = compare(config(ipc=(1, 2)))
+    result = compare_methods(config(ipc=(1, 2)))
     assert json.loads((tmp_path / "out" / "compare.json").read_text()) == result
     assert (result["complete"], result["left_out"], result["side"]) == (True, [], 16)
     scored = json.loads((tmp_path / "out" / "evaluation.json").read_text())
@@ -96,15 +96,15 @@ def test_the_same_command_makes_and_trains_nothing_twice(
     config: Callable[..., CompareConfig], work: list[str]
 ) -> None:
     small = {"methods": ("mgd3", "random", "all-real")}
-    first = compare(config(repeats=1, **small))
+    first = compare_methods(config(repeats=1, **small))
     assert work == ["mgd3-ipc2", "random-ipc2", "training 0", "training 0", "training 0"]
     assert "one repeat" in first["tables"][0]["verdict"] or "majority" in first["tables"][0]["verdict"]
     work.clear()
-    more = compare(config(repeats=2, **small))
+    more = compare_methods(config(repeats=2, **small))
     assert work == ["training 1"] * 3
     assert more["tables"][0]["rows"][0]["seeds"] == [0, 1]
     work.clear()
-    assert compare(config(repeats=2, **small)) == more
+    assert compare_methods(config(repeats=2, **small)) == more
     assert work == []
 
 
@@ -115,7 +115,7 @@ def test_a_small_budget_gives_up_repeats_and_methods_before_they_are_made(
     monkeypatch.setattr("mgd3_fast.evaluate.timing.time_parts", lambda job: (60.0, 0.0))
     said = io.StringIO()
     settings = {"epochs": 10, "repeats": 3, "budget": "82m"}
-    result = compare(config(**settings), Progress(stream=said))
+    result = compare_methods(config(**settings), Progress(stream=said))
     methods = [row["method"] for row in result["tables"][0]["rows"]]
     assert methods == ["mgd3", "unguided", "random", "kmeans-closest"]
     assert "herding-ipc2" not in work
@@ -145,12 +145,12 @@ def test_a_spent_budget_keeps_what_is_done(
     monkeypatch.setattr(comparing, "TimeLimit", lambda s: limits.append(limit(s)) or limits[-1])
     monkeypatch.setattr(evaluation, "train_classifier", slow)
     few = config(methods=("mgd3", "random"), repeats=1)
-    result = compare(few)
+    result = compare_methods(few)
     assert result["left_out"] == ["the budget of 1h is spent: the same command goes on"]
     assert [row["method"] for row in result["tables"][0]["rows"]] == ["mgd3"]
     assert "no training on chosen real images is finished" in result["tables"][0]["verdict"]
     monkeypatch.setattr(evaluation, "train_classifier", trained)
-    assert compare(few)["complete"]
+    assert compare_methods(few)["complete"]
 
 
 def test_all_images_are_framed_alike(
@@ -165,11 +165,11 @@ def test_all_images_are_framed_alike(
         lambda *given, **named: replace(generator(*given, **named), framing=padded),
     )
     few = {"methods": ("random", "all-real"), "repeats": 1}
-    result = compare(config(**few))
+    result = compare_methods(config(**few))
     assert (result["dataset"]["background"], result["dataset"]["fit"]) == ("1,2,3", "pad")
     manifest = json.loads((tmp_path / "out" / "random-ipc2" / "manifest.json").read_text())
     assert (manifest["settings"]["background"], manifest["settings"]["fit"]) == ("1,2,3", "pad")
-    other = compare(config(**few, background="black", fit="crop", out=tmp_path / "other"))
+    other = compare_methods(config(**few, background="black", fit="crop", out=tmp_path / "other"))
     assert (other["dataset"]["background"], other["dataset"]["fit"]) == ("0,0,0", "crop")
 
 
@@ -179,7 +179,7 @@ def test_ctrl_c_is_one(config: Callable[..., CompareConfig], monkeypatch: pytest
 
     monkeypatch.setattr(comparing, "distill", interrupted)
     with pytest.raises(Interrupted, match=r"what is finished is kept in .*; the same command goes on"):
-        compare(config())
+        compare_methods(config())
 
 
 def test_without_a_test_split_images_are_held_out(
@@ -187,30 +187,30 @@ def test_without_a_test_split_images_are_held_out(
 ) -> None:
     said = io.StringIO()
     settings = {"dataset": str(dataset / "train"), "methods": ("random", "all-real"), "repeats": 1}
-    result = compare(config(**settings), Progress(stream=said))
+    result = compare_methods(config(**settings), Progress(stream=said))
     assert "tested on images held out of the training images, because" in said.getvalue()
     assert result["dataset"]["split"] == "val of train"
     manifest = json.loads((tmp_path / "out" / "random-ipc2" / "manifest.json").read_text())
     assert manifest["dataset"]["split"] == "fit"
     with pytest.raises(UserError, match="its folders are classes"):
-        compare(config(**settings, eval_split="test"))
+        compare_methods(config(**settings, eval_split="test"))
 
 
 def test_what_does_not_fit_is_said_before_anything_is_made(
     config: Callable[..., CompareConfig], dataset: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(UserError, match="ipc must be at most 5"):
-        compare(config(ipc=(1, 6)))
+        compare_methods(config(ipc=(1, 6)))
     with pytest.raises(UserError, match="networks must be among"):
-        compare(config(networks=("resnet",)))
+        compare_methods(config(networks=("resnet",)))
     with pytest.raises(UserError, match="ipc must name each but once, got 1,1"):
         config(ipc=(1, 1))
     with pytest.raises(UserError, match="methods must name each but once, got mgd3,random,mgd3"):
         config(methods=("mgd3", "random", "mgd3"))
     with pytest.raises(UserError, match="dataset must have at least 2 classes to tell apart, got 1"):
-        compare(config(classes=NAMES[0]))
+        compare_methods(config(classes=NAMES[0]))
     with pytest.raises(UserError, match="out must be new, empty or a folder of an earlier comparison"):
-        compare(config(out=dataset))
+        compare_methods(config(out=dataset))
     assert not (tmp_path / "out").exists()
 
 

@@ -14,7 +14,7 @@ import mgd3_fast
 from mgd3_engine import NoiseSchedule, backend_names
 from mgd3_engine.sampling.coefficients import METHODS
 from mgd3_engine.sampling.guidance import FORMS
-from mgd3_fast import evaluate, metrics, report
+from mgd3_fast import compare, evaluate, export, formats, judge, metrics, publish, report, train
 from mgd3_fast.config import DiscoverConfig, DistillConfig, EncodeConfig
 from mgd3_fast.config import discover as discover_config
 from mgd3_fast.config import distill as distill_config
@@ -256,11 +256,16 @@ def test_version_is_the_distributions() -> None:
 def test_public_names_load_on_first_use() -> None:
     assert mgd3_fast.DistillConfig is DistillConfig
     assert callable(mgd3_fast.distill)
+    assert set(mgd3_fast.__all__) <= set(dir(mgd3_fast))
+    assert all(hasattr(mgd3_fast, name) for name in mgd3_fast.__all__)
     with pytest.raises(AttributeError, match="no attribute 'destill'"):
         mgd3_fast.destill  # noqa: B018
 
 
-@pytest.mark.parametrize("package", [mgd3_fast, evaluate, metrics, report], ids=lambda one: one.__name__)
+ROOMS = [compare, evaluate, export, formats, judge, metrics, publish, report, train]
+
+
+@pytest.mark.parametrize("package", [mgd3_fast, *ROOMS], ids=lambda one: one.__name__)
 def test_no_public_name_is_a_rooms(package: ModuleType) -> None:
     """Importing a room replaces what `__getattr__` gives for its name."""
     assert not {room.name for room in iter_modules(package.__path__)} & set(package.__all__)

@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 from mgd3_fast.cli import main
 from mgd3_fast.datasets import open_dataset
 from mgd3_fast.errors import Interrupted, UserError
-from mgd3_fast.evaluate import EvaluateConfig, evaluate, training
+from mgd3_fast.evaluate import EvaluateConfig, evaluate_folders, training
 from mgd3_fast.evaluate.networks import build_network
 from mgd3_fast.evaluate.results import differences, pool_means, sum_up, summary
 from mgd3_fast.evaluate.teacher import load_teacher
@@ -91,8 +91,8 @@ def test_bad_test_images_are_errors_or_left_out_and_counted(
     (tmp_path / "colours" / "val" / "bee" / "3.png").write_bytes(b"no image")
     asked = config(dataset=str(tmp_path / "colours"), repeats=1, epochs=1, tests=1)
     with pytest.raises(UserError, match=r"bee/3\.png cannot be read: .*\(--on-bad-image skip leaves"):
-        evaluate(asked)
-    result = evaluate(replace(asked, on_bad_image="skip"), Progress())
+        evaluate_folders(asked)
+    result = evaluate_folders(replace(asked, on_bad_image="skip"), Progress())
     assert (result["dataset"]["images"], result["dataset"]["skipped"]) == (59, 1)
     told = capsys.readouterr().err
     assert told.count("bee/3.png") == 1
@@ -100,7 +100,7 @@ def test_bad_test_images_are_errors_or_left_out_and_counted(
 
 
 def test_result_has_every_repeat_and_setting(config: Callable[..., EvaluateConfig], tmp_path: Path) -> None:
-    result = evaluate(config())
+    result = evaluate_folders(config())
     assert json.loads((tmp_path / "out" / "evaluation.json").read_text()) == result
     (row,) = result["rows"]
     assert (row["network"], row["folder"], row["ipc"], row["seeds"]) == ("convnet2w8-in", "a", 4, [0, 1])
@@ -117,7 +117,7 @@ def test_result_has_every_repeat_and_setting(config: Callable[..., EvaluateConfi
 
 
 def test_training_learns(config: Callable[..., EvaluateConfig]) -> None:
-    result = evaluate(config(epochs=60, tests=1, repeats=1, lr=0.05))
+    result = evaluate_folders(config(epochs=60, tests=1, repeats=1, lr=0.05))
     assert result["rows"][0]["last"]["mean"] > 80  # of three classes
 
 
@@ -131,7 +131,7 @@ def test_evaluation_repeats_bit_for_bit(
     found = []
     for name in ("one", "two"):
         torch.manual_seed(len(found))  # the process's own random numbers must not matter
-        evaluate(config(protocol=protocol, networks=networks, out=tmp_path / name, epochs=1))
+        evaluate_folders(config(protocol=protocol, networks=networks, out=tmp_path / name, epochs=1))
         found.append(curves(tmp_path / name))
     assert found[0] == found[1]
     losses = [one["loss"] for one in found[0].values()]
@@ -144,12 +144,12 @@ def test_evaluation_leaves_the_random_numbers_of_the_process_alone(
     torch.manual_seed(5)
     wanted = torch.rand(3)
     torch.manual_seed(5)
-    evaluate(config(repeats=1, epochs=1))
+    evaluate_folders(config(repeats=1, epochs=1))
     assert torch.equal(torch.rand(3), wanted)
 
 
 def test_folders_are_compared_seed_by_seed(config: Callable[..., EvaluateConfig], distilled: Path) -> None:
-    result = evaluate(config(folders=(distilled / "a", distilled / "b")))
+    result = evaluate_folders(config(folders=(distilled / "a", distilled / "b")))
     first, second = result["rows"]
     (difference,) = result["differences"]
     assert (difference["folder"], difference["minus"], difference["seeds"]) == ("b", "a", [0, 1])
@@ -163,18 +163,18 @@ def test_equal_folders_have_equal_results(
     """A copy in the numeric layout: same seeds, same order, same accuracy, trained once."""
     for label, name in enumerate(NAMES):
         shutil.copytree(distilled / "a" / name, tmp_path / "numeric" / f"{label:05d}")
-    result = evaluate(config(folders=(distilled / "a", tmp_path / "numeric")))
+    result = evaluate_folders(config(folders=(distilled / "a", tmp_path / "numeric")))
     assert result["differences"][0]["best"]["values"] == [0.0, 0.0]
     assert len(list((tmp_path / "out" / "trainings").glob("*.json"))) == 2
 
 
 def test_validation_split_is_held_out_of_train(config: Callable[..., EvaluateConfig]) -> None:
-    result = evaluate(config(eval_split="val", repeats=1, epochs=1))
+    result = evaluate_folders(config(eval_split="val", repeats=1, epochs=1))
     assert (result["dataset"]["split"], result["dataset"]["images"]) == ("val of train", 6)
 
 
 def test_pool_of_cross_is_the_mean_over_networks(config: Callable[..., EvaluateConfig]) -> None:
-    result = evaluate(config(protocol="cross", networks=("convnet2w8-in", "convnet1w8-in"), epochs=2))
+    result = evaluate_folders(config(protocol="cross", networks=("convnet2w8-in", "convnet1w8-in"), epochs=2))
     one, other, mean = result["rows"]
     assert mean["network"] == "mean"
     wanted = np.mean([one["best"]["values"], other["best"]["values"]], axis=0)
@@ -187,9 +187,9 @@ def test_bf16_and_compiled_trainings_are_others(
     compiled: list[Any] = []
     # Really compiling takes half a minute on a CPU.
     monkeypatch.setattr(torch, "compile", lambda network: compiled.append(network) or network)
-    evaluate(config(repeats=1))
-    evaluate(config(repeats=1, compile="on"))
-    evaluate(config(repeats=1, precision="bf16"))
+    evaluate_folders(config(repeats=1))
+    evaluate_folders(config(repeats=1, compile="on"))
+    evaluate_folders(config(repeats=1, precision="bf16"))
     losses = sorted(one["loss"] for one in curves(tmp_path / "out").values())
     assert len(compiled) == 1
     assert len(losses) == 3
@@ -239,14 +239,14 @@ def test_a_stopped_evaluation_goes_on_to_the_same_result(
     config: Callable[..., EvaluateConfig], tmp_path: Path, network: str, repeats: int, epochs: int, after: int
 ) -> None:
     changes = {"protocol": "cross", "networks": (network,), "repeats": repeats, "epochs": epochs}
-    evaluate(config(out=tmp_path / "whole", **changes))
+    evaluate_folders(config(out=tmp_path / "whole", **changes))
     stopped = config(out=tmp_path / "stopped", **changes)
     with pytest.raises(Interrupted, match=rf"{after // 5} of {repeats} trainings are finished"):
-        evaluate(stopped, StoppingProgress(after))
+        evaluate_folders(stopped, StoppingProgress(after))
     assert len(list((tmp_path / "stopped" / "trainings").glob("*.pt"))) == 1
     assert not json.loads((tmp_path / "stopped" / "evaluation.json").read_text())["complete"]
     going_on = StoppingProgress(-1)
-    evaluate(stopped, going_on)
+    evaluate_folders(stopped, going_on)
     assert going_on.skipped == after  # epochs done before say nothing of the rate
     assert curves(tmp_path / "stopped") == curves(tmp_path / "whole")
     assert not list((tmp_path / "stopped" / "trainings").glob("*.pt"))
@@ -257,7 +257,7 @@ def test_a_killed_training_goes_on_inside_its_epoch(
 ) -> None:
     """Three steps an epoch; killed in the fifth step, after a checkpoint of the fourth."""
     changes = {"protocol": "cross", "networks": ("convnet2w8-bn",), "repeats": 1, "epochs": 3}
-    evaluate(config(out=tmp_path / "whole", **changes))
+    evaluate_folders(config(out=tmp_path / "whole", **changes))
     monkeypatch.setattr(training, "_CHECKPOINT_PERIOD_S", 0.0)
     steps, augment = [], training.augment_batch
 
@@ -269,8 +269,8 @@ def test_a_killed_training_goes_on_inside_its_epoch(
 
     monkeypatch.setattr(training, "augment_batch", killed)
     with pytest.raises(RuntimeError, match="killed"):
-        evaluate(config(out=tmp_path / "killed", **changes))
-    evaluate(config(out=tmp_path / "killed", **changes))
+        evaluate_folders(config(out=tmp_path / "killed", **changes))
+    evaluate_folders(config(out=tmp_path / "killed", **changes))
     assert len(steps) == 5 + 5  # 9 steps, of which 4 were kept
     assert curves(tmp_path / "killed") == curves(tmp_path / "whole")
 
@@ -278,36 +278,36 @@ def test_a_killed_training_goes_on_inside_its_epoch(
 def test_finished_trainings_are_not_done_again(
     config: Callable[..., EvaluateConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first = evaluate(config(repeats=1))
+    first = evaluate_folders(config(repeats=1))
     from mgd3_fast.evaluate import evaluation
 
     trained, original = [], evaluation.train_classifier
     monkeypatch.setattr(
         evaluation, "train_classifier", lambda job, *rest: trained.append(job.seed) or original(job, *rest)
     )
-    result = evaluate(config(repeats=2))
+    result = evaluate_folders(config(repeats=2))
     assert trained == [1]
     assert result["rows"][0]["best"]["values"][0] == first["rows"][0]["best"]["values"][0]
-    evaluate(config(repeats=2, lr=0.02))
+    evaluate_folders(config(repeats=2, lr=0.02))
     assert trained == [1, 0, 1]
 
 
 def test_a_damaged_record_is_trained_again(config: Callable[..., EvaluateConfig], tmp_path: Path) -> None:
-    evaluate(config(repeats=1))
+    evaluate_folders(config(repeats=1))
     before = curves(tmp_path / "out")
     (record,) = (tmp_path / "out" / "trainings").glob("*.json")
     record.write_text(record.read_text()[:50])
-    evaluate(config(repeats=1))
+    evaluate_folders(config(repeats=1))
     assert curves(tmp_path / "out") == before
 
 
 def test_a_foreign_checkpoint_is_one_line(config: Callable[..., EvaluateConfig], tmp_path: Path) -> None:
-    evaluate(config(repeats=1))
+    evaluate_folders(config(repeats=1))
     (record,) = (tmp_path / "out" / "trainings").glob("*.json")
     record.unlink()
     save_checkpoint(record.with_suffix(".pt"), {"step": 3})
     with pytest.raises(UserError, match="holds the state of another training"):
-        evaluate(config(repeats=1))
+        evaluate_folders(config(repeats=1))
 
 
 # Folders
@@ -442,7 +442,7 @@ def teacher_state() -> dict[str, torch.Tensor]:
 def test_soft_protocol_runs_with_a_kept_network_as_teacher(
     config: Callable[..., EvaluateConfig], tmp_path: Path
 ) -> None:
-    evaluate(config(networks=("convnet2w8-bn",), repeats=1, epochs=40, lr=0.05, keep_weights="on"))
+    evaluate_folders(config(networks=("convnet2w8-bn",), repeats=1, epochs=40, lr=0.05, keep_weights="on"))
     (weights,) = (tmp_path / "out" / "weights").glob("*.safetensors")
     soft = {
         "protocol": "soft",
@@ -452,13 +452,13 @@ def test_soft_protocol_runs_with_a_kept_network_as_teacher(
         "out": tmp_path / "soft",
         "repeats": 1,
     }
-    result = evaluate(config(**soft))
+    result = evaluate_folders(config(**soft))
     assert result["teacher"]["network"] == "convnet2w8-bn"
     assert result["teacher"]["file"] == weights.name
     assert result["teacher"]["test_accuracy"] > 50
-    again = evaluate(config(**{**soft, "out": tmp_path / "again"}))
+    again = evaluate_folders(config(**{**soft, "out": tmp_path / "again"}))
     assert again["rows"][0]["last"] == result["rows"][0]["last"]
-    evaluate(config(**{**soft, "bn_updates": 1}))
+    evaluate_folders(config(**{**soft, "bn_updates": 1}))
     losses = [one["loss"] for one in curves(tmp_path / "soft").values()]
     assert losses[0] == losses[1]  # statistics do not touch the training of batch norm, only its tests
 
@@ -618,8 +618,8 @@ def test_command_keeps_what_is_done_when_interrupted(
 def test_weights_that_were_not_kept_are_trained_again(
     config: Callable[..., EvaluateConfig], tmp_path: Path
 ) -> None:
-    evaluate(config(repeats=1))
-    evaluate(config(repeats=1, keep_weights="on"))
+    evaluate_folders(config(repeats=1))
+    evaluate_folders(config(repeats=1, keep_weights="on"))
     (weights,) = (tmp_path / "out" / "weights").glob("*.safetensors")
     assert set(load_file(weights)) == set(build_network("convnet2w8-in", 3, 16).state_dict())
 
@@ -628,7 +628,7 @@ def test_weights_of_folders_of_one_name_are_kept_side_by_side(
     config: Callable[..., EvaluateConfig], distilled: Path, tmp_path: Path
 ) -> None:
     folders = tuple(Path(shutil.copytree(distilled / one, tmp_path / one / "set")) for one in "ab")
-    result = evaluate(config(folders=folders, repeats=1, epochs=1, keep_weights="on"))
+    result = evaluate_folders(config(folders=folders, repeats=1, epochs=1, keep_weights="on"))
     assert [row["folder"] for row in result["rows"]] == [str(folder) for folder in folders]
     kept = sorted((tmp_path / "out" / "weights").iterdir())
     assert [file.name.startswith("convnet2w8-in-set-0-") for file in kept] == [True, True]

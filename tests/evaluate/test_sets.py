@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from mgd3_fast.cli import main
-from mgd3_fast.evaluate import EvaluateConfig, evaluate
+from mgd3_fast.evaluate import EvaluateConfig, evaluate_folders
 from mgd3_fast.evaluate.plan import Plan, make_plan
 from mgd3_fast.evaluate.presets import find_preset
 from mgd3_fast.evaluate.results import majority, sum_up
@@ -113,11 +113,11 @@ def test_estimate_and_time_left_are_of_all_networks(
     said = io.StringIO()
     options = {"networks": tuple(seconds), "epochs": 2, "tests": 1, "device": "cpu", "batch_size": 2}
     config = {"folders": (folders / "small",), "dataset": str(folders / "data"), "out": tmp_path} | options
-    evaluate(EvaluateConfig(**config, repeats=1), Watching(stream=said))
+    evaluate_folders(EvaluateConfig(**config, repeats=1), Watching(stream=said))
     # 2 epochs of 2 steps and one test of 12 images: 10 s and 42 s.
     assert "about 52 s: 2 trainings to do" in said.getvalue()
     assert costs == [[5.0, 5.0, 21.0, 21.0]]
-    evaluate(EvaluateConfig(**config, repeats=3), Watching(stream=said))
+    evaluate_folders(EvaluateConfig(**config, repeats=3), Watching(stream=said))
     assert "about 104 s: 4 of 6 trainings to do" in said.getvalue()
     assert len(costs[1]) == 12
 

@@ -17,7 +17,7 @@ from mgd3_fast.cli import main
 from mgd3_fast.datasets import Dataset, imagenet_classes, open_source
 from mgd3_fast.datasets.shard_index import ShardColumns, build_index, index_path, write_index
 from mgd3_fast.errors import UserError
-from mgd3_fast.evaluate import EvaluateConfig, evaluate
+from mgd3_fast.evaluate import EvaluateConfig, evaluate_folders
 from mgd3_fast.evaluate.tested import open_split
 from mgd3_fast.progress import SILENT
 from tests.fakes.full_disks import largest_file
@@ -213,7 +213,7 @@ def test_hub_datasets_are_read_once_and_tested_on(hub: Callable[..., str], tmp_p
         out=tmp_path / "out",
         device="cpu",
     )
-    result = evaluate(config)
+    result = evaluate_folders(config)
     assert (result["dataset"]["images"], result["dataset"]["split"]) == (4, "test")
     assert result["dataset"]["fingerprint"] == dataset.fingerprint == opened(spec).fingerprint
 
@@ -340,7 +340,7 @@ def test_a_class_of_a_run_that_shards_lack_is_said_of_the_dataset(
     ]
     (run / "manifest.json").write_text(json.dumps(written_manifest(classes)))
     with pytest.raises(UserError, match=r"in-val-.* \(val\) has no images of 2, which .*run was made for"):
-        evaluate(EvaluateConfig(folders=(run,), dataset=spec, out=tmp_path / "out"))
+        evaluate_folders(EvaluateConfig(folders=(run,), dataset=spec, out=tmp_path / "out"))
 
 
 def written_manifest(classes: list[dict[str, Any]]) -> dict[str, Any]:

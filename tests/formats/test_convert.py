@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 import threading
@@ -554,25 +553,3 @@ def test_distill_names_the_export(place: Path, own_run: Path, capsys: pytest.Cap
     assert json.loads(capsys.readouterr().out)["export"] == str(own_run / "tensor")
     assert main([word for word in arguments if word not in ("--quiet", "--json")]) == 0
     assert f"export: {own_run / 'tensor'}\n" in capsys.readouterr().out
-
-
-# docs/formats.md
-
-
-def test_snippets_of_the_page_run(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for package in ("datasets", "webdataset", "pandas"):
-        pytest.importorskip(package)
-    monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
-    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "hf-cache")
-    page = (Path(__file__).parent.parent.parent / "docs/formats.md").read_text(encoding="utf-8")
-    for format in ALL_FORMATS:
-        convert(ConvertConfig(src=run, out=tmp_path / f"woof-{format}", format=format))
-    snippets = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
-    assert len(snippets) >= 5
-    previous = Path.cwd()
-    os.chdir(tmp_path)
-    try:
-        for snippet in snippets:
-            exec(compile(snippet, "docs/formats.md", "exec"), {"__name__": "snippet"})
-    finally:
-        os.chdir(previous)

@@ -24,7 +24,7 @@ from mgd3_fast.datasets import Dataset, ImageClass, imagenet_classes
 from mgd3_fast.datasets.images import ArrayImages
 from mgd3_fast.doctor import accuracy
 from mgd3_fast.errors import UserError
-from mgd3_fast.export import ExportConfig, export
+from mgd3_fast.export import ExportConfig, export_network
 from mgd3_fast.generators import SamplingDefaults, TextGenerator, for_run, load_generator, place_network
 from mgd3_fast.generators.prompts import ClassPrompts, class_prompts
 from mgd3_fast.progress import SILENT
@@ -685,7 +685,7 @@ def test_what_takes_no_text_refuses_prompts(
 
 def test_what_needs_classes_or_a_dit_refuses_it(pipeline: Path, run: Callable[..., Path]) -> None:
     with pytest.raises(UserError, match="generator must have classes of its own here, got tiny-diffusion"):
-        export(ExportConfig(generator=str(pipeline)))
+        export_network(ExportConfig(generator=str(pipeline)))
     generator = opened(pipeline).for_prompts(PROMPTS)
     with pytest.raises(UserError, match="precision must be auto, fp32, bf16 or fp16 for tiny-diffusion"):
         place_network(generator, torch.device("cpu"), "fp8")

@@ -14,7 +14,7 @@ import pytest
 from mgd3_fast.config import DistillConfig
 from mgd3_fast.errors import Interrupted, UserError
 from mgd3_fast.generators import load_generator
-from mgd3_fast.judge import JudgeConfig, judge
+from mgd3_fast.judge import JudgeConfig, judge_generator
 from mgd3_fast.progress import Progress
 from mgd3_fast.report import ReportConfig, write_report
 from mgd3_fast.run.distillation import distill
@@ -54,8 +54,8 @@ def test_the_verdict_is_the_same_again_and_kept_in_the_folder(
     config: Any, folder: Path, tmp_path: Path
 ) -> None:
     first, second = tmp_path / "one", tmp_path / "two"
-    quality = judge(config(out=first))
-    assert quality == judge(config(out=second))
+    quality = judge_generator(config(out=first))
+    assert quality == judge_generator(config(out=second))
     assert json.loads((folder / "generator.json").read_text())["quality"] == json.loads(json.dumps(quality))
     assert quality["line"].startswith(f"{quality['verdict']}: ")
     assert {
@@ -75,7 +75,7 @@ def test_the_verdict_is_the_same_again_and_kept_in_the_folder(
 
 
 def test_distill_and_report_show_it(config: Any, folder: Path, split_pictures: Path, tmp_path: Path) -> None:
-    quality, said = judge(config()), io.StringIO()
+    quality, said = judge_generator(config()), io.StringIO()
     settings = {"dataset": str(split_pictures), "generator": str(folder), "device": "cpu"}
     run = distill(DistillConfig(out=tmp_path / "run", ipc=2, **settings), Progress(stream=said))
     assert f"tiny: {quality['line'][:60]}" in said.getvalue()
@@ -88,10 +88,10 @@ def test_distill_and_report_show_it(config: Any, folder: Path, split_pictures: P
 
 def test_without_a_val_split_a_fifth_is_tested_on_and_it_is_said(config: Any, pictures: Path) -> None:
     said = io.StringIO()
-    quality = judge(config(dataset=str(pictures)), Progress(stream=said))
+    quality = judge_generator(config(dataset=str(pictures)), Progress(stream=said))
     assert quality["settings"]["seen_in_training"]
     assert "has no val split" in said.getvalue()
-    fit = judge(config(dataset=str(pictures), split="fit"))
+    fit = judge_generator(config(dataset=str(pictures), split="fit"))
     assert not fit["settings"]["seen_in_training"]
     assert fit["settings"]["held_out"] == quality["settings"]["held_out"] == "val of train"
     assert fit["measures"] == quality["measures"]  # what is tested on is not compared with itself
@@ -103,11 +103,11 @@ def test_a_small_class_leaves_the_others_their_samples(
     dataset = shutil.copytree(split_pictures, tmp_path / "birds")
     for number in range(1, 5):
         (dataset / f"train/ant/{number}.png").unlink()
-    assert judge(config(dataset=str(dataset)))["settings"]["samples"] == 1 + 3 + 3
+    assert judge_generator(config(dataset=str(dataset)))["settings"]["samples"] == 1 + 3 + 3
 
 
 def test_another_autoencoder_is_not_what_the_folder_keeps(config: Any, folder: Path) -> None:
-    judge(config(vae=str(folder / "vae")))
+    judge_generator(config(vae=str(folder / "vae")))
     assert "quality" not in json.loads((folder / "generator.json").read_text())
 
 
@@ -121,7 +121,7 @@ def test_an_interrupted_judgement_leaves_the_folder_as_it_was(
 
     monkeypatch.setattr("mgd3_fast.judge.judging.taught_accuracy", interrupted)
     with pytest.raises(Interrupted, match="there is no verdict yet; the same command begins it again"):
-        judge(config())
+        judge_generator(config())
     assert (folder / "generator.json").read_bytes() == before
 
 
@@ -129,7 +129,7 @@ def test_what_cannot_be_judged_is_refused(config: Any, folder: Path) -> None:
     with pytest.raises(
         UserError, match="dataset must have at least 2 classes of training and held-out images"
     ):
-        judge(config(classes="ant"))
+        judge_generator(config(classes="ant"))
     description = json.loads((folder / "generator.json").read_text())
     (folder / "generator.json").write_text(json.dumps({**description, "quality": "fine"}))
     with pytest.raises(UserError, match=r"quality of .*generator\.json must be what `mgd3-fast judge` wrote"):

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
-from tests.fakes.compiling import CAPABILITIES, Row, compile_report, covering_report
+from tests.fakes.compiling import CAPABILITIES, Row, covering_report
 
 COVERING = (
     "main",
@@ -80,13 +78,4 @@ def test_variant(variant: str, rows: Rows) -> None:
     row = rows[variant, 90]
     check_resources(row)
     if row["aligned"]:
-        check_accesses(row)
-
-
-@pytest.mark.slow
-def test_every_variant(tmp_path: Path) -> None:
-    rows = compile_report(tmp_path, "kernel_resources", "--variants", "all", "--cc", "90")
-    assert len(rows) == 48
-    for row in rows:
-        check_resources(row)
         check_accesses(row)

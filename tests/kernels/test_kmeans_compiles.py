@@ -60,9 +60,7 @@ def test_kmeans_kernel(kernel: str, kmeans_rows: Rows) -> None:
 @pytest.mark.parametrize(
     ("clusters", "features", "capability"),
     [
-        pytest.param(10, ["--dtype", "fp32"], 120, id="10-fp32"),
         pytest.param(256, ["--dtype", "fp32"], 120, id="256-fp32"),  # the least shared memory
-        pytest.param(50, ["--dtype", "fp16"], 90, id="fp16"),  # the newest tensor cores
         pytest.param(50, ["--odd"], 80, id="odd"),
     ],
 )

@@ -16,7 +16,7 @@ from mgd3_fast.errors import UserError
 from mgd3_fast.generators import amend_description
 from mgd3_fast.generators.folder import load_generator_folder
 from mgd3_fast.progress import Progress
-from mgd3_fast.train import TrainConfig, train
+from mgd3_fast.train import TrainConfig, train_generator
 from mgd3_fast.train.held_out import HeldOutLoss, best_before_rise, open_held_out_images
 from tests.fakes.pictures import photo
 from tests.fakes.tiny_training import tiny_config
@@ -55,7 +55,7 @@ def with_val(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def watched(with_val: Path, tmp_path_factory: pytest.TempPathFactory) -> TrainConfig:
     """A finished run that looks at everything, not to be changed."""
     config = tiny_config(with_val, tmp_path_factory.mktemp("watched") / "gen", sample_sheets=3)
-    train(config)
+    train_generator(config)
     return config
 
 
@@ -70,7 +70,7 @@ def test_looking_at_a_training_does_not_change_its_weights(
     watched: TrainConfig, whole: Path, tmp_path: Path
 ) -> None:
     blind = tiny_config(whole, tmp_path / "gen")
-    assert weights_of(train(blind)) == weights_of(Path(watched.out))
+    assert weights_of(train_generator(blind)) == weights_of(Path(watched.out))
     for part, steps in (("vae", 4), ("dit", 7)):
         assert parts_of(blind)[part]["held_out"] == []
         measured = parts_of(watched)[part]["held_out"]
@@ -82,7 +82,7 @@ def test_looking_at_a_training_does_not_change_its_weights(
 def test_pictures_are_drawn_and_are_the_same_again(
     watched: TrainConfig, with_val: Path, tmp_path: Path
 ) -> None:
-    out = train(tiny_config(with_val, tmp_path / "gen", sample_sheets=3))
+    out = train_generator(tiny_config(with_val, tmp_path / "gen", sample_sheets=3))
     sheets = sorted(path.name for path in (out / "samples").iterdir())
     assert sheets == ["7.png"]  # as few as a run so short can pay for
     for name in ("reconstructions.png", "samples/7.png"):
@@ -95,28 +95,28 @@ def test_a_stopped_run_has_measured_what_an_unstopped_one_has(
 ) -> None:
     config = tiny_config(with_val, tmp_path / "gen")
     with pytest.raises(RuntimeError, match="killed"):
-        train(config, StoppingProgress(stage, after))
-    train(config)
+        train_generator(config, StoppingProgress(stage, after))
+    train_generator(config)
     for part in ("vae", "dit"):
         assert parts_of(config)[part]["held_out"] == parts_of(watched)[part]["held_out"]
 
 
 def test_the_loss_is_said(with_val: Path, tmp_path: Path) -> None:
     said = io.StringIO()
-    train(tiny_config(with_val, tmp_path / "gen", part="vae"), Progress(stream=said))
+    train_generator(tiny_config(with_val, tmp_path / "gen", part="vae"), Progress(stream=said))
     assert "held out 0." in said.getvalue()
     assert "12 held-out images come out of the autoencoder at" in said.getvalue()
 
 
 def test_fit_is_trained_without_what_it_is_measured_on(whole: Path, tmp_path: Path) -> None:
     config = tiny_config(whole, tmp_path / "gen", part="vae", split="fit")
-    train(config)
+    train_generator(config)
     held_out = open_held_out_images(config, open_dataset(str(whole)))
     assert held_out is not None
     assert held_out.counts == dict.fromkeys(NAMES, 1)
     assert parts_of(config)["vae"]["held_out"]
     with pytest.raises(UserError, match="split must be 'fit' to go on with the training of vae"):
-        train(replace(config, split="train"))
+        train_generator(replace(config, split="train"))
 
 
 def test_at_most_256_images_of_the_trained_classes_are_held_out(with_val: Path, monkeypatch) -> None:
@@ -135,35 +135,35 @@ def test_at_most_256_images_of_the_trained_classes_are_held_out(with_val: Path, 
 def test_train_judges_once(with_val: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mgd3_fast.judge.classifier.STEPS", 2)
     said, config = io.StringIO(), tiny_config(with_val, tmp_path / "gen", judge="on", steps=2)
-    folder = train(config, Progress(stream=said))
+    folder = train_generator(config, Progress(stream=said))
     quality = json.loads((folder / "generator.json").read_text())["quality"]
     assert f"gen is {quality['line'][:50]}" in said.getvalue()
-    monkeypatch.setattr("mgd3_fast.train.training.judge", None)
-    again = train(replace(config, name="renamed"))
+    monkeypatch.setattr("mgd3_fast.train.training.judge_generator", None)
+    again = train_generator(replace(config, name="renamed"))
     assert json.loads((again / "generator.json").read_text())["quality"] == quality
-    train(replace(config, cfg_scale=3.0, judge="off"))
+    train_generator(replace(config, cfg_scale=3.0, judge="off"))
     assert "quality" not in json.loads((again / "generator.json").read_text())  # it was sampled at another
 
 
 def test_what_was_tuned_stays_with_its_weights(with_val: Path, tmp_path: Path) -> None:
     config = tiny_config(with_val, tmp_path / "gen", steps=2)
-    described = train(config) / "generator.json"
+    described = train_generator(config) / "generator.json"
     untuned = json.loads(described.read_text())["defaults"]
     defaults = {**untuned, "mode_scale": 0.7, "t_stop": 10}
     tuning = {"defaults": defaults, **load_generator_folder(config.out).digests}
     amend_description(config.out, tuning=tuning, defaults=defaults)
     for again in (config, replace(config, mode_scale=0.7)):
-        train(again)
+        train_generator(again)
         kept = json.loads(described.read_text())
         assert (kept["tuning"], kept["defaults"]) == (tuning, defaults)
 
-    train(replace(config, mode_scale=0.2))
+    train_generator(replace(config, mode_scale=0.2))
     other = json.loads(described.read_text())
     assert "tuning" not in other
     assert other["defaults"] == {**untuned, "mode_scale": 0.2}
 
     amend_description(config.out, tuning=tuning, defaults=defaults)
-    train(replace(config, steps=4))
+    train_generator(replace(config, steps=4))
     assert "tuning" not in json.loads(described.read_text()), "it was of other weights"
 
 
@@ -171,18 +171,20 @@ def test_a_finished_generator_is_sampled_as_before_unless_told_otherwise(
     with_val: Path, tmp_path: Path
 ) -> None:
     config = tiny_config(with_val, tmp_path / "gen", steps=2)
-    described = train(config) / "generator.json"
+    described = train_generator(config) / "generator.json"
     of_old = {**json.loads(described.read_text())["defaults"], "cfg_scale": 4.5, "t_stop": 20}
     amend_description(config.out, defaults=of_old)  # as an earlier version, with another table, left it
-    train(config)
+    train_generator(config)
     assert json.loads(described.read_text())["defaults"] == of_old
-    train(replace(config, t_stop=10))
+    train_generator(replace(config, t_stop=10))
     assert json.loads(described.read_text())["defaults"] == {**of_old, "t_stop": 10}
 
 
 def test_what_cannot_be_judged_is_trained_all_the_same(with_val: Path, tmp_path: Path) -> None:
     said = io.StringIO()
-    folder = train(tiny_config(with_val, tmp_path / "gen", judge="on", classes="ant"), Progress(stream=said))
+    folder = train_generator(
+        tiny_config(with_val, tmp_path / "gen", judge="on", classes="ant"), Progress(stream=said)
+    )
     assert "not judged: dataset must have at least 2 classes" in said.getvalue()
     assert (folder / "generator.json").is_file()
 

@@ -16,7 +16,7 @@ from mgd3_fast.cli import main
 from mgd3_fast.errors import UserError
 from mgd3_fast.fit import load_checkpoint, steps_done
 from mgd3_fast.progress import Progress
-from mgd3_fast.train import estimate, fitting, train
+from mgd3_fast.train import estimate, fitting, train_generator
 from tests.fakes.tiny_training import tiny_config, write_images
 
 
@@ -28,7 +28,7 @@ def images(tmp_path_factory):
 @pytest.fixture(scope="module")
 def begun(images, tmp_path_factory):
     """A finished run of both parts, constant rate, not to be changed."""
-    return train(tiny_config(images, tmp_path_factory.mktemp("begun") / "gen", schedule="constant"))
+    return train_generator(tiny_config(images, tmp_path_factory.mktemp("begun") / "gen", schedule="constant"))
 
 
 @pytest.fixture
@@ -49,7 +49,7 @@ def equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
 def told(config) -> str:
     """Train, and return what was said."""
     lines = io.StringIO()
-    train(config, Progress(stream=lines))
+    train_generator(config, Progress(stream=lines))
     return lines.getvalue()
 
 
@@ -58,8 +58,8 @@ def parts_of(folder: Path) -> dict:
 
 
 def test_a_longer_run_is_bitwise_one_that_was_planned_so(images, begun, longer, tmp_path):
-    longer_run = train(longer(steps=12))
-    planned = train(tiny_config(images, tmp_path / "planned", schedule="constant", steps=12))
+    longer_run = train_generator(longer(steps=12))
+    planned = train_generator(tiny_config(images, tmp_path / "planned", schedule="constant", steps=12))
     assert equal(dit_of(longer_run), dit_of(planned))
     assert not equal(dit_of(longer_run), dit_of(begun))
     recipe = json.loads((longer_run / "generator.json").read_text())["recipe"]
@@ -70,15 +70,15 @@ def test_a_longer_run_is_bitwise_one_that_was_planned_so(images, begun, longer, 
 def test_a_longer_autoencoder_too(images, tmp_path):
     config = partial(tiny_config, images, part="vae", schedule="constant", vae_ema=0.5)
     weights = "vae/diffusion_pytorch_model.safetensors"
-    train(config(tmp_path / "gen"))
-    grown = train(config(tmp_path / "gen", vae_steps=6))
-    planned = train(config(tmp_path / "planned", vae_steps=6))
+    train_generator(config(tmp_path / "gen"))
+    grown = train_generator(config(tmp_path / "gen", vae_steps=6))
+    planned = train_generator(config(tmp_path / "planned", vae_steps=6))
     assert equal(load_file(grown / weights), load_file(planned / weights))
 
 
 def test_a_longer_cosine_says_what_its_rate_is(images, tmp_path):
     config = partial(tiny_config, images, tmp_path / "gen", schedule="cosine")
-    train(config())
+    train_generator(config())
     said = told(config(steps=12))
     assert "dit: from step 7 on, the learning rate is that of a run of 12 steps" in said
     assert parts_of(tmp_path / "gen")["dit"]["curve"][-1]["step"] == 12
@@ -102,19 +102,19 @@ def test_an_interrupted_run_can_be_called_done(longer, monkeypatch):
 
     monkeypatch.setattr(fitting, "_NOTE_PERIOD_S", 0.0)
     with pytest.raises(RuntimeError, match="killed"):
-        train(longer(part="dit", steps=500, checkpoint_every=1), Stopping(stream=io.StringIO()))
-    folder = train(longer(part="dit", steps=1))
+        train_generator(longer(part="dit", steps=500, checkpoint_every=1), Stopping(stream=io.StringIO()))
+    folder = train_generator(longer(part="dit", steps=1))
     assert parts_of(folder)["dit"]["curve"][-1]["step"] == 10
 
 
 def test_without_a_number_of_steps_it_has_those_it_was_begun_with(begun, longer):
-    folder = train(longer(steps=None, vae_steps=None))
+    folder = train_generator(longer(steps=None, vae_steps=None))
     assert equal(dit_of(folder), dit_of(begun))
 
 
 def test_the_autoencoder_of_a_begun_dit_stays(longer):
     with pytest.raises(UserError, match=r"vae_steps must be 4 in .*gen, whose DiT was begun on this autoenc"):
-        train(longer(vae_steps=6))
+        train_generator(longer(vae_steps=6))
     said = told(longer(vae_steps=None, steps=None, epochs=2.0))
     assert "stays at 4 steps: its DiT was begun on it" in said
     assert parts_of(Path(longer().out))["dit"]["curve"][-1]["step"] == 9
@@ -125,7 +125,7 @@ def test_nothing_is_bound_before_a_step_is_done(images, tmp_path):
     (broken / "ant/0.png").write_bytes(b"no image")
     config = partial(tiny_config, broken, tmp_path / "gen")
     with pytest.raises(UserError, match=r"ant/0\.png cannot be read: .*--on-bad-image skip"):
-        train(config(lr=0.5, vae_lr=0.5))
+        train_generator(config(lr=0.5, vae_lr=0.5))
     assert not (tmp_path / "gen").exists()
     assert told(config(on_bad_image="skip")).count("skipped ant/0.png: not an image") == 1
 
@@ -135,10 +135,10 @@ def test_a_diverged_run_does_not_refuse_the_mended_command(images, tmp_path, par
     lr = "vae_lr" if part == "vae" else "lr"
     config = partial(tiny_config, images, checkpoint_every=checkpoint_every, clip_grad=None, warmup=0)
     with pytest.raises(UserError, match=f"at step 1 of {part}: a lower --{lr.replace('_', '-')} or --clip"):
-        train(config(tmp_path / "gen", **{lr: 1e30}))
+        train_generator(config(tmp_path / "gen", **{lr: 1e30}))
     with pytest.raises(UserError, match=f"at step 1 of {part}"):  # the same again
-        train(config(tmp_path / "gen", **{lr: 1e30}))
-    mended = train(config(tmp_path / "gen", **{lr: 1e-3}))
+        train_generator(config(tmp_path / "gen", **{lr: 1e30}))
+    mended = train_generator(config(tmp_path / "gen", **{lr: 1e-3}))
     recorded = parts_of(mended)[part]
     assert recorded["settings"][lr] == 1e-3
     assert "diverged" not in recorded
@@ -148,15 +148,15 @@ def test_a_diverged_run_does_not_refuse_the_mended_command(images, tmp_path, par
 def test_a_diverged_dit_is_mended_by_what_the_finished_autoencoder_was_trained_without(images, tmp_path):
     config = partial(tiny_config, images, tmp_path / "gen", warmup=0)
     with pytest.raises(UserError, match="at step 1 of dit: a lower --lr or --clip-grad"):
-        train(config(lr=1e30, clip_grad=None))
+        train_generator(config(lr=1e30, clip_grad=None))
     autoencoder = (tmp_path / "gen/vae/diffusion_pytorch_model.safetensors").read_bytes()
     for _ in range(2):  # the second time all is done
-        mended = train(config(lr=1e-3, clip_grad=0.5))
+        mended = train_generator(config(lr=1e-3, clip_grad=0.5))
         assert parts_of(mended)["dit"]["settings"]["clip_grad"] == 0.5
         assert parts_of(mended)["vae"]["settings"]["clip_grad"] == 1.0
         assert (mended / "vae/diffusion_pytorch_model.safetensors").read_bytes() == autoencoder
     with pytest.raises(UserError, match=r"clip_grad must be 1\.0 to go on with the training of vae"):
-        train(config(part="vae", vae_steps=9, clip_grad=0.5))
+        train_generator(config(part="vae", vae_steps=9, clip_grad=0.5))
 
 
 @pytest.mark.parametrize("part", ["vae", "dit"])
@@ -165,8 +165,8 @@ def test_a_last_step_that_goes_too_far_binds_nothing(images, tmp_path, part):
     config = partial(tiny_config, images, tmp_path / "gen", **{steps: 1}, clip_grad=None, warmup=0)
     for _ in range(2):
         with pytest.raises(UserError, match=f"at step 1 of {part}: a lower"):
-            train(config(**{lr: 1e30}))
-    assert parts_of(train(config(**{lr: 1e-3})))[part]["settings"][lr] == 1e-3
+            train_generator(config(**{lr: 1e30}))
+    assert parts_of(train_generator(config(**{lr: 1e-3})))[part]["settings"][lr] == 1e-3
 
 
 def test_an_estimate_comes_first_and_changes_nothing(images, begun, tmp_path, monkeypatch):

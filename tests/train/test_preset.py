@@ -14,7 +14,7 @@ from mgd3_fast.config.train import TrainConfig
 from mgd3_fast.datasets import ArrayImages, Dataset, Framing, ImageClass
 from mgd3_fast.errors import UserError
 from mgd3_fast.generators import load_generator
-from mgd3_fast.train import train
+from mgd3_fast.train import train_generator
 from mgd3_fast.train.preset import LARGE, SMALL, Preset, completed, preset_of, resolution_for, steps_of
 from tests.fakes.tiny_training import tiny_config, write_images
 
@@ -141,10 +141,10 @@ def test_heads_that_do_not_divide_the_chosen_width_are_refused():
 def test_dit_takes_its_size_from_the_autoencoder_beside_it(tmp_path):
     images = write_images(tmp_path / "images", count=2, size=(80, 70))
     short = {"hidden": 8, "heads": 1, "depth": 1, "steps": 1, "vae_steps": 1, "resolution": None}
-    train(tiny_config(images, tmp_path / "gen", **{**short, "part": "vae", "resolution": 32}))
+    train_generator(tiny_config(images, tmp_path / "gen", **{**short, "part": "vae", "resolution": 32}))
     with pytest.raises(UserError, match=r"resolution must be left out or 32, which the autoencoder in .*gen"):
-        train(tiny_config(images, tmp_path / "gen", **{**short, "part": "dit", "resolution": 64}))
-    train(tiny_config(images, tmp_path / "gen", **short, part="dit"))
+        train_generator(tiny_config(images, tmp_path / "gen", **{**short, "part": "dit", "resolution": 64}))
+    train_generator(tiny_config(images, tmp_path / "gen", **short, part="dit"))
     description = json.loads((tmp_path / "gen/generator.json").read_text())
     assert (description["resolution"], description["latent_shape"]) == (32, [4, 16, 16])
     recipe = description["recipe"]["config"]
@@ -156,9 +156,9 @@ def test_dit_takes_its_size_from_the_autoencoder_beside_it(tmp_path):
 def test_an_autoencoder_from_elsewhere_brings_its_size_too(tmp_path, capsys):
     images = write_images(tmp_path / "images", count=2, size=(80, 70))
     short = {"hidden": 8, "heads": 1, "depth": 1, "steps": 1, "vae_steps": 1}
-    vae = train(tiny_config(images, tmp_path / "first", **short, part="vae")) / "vae"
+    vae = train_generator(tiny_config(images, tmp_path / "first", **short, part="vae")) / "vae"
     config = tiny_config(images, tmp_path / "second", **short, part="dit", vae=str(vae))
-    train(replace(config, resolution=None))
+    train_generator(replace(config, resolution=None))
     assert json.loads((tmp_path / "second/generator.json").read_text())["resolution"] == 16
 
 
@@ -166,15 +166,17 @@ def test_dit_takes_the_framing_of_the_autoencoder_beside_it(tmp_path):
     images = write_images(tmp_path / "images", count=2, size=(32, 16))
     short = {"hidden": 8, "heads": 1, "depth": 1, "steps": 1, "vae_steps": 1}
     framing = {"background": "black", "fit": "pad"}
-    train(tiny_config(images, tmp_path / "gen", **short, **framing, part="vae"))
-    out = train(tiny_config(images, tmp_path / "gen", **short, part="dit"))
+    train_generator(tiny_config(images, tmp_path / "gen", **short, **framing, part="vae"))
+    out = train_generator(tiny_config(images, tmp_path / "gen", **short, part="dit"))
     assert load_generator(str(out)).framing == Framing((0, 0, 0), "pad")
     with pytest.raises(UserError, match="fit must be 'pad' to go on with the training of dit"):
-        train(tiny_config(images, tmp_path / "gen", **short, part="dit", fit="crop"))
+        train_generator(tiny_config(images, tmp_path / "gen", **short, part="dit", fit="crop"))
 
 
 def test_without_any_size_the_images_decide(tmp_path: Path) -> None:
     images = write_images(tmp_path / "images", count=2, size=(40, 35))
     tiny = {"vae_channels": (4, 8), "vae_steps": 1, "steps": 1, "hidden": 8, "depth": 1, "judge": "off"}
-    out = train(TrainConfig(dataset=str(images), out=tmp_path / "gen", cache_dir=tmp_path / "c", **tiny))
+    out = train_generator(
+        TrainConfig(dataset=str(images), out=tmp_path / "gen", cache_dir=tmp_path / "c", **tiny)
+    )
     assert json.loads((out / "generator.json").read_text())["resolution"] == 32

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from mgd3_fast.datasets import open_source
 from mgd3_fast.errors import UserError
 from mgd3_fast.progress import SILENT
-from mgd3_fast.train import train
+from mgd3_fast.train import train_generator
 from mgd3_fast.train.batches import StreamedImages, TrainingImages, training_images
 from mgd3_fast.train.run import open_run
 from tests.fakes.pictures import encoded, photo
@@ -54,8 +54,8 @@ def weights_of(folder: Path) -> dict[str, torch.Tensor]:
 
 
 def test_a_stream_gives_the_network_that_the_same_tars_give(parquet, shards, tmp_path):
-    streamed = train(tiny_config(f"hf:{parquet}", tmp_path / "streamed"))
-    in_place = train(tiny_config(f"wds:{shards}/{{000..001}}.tar", tmp_path / "in-place"))
+    streamed = train_generator(tiny_config(f"hf:{parquet}", tmp_path / "streamed"))
+    in_place = train_generator(tiny_config(f"wds:{shards}/{{000..001}}.tar", tmp_path / "in-place"))
     assert json.loads((streamed / "generator.json").read_text())["class_names"] == ["ant", "bee"]
     one, other = weights_of(streamed), weights_of(in_place)
     assert all(torch.equal(one[name], other[name]) for name in other)
@@ -76,16 +76,16 @@ def test_compressed_shards_are_read_once_and_found_again(shards, tmp_path):
     stored = sorted((tmp_path / "cache/latents-2").rglob("*.safetensors"))
     times = [path.stat().st_mtime_ns for path in stored]
     assert len(stored) == 2
-    train(config)
+    train_generator(config)
     assert [path.stat().st_mtime_ns for path in stored] == times
 
 
 def test_the_dit_learns_the_latents_of_a_stream_that_nobody_has_read(parquet, tmp_path):
     config = tiny_config(f"hf:{parquet}", tmp_path / "gen", part="vae")
-    train(config)
-    whole = train(tiny_config(f"hf:{parquet}", tmp_path / "gen", part="dit"))
+    train_generator(config)
+    whole = train_generator(tiny_config(f"hf:{parquet}", tmp_path / "gen", part="dit"))
     other = {"cache_dir": tmp_path / "empty", "vae": str(whole / "vae"), "part": "dit"}
-    alone = train(tiny_config(f"hf:{parquet}", tmp_path / "alone", **other))
+    alone = train_generator(tiny_config(f"hf:{parquet}", tmp_path / "alone", **other))
     one, two = (load_file(folder / "dit.safetensors") for folder in (whole, alone))
     assert all(torch.equal(one[name], two[name]) for name in two)
     assert not list((tmp_path / "empty/latents-2").glob("pixels-*"))
@@ -100,11 +100,11 @@ def test_bad_images_of_a_stream_are_named_or_left_out(shards, tmp_path):
     (tmp_path / "one.tar.gz").write_bytes(gzip.compress(tar_bytes(contents)))
     spec = f"wds:{tmp_path}/one.tar.gz"
     with pytest.raises(UserError, match=r"a\.png cannot be read: not an image"):
-        train(tiny_config(spec, tmp_path / "gen"))
+        train_generator(tiny_config(spec, tmp_path / "gen"))
     assert not (tmp_path / "gen").exists()
     run = open_run(tiny_config(spec, tmp_path / "gen", on_bad_image="skip"), SILENT)
     assert len(training_images(run)) == 3
-    train(tiny_config(spec, tmp_path / "gen", on_bad_image="skip"))
+    train_generator(tiny_config(spec, tmp_path / "gen", on_bad_image="skip"))
 
 
 def test_the_size_of_a_stream_is_that_of_its_first_images(parquet, tmp_path):

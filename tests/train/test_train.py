@@ -21,7 +21,7 @@ from mgd3_fast.errors import UserError
 from mgd3_fast.fit import step_generator
 from mgd3_fast.generators import SamplingDefaults, load_generator
 from mgd3_fast.progress import Progress
-from mgd3_fast.train import TrainConfig, train
+from mgd3_fast.train import TrainConfig, train_generator
 from mgd3_fast.train.augment import augment
 from mgd3_fast.train.autoencoder import start_autoencoder
 from mgd3_fast.train.batches import TrainingImages
@@ -47,7 +47,7 @@ def trained(image_folder, tmp_path_factory):
     """A finished run of part `both`, not to be changed."""
     out = tmp_path_factory.mktemp("trained") / "gen"
     config = tiny_config(image_folder, out, cfg_scale=1.5, mode_scale=0.3, t_stop=7)
-    return config, train(config)
+    return config, train_generator(config)
 
 
 def weights_of(folder: Path) -> dict[str, bytes]:
@@ -185,7 +185,7 @@ def test_finished_run_is_written_out_again_unchanged(trained):
     before = weights_of(folder)
     description = (folder / "generator.json").read_bytes()
     (folder / "dit.safetensors").unlink()
-    train(config)
+    train_generator(config)
     assert weights_of(folder) == before
     assert (folder / "generator.json").read_bytes() == description
 
@@ -196,23 +196,23 @@ def test_finished_run_is_written_out_again_unchanged(trained):
 def test_stopped_run_ends_with_the_same_weights(tiny, trained, tmp_path, stage, after):
     config = tiny()
     with pytest.raises(RuntimeError, match="killed"):
-        train(config, StoppingProgress(stage, after))
-    assert weights_of(train(config)) == weights_of(trained[1])
+        train_generator(config, StoppingProgress(stage, after))
+    assert weights_of(train_generator(config)) == weights_of(trained[1])
     left = {path.name for path in (tmp_path / "gen").rglob("*")}
     assert not [name for name in left if name.startswith(".")]
 
 
 def test_parts_one_after_the_other_give_what_both_gives(tiny, trained, tmp_path):
     out = tmp_path / "gen"
-    train(tiny(part="vae"))
+    train_generator(tiny(part="vae"))
     assert not (out / "generator.json").exists()
-    train(tiny(part="dit"))
+    train_generator(tiny(part="dit"))
     assert weights_of(out) == weights_of(trained[1])
 
 
 def test_half_precision_weights_are_stored_with_the_scale_measured_on_them(tiny, image_folder):
     config = tiny(stored_precision="fp16", steps=2, augment="shift")
-    folder = train(config)
+    folder = train_generator(config)
     weights = load_file(folder / "dit.safetensors")
     assert weights["x_embedder.proj.weight"].dtype == torch.float16
     generator = load_generator(str(folder))
@@ -225,7 +225,7 @@ def test_half_precision_weights_are_stored_with_the_scale_measured_on_them(tiny,
 def test_fine_tuning_starts_from_the_network_its_autoencoder_and_its_class_ids(tiny, trained):
     _, base = trained
     config = tiny(part="dit", init=str(base), classes="cat,bee", lr=1e-7, steps=1, ema=0.0)
-    folder = train(config)
+    folder = train_generator(config)
     tuned, start = load_file(folder / "dit.safetensors"), load_file(base / "dit.safetensors")
     assert tuned.keys() == start.keys()
     for name, weight in start.items():
@@ -246,7 +246,7 @@ def test_fine_tuning_starts_from_the_network_its_autoencoder_and_its_class_ids(t
 def test_autoencoder_can_be_fine_tuned(tiny, trained):
     _, base = trained
     config = tiny(part="vae", init=str(base), vae_lr=1e-7, vae_steps=1)
-    tuned = start_autoencoder(str(train(config) / "vae")).state_dict()
+    tuned = start_autoencoder(str(train_generator(config) / "vae")).state_dict()
     for name, weight in start_autoencoder(str(base / "vae")).state_dict().items():
         assert torch.allclose(tuned[name], weight, atol=3e-7)
 
@@ -255,14 +255,14 @@ def test_published_checkpoint_layout_can_be_fine_tuned(tiny, trained, tmp_path):
     size = dit_config("DiT-S/8", image_size=64, num_classes=3)
     torch.save({"ema": DiT(size).state_dict()}, tmp_path / "published.pt")
     config = tiny(part="dit", init=str(tmp_path / "published.pt"), vae=str(trained[1] / "vae"), steps=1)
-    generator = load_generator(str(train(config)))
+    generator = load_generator(str(train_generator(config)))
     assert generator.class_ids(["ant", "bee", "cat"]) == [0, 1, 2]
     assert generator.denoiser("cpu", torch.float32).config == size
     assert "CC-BY-NC" in generator.licence  # a fine-tuned network is bound by what it came from
 
 
 def test_bf16_autocast_trains(tiny):
-    folder = train(tiny(precision="bf16", steps=2, vae_steps=2))
+    folder = train_generator(tiny(precision="bf16", steps=2, vae_steps=2))
     for file in ("dit.safetensors", "vae/diffusion_pytorch_model.safetensors"):
         weights = load_file(folder / file)
         assert {weight.dtype for weight in weights.values()} == {torch.float32}
@@ -271,7 +271,7 @@ def test_bf16_autocast_trains(tiny):
 
 def test_epochs_count_passes_over_the_images(tiny):
     config = tiny(steps=None, vae_steps=None, epochs=0.5, vae_batch_size=3, batch_size=9)
-    parts = json.loads((train(config) / "training.json").read_text())["parts"]
+    parts = json.loads((train_generator(config) / "training.json").read_text())["parts"]
     assert parts["vae"]["curve"][-1]["step"] == 3
     assert parts["dit"]["curve"][-1]["step"] == 1
 
@@ -294,7 +294,7 @@ def test_mnist5k_trains_at_32_pixels(tmp_path):
         sample_sheets=0,
         judge="off",
     )
-    generator = load_generator(str(train(config)))
+    generator = load_generator(str(train_generator(config)))
     assert (generator.resolution, generator.latent_shape) == (32, (4, 8, 8))
     assert generator.class_names == ("3", "8")
 
@@ -343,7 +343,7 @@ def test_configuration_out_of_range_is_named(tiny, changes, message):
 )
 def test_what_does_not_fit_is_named(tiny, tmp_path, changes, message):
     with pytest.raises(UserError) as error:
-        train(tiny(**changes))
+        train_generator(tiny(**changes))
     assert message in str(error.value)
     assert "\n" not in str(error.value)
     assert not (tmp_path / "gen").exists()
@@ -365,7 +365,7 @@ def test_what_train_would_spoil_is_refused_at_once(tiny, tmp_path, scheduler, me
     random_vae(latent_channels=4).save_pretrained(tmp_path / "pipeline/vae")
     DDPMScheduler(**scheduler).save_pretrained(tmp_path / "pipeline/scheduler")
     with pytest.raises(UserError, match=message):
-        train(tiny(part="dit", init=str(tmp_path / "pipeline"), resolution=None))
+        train_generator(tiny(part="dit", init=str(tmp_path / "pipeline"), resolution=None))
     assert not (tmp_path / "gen").exists()
 
 
@@ -376,7 +376,7 @@ def test_nameless_networks_are_fine_tuned_under_stated_names(tiny, trained, tmp_
     (tmp_path / "names.txt").write_text("cat\nant\nbee")
     options = {"part": "dit", "init": str(tmp_path / "own.pt"), "vae": str(trained[1] / "vae"), "steps": 1}
     config = tiny(**options, generator_heads=3, generator_classes=tmp_path / "names.txt", classes="bee,cat")
-    generator = load_generator(str(train(config)))
+    generator = load_generator(str(train_generator(config)))
     assert generator.class_names == ("cat", "ant", "bee")
     assert generator.denoiser("cpu", torch.float32).config == size
 
@@ -388,32 +388,32 @@ def test_size_that_does_not_fit_the_latents_is_named(tiny, trained):
         ({"model": "DiT-H/2"}, "model must be one of custom, DiT-S/2"),
     ):
         with pytest.raises(UserError, match=message):
-            train(tiny(part="dit", vae=vae_folder, **changes))
+            train_generator(tiny(part="dit", vae=vae_folder, **changes))
 
 
 def test_dataset_of_one_image_is_refused(image_folder, tmp_path):
     (tmp_path / "one" / "only").mkdir(parents=True)
     (tmp_path / "one" / "only" / "0.png").write_bytes((image_folder / "ant" / "0.png").read_bytes())
     with pytest.raises(UserError, match="at least 2 images to train on, got 1"):
-        train(tiny_config(tmp_path / "one", tmp_path / "gen"))
+        train_generator(tiny_config(tmp_path / "one", tmp_path / "gen"))
 
 
 def test_folder_of_another_run_is_refused(trained):
     config, _ = trained
     with pytest.raises(UserError, match=r"lr must be 0\.01 to go on with the training of dit .*, got 0\.5"):
-        train(replace(config, lr=0.5))
+        train_generator(replace(config, lr=0.5))
     with pytest.raises(UserError, match=r"kl_weight must be 0\.001 to go on with the training of vae"):
-        train(replace(config, kl_weight=1.0))
+        train_generator(replace(config, kl_weight=1.0))
 
 
 def test_folder_that_train_did_not_write_is_refused(tiny, image_folder, tmp_path):
     (tmp_path / "gen").mkdir()
     (tmp_path / "gen" / "precious.txt").write_text("keep me")
     with pytest.raises(UserError, match="out must be new, empty or a folder of an earlier training run"):
-        train(tiny())
+        train_generator(tiny())
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="out must be a folder"):
-        train(tiny_config(image_folder, tmp_path / "file"))
+        train_generator(tiny_config(image_folder, tmp_path / "file"))
     (tmp_path / "gen" / "training.json").write_text("[]")
     with pytest.raises(UserError, match=r"training\.json must be a training log"):
-        train(tiny())
+        train_generator(tiny())

@@ -24,10 +24,10 @@ class ModeGuidance:
 
     Args:
         scale: lambda, at least 0; 0.1 in the paper.
-        t_stop: Guide on the steps with respaced index i > t_stop, at least 0: 24 of 50 steps at 25, all but
-            i = 0 at 0; a run of 50 steps refuses 49 and more, which guide none. None is half of the steps.
-            `NoiseSchedule.stop_index` finds the index of another number of steps at which the noise is the
-            same.
+        t_stop: Guide on the steps whose respaced index i is above this. Indices count down from S - 1 to 0.
+            Of 50 steps, 25 guides the first 24, and 0 guides all but the last; 49 and more would guide none
+            and are refused. None is half of the steps. `NoiseSchedule.stop_index` finds the index with the
+            same noise in a run of another number of steps.
         form: "posterior" (x_{i-1} += lambda sigma g: the authors' DDPM sampler), "epsilon"
             (eps -= sqrt(1 - abar) lambda g: MGD3, Algorithm 1), "x0" (x0 += lambda g, eps recomputed), or
             "auto": posterior for ddpm, epsilon for the others.
@@ -49,7 +49,15 @@ class ModeGuidance:
             raise ValueError(f"guidance form must be one of auto, {', '.join(FORMS)}, got {self.form!r}")
 
     def stop(self, steps: int) -> int:
-        """`t_stop` of a run of S steps: without one S / 2 rounded down, lower where that would guide none."""
+        """Tell the `t_stop` of a run.
+
+        Args:
+            steps: S, of the whole run.
+
+        Returns:
+            `t_stop` as it was given; where it is None, S / 2 rounded down, or S - 2 where that is lower, so
+            that at least one step is guided.
+        """
         return max(0, min(steps // 2, steps - 2)) if self.t_stop is None else self.t_stop
 
     def resolve(self, method: str, steps: int | None = None) -> ModeGuidance:
@@ -118,5 +126,12 @@ class GuidanceTerm(Protocol):
         ...
 
     def __call__(self, state: StepState) -> Tensor:
-        """Return the delta on x_{i-1}, float32 `[B, C, H, W]`."""
+        """Compute what the term adds.
+
+        Args:
+            state: The step; its tensors are not to be changed.
+
+        Returns:
+            The delta on x_{i-1}, float32 `[B, C, H, W]`.
+        """
         ...

@@ -5,7 +5,7 @@ Shape letters: B rows of state, C channels, H W latent size, S respaced steps.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -13,8 +13,21 @@ from torch import Tensor
 from mgd3_engine.sampling.batches import BatchBuffers
 from mgd3_kernels import philox_normal
 
-NoiseSource = Callable[[int, int], Tensor]
-"""(step, image_index) -> float32 `[C, H, W]`: the starting noise at step S, the noise added at step i > 0."""
+
+class NoiseSource(Protocol):
+    """Noise of the caller's own, in place of the counter-based one: any callable that takes two numbers."""
+
+    def __call__(self, step: int, image_index: int, /) -> Tensor:
+        """Draw the noise of one image at one step.
+
+        Args:
+            step: S for the noise that an image starts from, else the step i > 0 that adds it.
+            image_index: Place of the image in the call of `sample`.
+
+        Returns:
+            float32 `[C, H, W]`, standard normal.
+        """
+        ...
 
 
 def draw_noise(step: int, buffers: BatchBuffers, source: NoiseSource | None) -> Tensor:

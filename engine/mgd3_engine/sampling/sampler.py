@@ -7,7 +7,7 @@ classifier-free guidance, else B), C channels, H W latent size, S respaced steps
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -19,22 +19,20 @@ from torch import Tensor, nn
 from mgd3_engine.backends import BackendRequest, create_backend
 from mgd3_engine.denoiser import Denoiser
 from mgd3_engine.sampling.batches import BatchBuffers, batch_shapes, plan_batches
+from mgd3_engine.sampling.callback import StepCallback
 from mgd3_engine.sampling.checks import check_caches, check_finite, check_options, check_output
 from mgd3_engine.sampling.coefficients import MULTISTEP_METHODS, NOISY_METHODS, step_table
 from mgd3_engine.sampling.conditioning import bind_network
 from mgd3_engine.sampling.feature_cache import FeatureCache
 from mgd3_engine.sampling.graphs import CaptureError, CudaRecorder, Recorder, why_not
 from mgd3_engine.sampling.guidance import GuidanceTerm, ModeGuidance
-from mgd3_engine.sampling.inputs import LatentShape, SampleInputs
+from mgd3_engine.sampling.inputs import SampleInputs
 from mgd3_engine.sampling.noise import NoiseSource, draw_noise
 from mgd3_engine.sampling.phases import Phase, cfg_steps, first_step, jumps, plan_cache, split_steps
 from mgd3_engine.sampling.schedule import NoiseSchedule
 from mgd3_engine.sampling.terms import TermEvaluator
 from mgd3_engine.sampling.workspaces import Workspace, Workspaces
 from mgd3_kernels import guided_step
-
-StepCallback = Callable[[int, Tensor, Tensor], None]
-"""(step i, image_index int64 `[n]` on the CPU, x_{i-1} float32 `[n, C, H, W]`) of one batch, after step i."""
 
 DEFAULT_GUIDANCE = ModeGuidance()
 MOST_WORKSPACES = 4
@@ -45,18 +43,16 @@ _log = logging.getLogger(__name__)
 class GuidedSampler:
     """Samples latents from a class-conditional diffusion model, each pulled to its own mode (MGD3).
 
-    The state is float32 and holds the conditional rows only; the network sees them twice, with the class
-    and with the null class. Every step is one call of the network and one of `guided_step`; on CUDA the
-    steps of a phase (guided or not, with the null class or without) are one launch of a graph that is
-    captured after the first batch.
+    Every step is one call of the network and one of `guided_step`. The state is float32. With classifier-free
+    guidance the network sees it twice: with the class and with the null class. On CUDA the steps of a phase
+    (guided or not, with the null class or without) are one launch of a graph, captured after the first batch.
 
-    At one batch shape the bytes of an image depend on its class, mode and seed alone: not on what shares
-    its batch, on order, or on how many calls the images are spread over.
+    At one batch shape, the bytes of an image depend on its class, mode and seed alone. They do not depend on
+    what shares its batch, on the order, or on how many calls the images are spread over.
 
     Args:
-        denoiser: (x `[R, C, H, W]` of `dtype`, timestep int64 `[R]`, class_ids int64 `[R]`) ->
-            `[R, C or 2C, H, W]`; 2C channels are the prediction, then the learned variance. A row of the
-            output must depend on that row of the input alone.
+        denoiser: The network, see `Denoiser`: (x `[R, C, H, W]` of `dtype`, timestep int64 `[R]`, class_ids
+            int64 `[R]`) -> `[R, C or 2C, H, W]`. 2C channels are the prediction, then the learned variance.
         schedule: What the network was trained with.
         method: "ddpm", "ddim", "dpmpp" (DPM-Solver++(2M)) or "dpmpp-sde" (its stochastic form).
         steps: S, from 1 to the schedule's length.
@@ -76,7 +72,8 @@ class GuidedSampler:
         terms: Further guidance, added to x_{i-1} beside the mode term.
         start_strength: Begin at the mode, noised to the first of this share of the steps (D4M, Su et al.
             2024), instead of at noise; None is off.
-        backend: What runs the network: "auto", "eager", "compiled", "onnxruntime" or "tensorrt".
+        backend: What runs the network: "auto", "eager", "compiled", "onnxruntime" or "tensorrt"; see
+            `backend_names`.
         batch_size: Images per batch, rounded up to a multiple of 8 (1 stays 1). With several sizes, a call is
             cut into batches of the largest, and each batch has the smallest that holds its images.
         device: Where the network runs; None is where a module's parameters are, and the CPU for a function.
@@ -189,7 +186,7 @@ class GuidedSampler:
         modes: Tensor | None,
         seeds: Tensor | None,
         *,
-        latent_shape: LatentShape | None = None,
+        latent_shape: tuple[int, int, int] | None = None,
         noise: NoiseSource | None = None,
         callback: StepCallback | None = None,
     ) -> Tensor:
@@ -233,7 +230,7 @@ class GuidedSampler:
                 latents[image_index.to(latents.device)] = done.to(latents.device)
         return latents
 
-    def warm_up(self, latent_shape: LatentShape) -> None:
+    def warm_up(self, latent_shape: tuple[int, int, int]) -> None:
         """Compile and capture everything for every batch shape, largest first, on images of no meaning.
 
         Args:

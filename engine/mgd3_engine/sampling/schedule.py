@@ -31,7 +31,7 @@ class NoiseSchedule:
         ValueError: `betas` is empty, not one-dimensional, or holds a value outside (0, 1).
     """
 
-    def __init__(self, betas: Sequence[float] | Float64Array) -> None:
+    def __init__(self, betas: Sequence[float] | npt.NDArray[np.float64]) -> None:
         values = np.array(betas, dtype=np.float64)
         if values.ndim != 1 or not values.size:
             raise ValueError(
@@ -41,8 +41,8 @@ class NoiseSchedule:
         if outside.any():
             index = int(outside.argmax())
             raise ValueError(f"betas must be above 0 and below 1, got {values[index]} at timestep {index}")
-        self.betas: Float64Array = _frozen(values)
-        self.alphas_cumprod: Float64Array = _frozen(np.cumprod(1.0 - values, dtype=np.float64))
+        self.betas: npt.NDArray[np.float64] = _frozen(values)
+        self.alphas_cumprod: npt.NDArray[np.float64] = _frozen(np.cumprod(1.0 - values, dtype=np.float64))
 
     @classmethod
     def linear(cls, n: int = 1000, start: float = 1e-4, end: float = 2e-2) -> NoiseSchedule:
@@ -114,10 +114,10 @@ class NoiseSchedule:
         return RespacedSchedule.from_alphas_cumprod(timesteps, self.alphas_cumprod[timesteps])
 
     def stop_index(self, t_stop: int, *, of: int, steps: int, spacing: str = "linspace") -> int:
-        """Find the `t_stop` of a run that stops at the noise level where a run of `of` steps does.
+        """Find the `t_stop` at which a run stops guiding at the same noise as a run of `of` steps.
 
-        Guidance acts on the steps noisier than the timestep with index `t_stop` among `of`: 25 of 50 steps is
-        timestep 510, and 10 of 20 steps are noisier.
+        Guidance acts on the steps that are noisier than the timestep with index `t_stop` among `of`. Index 25
+        of 50 steps is timestep 510, and 10 of 20 steps are noisier than that.
 
         Args:
             t_stop: Index in the run of `of` steps, at least 0; from `of` - 1 on, no step is guided.
@@ -170,20 +170,22 @@ class RespacedSchedule:
         posterior_mean_xt: Coefficient of x_t in it.
     """
 
-    timesteps: Int64Array
-    betas: Float64Array
-    alphas_cumprod: Float64Array
-    alphas_cumprod_prev: Float64Array
-    posterior_variance: Float64Array
-    posterior_log_variance_clipped: Float64Array
-    posterior_mean_x0: Float64Array
-    posterior_mean_xt: Float64Array
+    timesteps: npt.NDArray[np.int64]
+    betas: npt.NDArray[np.float64]
+    alphas_cumprod: npt.NDArray[np.float64]
+    alphas_cumprod_prev: npt.NDArray[np.float64]
+    posterior_variance: npt.NDArray[np.float64]
+    posterior_log_variance_clipped: npt.NDArray[np.float64]
+    posterior_mean_x0: npt.NDArray[np.float64]
+    posterior_mean_xt: npt.NDArray[np.float64]
 
     def __len__(self) -> int:
         return len(self.timesteps)
 
     @classmethod
-    def from_alphas_cumprod(cls, timesteps: Int64Array, abar: Float64Array) -> RespacedSchedule:
+    def from_alphas_cumprod(
+        cls, timesteps: npt.NDArray[np.int64], abar: npt.NDArray[np.float64]
+    ) -> RespacedSchedule:
         """Derive every array from abar at the kept timesteps.
 
         Args:
