@@ -65,8 +65,8 @@ def find_ids(
     if len(class_names) == num_classes:
         return list(range(num_classes))
     raise UserError(
-        f"dataset must have as many classes as generator {generator}, whose class names are unknown,"
-        f" {num_classes}, got {len(class_names)} ({listed(class_names)})"
+        f"dataset must have {num_classes} classes, got {len(class_names)} ({listed(class_names)}): generator"
+        f" {generator} has {num_classes}, and does not say which; --generator-classes FILE tells it"
     )
 
 

@@ -266,7 +266,7 @@ class TestStreams:
 
     def test_a_stream_that_was_never_read_is_no_dataset_yet(self, tmp_path: Path) -> None:
         with pytest.raises(
-            UserError, match=r"^'wds:pipe:x' is a stream that nobody has read yet, .*`mgd3-fast encode`"
+            UserError, match=r"^the images of 'wds:pipe:x' are not known yet, .*`mgd3-fast encode`"
         ):
             opened("wds:pipe:x", tmp_path)
 

@@ -244,7 +244,9 @@ def test_heads_are_for_weights_that_do_not_tell_them(tmp_path: Path, vae: str) -
     torch.save(random_dit(CONFIG).state_dict(), tmp_path / "own.pt")
     nameless = load_generator(str(tmp_path / "own.pt"), vae=vae)
     assert nameless.resolution == 32  # enough to encode and to discover
-    with pytest.raises(UserError, match=r"own.pt does not tell the attention heads .* --generator-heads N"):
+    with pytest.raises(
+        UserError, match=r"own.pt does not say how many attention heads .* --generator-heads N"
+    ):
         nameless.denoiser("cpu", torch.float32)
     told = load_generator(str(tmp_path / "own.pt"), vae=vae, heads=2).denoiser("cpu", torch.float32)
     assert told.config == CONFIG  # type: ignore[attr-defined]
