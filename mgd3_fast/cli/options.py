@@ -63,14 +63,13 @@ def add_options(parser: argparse.ArgumentParser, command: ModuleType) -> None:
             if one.default is MISSING:
                 told["required"] = True
                 required.append(f"{names[0]} {told['metavar']}")
-            told["help"] = help_text(one).replace("%", "%%")
             adding = group
             if one.name in getattr(command, "BY_PLACE", ()):
                 adding = group.add_mutually_exclusive_group()
-                same: dict[str, Any] = {"nargs": "?", "default": argparse.SUPPRESS}
-                same["help"] = f"the same as {names[0]}"
-                adding.add_argument(one.name, metavar=one.name.upper(), **same)
-                required.append(f"[{one.name.upper()}]")
+                place: dict[str, Any] = {"metavar": one.name.upper(), "nargs": "?", "help": f"as {names[0]}"}
+                adding.add_argument(one.name, default=argparse.SUPPRESS, **place)
+                required.append(f"[{place['metavar']}]")
+            told["help"] = help_text(one).replace("%", "%%")
             adding.add_argument(*names, dest=one.name, default=argparse.SUPPRESS, **told)
     output = parser.add_argument_group("messages")
     output.add_argument("-h", "--help", action="help", help="show this text and exit")

@@ -42,9 +42,9 @@ class Block:
         """Why the block is not executed; "" where it is."""
         if self.title.startswith("Needs "):
             return self.title
-        if re.search(r"\bpip3? install\b", self.code):
-            return INSTALLS
-        return "" if self.language in ("sh", "python") else "no program"
+        if self.language not in ("sh", "python"):
+            return "no program"
+        return INSTALLS if re.search(r"\bpip3? install\b", self.code) else ""
 
     @property
     def is_forgotten(self) -> bool:
