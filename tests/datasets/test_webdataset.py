@@ -280,8 +280,14 @@ class TestMistakes:
             ({"a.png": b"0", "a.json": b"{}"}, "sample a of .* holds no label"),
             ({"a.png": b"0", "a.json": b"["}, "sample a of .* holds no label"),
             ({"a.png": b"0", "a.cls": b""}, "sample a of .* holds no label"),
-            ({"a.1.png": b"0", "a.2.png": b"0"}, r"sample a of .*t\.tar holds 1\.png, 2\.png, .*first dot"),
-            ({"a.1.cls": b"0", "a.2.cls": b"0", "a.png": b""}, r"sample a of .* holds 1\.cls, 2\.cls"),
+            (
+                {"a.1.png": b"0", "a.2.png": b"0"},
+                r"sample a of .*t\.tar must hold only one of 1\.png, 2\.png: .*first dot",
+            ),
+            (
+                {"a.1.cls": b"0", "a.2.cls": b"0", "a.png": b""},
+                r"sample a of .* must hold only one of 1\.cls, 2\.cls",
+            ),
             ({"a.PNG": b"0", "a.png": b"0"}, r"sample a of .*t\.tar holds png twice"),
             ({"a.png": b"0", "a.cls": b"2"}, r"wds:.* has no images of 0, 1 "),
             ({"a.png": b"0", "a.cls": b"99999999"}, "labels must be class indices up to 1,000,000 or names"),

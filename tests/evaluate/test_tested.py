@@ -234,7 +234,7 @@ def test_any_split_of_a_hub_dataset_can_be_named(hub: Callable[..., str]) -> Non
         assert np.array_equal(np.asarray(dataset.load(0, 0)), np.asarray(photo(first)))
     with pytest.raises(UserError, match=r"split must be one of .* for hf:.*, got 'other'"):
         opened(spec, "other")
-    with pytest.raises(UserError, match=r"eval_split must name a split of hf:.*: no images are held out"):
+    with pytest.raises(UserError, match=r"eval_split must name a split of hf:.*: no images can be held out"):
         opened(spec, "val")
 
 
