@@ -11,10 +11,12 @@ from typing import Any
 
 from mgd3_engine.files.json_file import read_json
 from mgd3_engine.files.weights import DIFFUSERS_STEMS, weight_files
-from mgd3_fast.errors import UserError
+from mgd3_fast.errors import UserError, shortened
+from mgd3_fast.storage.store_errors import is_full, may_pass, status_of
 
 MODEL_INDEX = "model_index.json"
 SCHEDULER = "scheduler/scheduler_config.json"
+_LONGEST_REASON = 120
 _TOKENIZER_FILES = (
     "vocab.json",
     "merges.txt",
@@ -121,12 +123,33 @@ class ModelFiles:
         try:
             return Path(snapshot_download(self.source, allow_patterns=list(patterns)))
         except Exception as error:  # the hub client raises its own, the network library's and OSError
-            reason = (str(error).splitlines() or [""])[0]
+            why = _why(error, self.source)
             raise UserError(
-                f"{self.source} could not be fetched from the Hugging Face hub"
-                f" ({type(error).__name__}: {reason[:160]}); give a local copy with {self.option} PATH"
-                f" (licence of these weights: {self.licence})"
+                f"{self.source} could not be fetched from the Hugging Face hub: {why};"
+                f" or give a local copy with {self.option} PATH (licence of these weights: {self.licence})"
             ) from None
+
+
+def _why(error: Exception, source: str) -> str:
+    """What was wrong and what to do, of what the hub's client raised."""
+    from huggingface_hub import constants, errors
+
+    if isinstance(error, errors.GatedRepoError):
+        return (
+            f"accept its terms at https://huggingface.co/{source}, then log in (hf auth login, or HF_TOKEN)"
+        )
+    if isinstance(error, errors.RepositoryNotFoundError):
+        return "no such repository for this login: check the name, or log in (hf auth login, or HF_TOKEN)"
+    if status_of(error) in (401, 403):
+        return "it refuses this token: log in with another one (hf auth login, or HF_TOKEN)"
+    if is_full(error):
+        return "the disk has no room left: make room, or name another disk by HF_HOME"
+    if constants.HF_HUB_OFFLINE:
+        return "it is not asked while HF_HUB_OFFLINE is set: unset it once"
+    if isinstance(error, errors.LocalEntryNotFoundError) or may_pass(error):
+        return "it did not answer: check the network, then give the same command again"
+    reason = " ".join((str(error).strip().splitlines() or [""])[0].split())
+    return f"{type(error).__name__}: {shortened(reason, _LONGEST_REASON)}"
 
 
 @contextmanager

@@ -28,13 +28,19 @@ _FULL = {507, "InsufficientStorage", "QuotaExceeded", "StorageFull", "XMinioStor
 
 def _answers(error: BaseException | None) -> Iterator[tuple[int | None, str | None]]:
     """HTTP status and S3's word for what is wrong, of the errors that an error came of."""
-    while error is not None:
-        response = getattr(error, "response", None)
+    for one in _chain(error):
+        response = getattr(one, "response", None)
         if isinstance(response, Mapping):
             yield response.get("ResponseMetadata", {}).get("HTTPStatusCode"), response["Error"].get("Code")
-        for status in (getattr(response, "status_code", None), getattr(error, "code", None)):
+        for status in (getattr(response, "status_code", None), getattr(one, "code", None)):
             if isinstance(status, int):
                 yield status, None
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    """An error and those that it came of."""
+    while error is not None:
+        yield error
         error = error.__cause__ or error.__context__
 
 
@@ -59,6 +65,12 @@ def may_pass(error: Exception) -> bool:
     return status_of(error) in _PASSING or (isinstance(error, OSError) and error.errno in _PASSING_ERRNOS)
 
 
+def is_full(error: BaseException) -> bool:
+    """Whether a store or a disk has no room left."""
+    errnos = {getattr(one, "errno", None) for one in _chain(error)}
+    return bool({status_of(error), code_of(error)} & _FULL or errnos & _FULL_ERRNOS)
+
+
 def said(url: str, error: Exception, patience_s: float) -> str:
     """Say what is wrong and what to do, in words that go on after the URL."""
     protocol = url.partition("://")[0].lower()
@@ -75,7 +87,7 @@ def said(url: str, error: Exception, patience_s: float) -> str:
         return "must lie in a bucket that exists: make the bucket first"
     if _kinds(error) & _NO_CREDENTIALS:
         return "asks for credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or write ~/.aws"
-    if {status_of(error), code_of(error)} & _FULL or getattr(error, "errno", None) in _FULL_ERRNOS:
+    if is_full(error):
         return f"has no room left: {reason}; once there is room, the same command goes on"
     if isinstance(error, PermissionError) or status_of(error) in (401, 403):
         return f"does not let these credentials in: {reason}"

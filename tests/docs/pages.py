@@ -15,9 +15,6 @@ from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
 ROOT = Path(__file__).parents[2]
-_UNCONVERTED = ""
-UNCONVERTED = {f"docs/{name}.md" for name in _UNCONVERTED.split()}
-"""Pages whose blocks are not fenced and marked yet: not executed. It only shrinks, and ends empty."""
 LANGUAGES = ("sh", "python", "text", "yaml", "json", "toml", "html", "csv", "dockerfile")
 INSTALLS = "left to CI, which installs"
 _SHELL = re.compile(

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from huggingface_hub import errors
 from torch import Tensor
 
 from mgd3_engine import GuidedSampler, ModeGuidance, NoiseSchedule
 from mgd3_engine.dit import DiT, DiTConfig, dit_config, save_dit
 from mgd3_fast.datasets.imagenet import imagenet_classes
-from mgd3_fast.errors import UserError
+from mgd3_fast.errors import LONGEST_LINE, UserError
 from mgd3_fast.generators import (
     Generator,
     KLAutoencoder,
@@ -27,6 +30,7 @@ from mgd3_fast.generators import (
     load_generator,
     save_generator,
 )
+from mgd3_fast.generators.hub import ModelFiles
 from tests.fakes.hub import Hub
 from tests.fakes.random_networks import (
     dit_inputs,
@@ -139,10 +143,68 @@ def test_without_a_network_the_error_says_what_to_do(hub: Hub) -> None:
             fetch()
         message = str(caught.value)
         assert message.startswith(
-            f"{repo_id} could not be fetched from the Hugging Face hub (OSError: We could"
+            f"{repo_id} could not be fetched from the Hugging Face hub: OSError: We couldn't connect"
         )
-        assert message.endswith(f"give a local copy with {option} PATH (licence of these weights: {licence})")
+        assert message.endswith(
+            f"or give a local copy with {option} PATH (licence of these weights: {licence})"
+        )
         assert "\n" not in message
+
+
+def refusal(kind: str, status: int = 0) -> Exception:
+    """What the hub's client raises."""
+    wrong: Exception = getattr(errors, kind).__new__(getattr(errors, kind))
+    wrong.args = ("401 Client Error. (Request ID: Root=1-67)\n\nRepository Not Found for url: https://x.",)
+    wrong.response = SimpleNamespace(status_code=status)  # type: ignore[attr-defined]
+    return wrong
+
+
+@pytest.mark.parametrize(
+    ("error", "offline", "said"),
+    [
+        (
+            refusal("GatedRepoError", 403),
+            False,
+            "accept its terms at https://huggingface.co/some/model, then log in",
+        ),
+        (
+            refusal("RepositoryNotFoundError", 401),
+            False,
+            "no such repository for this login: check the name, or log",
+        ),
+        (refusal("HfHubHTTPError", 403), False, "it refuses this token: log in with another one"),
+        (
+            refusal("LocalEntryNotFoundError"),
+            False,
+            "it did not answer: check the network, then give the same",
+        ),
+        (
+            refusal("LocalEntryNotFoundError"),
+            True,
+            "it is not asked while HF_HUB_OFFLINE is set: unset it once",
+        ),
+        (
+            OSError(errno.ENOSPC, "No space left"),
+            False,
+            "the disk has no room left: make room, or name another",
+        ),
+        (ValueError("word " * 99), False, "ValueError: word word .* ... word"),
+    ],
+    ids=["gated", "not there", "token", "no network", "offline", "full", "other"],
+)
+def test_what_the_hub_refuses_is_a_whole_sentence(
+    error: Exception, offline: bool, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fetch(*_: Any, **__: Any) -> str:
+        raise error
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", fetch)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", offline)
+    start = "some/model could not be fetched from the Hugging Face hub: "
+    end = r"; or give a local copy with --generator PATH \(licence of these weights: MIT\)$"
+    with pytest.raises(UserError, match=f"^{start}{said}.*{end}") as caught:
+        ModelFiles("some/model", "MIT").settings("config.json")
+    assert len(str(caught.value)) < LONGEST_LINE
 
 
 def test_repository_without_weights(hub: Hub) -> None:
