@@ -30,6 +30,10 @@ class Recorder:
         self.groups[heading] = []
         return self
 
+    def add_mutually_exclusive_group(self) -> Recorder:
+        """Go on with the group that was begun."""
+        return self
+
     def add_argument(self, *names: str, **told: Any) -> None:
         """Keep an option or an argument."""
         self.groups[[*self.groups][-1]].append((names, told))

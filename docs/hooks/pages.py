@@ -18,7 +18,6 @@ from mkdocs.structure.pages import Page
 ROOT = Path(__file__).parents[2]
 FROM_ROOT = {"CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md"}
 SEARCHED_LAST = re.compile(r"api/|changelog")  # they name everything, and tell a newcomer little
-TERMS = ["mode", "latent", "ipc", "cfg", "mode-scale", "t-stop", "mode-recovery", "generator", "protocol"]
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
@@ -26,19 +25,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     for source, page in FROM_ROOT.items():
         text = re.sub(r"\]\(docs/", "](", (ROOT / source).read_text())
         files.append(File.generated(config, page, content=_to_pages(text, prefix="")))
-    # Until every page is written: those that others link to already.
-    for page in re.findall(r"[\w/-]+\.md", str(config.nav)):
-        if files.get_file_from_path(page) is None:
-            files.append(File.generated(config, page, content=_to_come(page)))
     return files
-
-
-def _to_come(page: str) -> str:
-    name = Path(page).stem
-    headings = (
-        [f"## {term}\n" for term in [*TERMS, "seed", "shard", "run-folder"]] if name == "concepts" else []
-    )
-    return "\n".join([f"# {name}\n", f"::: {name}" if page.startswith("api/") else "To come.\n", *headings])
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:

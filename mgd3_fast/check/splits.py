@@ -87,7 +87,8 @@ def _open(config: CheckConfig, name: str, progress: Progress) -> Split:
     if config.classes is not None:
         if names is None:
             raise UserError(
-                f"classes must be left out until {config.dataset} was encoded once, got {config.classes!r}"
+                f"classes must be left out, got {config.classes!r}: the classes of {config.dataset} are known"
+                " after `mgd3-fast encode`"
             )
         names = tuple(names[label] for label in select_classes(config.classes, names))
     return Split(name, source, names)

@@ -48,7 +48,7 @@ def _entries(declared: tuple[Field[Any], ...]) -> Iterator[str]:
     options = {"--" + one.name.replace("_", "-"): one.name for one in declared}
     for one in declared:
         text = re.sub(r"--[a-z][a-z-]*", lambda word: _in_python(word[0], options), help_text(one))
-        told = f"{one.name}: {text}.{_allowed(one)}"
+        told = f"{one.name}: {text}{'' if text.endswith('.') else '.'}{_allowed(one)}"
         yield fill(told, _WIDTH, initial_indent=" " * 4, subsequent_indent=" " * 8, break_on_hyphens=False)
 
 

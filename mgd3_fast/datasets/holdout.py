@@ -130,8 +130,8 @@ def chosen_images(dataset: Dataset, most: int) -> Dataset:
 def _part(dataset: Dataset, split: str, *, held_out: bool) -> Dataset:
     if dataset.stream is not None:
         raise UserError(
-            f"images can only be held out of a name or a folder, not of {dataset.name}, which is read from"
-            " front to back"
+            f"no images can be held out of {dataset.name}, because it is a stream: give a folder, or the"
+            " name of a dataset"
         )
     classes = []
     for cls in dataset.classes:

@@ -62,8 +62,8 @@ def open_dataset(
 def unread_error(spec: str) -> UserError:
     """What is said where a stream that was never read is of no use."""
     return UserError(
-        f"{spec!r} is a stream that nobody has read yet, so that its images are not known: run"
-        " `mgd3-fast encode` on it first"
+        f"the images of {spec!r} are not known yet, because it is a stream: run `mgd3-fast encode` on it"
+        " first"
     )
 
 

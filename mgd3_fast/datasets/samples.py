@@ -77,8 +77,8 @@ def _one_of(kinds: Sequence[str], by_extension: dict[str, Member], sample: str) 
     ending = [name for kind in kinds for name in by_extension if name.endswith(f".{kind}")]
     if len(ending) > 1:
         raise UserError(
-            f"{sample} holds {listed(ending)}, where one is wanted: the files of a sample have one name up to"
-            " the first dot"
+            f"{sample} must hold only one of {listed(ending)}: files whose names are equal up to the"
+            " first dot are one sample"
         )
     return by_extension[ending[0]] if ending else None
 

@@ -118,7 +118,7 @@ def training_part(config: EvaluateConfig, dataset: Dataset, progress: Progress) 
 def _all_real(config: EvaluateConfig, dataset: Dataset, progress: Progress) -> TrainingSet:
     opened = training_part(config, dataset, progress)
     if opened is None:
-        raise UserError(f"all_real must be off for {config.dataset}, which is read from front to back")
+        raise UserError(f"all_real must be off for {config.dataset}, because it is a stream")
     opened = opened.subset([cls.label for cls in dataset.classes])
     return TrainingSet(stored_images(opened), mean_ipc(opened), None, opened.name)
 

@@ -43,8 +43,8 @@ def open_split(config: EvaluateConfig, progress: Progress) -> Dataset:
         if isinstance(opened, Dataset) and opened.stream is None:
             return held_out_part(opened)
         raise UserError(
-            f"eval_split must name a split of {config.dataset}, which is read from front to back: no images"
-            " are held out of it"
+            f"eval_split must name a split of {config.dataset}, got val: no images can be held out of a"
+            " stream"
         )
     if config.dataset.startswith("wds:"):
         return _open_shards(config, progress)
@@ -79,8 +79,8 @@ def check_covered(folders: Iterable[str], path: Path, dataset: Dataset) -> None:
     ]
     if lacking:
         raise UserError(
-            f"{dataset.name} has no {dataset.split} images of {listed(lacking)}, classes that {path} holds:"
-            " test on another split (--eval-split), or on sets without them (--classes)"
+            f"{dataset.name} has no {dataset.split} images of {listed(lacking)}, but {path} holds these"
+            " classes: choose another --eval-split, or leave them out with --classes"
         )
 
 
@@ -125,9 +125,9 @@ def _open_shards(config: EvaluateConfig, progress: Progress) -> Dataset:
             continue
         return replace(dataset, split=name, notes=[*dataset.notes, *left_out])
     raise UserError(
-        f"eval_split {split} needs shards that are called as {spec} with"
-        f" {listed(_SPLITS.get(split, (split,)))} in place of train, got none: name the shards to test on"
-        " as dataset, or give eval_split train to test on these"
+        f"no shards of split {split} were found: they must be called like {spec}, with"
+        f" {listed(_SPLITS.get(split, (split,)))} instead of train. Give the shards to test on as"
+        " --dataset, or --eval-split train to test on these"
     )
 
 

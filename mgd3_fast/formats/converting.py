@@ -127,8 +127,8 @@ def check_format(format: str, class_names: Sequence[str] = ()) -> None:
         check()
     if format in CONVERTED_FORMATS and format in class_names:
         raise UserError(
-            f"format must not be the name of a class, got {format}, whose files would lie in the class's"
-            " folder"
+            f"format must not be the name of a class, got {format}: its files would lie in the folder"
+            " of that class"
         )
 
 

@@ -65,8 +65,8 @@ def find_ids(
     if len(class_names) == num_classes:
         return list(range(num_classes))
     raise UserError(
-        f"dataset must have as many classes as generator {generator}, whose class names are unknown,"
-        f" {num_classes}, got {len(class_names)} ({listed(class_names)})"
+        f"dataset must have {num_classes} classes, got {len(class_names)} ({listed(class_names)}): generator"
+        f" {generator} has {num_classes}, and does not say which; --generator-classes FILE tells it"
     )
 
 
@@ -163,8 +163,11 @@ def _ids_by_name(class_names: Sequence[str], known_names: Sequence[str], generat
         found = {exact[spelled[name]]} if name in spelled else _of_that_name(name, whole, parts)
         if not found:
             rule = "an ImageNet wnid, as the dataset's other classes are,"
-            rule = rule if generator is None else f"one that generator {generator} was trained on"
-            raise UserError(f"class must be {rule} ({listed(known_names)}), got {name!r}")
+            advice = ""
+            if generator is not None:
+                rule = f"one that generator {generator} was trained on"
+                advice = ": docs/generators.md has what to do with class names of your own"
+            raise UserError(f"class must be {rule} ({listed(known_names)}), got {name!r}{advice}")
         if len(found) > 1:
             raise UserError(
                 f"class {name!r} is the name of several class ids of {generator}:"

@@ -204,9 +204,9 @@ def _network(checkpoint: DiTCheckpoint) -> DiT:
     if checkpoint.heads_known:
         return checkpoint.network()
     raise UserError(
-        f"{checkpoint.path} does not tell the attention heads of its DiT, whose width"
-        f" {checkpoint.config.hidden_size} is no published one: state them with --generator-heads N, or as"
-        ' {"num_heads": N} in a config.json beside it'
+        f"{checkpoint.path} does not say how many attention heads its DiT has, and no published DiT has its"
+        f" width {checkpoint.config.hidden_size}: give --generator-heads N, or write"
+        ' {"num_heads": N} into a config.json beside it'
     )
 
 

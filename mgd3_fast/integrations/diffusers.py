@@ -103,8 +103,8 @@ class ModeGuidedScheduler:
         moments = self._moments(int(timestep))
         if moments.abar == 0.0 and self.base.config.prediction_type == "epsilon":
             raise ValueError(
-                f"the sample at timestep {int(timestep)} is noise alone (rescale_betas_zero_snr), so that the"
-                " network must predict v or x0, and prediction_type is epsilon"
+                f"prediction_type must be v_prediction or sample at timestep {int(timestep)}, got epsilon:"
+                " with rescale_betas_zero_snr nothing but noise is left there"
             )
         if moments.abar == 0.0 and self.guidance.form == "epsilon":
             return self.base.step(model_output, timestep, sample, *args, **kwargs)

@@ -241,8 +241,8 @@ def _check_room(store: LatentStore, images: int, shape: tuple[int, int, int], pr
     free = shutil.disk_usage(store.folder).free
     if needed + _MARGIN_BYTES > free:
         raise UserError(
-            f"{_size(needed)} of latents and {_size(_MARGIN_BYTES)} to spare do not fit into the"
-            f" {_size(free)} free in {store.folder}: give a larger cache_dir"
+            f"{store.folder} has too little room: {_size(free)} are free, {_size(needed)} are needed for"
+            f" latents, and {_size(_MARGIN_BYTES)} must stay free; choose another --cache-dir"
         )
 
 

@@ -126,8 +126,8 @@ class ModeFinder:
                 raise UserError(f"{path} does not fit this run: {said}")
         if not differing and modes.key != modes_key(dataset, store, self.discovery):
             raise UserError(
-                f"{path} does not fit this run: other images, another autoencoder or another precision, which"
-                " a file of an earlier version does not tell apart"
+                f"{path} does not fit this run: it is of other images, another autoencoder or another"
+                " precision (the version that wrote it did not record these)"
             )
         self._note_taken(path, modes, [f"{name} {found[name]}, here {wanted[name]}" for name in differing])
         return modes
@@ -153,8 +153,8 @@ class ModeFinder:
         wanted = self.discovery
         if self.foreign_key is not None:
             raise UserError(
-                f"the modes that {self.config.out} was made from are gone, and found again they would be"
-                " others: name their file with --modes"
+                f"the modes that {self.config.out} was made from are missing, and a new search would give"
+                " other ones: give their file with --modes"
             )
         lacking = self.lacking(classes)
         if lacking:

@@ -49,6 +49,7 @@ def _open_generated(config: DistillConfig, progress: Progress, worker: int) -> G
     config = config.completed(sources.generator.presets)
     sources = _with_prompts(sources, config, progress)
     generator, layout = sources.generator, layout_for(config, sources.dataset)
+    ids = class_ids(generator, sources.dataset, progress)  # a class that it does not know costs no download
     sampling = chosen_sampling(config, generator)
     guidance, rows = _mode_guidance(config, sampling), config.batch_size
     cache = chosen_cache(config, generator, guidance, sampling)
@@ -80,7 +81,7 @@ def _open_generated(config: DistillConfig, progress: Progress, worker: int) -> G
         discovery=choose_discovery(config, sources.device, header),
         header=header,
         sampling=sampling,
-        class_ids=class_ids(generator, sources.dataset, progress),
+        class_ids=ids,
         guidance=guidance,
         cache=cache,
         sampler=sampler,

@@ -126,7 +126,8 @@ def _note_changed_length(run: TrainingRun, part: str, fit: Fit) -> None:
 def _diverged_error(loss: float, step: int, part: str) -> UserError:
     lr = "--vae-lr" if part == "vae" else "--lr"
     return UserError(
-        f"the loss became {loss} at step {step} of {part}: a lower {lr} or --clip-grad starts {part} again"
+        f"the loss became {loss} at step {step} of {part}: start {part} again with a lower {lr} or with"
+        " --clip-grad"
     )
 
 

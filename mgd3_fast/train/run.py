@@ -111,8 +111,8 @@ def trained_on(config: TrainConfig, init: Generator | None) -> KLAutoencoder:
     source = given_vae(config) or (None if init is None else vae_source(init))
     if source is None:
         raise UserError(
-            "vae must be given for part dit, unless out holds one or init has one: --part both trains both,"
-            " --part vae the autoencoder first"
+            "vae must be given for part dit, because neither out nor init has an autoencoder:"
+            " --part both trains both, and --part vae the autoencoder first"
         )
     return KLAutoencoder(source)
 

@@ -53,6 +53,7 @@ def train_generator(config: TrainConfig, progress: Progress = SILENT) -> Path:
     """
     run, asked = open_run(config, progress), _sampling(config)
     config = run.config
+    ids = [] if config.part == "vae" else _class_ids(run)
     vae = None if config.part == "dit" else _starting_autoencoder(run)
     network = None if config.part == "vae" else _starting_network(run, vae)
     run = tell_estimate(run, vae, network)
@@ -60,7 +61,7 @@ def train_generator(config: TrainConfig, progress: Progress = SILENT) -> Path:
         train_autoencoder(run, vae)
     if network is not None:
         earlier, digests = _earlier_generator(run.out)
-        _train_dit(run, network)
+        _train_dit(run, network, ids)
         if digests and load_generator_folder(run.out).digests == digests:
             _keep_settings(run, earlier, asked)
         _judge(run, earlier.get("quality") or {})
@@ -82,13 +83,16 @@ def _starting_network(run: TrainingRun, vae: AutoencoderKL | None) -> DiT:
     return copied_network(init)
 
 
-def _train_dit(run: TrainingRun, network: DiT) -> None:
-    config, init = run.config, run.init
-    autoencoder = trained_on(config, init)
-    if init is None:
-        ids = list(range(len(run.dataset.classes)))
-    else:
-        ids = list(class_ids(init, run.dataset, run.progress))
+def _class_ids(run: TrainingRun) -> list[int]:
+    """The network's id of each class; one that init does not know is found before anything is trained."""
+    if run.init is None:
+        return list(range(len(run.dataset.classes)))
+    return list(class_ids(run.init, run.dataset, run.progress))
+
+
+def _train_dit(run: TrainingRun, network: DiT, ids: list[int]) -> None:
+    config = run.config
+    autoencoder = trained_on(config, run.init)
     settings: dict[str, Any] = {**run.images, "autoencoder": autoencoder.digest}
     if config.generator_classes is not None:
         settings["class_ids"] = ids

@@ -45,8 +45,8 @@ def every_class(path: Path, dataset: Dataset, recorded: Mapping[str, str], optio
     lacking = [name for name in recorded if spelled.get(name) is None]
     if lacking:
         raise UserError(
-            f"{dataset.name} ({dataset.split}) has no images of {listed(lacking)}, which {path} was made for:"
-            " name another split or dataset"
+            f"{dataset.name} ({dataset.split}) has no images of {listed(lacking)}, but {path} was made for"
+            " them: name another split or dataset"
         )
     if others:
         raise UserError(f"{path} must hold classes of {dataset.name} alone, unknown {listed(others)}")

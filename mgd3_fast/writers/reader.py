@@ -156,8 +156,8 @@ def _finished_manifest(path: Path, option: str) -> dict[str, Any]:
         raise UserError(f"{option} must hold a manifest of this mgd3-fast or none: {error}") from None
     if manifest is None and (path / WORK).exists():
         raise UserError(
-            f"{option} must be a finished run, got {path}, where images are still to be made: distill it"
-            " again"
+            f"{option} must be a finished run, got {path}, whose images are not all made: give its distill"
+            " command again"
         )
     return _as_on_disk(path, manifest or {})
 
@@ -186,8 +186,8 @@ def _of_manifest(path: Path, manifest: dict[str, Any]) -> LabelledFolder:
     listed, held = {one["name"] for one in manifest["classes"]}, {image.class_name for image in images}
     if listed != held:
         raise UserError(
-            f"the manifest of {path} is damaged: class {min(listed ^ held)!r} is in its list of classes or in"
-            " its images, but not in both"
+            f"the manifest of {path} is damaged: its classes and its images do not agree on class"
+            f" {min(listed ^ held)!r}"
         )
     for image in (images[0], images[-1]):
         if not 0 <= image.label < len(names):

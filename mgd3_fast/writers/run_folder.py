@@ -262,7 +262,7 @@ class RunFolder:
         except (ValueError, KeyError, TypeError):
             settings = None
         if not isinstance(settings, dict):
-            raise UserError(f"{path}, which tells what run was started in {self.name}, is damaged: remove it")
+            raise UserError(f"{path} is damaged, so the run of {self.name} is not known: remove that file")
         return settings
 
     def _check_same(self, found: dict[str, Any]) -> None:

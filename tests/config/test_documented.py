@@ -6,6 +6,7 @@ import inspect
 import re
 from dataclasses import MISSING, fields
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ import pytest
 from mgd3_fast.cli import COMMANDS
 from mgd3_fast.config import DistillConfig
 
+ROOT = Path(__file__).parents[2]
 CONFIGS = {name: import_module(f"mgd3_fast.cli.{name}").CONFIG for name in COMMANDS}
 
 
@@ -50,3 +52,16 @@ def test_raises_comes_last_and_the_summary_first() -> None:
     assert lines[0].startswith("What `distill` is asked to do.")
     assert lines[-2] == "Raises:"
     assert lines[-1].startswith("    UserError: ")
+
+
+def test_the_site_shows_what_help_shows() -> None:
+    griffe = pytest.importorskip("griffe", reason="needs the extra docs")
+    extensions = griffe.load_extensions(str(ROOT / "docs" / "hooks" / "field_docstrings.py"))
+    seen = griffe.GriffeLoader(extensions=extensions, search_paths=[str(ROOT)]).load("mgd3_fast")
+    for config in CONFIGS.values():
+        of_site = seen[config.__module__.removeprefix("mgd3_fast.")][config.__name__]
+        sections = {one.kind.value: one.value for one in of_site.docstring.parse("google")}
+        described = {one.name: one for one in sections["parameters"]}
+        assert list(described) == [one.name for one in fields(config)]
+        for one in fields(config):
+            assert described[one.name].default == (None if one.default is MISSING else repr(one.default))

@@ -59,5 +59,5 @@ def test_a_class_of_one_image_cannot_be_split(pictures: Path, tmp_path: Path) ->
 
 def test_a_stream_cannot_be_split(pictures: Path) -> None:
     streamed = replace(open_dataset(str(pictures)), stream=object())
-    with pytest.raises(UserError, match="which is read from front to back"):
+    with pytest.raises(UserError, match="because it is a stream"):
         held_out_part(streamed)

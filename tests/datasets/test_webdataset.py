@@ -266,7 +266,7 @@ class TestStreams:
 
     def test_a_stream_that_was_never_read_is_no_dataset_yet(self, tmp_path: Path) -> None:
         with pytest.raises(
-            UserError, match=r"^'wds:pipe:x' is a stream that nobody has read yet, .*`mgd3-fast encode`"
+            UserError, match=r"^the images of 'wds:pipe:x' are not known yet, .*`mgd3-fast encode`"
         ):
             opened("wds:pipe:x", tmp_path)
 
@@ -280,8 +280,14 @@ class TestMistakes:
             ({"a.png": b"0", "a.json": b"{}"}, "sample a of .* holds no label"),
             ({"a.png": b"0", "a.json": b"["}, "sample a of .* holds no label"),
             ({"a.png": b"0", "a.cls": b""}, "sample a of .* holds no label"),
-            ({"a.1.png": b"0", "a.2.png": b"0"}, r"sample a of .*t\.tar holds 1\.png, 2\.png, .*first dot"),
-            ({"a.1.cls": b"0", "a.2.cls": b"0", "a.png": b""}, r"sample a of .* holds 1\.cls, 2\.cls"),
+            (
+                {"a.1.png": b"0", "a.2.png": b"0"},
+                r"sample a of .*t\.tar must hold only one of 1\.png, 2\.png: .*first dot",
+            ),
+            (
+                {"a.1.cls": b"0", "a.2.cls": b"0", "a.png": b""},
+                r"sample a of .* must hold only one of 1\.cls, 2\.cls",
+            ),
             ({"a.PNG": b"0", "a.png": b"0"}, r"sample a of .*t\.tar holds png twice"),
             ({"a.png": b"0", "a.cls": b"2"}, r"wds:.* has no images of 0, 1 "),
             ({"a.png": b"0", "a.cls": b"99999999"}, "labels must be class indices up to 1,000,000 or names"),

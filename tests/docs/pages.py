@@ -15,9 +15,6 @@ from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
 ROOT = Path(__file__).parents[2]
-_UNCONVERTED = "ablations backends cluster discovery evaluation metrics own-images precision report"
-UNCONVERTED = {f"docs/{name}.md" for name in _UNCONVERTED.split()}
-"""Pages whose blocks are not fenced and marked yet: not executed. It only shrinks, and ends empty."""
 LANGUAGES = ("sh", "python", "text", "yaml", "json", "toml", "html", "csv", "dockerfile")
 INSTALLS = "left to CI, which installs"
 _SHELL = re.compile(
@@ -42,9 +39,9 @@ class Block:
         """Why the block is not executed; "" where it is."""
         if self.title.startswith("Needs "):
             return self.title
-        if re.search(r"\bpip3? install\b", self.code):
-            return INSTALLS
-        return "" if self.language in ("sh", "python") else "no program"
+        if self.language not in ("sh", "python"):
+            return "no program"
+        return INSTALLS if re.search(r"\bpip3? install\b", self.code) else ""
 
     @property
     def is_forgotten(self) -> bool:

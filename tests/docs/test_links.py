@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from tests.docs.pages import ROOT, UNCONVERTED, anchors_of, inline_of, page_names, text_of
+from tests.docs.pages import ROOT, anchors_of, inline_of, page_names
 
 
 def broken(page: str, target: str) -> str:
@@ -19,19 +19,11 @@ def broken(page: str, target: str) -> str:
     if not path.resolve().is_relative_to(ROOT):
         return "no such file"
     name = path.resolve().relative_to(ROOT).as_posix()
-    if to_come(name):
-        return ""
     if not path.is_file():
         return "no such file"
     if url.fragment and (path.suffix != ".md" or url.fragment not in anchors_of(name)):
         return "no such heading"
     return ""
-
-
-def to_come(name: str) -> bool:
-    """Until every page is written: pages that are not there yet, or whose headings are not the last."""
-    missing = not (ROOT / name).exists() and name.removeprefix("docs/") in text_of("mkdocs.yml")
-    return missing or name in UNCONVERTED
 
 
 @pytest.mark.parametrize("page", page_names())

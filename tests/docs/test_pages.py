@@ -7,10 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.docs.pages import LANGUAGES, UNCONVERTED, Block, blocks_of, fixtures_of, page_names, text_of
+from tests.docs.pages import LANGUAGES, Block, blocks_of, fixtures_of, page_names, text_of
 from tests.docs.running import FIXTURES, BlockError, Runner
-
-CONVERTED = [page for page in page_names() if page not in UNCONVERTED]
 
 
 @pytest.fixture(scope="session")
@@ -19,14 +17,14 @@ def runner(tmp_path_factory: pytest.TempPathFactory) -> Runner:
 
 
 @pytest.mark.parametrize(
-    "page", [page for page in CONVERTED if not all(one.left_out for one in blocks_of(page))]
+    "page", [page for page in page_names() if not all(one.left_out for one in blocks_of(page))]
 )
 def test_blocks_run(page: str, runner: Runner) -> None:
     executed = runner.run(page)
     print(f"{page}: {sum(one.seconds for one in executed):.1f} s")
 
 
-@pytest.mark.parametrize("page", CONVERTED)
+@pytest.mark.parametrize("page", page_names())
 def test_blocks_are_fenced_and_named(page: str) -> None:
     for block in blocks_of(page):
         assert not block.is_forgotten, f"{block}: shell that is indented is not executed: fence it as sh"
@@ -37,14 +35,10 @@ def test_blocks_are_fenced_and_named(page: str) -> None:
     assert set(fixtures_of(page)) <= set(FIXTURES)
 
 
-@pytest.mark.parametrize("page", CONVERTED)
+@pytest.mark.parametrize("page", page_names())
 def test_what_is_installed_is_the_checkout(page: str) -> None:
     """No release is on PyPI yet."""
     assert re.findall(r"install.*mgd3-fast\[.*", text_of(page)) == []
-
-
-def test_unconverted_pages_exist() -> None:
-    assert set(page_names()) >= UNCONVERTED
 
 
 def made_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str) -> list[Block]:

@@ -155,9 +155,12 @@ def test_guided_steps_are_computed_unless_start_says_otherwise():
         ({"cache": FeatureCache(2), "backend": "compiled"}, "backend must be auto or eager with a cache"),
         (
             {"cache": FeatureCache(2), "guidance": ModeGuidance(t_stop=0)},
-            "must leave more than 1 steps",
+            "must have more than 1 equal steps in a row",
         ),
-        ({"cache": FeatureCache(2, 2, start=2), "guidance": None}, "more than 3 steps alike with order 2"),
+        (
+            {"cache": FeatureCache(2, 2, start=2), "guidance": None},
+            "more than 3 equal steps in a row with order 2",
+        ),
         ({"cache": FeatureCache(2), "terms": [SimpleNamespace(needs_grad=True)]}, "need no gradient with a"),
     ],
 )

@@ -145,7 +145,7 @@ def test_a_class_without_test_images_is_said_of_the_dataset(
     words = ["evaluate", str(distilled), "--dataset", str(root), "--out", str(tmp_path / "out"), "--quiet"]
     assert main(words) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert f"insects has no test images of bee, classes that {distilled} holds" in line
+    assert f"insects has no test images of bee, but {distilled} holds these classes" in line
     (distilled / "bee").rename(distilled / "00001")  # called by its label in the training images' list
     assert main(words) == 2
     assert "insects has no test images of bee" in capsys.readouterr().err
@@ -234,7 +234,7 @@ def test_any_split_of_a_hub_dataset_can_be_named(hub: Callable[..., str]) -> Non
         assert np.array_equal(np.asarray(dataset.load(0, 0)), np.asarray(photo(first)))
     with pytest.raises(UserError, match=r"split must be one of .* for hf:.*, got 'other'"):
         opened(spec, "other")
-    with pytest.raises(UserError, match=r"eval_split must name a split of hf:.*: no images are held out"):
+    with pytest.raises(UserError, match=r"eval_split must name a split of hf:.*: no images can be held out"):
         opened(spec, "val")
 
 
@@ -293,7 +293,7 @@ def test_shards_of_a_split_are_called_as_those_of_training(
     assert opened(spec, "train").split == "train"
     assert opened(f"wds:{tmp_path}/wds/in-dev-000.tar").split == "test"  # shards that are named are meant
     with pytest.raises(
-        UserError, match=r"eval_split extra needs shards that are called as wds:.* with extra in"
+        UserError, match=r"no shards of split extra were found: they must be called like wds:.* with extra"
     ):
         opened(spec, "extra")
 
@@ -339,7 +339,7 @@ def test_a_class_of_a_run_that_shards_lack_is_said_of_the_dataset(
         for k, name in enumerate(("0", "1", "2"))
     ]
     (run / "manifest.json").write_text(json.dumps(written_manifest(classes)))
-    with pytest.raises(UserError, match=r"in-val-.* \(val\) has no images of 2, which .*run was made for"):
+    with pytest.raises(UserError, match=r"in-val-.* \(val\) has no images of 2, but .*run was made for them"):
         evaluate_folders(EvaluateConfig(folders=(run,), dataset=spec, out=tmp_path / "out"))
 
 

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import save_file
 
 from mgd3_engine.dit import DiTConfig, save_dit
-from mgd3_fast import cli
+from mgd3_fast import DistillConfig, cli, distill
 from mgd3_fast.datasets import Dataset, ImageClass, imagenet_class_titles, imagenet_classes
 from mgd3_fast.datasets.images import ArrayImages
 from mgd3_fast.errors import UserError
@@ -244,7 +244,9 @@ def test_heads_are_for_weights_that_do_not_tell_them(tmp_path: Path, vae: str) -
     torch.save(random_dit(CONFIG).state_dict(), tmp_path / "own.pt")
     nameless = load_generator(str(tmp_path / "own.pt"), vae=vae)
     assert nameless.resolution == 32  # enough to encode and to discover
-    with pytest.raises(UserError, match=r"own.pt does not tell the attention heads .* --generator-heads N"):
+    with pytest.raises(
+        UserError, match=r"own.pt does not say how many attention heads .* --generator-heads N"
+    ):
         nameless.denoiser("cpu", torch.float32)
     told = load_generator(str(tmp_path / "own.pt"), vae=vae, heads=2).denoiser("cpu", torch.float32)
     assert told.config == CONFIG  # type: ignore[attr-defined]
@@ -291,3 +293,22 @@ def test_a_run_takes_the_stated_names(
     stated = distilled("stated", "--generator-classes", str(tmp_path / "list.txt"))
     assert "knows no class names" not in capsys.readouterr().err
     assert {name for name in guessed if guessed[name] != stated[name]} == {"ant/0.png", "bee/0.png"}
+
+
+def test_an_unknown_class_is_found_before_the_network_is_loaded(
+    pictures: Path, checkpoint: Path, vae: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A published network is a download of gigabytes."""
+    monkeypatch.setattr("mgd3_fast.run.preparing.sampler_of", lambda *_: pytest.fail("loaded"))
+    (tmp_path / "list.txt").write_text("bee\nant\nfox")
+    config = DistillConfig(
+        dataset=str(pictures),
+        generator=str(checkpoint),
+        generator_classes=tmp_path / "list.txt",
+        vae=vae,
+        ipc=1,
+        out=tmp_path / "out",
+        cache_dir=tmp_path / "cache",
+    )
+    with pytest.raises(UserError, match=r"got 'cow': docs/generators.md has what to do"):
+        distill(config)

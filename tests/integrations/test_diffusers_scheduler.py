@@ -339,7 +339,7 @@ def test_zero_terminal_snr_is_sampled(name, form):
 def test_noise_alone_cannot_be_predicted_from(name):
     base = make_base(name, **ZERO_SNR | {"prediction_type": "epsilon"})
     scheduler = ModeGuidedScheduler(base, modes=make_modes(), guidance=ModeGuidance(t_stop=1))
-    with pytest.raises(ValueError, match=r"sample at timestep 999 is noise alone .* is epsilon"):
+    with pytest.raises(ValueError, match=r"at timestep 999, got epsilon: .* nothing but noise"):
         stepped(scheduler, make_modes(), starting_noise())
 
 

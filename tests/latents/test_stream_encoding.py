@@ -414,7 +414,7 @@ def test_full_disk_is_told_where_the_number_of_images_is_known(
 ) -> None:
     stream = Pictures(random_labels(9))
     stream.num_images = 10**12
-    with pytest.raises(UserError, match=r"64 TB of latents and 67.1 MB to spare do not fit"):
+    with pytest.raises(UserError, match=r"64 TB are needed for latents, and 67.1 MB must stay free"):
         read(stream, store)
     assert stream.read_rows == []
 

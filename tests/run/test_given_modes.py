@@ -139,7 +139,7 @@ def test_modes_of_another_precision_and_runner_are_taken(run: Run, modes: Path, 
     content = bytearray(modes.read_bytes())
     content[-1] ^= 1
     (whole.folder / "modes.safetensors").write_bytes(content)
-    with pytest.raises(UserError, match="are gone, and found again they would be others"):
+    with pytest.raises(UserError, match="are missing, and a new search would give other ones"):
         run(tmp_path / "out", precision="bf16")
     mended, _ = run(tmp_path / "out", modes=modes, precision="bf16")
     assert mended.made == 1
@@ -185,7 +185,7 @@ def test_modes_of_other_latents_are_refused_by_what_differs(
     with pytest.raises(UserError, match="its resolution is 32 px, not 16 px"):
         run(tmp_path / "out", modes=tmp_path / "large.safetensors")
     replace(found, latents={}, key="other").save(tmp_path / "old.safetensors")
-    with pytest.raises(UserError, match="which a file of an earlier version does not tell apart"):
+    with pytest.raises(UserError, match="did not record these"):
         run(tmp_path / "out", modes=tmp_path / "old.safetensors")
     replace(found, latents={}).save(tmp_path / "same.safetensors")
     assert run(tmp_path / "same", modes=tmp_path / "same.safetensors")[0].made == 12

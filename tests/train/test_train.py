@@ -243,6 +243,14 @@ def test_fine_tuning_starts_from_the_network_its_autoencoder_and_its_class_ids(t
     assert after.class_names == ("ant", "bee", "cat")
 
 
+def test_an_unknown_class_is_found_before_anything_is_trained(tiny, trained, tmp_path):
+    (tmp_path / "names.txt").write_text("ant\nbee\nfox")
+    config = tiny(init=str(trained[1]), generator_classes=tmp_path / "names.txt")
+    with pytest.raises(UserError, match=r"got 'cat': docs/generators\.md has what to do"):
+        train_generator(config)
+    assert not (tmp_path / "gen/training.json").exists()
+
+
 def test_autoencoder_can_be_fine_tuned(tiny, trained):
     _, base = trained
     config = tiny(part="vae", init=str(base), vae_lr=1e-7, vae_steps=1)

@@ -132,7 +132,7 @@ def test_a_file_is_no_folder(tmp_path: Path) -> None:
 def test_damaged_run_file_is_named(tmp_path: Path) -> None:
     (tmp_path / WORK).mkdir()
     (tmp_path / WORK / "run.json").write_text("{")
-    with pytest.raises(UserError, match=r"run.json, which tells what run was started in .* is damaged"):
+    with pytest.raises(UserError, match=r"run.json is damaged, so the run of .* is not known"):
         run_in(tmp_path).finished_manifest()
 
 

@@ -158,7 +158,7 @@ def plan_cache(phases: Sequence[Phase], cache: FeatureCache | None) -> dict[int,
     if not any(planned.values()):
         most = max((len(phase.steps) for phase in phases if phase.cached), default=0)
         raise ValueError(
-            f"cache start must leave more than {cache.order + 1} steps alike with order {cache.order},"
-            f" got {most} steps from where mode guidance ends or start"
+            f"cache must have more than {cache.order + 1} equal steps in a row with order {cache.order},"
+            f" got {most}: take a higher start, a lower order or more steps"
         )
     return planned
