@@ -21,7 +21,7 @@ test:
 bench:
 	$(PYTHON) -m pytest bench/ --benchmark-only
 
-docs:
+docs:  # not --quiet, with which mkdocs counts no warnings
 	NO_MKDOCS_2_WARNING=1 $(PYTHON) -m mkdocs build --strict
 
 demo:
