@@ -29,7 +29,7 @@ from mgd3_fast.evaluate.presets import find_preset
 from mgd3_fast.evaluate.recipe import Recipe, make_recipe
 from mgd3_fast.evaluate.training import Job, train_classifier
 from mgd3_fast.progress import SILENT
-from mgd3_fast.run.real_images import select_images
+from mgd3_fast.run.selection import select_images
 
 IPC = 10
 ROUNDS = sized(1, 5)

@@ -21,7 +21,7 @@ from mgd3_fast.errors import Interrupted, UserError
 from mgd3_fast.modes import HerdingDiscovery
 from mgd3_fast.run import real_images
 from mgd3_fast.run.distillation import DistilledDataset, distill
-from mgd3_fast.run.real_images import select_images
+from mgd3_fast.run.selection import select_images
 from mgd3_fast.writers.reader import read_classes
 
 
