@@ -5,13 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from mgd3_fast.config.checks import check_folder, check_options
 from mgd3_fast.config.documented import documented
 from mgd3_fast.config.fields import (
     CACHE,
     argument,
     background_option,
-    check_folder,
-    check_options,
     classes_option,
     data_dir_option,
     fit_option,

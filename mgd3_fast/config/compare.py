@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from mgd3_fast.config.checks import check_options, check_whole
 from mgd3_fast.config.distill import REAL_METHODS
 from mgd3_fast.config.documented import documented
 from mgd3_fast.config.evaluate import LARGEST_SIZE, PRESETS, epochs_of, names_of
@@ -15,8 +16,6 @@ from mgd3_fast.config.fields import (
     bad_image_option,
     budget_option,
     cache_option,
-    check_options,
-    check_whole,
     classes_option,
     data_dir_option,
     device_option,

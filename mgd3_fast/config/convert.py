@@ -5,17 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from pathlib import Path
 
+from mgd3_fast.config.checks import check_folder, check_options
 from mgd3_fast.config.distill import FORMATS
 from mgd3_fast.config.documented import documented
-from mgd3_fast.config.fields import (
-    argument,
-    background_option,
-    check_folder,
-    check_options,
-    fit_option,
-    option,
-    whole,
-)
+from mgd3_fast.config.fields import argument, background_option, fit_option, option, whole
 from mgd3_fast.errors import UserError
 
 CONVERTED_FORMATS = ("tensor", "parquet", "webdataset")  # what `distill` makes beside its folders of images

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from mgd3_fast.config.checks import check_folder
 from mgd3_fast.config.documented import documented
 from mgd3_fast.config.encode import EncodeConfig
-from mgd3_fast.config.fields import LARGEST_SEED, check_folder, option, place, whole
+from mgd3_fast.config.fields import LARGEST_SEED, option, place, whole
 from mgd3_fast.errors import UserError
 
 DISCOVERIES = ("kmeans", "kmeans-closest", "kmeans-pooled", "gmm", "gmm-pca", "dbscan", "spectral", "random")

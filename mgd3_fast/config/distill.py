@@ -8,18 +8,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from mgd3_fast.config.checks import check_whole
 from mgd3_fast.config.discover import DiscoverConfig
 from mgd3_fast.config.documented import documented
-from mgd3_fast.config.fields import (
-    auto_or_int,
-    check_whole,
-    folder,
-    heads_option,
-    number,
-    option,
-    path,
-    whole,
-)
+from mgd3_fast.config.fields import auto_or_int, folder, heads_option, number, option, path, whole
 from mgd3_fast.config.sampling import SamplingDefaults
 from mgd3_fast.config.sharding import read_shard, shard_option
 from mgd3_fast.errors import UserError

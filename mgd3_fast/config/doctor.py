@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from mgd3_fast.config.checks import check_options
 from mgd3_fast.config.documented import documented
-from mgd3_fast.config.fields import check_options, option
+from mgd3_fast.config.fields import option
 from mgd3_fast.errors import UserError
 
 

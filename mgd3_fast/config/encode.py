@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from mgd3_fast.config.checks import check_options
 from mgd3_fast.config.documented import documented
 from mgd3_fast.config.fields import (
     background_option,
     bad_image_option,
     cache_option,
-    check_options,
     classes_option,
     device_option,
     fit_option,

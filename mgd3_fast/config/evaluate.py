@@ -5,14 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from mgd3_fast.config.checks import check_options, check_whole
 from mgd3_fast.config.documented import documented
 from mgd3_fast.config.fields import (
     LARGEST_SEED,
     argument,
     background_option,
     bad_image_option,
-    check_options,
-    check_whole,
     classes_option,
     data_dir_option,
     device_option,

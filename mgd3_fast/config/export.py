@@ -6,8 +6,9 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from mgd3_fast.config.checks import check_options
 from mgd3_fast.config.documented import documented
-from mgd3_fast.config.fields import CACHE, check_options, heads_option, option, path
+from mgd3_fast.config.fields import CACHE, heads_option, option, path
 from mgd3_fast.errors import UserError
 
 SUFFIXES = {"onnx": ".onnx", "tensorrt": ".engine", "tensorrt-rtx": ".engine"}

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from mgd3_fast.config.checks import check_folder
 from mgd3_fast.config.documented import documented
 from mgd3_fast.config.encode import EncodeConfig
-from mgd3_fast.config.fields import LARGEST_SEED, argument, check_folder, folders_of, option, place, whole
+from mgd3_fast.config.fields import LARGEST_SEED, argument, folders_of, option, place, whole
 from mgd3_fast.errors import UserError
 
 INPUT_RANGES = ("imagenet", "symmetric", "unit", "byte")

@@ -6,9 +6,10 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from mgd3_fast.config.checks import check_folder, check_local, check_options
 from mgd3_fast.config.convert import DEFAULT_SHARD_MIB, LARGEST_SHARD_MIB
 from mgd3_fast.config.documented import documented
-from mgd3_fast.config.fields import argument, check_folder, check_local, check_options, option, place, whole
+from mgd3_fast.config.fields import argument, option, place, whole
 from mgd3_fast.config.report import path_list
 from mgd3_fast.errors import UserError
 

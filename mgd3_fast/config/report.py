@@ -5,13 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from mgd3_fast.config.checks import FILE_SUFFIX, check_options
 from mgd3_fast.config.documented import documented
 from mgd3_fast.config.fields import (
-    FILE_SUFFIX,
     argument,
     background_option,
     cache_option,
-    check_options,
     data_dir_option,
     fit_option,
     option,

@@ -7,14 +7,13 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from mgd3_fast.config.checks import check_options, check_whole
 from mgd3_fast.config.documented import documented
 from mgd3_fast.config.fields import (
     LARGEST_SEED,
     background_option,
     bad_image_option,
     cache_option,
-    check_options,
-    check_whole,
     classes_option,
     data_dir_option,
     device_option,

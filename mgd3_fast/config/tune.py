@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from mgd3_fast.config.checks import check_options
 from mgd3_fast.config.documented import documented
 from mgd3_fast.config.encode import PRECISIONS
 from mgd3_fast.config.fields import (
@@ -14,7 +15,6 @@ from mgd3_fast.config.fields import (
     bad_image_option,
     budget_option,
     cache_option,
-    check_options,
     classes_option,
     data_dir_option,
     device_option,

@@ -8,8 +8,8 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from mgd3_engine import FeatureCache, GuidedSampler
+from mgd3_fast.config.checks import check_whole
 from mgd3_fast.config.distill import SPACINGS
-from mgd3_fast.config.fields import check_whole
 from mgd3_fast.devices import dtype_of
 from mgd3_fast.errors import UserError
 from mgd3_fast.generators import place_network
