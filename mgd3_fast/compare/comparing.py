@@ -13,8 +13,8 @@ from mgd3_fast.compare.estimate import seconds_of_plan, seconds_to_come
 from mgd3_fast.compare.tables import COMPARISON, FORMAT, FORMAT_VERSION, folder_name, make_tables
 from mgd3_fast.config import DistillConfig
 from mgd3_fast.config.compare import ALL_REAL, CompareConfig
-from mgd3_fast.config.distill import GENERATED_METHODS
 from mgd3_fast.config.evaluate import EvaluateConfig
+from mgd3_fast.config.methods import GENERATED_METHODS
 from mgd3_fast.datasets import Dataset, chosen_framing, describe
 from mgd3_fast.devices import resolve_device
 from mgd3_fast.errors import Interrupted, UserError

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mgd3_fast.config.compare import ALL_REAL
-from mgd3_fast.config.distill import REAL_METHODS
+from mgd3_fast.config.methods import REAL_METHODS
 
 LABELS = {
     "mgd3": "MGD3",

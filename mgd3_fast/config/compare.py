@@ -6,11 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mgd3_fast.config.checks import check_options, check_whole
-from mgd3_fast.config.distill import REAL_METHODS
 from mgd3_fast.config.documented import documented
 from mgd3_fast.config.evaluate import LARGEST_SIZE, PRESETS, epochs_of, names_of
 from mgd3_fast.config.fields import (
-    LARGEST_SEED,
     argument,
     background_option,
     bad_image_option,
@@ -23,17 +21,15 @@ from mgd3_fast.config.fields import (
     folder,
     option,
     read_budget,
+    seed_option,
     whole,
+    wholes_of,
 )
+from mgd3_fast.config.methods import REAL_METHODS
 from mgd3_fast.errors import UserError
 
 ALL_REAL = "all-real"
 METHODS = ("mgd3", "unguided", *REAL_METHODS, ALL_REAL)
-
-
-def counts_of(text: str) -> tuple[int, ...]:
-    """Read whole numbers separated by commas."""
-    return tuple(int(part) for part in text.split(","))
 
 
 def _check_counts(name: str, value: object) -> None:
@@ -65,7 +61,7 @@ class CompareConfig:
     dataset: str = argument("a dataset, as for distill", metavar="DATASET", parse=str)
     ipc: tuple[int, ...] = option(
         "images per class, several numbers separated by commas",
-        parse=counts_of,
+        parse=wholes_of,
         metavar="N,..",
         check=_check_counts,
     )
@@ -86,9 +82,7 @@ class CompareConfig:
         check=_check_methods,
     )
     repeats: int = whole("trainings of each network on each set of images", default=3)
-    seed: int = whole(
-        "seed of the images and of the first training", default=0, lowest=0, highest=LARGEST_SEED
-    )
+    seed: int = seed_option("seed of the images and of the first training")
     eval_split: str | None = option(
         "what is tested on, as for evaluate; with val the images are made without those that are held out"
         " (default: test, or val where the dataset has no other split)",

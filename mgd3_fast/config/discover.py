@@ -8,7 +8,7 @@ from pathlib import Path
 from mgd3_fast.config.checks import check_folder
 from mgd3_fast.config.documented import documented
 from mgd3_fast.config.encode import EncodeConfig
-from mgd3_fast.config.fields import LARGEST_SEED, option, place, whole
+from mgd3_fast.config.fields import option, place, seed_option, whole
 from mgd3_fast.errors import UserError
 
 DISCOVERIES = ("kmeans", "kmeans-closest", "kmeans-pooled", "gmm", "gmm-pca", "dbscan", "spectral", "random")
@@ -35,15 +35,11 @@ class DiscoverConfig(EncodeConfig):
         default="auto",
         choices=KMEANS_RUNNERS,
     )
-    seed: int = whole(
-        "seed of the run: of the modes and of every image", default=0, lowest=0, highest=LARGEST_SEED
-    )
-    discovery_seed: int | None = whole(
+    seed: int = seed_option("seed of the run: of the modes and of every image")
+    discovery_seed: int | None = seed_option(
         "seed of the modes alone, so that one set of them serves several seeds of noise; MGD3's own code"
         " always takes 0 (default: that of the modes that are given, else --seed)",
         default=None,
-        lowest=0,
-        highest=LARGEST_SEED,
     )
 
 

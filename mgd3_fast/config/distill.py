@@ -12,12 +12,12 @@ from mgd3_fast.config.checks import check_whole
 from mgd3_fast.config.discover import DiscoverConfig
 from mgd3_fast.config.documented import documented
 from mgd3_fast.config.fields import auto_or_int, folder, heads_option, number, option, path, whole
+from mgd3_fast.config.methods import FOREIGN, GENERATED_METHODS, REAL_METHODS, SAMPLING
 from mgd3_fast.config.sampling import SamplingDefaults
 from mgd3_fast.config.sharding import read_shard, shard_option
+from mgd3_fast.config.tracing import read_images, read_stops, trace_option, trace_stops_option
 from mgd3_fast.errors import UserError
 
-GENERATED_METHODS = ("mgd3", "unguided", "d4m")
-REAL_METHODS = ("random", "herding", "kmeans-closest")
 SAMPLERS = ("ddpm", "ddim", "dpmpp", "dpmpp-sde")
 SPACINGS = ("linspace", "ddim", "leading")
 PRESETS = ("paper", "fast")
@@ -28,35 +28,6 @@ FLOAT8_BACKENDS = ("auto", "eager", "compiled")
 FORMATS_ON_STORE = ("imagefolder", "numeric")
 CACHING_BACKENDS = ("auto", "eager")
 FORMATS = ("imagefolder", "numeric", "tensor", "parquet", "webdataset")
-
-_GUIDANCE = ("mode_scale", "t_stop")
-_SAMPLING = ("sampler", "steps", "cfg_scale", *_GUIDANCE)
-_OF_GUIDANCE = (*_GUIDANCE, "t_stop_of")
-_CACHE = ("cache_steps", "cache_order", "cache_from")
-_OF_GENERATION = (
-    "modes",
-    "discovery_seed",
-    "vae",
-    "generator_classes",
-    "generator_heads",
-    "preset",
-    "prompts",
-    "prompt_template",
-    "negative_prompt",
-    "synonyms",
-    "steps_offset",
-    "cfg_interval",
-    "t_stop_of",
-    *_CACHE,
-    *_SAMPLING,
-)
-# Options that a method does not have; real images are made without any of generation.
-_FOREIGN = {
-    "mgd3": ("start_strength",),
-    "unguided": (*_OF_GUIDANCE, "start_strength"),
-    "d4m": _OF_GUIDANCE,
-    **dict.fromkeys(REAL_METHODS, (*_OF_GENERATION, "start_strength", "trace")),
-}
 
 
 def _check_auto_or_whole(name: str, value: object) -> None:
@@ -237,17 +208,8 @@ class DistillConfig(DiscoverConfig):
         default="imagefolder",
         choices=FORMATS,
     )
-    trace: str | None = option(
-        "also draw the denoising of these images, CLASS/NUMBER,.., into OUT/trace.png",
-        default=None,
-        metavar="IMAGES",
-        check=lambda _, images: _read_images(images),
-    )
-    trace_stops: str | None = option(
-        "values of t_stop to draw it for, separated by commas (default: 0, the run's own and none)",
-        default=None,
-        metavar="N,..",
-    )
+    trace: str | None = trace_option()
+    trace_stops: str | None = trace_stops_option()
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -284,7 +246,7 @@ class DistillConfig(DiscoverConfig):
             raise UserError(f"backend must be one of {backends} with --cache-steps, got {self.backend!r}")
         if self.trace is None and self.trace_stops is not None:
             raise UserError(f"trace_stops must come with trace, got {self.trace_stops!r} alone")
-        for name in _FOREIGN[self.method]:
+        for name in FOREIGN[self.method]:
             if getattr(self, name) is not None:
                 raise UserError(
                     f"{name} must be left out with method {self.method}, which does not have it,"
@@ -324,7 +286,7 @@ class DistillConfig(DiscoverConfig):
             return self
         if self.preset == "fast":
             self._check_fast(presets)
-        foreign, chosen = _FOREIGN[self.method], presets.get(self.preset, {})
+        foreign, chosen = FOREIGN[self.method], presets.get(self.preset, {})
         filled = {
             name: value
             for name, value in chosen.items()
@@ -352,7 +314,7 @@ class DistillConfig(DiscoverConfig):
             raise UserError("--preset must be paper for this generator: fast is for a DiT of 50 DDPM steps")
         for name in ("sampler", "steps"):
             value, own = getattr(self, name), presets["fast"][name]
-            unscaled = "mode_scale" not in _FOREIGN[self.method] and self.mode_scale is None
+            unscaled = "mode_scale" not in FOREIGN[self.method] and self.mode_scale is None
             if value not in (None, own) and unscaled:
                 raise UserError(
                     f"--mode-scale must be given with --{name} {value} and --preset fast; that is for {own}"
@@ -360,7 +322,7 @@ class DistillConfig(DiscoverConfig):
 
     def traced(self) -> list[tuple[str, int]]:
         """Read `trace`: class name and number of each image to trace; none by default."""
-        return [] if self.trace is None else _read_images(self.trace)
+        return [] if self.trace is None else read_images(self.trace)
 
     def stops_traced(self, steps: int, t_stop: int) -> list[int]:
         """Read `trace_stops`.
@@ -375,12 +337,7 @@ class DistillConfig(DiscoverConfig):
         Raises:
             UserError: If one is not a whole number from 0 to S.
         """
-        if self.trace_stops is None:
-            return sorted({0, t_stop, steps})
-        stops = self.trace_stops.split(",")
-        if not all(stop.strip().isdecimal() and int(stop) <= steps for stop in stops):
-            raise UserError(f"trace_stops must be numbers from 0 to {steps}, got {self.trace_stops!r}")
-        return sorted({int(stop) for stop in stops})
+        return read_stops(self.trace_stops, steps) if self.trace_stops else sorted({0, t_stop, steps})
 
     def shard_of(self) -> tuple[int, int]:
         """Read `shard`: the number of this part, from 1, and how many parts there are."""
@@ -399,18 +356,11 @@ class DistillConfig(DiscoverConfig):
         Raises:
             UserError: If what was given does not fit what was filled in.
         """
-        given = {name: getattr(self, name) for name in _SAMPLING if getattr(self, name) is not None}
+        given = {name: getattr(self, name) for name in SAMPLING if getattr(self, name) is not None}
         steps = given.get("steps", defaults.steps)
         counted = self.t_stop_of or steps
         share = round(defaults.t_stop * counted / defaults.steps)
         chosen = replace(defaults, **{"t_stop": max(0, min(share, counted - 2)), **given})
-        filled = {name: getattr(chosen, name) for name in _SAMPLING}
+        filled = {name: getattr(chosen, name) for name in SAMPLING}
         replace(self, method="mgd3", start_strength=None, **filled)  # checks them against each other
         return chosen
-
-
-def _read_images(trace: str) -> list[tuple[str, int]]:
-    """Read CLASS/NUMBER,... with class names that may hold commas."""
-    if not re.fullmatch(r"[^/]+/\d+\s*(,[^/]+/\d+\s*)*", trace):
-        raise UserError(f"trace must be CLASS/NUMBER, several separated by commas, got {trace!r}")
-    return [(name.strip(), int(image)) for name, image in re.findall(r"([^/]+)/(\d+)\s*,?", trace)]

@@ -8,7 +8,6 @@ from pathlib import Path
 from mgd3_fast.config.checks import check_options, check_whole
 from mgd3_fast.config.documented import documented
 from mgd3_fast.config.fields import (
-    LARGEST_SEED,
     argument,
     background_option,
     bad_image_option,
@@ -21,6 +20,7 @@ from mgd3_fast.config.fields import (
     number,
     option,
     path,
+    seed_option,
     whole,
 )
 from mgd3_fast.errors import UserError
@@ -93,9 +93,7 @@ class EvaluateConfig:
         choices=SWITCH,
     )
     repeats: int = whole("trainings of each network on each folder, with seeds SEED, SEED+1, ...", default=3)
-    seed: int = whole(
-        "seed of the first repeat, the same for every folder", default=0, lowest=0, highest=LARGEST_SEED
-    )
+    seed: int = seed_option("seed of the first repeat, the same for every folder")
     ipc: int | None = whole(
         "use only the first N images of each class, by name as the authors do (default: all)", default=None
     )

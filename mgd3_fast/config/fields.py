@@ -71,6 +71,11 @@ def whole(
     return option(help, default=default, parse=int, metavar=metavar, check=check, span=span)
 
 
+def seed_option(help: str, *, default: int | None = 0) -> Any:
+    """Declare a seed."""
+    return whole(help, default=default, lowest=0, highest=LARGEST_SEED)
+
+
 def number(help: str, *, default: Any = MISSING, highest: float = math.inf, above_zero: bool = False) -> Any:
     """Declare a number from 0 to `highest`, or above 0; see `option` and `check_number`."""
     check = partial(check_number, lowest=0.0, highest=highest, above_zero=above_zero)
@@ -204,6 +209,11 @@ def bad_image_option() -> Any:
 def folders_of(words: list[str]) -> tuple[Path | str, ...]:
     """Take positional arguments as folders, or their URLs."""
     return tuple(map(place, words))
+
+
+def wholes_of(text: str) -> tuple[int, ...]:
+    """Read whole numbers separated by commas."""
+    return tuple(map(int, text.split(",")))
 
 
 def auto_or_int(text: str) -> int | str:

@@ -8,7 +8,7 @@ from pathlib import Path
 from mgd3_fast.config.checks import check_folder
 from mgd3_fast.config.documented import documented
 from mgd3_fast.config.encode import EncodeConfig
-from mgd3_fast.config.fields import LARGEST_SEED, option, place, whole
+from mgd3_fast.config.fields import option, place, seed_option, whole
 
 
 @documented
@@ -21,7 +21,7 @@ class JudgeConfig(EncodeConfig):
         default=300,
         lowest=2,
     )
-    seed: int = whole("seed of the samples and of the classifier", default=0, lowest=0, highest=LARGEST_SEED)
+    seed: int = seed_option("seed of the samples and of the classifier")
     out: Path | str | None = option(
         "folder for samples.png and reconstructions.png (default: no pictures; a generator folder keeps the"
         " verdict in its generator.json either way)",

@@ -8,7 +8,7 @@ from pathlib import Path
 from mgd3_fast.config.checks import check_folder
 from mgd3_fast.config.documented import documented
 from mgd3_fast.config.encode import EncodeConfig
-from mgd3_fast.config.fields import LARGEST_SEED, argument, folders_of, option, place, whole
+from mgd3_fast.config.fields import argument, folders_of, option, place, seed_option, whole
 from mgd3_fast.errors import UserError
 
 INPUT_RANGES = ("imagenet", "symmetric", "unit", "byte")
@@ -54,7 +54,7 @@ class MetricsConfig(EncodeConfig):
         default="on",
         choices=("on", "off"),
     )
-    seed: int = whole("seed of the t-SNE maps", default=0, lowest=0, highest=LARGEST_SEED)
+    seed: int = seed_option("seed of the t-SNE maps")
     out: Path | str | None = option(
         "folder for metrics.json and, with --plot, pictures; or the .json file itself, pictures beside it"
         " (default: nothing is written)",

@@ -10,7 +10,6 @@ from typing import Any
 from mgd3_fast.config.checks import check_options, check_whole
 from mgd3_fast.config.documented import documented
 from mgd3_fast.config.fields import (
-    LARGEST_SEED,
     background_option,
     bad_image_option,
     cache_option,
@@ -23,8 +22,10 @@ from mgd3_fast.config.fields import (
     number,
     option,
     path,
+    seed_option,
     split_option,
     whole,
+    wholes_of,
 )
 from mgd3_fast.errors import UserError
 
@@ -46,11 +47,6 @@ _VAE |= {"vae_batch_size", "vae_lr", "vae_ema"}
 _DIT = {"vae", "augment_copies", "model", "hidden", "depth", "heads", "patch", "variance"}
 _DIT |= {"batch_size", "lr", "ema", "label_dropout"}
 _GUIDANCE = {"cfg_scale", "mode_scale", "t_stop"}
-
-
-def widths(text: str) -> tuple[int, ...]:
-    """Read whole numbers separated by commas."""
-    return tuple(int(part) for part in text.split(","))
 
 
 def _check_widths(name: str, value: object) -> None:
@@ -155,7 +151,7 @@ class TrainConfig:
         "channels of the autoencoder's blocks; each block but the last halves the size (default: what the"
         " preset and the pixels ask for)",
         default=None,
-        parse=widths,
+        parse=wholes_of,
         metavar="N,N,..",
         check=_check_widths,
     )
@@ -183,7 +179,7 @@ class TrainConfig:
         highest=1.0,
     )
 
-    seed: int = whole("seed of starting weights, order and noise", default=0, lowest=0, highest=LARGEST_SEED)
+    seed: int = seed_option("seed of starting weights, order and noise")
     device: str = device_option()
     precision: str = option(
         "fp32, or bf16 autocast; auto is bf16 on a GPU that has it", default="auto", choices=TRAIN_PRECISIONS

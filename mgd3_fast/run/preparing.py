@@ -8,7 +8,8 @@ from functools import partial
 
 from mgd3_engine import ModeGuidance
 from mgd3_fast.config import DistillConfig, SamplingDefaults
-from mgd3_fast.config.distill import REAL_METHODS, SPACINGS
+from mgd3_fast.config.distill import SPACINGS
+from mgd3_fast.config.methods import REAL_METHODS
 from mgd3_fast.errors import UserError
 from mgd3_fast.generators import class_ids, for_run
 from mgd3_fast.modes import choose_discovery, header_of

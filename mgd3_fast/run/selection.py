@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from mgd3_fast.config.distill import REAL_METHODS
+from mgd3_fast.config.methods import REAL_METHODS
 from mgd3_fast.datasets import BadImage, BadImageError, Dataset, bad_image_error, image_batches
 from mgd3_fast.errors import UserError
 from mgd3_fast.modes import HerdingDiscovery, ModeDiscovery, method_named

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from mgd3_fast.config import DistillConfig
-from mgd3_fast.config.distill import REAL_METHODS
+from mgd3_fast.config.methods import REAL_METHODS
 from mgd3_fast.datasets import center_crop, open_dataset
 from mgd3_fast.datasets.sides import sensible_side
 from mgd3_fast.errors import Interrupted, UserError
