@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -213,37 +213,16 @@ class DistillConfig(DiscoverConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.workers == "ray" and self.device.startswith("cuda:"):
-            raise UserError(f"device must be auto, cpu or cuda with --workers ray, got {self.device!r}")
-        if re.fullmatch(r"cuda:\d+", self.device) and self.workers not in ("auto", 1):
-            raise UserError(
-                f"workers must be 1 with --device {self.device}, which is one GPU, got {self.workers}: give"
-                " --device cuda, and they take the GPUs in turn"
-            )
+        self._check_workers()
         if "://" in str(self.out):
             self._check_on_store()
-        if self.ray_address is not None and self.workers != "ray":
-            raise UserError(f"ray_address must come with --workers ray, got {self.ray_address!r} alone")
-        if self.t_stop is not None:
-            check_whole("t_stop", self.t_stop, 0, self.t_stop_of or self.steps)
-        if self.cfg_interval is not None and self.cfg_scale == 1.0:
-            raise UserError("cfg_interval must be left out with cfg_scale 1, which is no guidance")
-        if self.eta > 0 and self.sampler == "ddpm":
-            raise UserError(f"eta must be 0 with sampler ddpm, which has its own noise, got {self.eta:g}")
-        if self.eta > 0 and self.sampler not in (None, "ddim"):
-            raise UserError(
-                f"eta must be 0 with sampler {self.sampler}, it is an option of ddim, got {self.eta:g}"
-            )
-        if self.preset is None:
-            self._check_offset()
-        if self.precision == "fp8" and self.backend not in FLOAT8_BACKENDS:
-            backends = ", ".join(FLOAT8_BACKENDS)
-            raise UserError(f"backend must be one of {backends} with precision fp8, got {self.backend!r}")
+        self._check_sampling()
+        if self.precision == "fp8":
+            self._check_backend(FLOAT8_BACKENDS, "precision fp8")
         if self.cache_steps is None and (self.cache_order, self.cache_from) != (None, None):
             raise UserError("cache_order and cache_from must come with cache_steps")
-        if self.caches and self.backend not in CACHING_BACKENDS:
-            backends = ", ".join(CACHING_BACKENDS)
-            raise UserError(f"backend must be one of {backends} with --cache-steps, got {self.backend!r}")
+        if self.caches:
+            self._check_backend(CACHING_BACKENDS, "--cache-steps")
         if self.trace is None and self.trace_stops is not None:
             raise UserError(f"trace_stops must come with trace, got {self.trace_stops!r} alone")
         for name in FOREIGN[self.method]:
@@ -252,6 +231,35 @@ class DistillConfig(DiscoverConfig):
                     f"{name} must be left out with method {self.method}, which does not have it,"
                     f" got {getattr(self, name)}"
                 )
+
+    def _check_workers(self) -> None:
+        if self.workers == "ray" and self.device.startswith("cuda:"):
+            raise UserError(f"device must be auto, cpu or cuda with --workers ray, got {self.device!r}")
+        if re.fullmatch(r"cuda:\d+", self.device) and self.workers not in ("auto", 1):
+            raise UserError(
+                f"workers must be 1 with --device {self.device}, which is one GPU, got {self.workers}: give"
+                " --device cuda, and they take the GPUs in turn"
+            )
+        if self.ray_address is not None and self.workers != "ray":
+            raise UserError(f"ray_address must come with --workers ray, got {self.ray_address!r} alone")
+
+    def _check_sampling(self) -> None:
+        """Refuse settings of the sampler that do not go together."""
+        if self.t_stop is not None:
+            check_whole("t_stop", self.t_stop, 0, self.t_stop_of or self.steps)
+        if self.cfg_interval is not None and self.cfg_scale == 1.0:
+            raise UserError("cfg_interval must be left out with cfg_scale 1, which is no guidance")
+        if self.eta > 0 and self.sampler not in (None, "ddim"):
+            why = "which has its own noise" if self.sampler == "ddpm" else "it is an option of ddim"
+            raise UserError(f"eta must be 0 with sampler {self.sampler}, {why}, got {self.eta:g}")
+        if self.preset is None:
+            self._check_offset()
+
+    def _check_backend(self, backends: Sequence[str], asked: str) -> None:
+        if self.backend not in backends:
+            raise UserError(
+                f"backend must be one of {', '.join(backends)} with {asked}, got {self.backend!r}"
+            )
 
     def _check_on_store(self) -> None:
         """Refuse what is made of a folder of images."""

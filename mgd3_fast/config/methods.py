@@ -6,22 +6,10 @@ REAL_METHODS = ("random", "herding", "kmeans-closest")
 _GUIDANCE = ("mode_scale", "t_stop")
 SAMPLING = ("sampler", "steps", "cfg_scale", *_GUIDANCE)
 _OF_GUIDANCE = (*_GUIDANCE, "t_stop_of")
-_CACHE = ("cache_steps", "cache_order", "cache_from")
 _OF_GENERATION = (
-    "modes",
-    "discovery_seed",
-    "vae",
-    "generator_classes",
-    "generator_heads",
-    "preset",
-    "prompts",
-    "prompt_template",
-    "negative_prompt",
-    "synonyms",
-    "steps_offset",
-    "cfg_interval",
-    "t_stop_of",
-    *_CACHE,
+    *("modes", "discovery_seed", "vae", "generator_classes", "generator_heads", "preset"),
+    *("prompts", "prompt_template", "negative_prompt", "synonyms"),
+    *("steps_offset", "cfg_interval", "t_stop_of", "cache_steps", "cache_order", "cache_from"),
     *SAMPLING,
 )
 # Options that a method does not have; real images are made without any of generation.

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from mgd3_fast.check.counting import majority_share
 from mgd3_fast.config.judge import JudgeConfig
 from mgd3_fast.datasets import Dataset
 from mgd3_fast.datasets.holdout import chosen_images, fit_part, held_out_part, open_held_out
@@ -198,7 +199,7 @@ def _measure(case: Case, config: JudgeConfig, progress: Progress) -> Measures:
         l1_levels=l1,
         accuracy=accuracies[0],
         accuracy_real=accuracies[1],
-        majority=float(held_out.labels.bincount().max()) / len(held_out),
+        majority=majority_share(held_out.labels.bincount().numpy()),
         held_out=len(held_out),
         **_likeness(case, samples, held_out)._asdict(),
     )

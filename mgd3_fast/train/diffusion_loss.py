@@ -38,7 +38,7 @@ class DiffusionLoss:
         self.num_timesteps = len(schedule)
         self._x0_to_xt, self._noise_to_xt = table(abar**0.5), table((1 - abar) ** 0.5)
         self._xt_to_x0, self._noise_to_x0 = table(abar**-0.5), table((1 / abar - 1) ** 0.5)
-        self._x0_to_mean, self._xt_to_mean = table(full.posterior_mean_x0), table(full.posterior_mean_xt)
+        self._x0_to_mean = table(full.posterior_mean_x0)
         self._log_lowest = table(full.posterior_log_variance_clipped)
         self._log_highest = table(full.betas).log()
 

@@ -21,11 +21,9 @@ _FILES_AT_A_TIME, _TARS_AT_A_TIME = 64, 2  # in memory together: a tar holds hun
 _OF_TARS = ("tar", "offset", "size")  # fields of an image that lies in a tar file of the run
 
 
-def local_runs(
-    places: Iterable[Path | str], option: str, progress: Progress, cache_dir: Path | str | None = None
-) -> tuple[Path, ...]:
+def local_runs(places: Iterable[Path | str], option: str, progress: Progress) -> tuple[Path, ...]:
     """The folders of finished runs: paths as they are, URLs as folders of the cache; see `local_run`."""
-    return tuple(local_run(place, option, progress, cache_dir) for place in places)
+    return tuple(local_run(place, option, progress) for place in places)
 
 
 def local_run(
