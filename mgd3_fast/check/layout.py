@@ -10,7 +10,7 @@ from pathlib import Path
 from unicodedata import normalize
 
 from mgd3_fast.check.finding import Finding, first_of, some
-from mgd3_fast.datasets import Dataset, FileImages, RemoteImages
+from mgd3_fast.datasets import Dataset, FileImages
 from mgd3_fast.datasets.folders import is_image
 from mgd3_fast.errors import printable
 
@@ -40,7 +40,7 @@ def layout_findings(split: str, dataset: Dataset) -> Iterator[Finding]:
     """Say what opening a split told, and what in its folders is not what it seems."""
     for note in dataset.notes:
         yield Finding("note", "opening", f"{split}: {note}", 1)
-    folders = [cls.images for cls in dataset.classes if isinstance(cls.images, (FileImages, RemoteImages))]
+    folders = [cls.images for cls in dataset.classes if isinstance(cls.images, FileImages)]
     nested: Counter[str] = Counter()
     for images in folders:
         paths = (images.name(place).partition("/") for place in range(len(images)))
@@ -51,7 +51,7 @@ def layout_findings(split: str, dataset: Dataset) -> Iterator[Finding]:
         advice = "are these the classes? then name the folder above them as the dataset" if is_most else ""
         names = first_of(f"{name} ({times})" for name, times in nested.most_common())
         yield Finding("warning" if is_most else "note", "nested", text, len(nested), advice, names)
-    on_disk = [images.folder for images in folders if isinstance(images, FileImages)]
+    on_disk = [images.folder for images in folders if isinstance(images.folder, Path)]
     if on_disk and dataset.root is not None:
         yield from _passed_over(Path(dataset.root), on_disk, split)
 

@@ -13,7 +13,7 @@ from mgd3_fast.datasets.dataset import Dataset, ImageClass, describe
 from mgd3_fast.datasets.decoding import BadImageError, decode_image
 from mgd3_fast.datasets.framing import DEFAULT_FRAMING, Framing, chosen_framing
 from mgd3_fast.datasets.imagenet import IMAGENET_NAMES, imagenet_class_titles, imagenet_classes
-from mgd3_fast.datasets.images import ArrayImages, FileImages, RemoteImages, ScannedFile
+from mgd3_fast.datasets.images import ArrayImages, FileImages, ScannedFile
 from mgd3_fast.datasets.opening import DATASET_NAMES, open_dataset, open_source, unread_error
 from mgd3_fast.datasets.shards import Row, Shard, rows_of, shards_of
 from mgd3_fast.datasets.streams import ImageStream, StreamedImage
@@ -30,7 +30,6 @@ __all__ = [
     "Framing",
     "ImageClass",
     "ImageStream",
-    "RemoteImages",
     "Row",
     "ScannedFile",
     "Shard",

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from mgd3_fast.datasets.batches import run_ahead
 from mgd3_fast.datasets.dataset import Dataset, ImageClass
-from mgd3_fast.datasets.images import FileImages, RemoteImages, ScannedFile
+from mgd3_fast.datasets.images import FileImages, ScannedFile
 from mgd3_fast.datasets.selector import matched, order_notes, select_classes
 from mgd3_fast.errors import UserError, listed
 from mgd3_fast.progress import SILENT, Progress
@@ -176,12 +176,14 @@ def scan_classes(
     return tuple(classes), notes
 
 
-def scan_folder(folder: Path | RemotePath) -> tuple[FileImages | RemoteImages, Counter[str]]:
+def scan_folder(folder: Path | RemotePath) -> tuple[FileImages, Counter[str]]:
     """List the images of one class folder, sorted by relative name, and count other files by suffix."""
     left_out: Counter[str] = Counter()
     if isinstance(folder, RemotePath):
-        return RemoteImages(folder, sorted(_remote_image_files(folder, left_out))), left_out
-    return FileImages(folder, sorted(_image_files(str(folder), "", left_out))), left_out
+        found = _remote_image_files(folder, left_out)
+    else:
+        found = _image_files(str(folder), "", left_out)
+    return FileImages(folder, sorted(found)), left_out
 
 
 def is_image(name: str) -> bool:

@@ -9,10 +9,8 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from mgd3_fast.datasets.dataset import ImageClass
-from mgd3_fast.datasets.decoding import decode_image
 from mgd3_fast.datasets.folders import is_image, left_out_notes, suffix_of
 from mgd3_fast.datasets.images import FileList, ListedImages, ScannedFile
 from mgd3_fast.datasets.tar_index import IndexedImage, TarIndex, TarIndexes, TarRange
@@ -41,10 +39,6 @@ class TarImages(ListedImages):
     def read(self, position: int) -> bytes:
         """Bytes of one image file; see `read_from_tar`."""
         return read_from_tar(self._tar, int(self._offsets[position]), self.size(position))
-
-    def load(self, position: int) -> Image.Image:
-        """Read one image as `decode_image` does."""
-        return decode_image(self.read(position))
 
 
 def find_ilsvrc_tar(data_dir: Path, split: str) -> Path | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -139,7 +140,7 @@ def sha256_of_lines(*lines: str) -> str:
     return hashlib.sha256("\n".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
 
 
-class ListedImages:
+class ListedImages(ABC):
     """The half of an `ImageSource` that a list of its files knows, in the order the class keeps."""
 
     in_memory = False
@@ -163,35 +164,12 @@ class ListedImages:
         """Hex sha256 over names, sizes and, if asked for, times of change."""
         return self._files.key(times=times)
 
-
-class FileImages(ListedImages):
-    """Image files of one folder, named by their paths relative to it, in the order the class keeps."""
-
-    def __init__(self, folder: Path, files: Iterable[ScannedFile]) -> None:
-        super().__init__(FileList.of(files))
-        self.folder = folder
-
-    def location(self, position: int) -> str:
-        """Full path of a file."""
-        return str(self.folder / self.name(position))
-
+    @abstractmethod
     def read(self, position: int) -> bytes:
-        """Bytes of one file.
-
-        Raises:
-            BadImageError: It is a link that leads nowhere.
-            OSError: It cannot be read.
-        """
-        path = self.folder / self.name(position)
-        try:
-            return path.read_bytes()
-        except OSError:
-            if path.is_symlink() and not path.exists():
-                raise BadImageError(f"the link leads nowhere, to {path.readlink()}") from None
-            raise
+        """Bytes of an image's file."""
 
     def load(self, position: int) -> Image.Image:
-        """Read one file as `decode_image` does.
+        """Read one image as `decode_image` does.
 
         Raises:
             BadImageError: The file is empty, truncated, corrupt, or too large, or a link that leads nowhere.
@@ -200,26 +178,32 @@ class FileImages(ListedImages):
         return decode_image(self.read(position))
 
 
-class RemoteImages(ListedImages):
-    """Image files in a folder of a bucket, named and ordered as those of `FileImages`."""
+class FileImages(ListedImages):
+    """Image files of one folder, named by their paths relative to it, in the order the class keeps."""
 
-    is_remote = True
-
-    def __init__(self, folder: RemotePath, files: Iterable[ScannedFile]) -> None:
+    def __init__(self, folder: Path | RemotePath, files: Iterable[ScannedFile]) -> None:
         super().__init__(FileList.of(files))
-        self.folder = folder
+        self.folder, self.is_remote = folder, isinstance(folder, RemotePath)
 
     def location(self, position: int) -> str:
-        """URL of a file."""
+        """Full path or URL of a file."""
         return str(self.folder / self.name(position))
 
     def read(self, position: int) -> bytes:
-        """Bytes of one file; a `UserError` where the server does not give them."""
-        return (self.folder / self.name(position)).read_bytes()
+        """Bytes of one file.
 
-    def load(self, position: int) -> Image.Image:
-        """Read one file as `decode_image` does."""
-        return decode_image(self.read(position))
+        Raises:
+            BadImageError: It is a link that leads nowhere.
+            OSError: It cannot be read.
+            UserError: The server does not give it.
+        """
+        path = self.folder / self.name(position)
+        try:
+            return path.read_bytes()
+        except OSError:
+            if isinstance(path, Path) and path.is_symlink() and not path.exists():
+                raise BadImageError(f"the link leads nowhere, to {path.readlink()}") from None
+            raise
 
 
 class ArrayImages:
