@@ -71,24 +71,7 @@ def _open(config: CompareConfig, progress: Progress) -> _Comparison:
     """Open what is tested on, and decide the split that images are made from, and their side."""
     check_own(Path(config.out), "comparison", COMPARISON, RESULT, "*-ipc*")
     check_writable(Path(config.out))
-    evaluation = EvaluateConfig(
-        folders=(Path(config.out),),  # those that will be made take its place
-        dataset=config.dataset,
-        data_dir=config.data_dir,
-        classes=config.classes,
-        preset=affordable_preset(config.preset, config.dataset, resolve_device(config.device).type),
-        networks=config.networks,
-        repeats=config.repeats,
-        seed=config.seed,
-        eval_split=config.eval_split or "test",
-        out=config.out,
-        size=config.size,
-        epochs=config.epochs,
-        background=config.background,
-        fit=config.fit,
-        on_bad_image=config.on_bad_image,
-        device=config.device,
-    )
+    evaluation = _evaluation_of(config)
     try:
         tested = open_split(evaluation, progress)
     except UserError as error:
@@ -114,6 +97,28 @@ def _open(config: CompareConfig, progress: Progress) -> _Comparison:
         real,
         side_beside(generator, tested),
         progress,
+    )
+
+
+def _evaluation_of(config: CompareConfig) -> EvaluateConfig:
+    """How classifiers are trained and tested."""
+    return EvaluateConfig(
+        folders=(Path(config.out),),  # those that will be made take its place
+        dataset=config.dataset,
+        data_dir=config.data_dir,
+        classes=config.classes,
+        preset=affordable_preset(config.preset, config.dataset, resolve_device(config.device).type),
+        networks=config.networks,
+        repeats=config.repeats,
+        seed=config.seed,
+        eval_split=config.eval_split or "test",
+        out=config.out,
+        size=config.size,
+        epochs=config.epochs,
+        background=config.background,
+        fit=config.fit,
+        on_bad_image=config.on_bad_image,
+        device=config.device,
     )
 
 

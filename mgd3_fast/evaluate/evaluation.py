@@ -12,8 +12,9 @@ from mgd3_fast.config.evaluate import EvaluateConfig
 from mgd3_fast.devices import device_name
 from mgd3_fast.errors import Interrupted
 from mgd3_fast.evaluate.plan import Pair, Plan, make_plan
-from mgd3_fast.evaluate.results import differences, majority, pool_means, sum_up
+from mgd3_fast.evaluate.results import differences, pool_means, sum_up
 from mgd3_fast.evaluate.store import RESULT, TrainingStore, training_key
+from mgd3_fast.evaluate.tested import dataset_record
 from mgd3_fast.evaluate.timing import TrainingTimes
 from mgd3_fast.evaluate.training import Job, train_classifier
 from mgd3_fast.progress import SILENT, Bar, Progress, duration
@@ -177,9 +178,6 @@ def _write_result(plan: Plan, store: TrainingStore) -> dict[str, Any]:
         rows += pool_means(rows)
     for row in rows:
         row["score"] = plan.first.recipe.score
-    dataset, tested = plan.dataset, plan.first.test
-    images = torch.bincount(tested.labels.cpu(), minlength=len(dataset.classes)).tolist()
-    counts = dict(zip(dataset.class_names, images, strict=True))
     result = {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
@@ -187,19 +185,7 @@ def _write_result(plan: Plan, store: TrainingStore) -> dict[str, Any]:
         "protocol": plan.config.protocol,
         "preset": plan.preset,
         "repeats": f"{len(plan.seeds)} trainings on one set of images",
-        "dataset": {
-            "name": dataset.name,
-            "split": dataset.split,
-            "classes": len(dataset.classes),
-            "images": len(tested),
-            "skipped": len(dataset) - len(tested),
-            **dataset.framing.options(),
-            "images_by_class": counts,
-            "majority": majority(counts),
-            "fingerprint": dataset.fingerprint,
-            "class_list_hash": dataset.class_list_hash,
-            "notes": list(dataset.notes),
-        },
+        "dataset": dataset_record(plan.dataset, plan.first.test.labels),
         "teacher": plan.teacher,
         "rows": rows,
         "differences": differences(rows),

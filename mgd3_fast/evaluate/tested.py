@@ -11,12 +11,17 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from glob import glob
 from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
 
 from mgd3_fast.config.evaluate import EvaluateConfig
 from mgd3_fast.datasets import IMAGENET_NAMES, Dataset, ImageStream, chosen_framing
 from mgd3_fast.datasets.holdout import held_out_part
 from mgd3_fast.datasets.opening import open_source
 from mgd3_fast.errors import UnlabelledError, UserError, listed
+from mgd3_fast.evaluate.results import majority
 from mgd3_fast.evaluate.spool import read_once
 from mgd3_fast.progress import Progress
 from mgd3_fast.writers.reader import recorded_framings
@@ -142,3 +147,27 @@ def _shards_of(spec: str, split: str) -> Iterator[tuple[str, str]]:
         other = _BRACES.sub("*", _TRAIN.sub(name, pattern))
         if glob(str(Path(other.removeprefix("wds:")).expanduser())):  # noqa: PTH207 - may be absolute
             yield name, other + mark + options
+
+
+def dataset_record(dataset: Dataset, labels: Tensor) -> dict[str, Any]:
+    """What a result says of the images that are tested on.
+
+    Args:
+        dataset: The images.
+        labels: int64 [N], of those that can be read.
+    """
+    images = torch.bincount(labels.cpu(), minlength=len(dataset.classes)).tolist()
+    counts = dict(zip(dataset.class_names, images, strict=True))
+    return {
+        "name": dataset.name,
+        "split": dataset.split,
+        "classes": len(dataset.classes),
+        "images": len(labels),
+        "skipped": len(dataset) - len(labels),
+        **dataset.framing.options(),
+        "images_by_class": counts,
+        "majority": majority(counts),
+        "fingerprint": dataset.fingerprint,
+        "class_list_hash": dataset.class_list_hash,
+        "notes": list(dataset.notes),
+    }

@@ -60,12 +60,8 @@ def fit_network(
     optimizer = torch.optim.AdamW(trained, lr=highest_lr, weight_decay=config.weight_decay)
     averaged = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay))  # type: ignore[no-untyped-call]
     curve = _LossCurve(steps)
-    parts: dict[str, Stateful] = {
-        "network": model,
-        "averaged": averaged,
-        "optimizer": optimizer,
-        "curve": curve,
-    }
+    parts: dict[str, Stateful] = {"network": model, "averaged": averaged}
+    parts |= {"optimizer": optimizer, "curve": curve}
     fit = Fit(parts, steps, run.out / CHECKPOINTS / f"{part}.pt")
     run.log.plan(part, steps)
     _note_changed_length(run, part, fit)
@@ -75,17 +71,8 @@ def fit_network(
     def lr(step: int) -> float:
         return highest_lr * rate_share(config.schedule, step, steps, warmup=config.warmup)
 
-    def losses_of(network: nn.Module, step: int) -> tuple[dict[str, Tensor], dict[str, float]]:
-        with torch.autocast(run.device.type, torch.bfloat16, enabled=run.bf16):
-            losses = step_loss(network, step)
-        values = {name: float(value.detach()) for name, value in losses.items()}
-        if not math.isfinite(values["loss"]):
-            run.log.diverged(part, step)
-            raise _diverged_error(values["loss"], step, part)
-        return losses, values
-
     def do_step(step: int) -> None:
-        losses, values = losses_of(model, step)
+        losses, values = _finite_losses(run, part, step_loss, model, step)
         descend(optimizer, losses["loss"], lr(step), clip_grad=config.clip_grad)
         averaged.update_parameters(model)
         curve.add(step, values)
@@ -107,8 +94,25 @@ def fit_network(
     kept: nn.Module = averaged.module.eval()
     if run.log.finished(part) is None:
         with torch.no_grad():
-            losses_of(kept, fit.step)  # the last step, too, may have been too far
+            _finite_losses(run, part, step_loss, kept, fit.step)  # the last step, too, may have been too far
     return kept, FitLog(curve.closed(fit.step), fit.wall_s, curve.held_out)
+
+
+def _finite_losses(
+    run: TrainingRun, part: str, step_loss: StepLoss, network: nn.Module, step: int
+) -> tuple[dict[str, Tensor], dict[str, float]]:
+    """The losses of a step, and their values; an error where the step went too far."""
+    with torch.autocast(run.device.type, torch.bfloat16, enabled=run.bf16):
+        losses = step_loss(network, step)
+    values = {name: float(value.detach()) for name, value in losses.items()}
+    if not math.isfinite(values["loss"]):
+        run.log.diverged(part, step)
+        lr = "--vae-lr" if part == "vae" else "--lr"
+        raise UserError(
+            f"the loss became {values['loss']} at step {step} of {part}: start {part} again with a lower {lr}"
+            " or with --clip-grad"
+        )
+    return losses, values
 
 
 def _note_changed_length(run: TrainingRun, part: str, fit: Fit) -> None:
@@ -121,14 +125,6 @@ def _note_changed_length(run: TrainingRun, part: str, fit: Fit) -> None:
         run.progress.note(
             f"{part}: from step {fit.step:,} on, the learning rate is that of a run of {fit.steps:,} steps"
         )
-
-
-def _diverged_error(loss: float, step: int, part: str) -> UserError:
-    lr = "--vae-lr" if part == "vae" else "--lr"
-    return UserError(
-        f"the loss became {loss} at step {step} of {part}: start {part} again with a lower {lr} or with"
-        " --clip-grad"
-    )
 
 
 class _Looks:
