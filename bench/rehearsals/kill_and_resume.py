@@ -123,6 +123,13 @@ def leftovers(folder: Path) -> list[str]:
     )
 
 
+def report(figures: dict[str, Any], differs: str) -> None:
+    """Print what came out, and fail where a file differs or is left over."""
+    print(json.dumps(figures, indent=2))
+    if figures["differing"] or figures["left_over"]:
+        sys.exit(differs)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kills", type=int, default=4, help="number of SIGKILLs (default: 4)")
@@ -131,9 +138,7 @@ def main() -> None:
     options = options or ["--dataset", "mnist5k", "--ipc", "10", "--batch-size", "8"]
     with tempfile.TemporaryDirectory() as folder:
         figures = kill_and_resume(options, arguments.kills, arguments.moments_seed, Path(folder))
-    print(json.dumps(figures, indent=2))
-    if figures["differing"] or figures["left_over"]:
-        sys.exit("the resumed run differs from the uninterrupted one")
+    report(figures, "the resumed run differs from the uninterrupted one")
     if not all(kill["killed"] for kill in figures["kills"]):
         sys.exit("a run ended before it was killed: draw other moments")
 

@@ -11,7 +11,6 @@ started again. Prints one JSON object and fails if a file differs or a temporary
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import random
 import subprocess
@@ -24,7 +23,7 @@ from typing import Any
 
 from ray.cluster_utils import Cluster
 
-from bench.rehearsals.kill_and_resume import command, compare, images_in, leftovers
+from bench.rehearsals.kill_and_resume import command, compare, images_in, leftovers, report
 from bench.tiny_generator import make_tiny_generator
 from mgd3_fast.versions import versions
 from tests.fakes.pictures import photo
@@ -147,9 +146,7 @@ def main() -> None:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     with tempfile.TemporaryDirectory() as folder:
         figures = rehearse(Path(folder), chosen.rounds, chosen.classes, chosen.ipc, chosen.moments_seed)
-    print(json.dumps(figures, indent=2))
-    if figures["differing"] or figures["left_over"]:
-        sys.exit("a run that was killed differs from the quiet one")
+    report(figures, "a run that was killed differs from the quiet one")
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ JSON object.
 from __future__ import annotations
 
 import argparse
-import json
 import random
 import subprocess
 import sys
@@ -27,7 +26,7 @@ from typing import Any
 
 import psutil
 
-from bench.rehearsals.kill_and_resume import command, compare, images_in, leftovers
+from bench.rehearsals.kill_and_resume import command, compare, images_in, leftovers, report
 from mgd3_fast.versions import versions
 
 STAGES = ("start", "encode", "discover", "images", "end")
@@ -169,9 +168,7 @@ def main() -> None:
     options = options or ["--dataset", "mnist5k", "--ipc", "4", "--batch-size", "8"]
     with tempfile.TemporaryDirectory() as folder:
         figures = campaign(options, arguments.kills, arguments.moments_seed, Path(folder))
-    print(json.dumps(figures, indent=2))
-    if figures["differing"] or figures["left_over"]:
-        sys.exit("a folder differs from that of one process")
+    report(figures, "a folder differs from that of one process")
 
 
 if __name__ == "__main__":

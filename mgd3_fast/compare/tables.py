@@ -9,7 +9,7 @@ from typing import Any
 
 from mgd3_fast.compare.verdict import best_real, verdict
 from mgd3_fast.config.compare import ALL_REAL
-from mgd3_fast.evaluate.results import by_seed, difference, pool_means, summary
+from mgd3_fast.evaluate.results import by_seed, common_seeds, difference, pool_means, summary
 from mgd3_fast.evaluate.sets import ALL_REAL as ALL_REAL_SET
 from mgd3_fast.writers import read_manifest
 
@@ -49,7 +49,7 @@ def make_tables(
         names = {method: folder_name(method, ipc) for method in methods}
         found = {method: pooled[name] for method, name in names.items() if name in pooled}
         small = [row for method, row in found.items() if method != ALL_REAL]
-        seeds = _common_seeds(small or list(found.values()))
+        seeds = common_seeds(small or list(found.values()))
         rows = [_row(out, method, row, seeds) for method, row in found.items()]
         rows = [row for row in rows if row["seeds"]]
         base = best_real(rows)
@@ -75,11 +75,6 @@ def _pooled(rows: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
 def _seconds_trained(rows: Sequence[Mapping[str, Any]]) -> float:
     """Seconds of a repeat of all networks."""
     return round(sum(statistics.fmean(row["wall_s"]) for row in rows), 2)
-
-
-def _common_seeds(rows: Sequence[Mapping[str, Any]]) -> list[int]:
-    """Seeds that all rows have, so that a round that was cut off makes no mean differ from another."""
-    return [seed for seed in rows[0]["seeds"] if all(seed in row["seeds"] for row in rows)] if rows else []
 
 
 def _row(out: Path, method: str, row: Mapping[str, Any], seeds: Sequence[int]) -> dict[str, Any]:

@@ -113,8 +113,7 @@ def pool_means(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     pooled = []
     for folder in dict.fromkeys(row["folder"] for row in rows):
         of_folder = [row for row in rows if row["folder"] == folder]
-        ipc, first_seeds = of_folder[0]["ipc"], of_folder[0]["seeds"]
-        seeds = [seed for seed in first_seeds if all(seed in row["seeds"] for row in of_folder)]
+        ipc, seeds = of_folder[0]["ipc"], common_seeds(of_folder)
         if not seeds:
             continue
         of_scores = {}
@@ -124,6 +123,11 @@ def pool_means(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
                 of_scores[figure] = summary([statistics.fmean(one[seed] for one in values) for seed in seeds])
         pooled.append({"network": "mean", "folder": folder, "ipc": ipc, "seeds": seeds, **of_scores})
     return pooled
+
+
+def common_seeds(rows: Sequence[Mapping[str, Any]]) -> list[int]:
+    """Seeds that all rows have, so that a round that was cut off makes no mean differ from another."""
+    return [seed for seed in rows[0]["seeds"] if all(seed in row["seeds"] for row in rows)] if rows else []
 
 
 def by_seed(row: Mapping[str, Any], figure: str) -> dict[int, float]:

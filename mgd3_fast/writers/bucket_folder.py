@@ -15,13 +15,12 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from mgd3_engine.files.renaming import renamed
 from mgd3_fast.errors import UserError
 from mgd3_fast.progress import SILENT, Progress
 from mgd3_fast.storage.remote import Bucket
 from mgd3_fast.writers.blocks import Blocks
 from mgd3_fast.writers.contact_sheet import MOST_CLASSES, MOST_IMAGES
-from mgd3_fast.writers.kept_work import KeptWork
+from mgd3_fast.writers.kept_work import KeptWork, write_whole
 from mgd3_fast.writers.layout import Layout
 from mgd3_fast.writers.manifest import MANIFEST, parsed_manifest
 from mgd3_fast.writers.run_folder import MODES, WORK, RunFolder
@@ -206,9 +205,7 @@ class BucketFolder(RunFolder):
             if name == MANIFEST:  # left where carrying it failed
                 target.unlink(missing_ok=True)
             return
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with renamed(target) as unfinished:
-            unfinished.write_bytes(content)
+        write_whole(target, content)
 
     def _forget_others(self) -> None:
         """Remove a mirror that an earlier run of other settings left."""

@@ -9,11 +9,11 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from mgd3_engine.files.renaming import renamed
 from mgd3_fast.errors import UserError
 from mgd3_fast.progress import Bar, Progress
 from mgd3_fast.storage.cache import cache_dir_or_default
 from mgd3_fast.storage.remote import Bucket, is_url
+from mgd3_fast.writers.kept_work import write_whole
 from mgd3_fast.writers.manifest import MANIFEST, parsed_manifest, write_manifest
 from mgd3_fast.writers.out_files import file_digest
 
@@ -95,10 +95,7 @@ def _fetch_objects(
                 content = content[record["offset"] : record["offset"] + record["size"]]
             if hashlib.sha256(content).hexdigest() != record["sha256"]:
                 raise UserError(f"{record['file']} of {bucket} is damaged: its sha256 is not the manifest's")
-            target = _inside(folder, record["file"])
-            target.parent.mkdir(parents=True, exist_ok=True)
-            with renamed(target, shared=True) as unfinished:
-                unfinished.write_bytes(content)
+            write_whole(_inside(folder, record["file"]), content, shared=True)
             bar.advance()
 
 

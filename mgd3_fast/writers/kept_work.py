@@ -58,7 +58,7 @@ class KeptWork:
                 stage, _, file = member.name.partition("/")
                 content = archive.extractfile(member)
                 if stage in STAGES and "/" not in file and content is not None:
-                    _write(self._work / stage / file, content.read())
+                    write_whole(self._work / stage / file, content.read())
                     self._there.add(member.name)
 
     def _bundles(self) -> Iterator[list[str]]:
@@ -84,7 +84,8 @@ def _tarred(folder: Path, names: list[str]) -> bytes:
     return file.getvalue()
 
 
-def _write(target: Path, content: bytes) -> None:
+def write_whole(target: Path, content: bytes, *, shared: bool = False) -> None:
+    """Write a file, whole or not at all; its folder is made. See `renamed`."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    with renamed(target) as unfinished:
+    with renamed(target, shared=shared) as unfinished:
         unfinished.write_bytes(content)
