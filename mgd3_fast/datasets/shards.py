@@ -151,11 +151,6 @@ class ShardImages(ListedImages):
         shard: Shard = self.shards[self.shard_of[position]]
         return shard.read(int(self.rows[position]), self.name(position))
 
-    def load(self, position: int) -> Image.Image:
-        """Read one image; see `Shard.load`."""
-        shard: Shard = self.shards[self.shard_of[position]]
-        return shard.load(int(self.rows[position]), self.name(position))
-
 
 def has_mixed_shards(dataset: Dataset) -> bool:
     """Whether the images of a dataset lie in shards of mixed classes."""

@@ -9,9 +9,7 @@ from contextlib import contextmanager
 from itertools import pairwise
 from typing import IO
 
-from PIL import Image
-
-from mgd3_fast.datasets import Dataset, ImageStream, decode_image
+from mgd3_fast.datasets import Dataset, ImageStream
 from mgd3_fast.datasets.class_names import LabelIndex
 from mgd3_fast.datasets.shard_index import ShardColumns, build_index
 from mgd3_fast.datasets.streams import StreamShard
@@ -26,10 +24,10 @@ class _KeptShard(StreamShard):
     file: IO[bytes]
     starts: list[int]
 
-    def load(self, number: int, name: str) -> Image.Image:
-        """Read one image."""
+    def read(self, number: int, name: str) -> bytes:
+        """Bytes of an image's file."""
         start, stop = self.starts[number : number + 2]
-        return decode_image(os.pread(self.file.fileno(), stop - start, start))
+        return os.pread(self.file.fileno(), stop - start, start)
 
 
 def read_once(stream: ImageStream, classes: str | None, split: str, progress: Progress) -> Dataset:
