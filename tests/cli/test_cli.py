@@ -391,6 +391,9 @@ def test_without_words_the_help_is_printed(capsys: pytest.CaptureFixture[str]) -
         ("discover --dataset mnist5k --ipc 2 --out x --method kmean", "--discovery must be one of kmeans"),
         ("distill --dataset mnist5k --ipc 1 --out x --trace-stops 4", "--trace-stops must come with trace"),
         ("distill --dataset cache_dir --ipc 1 --out x", "got 'cache_dir'"),
+        ("distill --dataset mnist5k --ipc 1 --out x y", "arguments: y (see mgd3-fast distill --help)"),
+        ("encode --dataset wds:0.tar wds:1.tar", "arguments: wds:1.tar; a wds: pattern goes in quotes (see"),
+        ("train --dataset mnist5k --out x --init dit-xl", "--init must be auto, demo-mnist5k"),
         ("convert run copy --format webdataset --out x", "unknown option --out (see"),
     ],
 )

@@ -116,6 +116,10 @@ def modes_that_are_none(place: Place) -> dict[str, Any]:
     return {"modes": place.file("modes.safetensors", b"\x08\x00\x00\x00\x00\x00\x00\x00{}      ")}
 
 
+def published_network_of_other_classes(place: Place) -> dict[str, Any]:
+    return {"dataset": place.pictures, "generator": "dit-xl-2-256"}
+
+
 def other_classes(place: Place) -> dict[str, Any]:
     place.copy(place.pictures / "bee", "pictures/bee")
     place.copy(place.pictures / "cow", "pictures/cow")
@@ -203,6 +207,10 @@ CASES: dict[str, tuple[Callable[[Place], dict[str, Any]] | dict[str, Any], str]]
     "corrupt checkpoint": (corrupt_checkpoint, "dit.pt"),
     "unsafe checkpoint": (unsafe_checkpoint, "dit.pt"),
     "damaged description": (half_a_generator, "generator.json"),
+    "published network of other classes, its autoencoder not at hand": (
+        published_network_of_other_classes,
+        "class must be one that generator dit-xl-2-256 was trained on",
+    ),
     "generator of other classes": (other_classes, "--dataset must have as many classes as generator tiny"),
     "unknown autoencoder": ({"vae": "nowhere"}, "--vae must be an existing folder or file, or a hub id"),
     "out is a file": (out_is_a_file, "--out must be a folder, got the file"),
