@@ -21,8 +21,8 @@ test:
 bench:
 	$(PYTHON) -m pytest bench/ --benchmark-only
 
-docs:
-	NO_MKDOCS_2_WARNING=1 $(PYTHON) -m mkdocs build --strict --quiet
+docs:  # not --quiet, with which mkdocs counts no warnings
+	NO_MKDOCS_2_WARNING=1 $(PYTHON) -m mkdocs build --strict
 
 demo:
 	$(PYTHON) -m mgd3_fast distill --dataset mnist5k --ipc 10 --out distilled

@@ -138,8 +138,8 @@ _GPU_ROWS = (
 
 ROWS: tuple[Row, ...] = (
     *_GPU_ROWS,
-    *_sampler_rows("demo DiT", "demo network, batch 64", "cpu"),
-    *_sampler_rows("DiT-S/2", "DiT-S/2 at latent 32x32, batch 8", "cpu"),
+    *_sampler_rows("demo DiT", "demo network, batch 64, 25 steps", "cpu"),
+    *_sampler_rows("DiT-S/2", "DiT-S/2 at latent 32x32, batch 8, 4 steps", "cpu"),
     Row(
         "network forward, DiT-S/2, share of the matrix-product rate of the same run",
         "fp32 {fp32}, bf16 {bf16}",

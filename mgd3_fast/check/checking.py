@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,7 +10,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mgd3_engine.files.renaming import renamed
 from mgd3_fast.check.counting import count_findings, counts_of, majority_share
 from mgd3_fast.check.duplicates import duplicate_findings, find_links
 from mgd3_fast.check.finding import Finding, sorted_findings
@@ -23,6 +21,7 @@ from mgd3_fast.check.splits import open_splits, see_all
 from mgd3_fast.config.check import CheckConfig
 from mgd3_fast.datasets import DATASET_NAMES, Dataset, chosen_framing
 from mgd3_fast.progress import SILENT, Progress
+from mgd3_fast.storage.json_results import result_file, write_json
 
 RESULT = "check.json"
 
@@ -63,16 +62,9 @@ class Checked:
         Raises:
             OSError: It cannot be written.
         """
-        target = result_file(out)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with renamed(target) as unfinished:
-            unfinished.write_text(json.dumps(self.to_json(), indent=2) + "\n", encoding="utf-8")
+        target = result_file(out, RESULT)
+        write_json(target, self.to_json(), indent=2)
         return target
-
-
-def result_file(out: Path) -> Path:
-    """The file that a check is written to: the one that is named, or `check.json` in a folder."""
-    return out if out.suffix.lower() == ".json" and not out.is_dir() else out / RESULT
 
 
 def check_dataset(config: CheckConfig, progress: Progress = SILENT) -> Checked:

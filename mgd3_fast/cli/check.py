@@ -25,11 +25,12 @@ _MOST_NAMES = 3
 def run(config: CheckConfig, progress: Progress) -> tuple[dict[str, Any], str]:
     """Look at a dataset, and write what is found if asked to."""
     with loading():
-        from mgd3_fast.check import check_dataset, result_file
+        from mgd3_fast.check import RESULT, check_dataset
+        from mgd3_fast.storage.json_results import result_file
         from mgd3_fast.writers import check_writable
 
     if config.out is not None:
-        check_writable(result_file(Path(config.out)).parent)
+        check_writable(result_file(config.out, RESULT).parent)
     checked = check_dataset(config, progress)
     written = [] if config.out is None else [str(checked.save(Path(config.out)))]
     result = checked.to_json() | {"files": written}

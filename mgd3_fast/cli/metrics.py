@@ -24,13 +24,14 @@ EXAMPLES = {
 def run(config: MetricsConfig, progress: Progress) -> tuple[dict[str, Any], str]:
     """Measure distilled folders, and write and draw what is found if asked to."""
     with loading():
-        from mgd3_fast.metrics.measuring import measure, result_file
+        from mgd3_fast.metrics.measuring import RESULT, measure
         from mgd3_fast.pictures.style import check_matplotlib
+        from mgd3_fast.storage.json_results import result_file
         from mgd3_fast.writers import check_writable
 
     if config.plot == "on":
         check_matplotlib()
-    target = None if config.out is None else result_file(Path(config.out))
+    target = None if config.out is None else result_file(config.out, RESULT)
     if target is not None:
         check_writable(target.parent)
     measured = measure(config, progress)

@@ -22,7 +22,7 @@ from mgd3_fast.evaluate.evaluation import carry_out
 from mgd3_fast.evaluate.plan import make_plan
 from mgd3_fast.evaluate.presets import affordable_preset
 from mgd3_fast.evaluate.sets import training_part
-from mgd3_fast.evaluate.store import RESULT, write_json
+from mgd3_fast.evaluate.store import RESULT
 from mgd3_fast.evaluate.tested import check_covered, open_split
 from mgd3_fast.evaluate.timing import TrainingTimes
 from mgd3_fast.generators import load_generator
@@ -30,6 +30,7 @@ from mgd3_fast.modes import check_ipc
 from mgd3_fast.progress import SILENT, Progress, duration
 from mgd3_fast.run.distillation import distill
 from mgd3_fast.run.real_images import side_beside
+from mgd3_fast.storage.json_results import write_json
 from mgd3_fast.writers import check_own, check_writable, read_manifest
 
 
@@ -177,7 +178,7 @@ class _Comparison:
             "tables": make_tables(out, evaluation, config.methods, config.ipc) if evaluation else [],
         }
         if out.is_dir():
-            write_json(out / COMPARISON, result)
+            write_json(out / COMPARISON, result, shared=True)
         return result
 
     def _finished(self) -> dict[str, Any]:

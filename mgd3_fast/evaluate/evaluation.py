@@ -13,10 +13,11 @@ from mgd3_fast.devices import device_name
 from mgd3_fast.errors import Interrupted
 from mgd3_fast.evaluate.plan import Pair, Plan, make_plan
 from mgd3_fast.evaluate.results import differences, majority, pool_means, sum_up
-from mgd3_fast.evaluate.store import RESULT, TrainingStore, training_key, write_json
+from mgd3_fast.evaluate.store import RESULT, TrainingStore, training_key
 from mgd3_fast.evaluate.timing import TrainingTimes
 from mgd3_fast.evaluate.training import Job, train_classifier
 from mgd3_fast.progress import SILENT, Bar, Progress, duration
+from mgd3_fast.storage.json_results import write_json
 from mgd3_fast.versions import versions
 from mgd3_fast.writers.fetching import local_runs
 
@@ -217,7 +218,7 @@ def _write_result(plan: Plan, store: TrainingStore) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "versions": versions(),
     }
-    write_json(store.out / RESULT, result)
+    write_json(store.out / RESULT, result, shared=True)
     return result
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
-from mgd3_engine.files.renaming import renamed
+from mgd3_fast.storage.json_results import write_json
 from mgd3_fast.storage.tensor_files import remove_leftovers, save_tensors
 from mgd3_fast.writers import unwritable_error
 
@@ -55,7 +55,7 @@ class TrainingStore:
     def put(self, key: str, identity: Mapping[str, Any], outcome: Mapping[str, Any]) -> None:
         """Keep the outcome of a training and drop its unfinished state."""
         record = {"format": _FORMAT, "key": key, "identity": identity, "outcome": outcome}
-        write_json(self._path(key), record)
+        write_json(self._path(key), record, shared=True)
         self.checkpoint(key).unlink(missing_ok=True)
 
     def checkpoint(self, key: str) -> Path:
@@ -74,9 +74,3 @@ class TrainingStore:
 
     def _path(self, key: str) -> Path:
         return self.trainings / f"{key[:20]}.json"
-
-
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write a JSON file, whole or not at all."""
-    with renamed(path, shared=True) as unfinished:
-        unfinished.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TypeVar
@@ -22,9 +21,9 @@ from mgd3_engine.autoencoder import (
     present_names,
 )
 from mgd3_engine.files.json_file import read_json
-from mgd3_engine.files.renaming import renamed
 from mgd3_engine.files.weights import read_model_weights, read_weights
 from mgd3_fast.errors import UserError
+from mgd3_fast.storage.json_results import write_json
 from mgd3_fast.storage.tensor_files import save_tensors
 
 PIPELINE_FOLDERS = ("vqvae", "vae")
@@ -156,8 +155,7 @@ def save_autoencoder(
     weights = {name: tensor.to("cpu", dtype).contiguous() for name, tensor in vae.state_dict().items()}
     save_tensors(folder / "diffusion_pytorch_model.safetensors", weights, {"format": "pt"})
     settings = vae.config.settings() | {"scaling_factor": scaling_factor}
-    with renamed(folder / "config.json", shared=True) as unfinished:
-        unfinished.write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    write_json(folder / "config.json", dict(sorted(settings.items())), indent=2, shared=True)
 
 
 def _first_stage(weights: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:

@@ -6,7 +6,6 @@ saves one. `generator.json` is written last: a folder that has it is complete.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, fields, replace
 from pathlib import Path
@@ -17,7 +16,6 @@ import torch
 from mgd3_engine.autoencoder import AutoencoderKL
 from mgd3_engine.dit import DiT, DiTConfig, load_dit, save_dit
 from mgd3_engine.files.json_file import read_json
-from mgd3_engine.files.renaming import renamed
 from mgd3_fast.config import SamplingDefaults
 from mgd3_fast.datasets import DEFAULT_FRAMING, Framing
 from mgd3_fast.errors import UserError
@@ -26,6 +24,7 @@ from mgd3_fast.generators.autoencoder_weights import save_autoencoder
 from mgd3_fast.generators.base import Generator
 from mgd3_fast.generators.dit import DIT_CFG_CHANNELS, DiTNetwork, dit_generator
 from mgd3_fast.generators.trained_schedule import ScheduleSettings, Training
+from mgd3_fast.storage.json_results import write_json
 
 FORMAT_VERSION = 1
 DESCRIPTION = "generator.json"
@@ -126,8 +125,7 @@ def amend_description(folder: str | Path, **changed: Any) -> None:
 
 
 def _write_description(folder: Path, description: Mapping[str, Any]) -> None:
-    with renamed(folder / DESCRIPTION, shared=True) as unfinished:
-        unfinished.write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
+    write_json(folder / DESCRIPTION, description, indent=2, shared=True)
 
 
 def load_generator_folder(folder: str | Path, vae: str | None = None) -> Generator:

@@ -5,7 +5,6 @@ Shape letters: n real images of a class, m synthetic images of a class, D featur
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -15,7 +14,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mgd3_engine.files.renaming import renamed
 from mgd3_fast.config.metrics import MetricsConfig
 from mgd3_fast.metrics.frechet import Moments, frechet_distance
 from mgd3_fast.metrics.mode_recovery import class_recovery, open_run_modes
@@ -23,6 +21,7 @@ from mgd3_fast.metrics.neighbours import cosine_scores, coverage_and_density, me
 from mgd3_fast.metrics.real_images import Comparison, open_comparison
 from mgd3_fast.pictures.embedding import joint_map
 from mgd3_fast.progress import SILENT, Progress
+from mgd3_fast.storage.json_results import result_file, write_json
 from mgd3_fast.versions import versions
 from mgd3_fast.writers.labelled import distinct_names
 
@@ -124,16 +123,9 @@ class Measured:
         Raises:
             OSError: It cannot be written.
         """
-        target = result_file(out)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with renamed(target) as unfinished:
-            unfinished.write_text(json.dumps(self.to_json(), indent=2) + "\n", encoding="utf-8")
+        target = result_file(out, RESULT)
+        write_json(target, self.to_json(), indent=2)
         return target
-
-
-def result_file(out: Path) -> Path:
-    """The file that a measurement is written to: the one that is named, or `metrics.json` in a folder."""
-    return out if out.suffix.lower() == ".json" and not out.is_dir() else out / RESULT
 
 
 def measure(

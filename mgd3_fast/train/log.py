@@ -8,9 +8,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from mgd3_engine.files.renaming import renamed
 from mgd3_fast.errors import UserError
 from mgd3_fast.generators.folder import TRAINING
+from mgd3_fast.storage.json_results import write_json
 from mgd3_fast.versions import versions
 from mgd3_fast.writers import check_own
 
@@ -150,6 +150,4 @@ class TrainingLog:
         return self.path.parent / CHECKPOINTS / f"{part}.pt"
 
     def _write(self) -> None:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with renamed(self.path) as unfinished:
-            unfinished.write_text(json.dumps({"parts": self._parts}, indent=1) + "\n")
+        write_json(self.path, {"parts": self._parts})

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from mgd3_engine.files.json_file import read_json
-from mgd3_engine.files.renaming import renamed
 from mgd3_fast.config import SamplingDefaults
 from mgd3_fast.config.tune import TuneConfig
 from mgd3_fast.errors import UserError
+from mgd3_fast.storage.json_results import write_json
 from mgd3_fast.tune.halving import Round
 from mgd3_fast.writers import MODES
 
@@ -47,8 +46,7 @@ class Journal:
     def save(self) -> None:
         """Write it, whole or not at all."""
         content = {key: value for key, value in asdict(self).items() if key != "path"}
-        with renamed(self.path) as unfinished:
-            unfinished.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        write_json(self.path, content)
 
 
 def open_journal(config: TuneConfig, defaults: SamplingDefaults) -> Journal:

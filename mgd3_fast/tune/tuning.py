@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from mgd3_engine.files.renaming import renamed
 from mgd3_fast.config import SamplingDefaults
 from mgd3_fast.config.tune import TuneConfig
 from mgd3_fast.errors import Interrupted
@@ -17,6 +15,7 @@ from mgd3_fast.evaluate.results import summary
 from mgd3_fast.generators import load_generator
 from mgd3_fast.generators.folder import DESCRIPTION, amend_description
 from mgd3_fast.progress import SILENT, Progress
+from mgd3_fast.storage.json_results import write_json
 from mgd3_fast.tune.candidates import Candidate, candidates
 from mgd3_fast.tune.halving import Round, Units, cost_s, fitting
 from mgd3_fast.tune.journal import JOURNAL, open_journal
@@ -71,8 +70,7 @@ def tune_generator(
             f"finished sets and trainings are kept in {out}; the same command goes on from here"
         ) from None
     result = {**_result(trials, tried, scores, history), **generator.digests}
-    with renamed(out / RESULT) as unfinished:
-        unfinished.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    write_json(out / RESULT, result)
     if result["written_to"] is not None:
         amend_description(Path(config.generator), tuning=result, defaults=result["defaults"])
     return result

@@ -243,3 +243,13 @@ def test_the_page_of_evaluation_shows_the_committed_accuracies() -> None:
     seconds = [sum(found[precision]["cpu_s"]) / 5 for precision in ("fp32", "bf16")]
     assert "({:.1f} and {:.1f} s of processor time)".format(*seconds) in page
     assert found["machine"]["commit"][:7] in page
+
+
+def test_the_page_of_evaluation_shows_the_committed_cost() -> None:
+    trainings = json.loads((ROOT / "bench/results/evaluation/cost-cpu.json").read_text())["trainings"]
+    page = (ROOT / "docs/evaluation.md").read_text()
+    rows = {(one["dataset"], one["ipc"]): one for one in trainings if one["ipc"] <= 20}
+    for (dataset, ipc), first in rows.items():
+        hours = [one["cpu_h"] for one in trainings if (one["dataset"], one["ipc"]) == (dataset, ipc)]
+        counts = f"| {first['epochs']:,} | {first['trained_images']:,} | {first['tested_images']:,} |"
+        assert f"{counts} {', '.join(f'{one:,.0f}' for one in hours)} |" in page, (dataset, ipc)

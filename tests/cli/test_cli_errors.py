@@ -211,7 +211,10 @@ CASES: dict[str, tuple[Callable[[Place], dict[str, Any]] | dict[str, Any], str]]
         published_network_of_other_classes,
         "class must be one that generator dit-xl-2-256 was trained on",
     ),
-    "generator of other classes": (other_classes, "--dataset must have as many classes as generator tiny"),
+    "generator of other classes": (
+        other_classes,
+        "--dataset must have 3 classes, got 2 (bee, cow): generator tiny",
+    ),
     "unknown autoencoder": ({"vae": "nowhere"}, "--vae must be an existing folder or file, or a hub id"),
     "out is a file": (out_is_a_file, "--out must be a folder, got the file"),
     "out below a file": (out_below_a_file, "--out must be a folder that can be written"),

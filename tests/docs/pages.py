@@ -20,7 +20,7 @@ INSTALLS = "left to CI, which installs"
 _SHELL = re.compile(
     r"^\s*(?:\$ |\w+=\S+ )?(?:mgd3-fast|pip3?|python3?|make|srun|torchrun|ray|export|cd|rm)\s", re.M
 )
-_FIXTURE = re.compile(r"^<!-- fixture: (\w+) -->$")
+_FIXTURE = re.compile(r"^<!-- fixture: (\w+) -->$", re.MULTILINE)
 _ANCHOR = re.compile(r'<a (?:id|name)="([^"]+)"')
 
 
@@ -92,10 +92,8 @@ def _blocks(tokens: tuple[Token, ...], page: str, first_line: int) -> Iterator[B
 
 def fixtures_of(page: str) -> list[str]:
     """What the page's blocks find in their folder."""
-    lines = (
-        line.strip() for token in tokens_of(page) if token.type == "html_block" for line in [token.content]
-    )
-    return [found[1] for line in lines if (found := _FIXTURE.fullmatch(line))]
+    comments = (token.content for token in tokens_of(page) if token.type == "html_block")
+    return [name for comment in comments for name in _FIXTURE.findall(comment)]
 
 
 def inline_of(page: str) -> Iterator[tuple[int, Token]]:

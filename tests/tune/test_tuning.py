@@ -67,7 +67,9 @@ def test_classes_that_the_generator_does_not_know_are_told_at_once(asked, tmp_pa
         path = tmp_path / "photos" / ("owl", "rat")[number % 2] / f"{number}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         photo(number).save(path)
-    with pytest.raises(UserError, match="dataset must have as many classes as generator"):
+    with pytest.raises(
+        UserError, match=r"dataset must have 3 classes, got 2 .*owl, rat.*: generator tiny has 3"
+    ):
         tune_generator(asked(dataset=str(tmp_path / "photos")))
 
 
