@@ -345,7 +345,7 @@ def test_configuration_out_of_range_is_named(tiny, changes, message):
         ({"part": "dit"}, "vae must be given for part dit"),
         ({"dataset": "nowhere"}, "dataset must be one of"),
         ({"classes": "ant,dog"}, "dog"),
-        ({"init": "nothing-here"}, "generator must be"),
+        ({"init": "nothing-here"}, "init must be"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
