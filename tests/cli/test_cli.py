@@ -387,6 +387,7 @@ def test_without_words_the_help_is_printed(capsys: pytest.CaptureFixture[str]) -
         ("distil", "unknown command 'distil', did you mean distill?"),
         ("--dataset x", "unknown command '--dataset' (see"),
         ("distill --t-stopp=4", "unknown option --t-stopp, did you mean --t-stop?"),
+        ("distill --dataset mnist5k -ipc 1 --out x", "unknown option -ipc, did you mean --ipc?"),
         ("distill --wandb-project x", "unknown option --wandb-project (see mgd3-fast distill --help)"),
         ("discover --dataset mnist5k --ipc 2 --out x --method kmean", "--discovery must be one of kmeans"),
         ("distill --dataset mnist5k --ipc 1 --out x --trace-stops 4", "--trace-stops must come with trace"),

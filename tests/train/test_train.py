@@ -346,6 +346,7 @@ def test_configuration_out_of_range_is_named(tiny, changes, message):
         ({"dataset": "nowhere"}, "dataset must be one of"),
         ({"classes": "ant,dog"}, "dog"),
         ({"init": "nothing-here"}, "init must be"),
+        ({"out": "/proc/mgd3-fast"}, "out must be a folder that can be written"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
