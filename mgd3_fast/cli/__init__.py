@@ -118,7 +118,11 @@ def _parsed(argv: list[str]) -> argparse.Namespace | None:
         return None
     if argv[0] not in (*COMMANDS, "-h", "--help", "--version"):
         parser.error(f"unknown command {argv[0]!r}{did_you_mean(argv[0], [*COMMANDS])}")
-    return parser.parse_args(argv)
+    arguments, left = parser.parse_known_args(argv)
+    if left:
+        advice = "; a wds: pattern goes in quotes" if any(word.startswith("wds:") for word in left) else ""
+        commands.choices[argv[0]].error(f"unrecognized arguments: {' '.join(left)}{advice}")
+    return arguments
 
 
 def _module(command: str) -> ModuleType:

@@ -25,7 +25,7 @@ GROUPS = {
     "machine": "device precision backend compile batch_size workers ray_address shard cache_dir",
 }
 """Fields by the heading that the help has them under; those of a command's own `GROUPS` come first."""
-EVERYWHERE = ("--help", "--quiet", "--json")
+EVERYWHERE = ("-h", "--help", "--quiet", "--json")
 _WIDTH = 79
 
 
@@ -95,7 +95,7 @@ def unknown_option(words: Sequence[str], command: ModuleType) -> str:
     known = [*EVERYWHERE, *(name for one in options for name in _flags(command, one))]
     for word in words[: words.index("--")] if "--" in words else words:
         name = word.partition("=")[0]
-        if name.startswith("--") and name not in known:
+        if re.match("--|-[A-Za-z]", name) and name not in known:
             return f"unknown option {name}{did_you_mean(name, known)}"
     return ""
 

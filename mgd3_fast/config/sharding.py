@@ -57,7 +57,7 @@ def _of_launcher(environment: Mapping[str, str], parts: int) -> tuple[int, int]:
     def whole(name: str, default: int | None = None) -> int:
         text = environment.get(name, "" if default is None else str(default))
         if not text.strip().isdecimal():
-            raise UserError(f"shard auto needs {name} to be a whole number, got {text!r}")
+            raise UserError(f"shard must be I/N here: auto needs {name} to be a whole number, got {text!r}")
         return int(text)
 
     if "RANK" in environment and "WORLD_SIZE" in environment:
@@ -74,5 +74,5 @@ def _of_launcher(environment: Mapping[str, str], parts: int) -> tuple[int, int]:
     elif "JOB_COMPLETION_INDEX" in environment and parts:
         place, count = whole("JOB_COMPLETION_INDEX"), parts
     else:
-        raise UserError(f"shard auto needs {_LAUNCHERS}, got none of them: give I/N")
+        raise UserError(f"shard must be I/N here: auto needs {_LAUNCHERS}, got none of them")
     return place + 1, parts or count

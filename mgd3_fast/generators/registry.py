@@ -25,6 +25,7 @@ DEMO_NAME = "demo-mnist5k"
 DEMO_DATASET = "mnist5k"
 GENERATOR_NAMES: tuple[str, ...] = (DEMO_NAME, *DIT_PRESETS, *STABLE_DIFFUSION_PRESETS)
 DIT_PIPELINE = "DiTPipeline"
+_OF_DIFFUSERS = (MODEL_INDEX, "config.json", "transformer/config.json")
 
 _DEMO_FOLDER = Path(__file__).parent / "demo_mnist5k"
 
@@ -102,6 +103,11 @@ def _found(spec: str, vae: str | None) -> Generator | None:
         )
     if path.exists() and is_ldm(path):
         return ldm_from_path(path, vae)
+    if path.is_dir() and not any((path / name).is_file() for name in _OF_DIFFUSERS):
+        raise UserError(
+            f"generator must be a folder of `train` ({DESCRIPTION}) or of diffusers"
+            f" ({', '.join(_OF_DIFFUSERS)}), got {spec}, which has none of these files"
+        )
     licence = "not stated" if path.exists() else f"see huggingface.co/{spec}"
     return stable_diffusion(spec, licence, vae) if _is_text_pipeline(spec, licence) else None
 

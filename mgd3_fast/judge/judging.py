@@ -122,7 +122,7 @@ def _is_kept(config: JudgeConfig) -> bool:
 
 def _open_case(config: JudgeConfig, progress: Progress) -> Case:
     """Open everything, and choose classes and numbers of images by counts alone."""
-    sources = open_sources(config, progress)
+    sources = open_sources(config, progress, draws=True)
     whole, generator = sources.dataset, for_run(sources.generator, sources.dataset)
     if whole.stream is not None:
         raise UserError(f"dataset must be a folder or a name to judge by, got the stream {config.dataset}")

@@ -147,6 +147,10 @@ class ModeSet:
         """
         path = Path(path)
         try:
+            if path.is_dir():
+                raise UserError(
+                    f"modes must be a file such as {path / 'modes.safetensors'}, got the folder {path}"
+                )
             file = open_tensors(path)
             if file.metadata.get("format") != _FORMAT:
                 got = file.metadata.get("format", "another kind of file")

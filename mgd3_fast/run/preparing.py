@@ -46,11 +46,11 @@ def _open_generated(config: DistillConfig, progress: Progress, worker: int) -> G
         UserError: If something named does not exist, does not fit, or cannot be done on this machine.
     """
     timings = Timings()
-    sources = open_sources(config, progress)
+    sources = open_sources(config, progress, draws=True)
     config = config.completed(sources.generator.presets)
     sources = _with_prompts(sources, config, progress)
     generator, layout = sources.generator, layout_for(config, sources.dataset)
-    ids = class_ids(generator, sources.dataset, progress)  # a class that it does not know costs no download
+    ids = class_ids(generator, sources.dataset, progress)
     sampling = chosen_sampling(config, generator)
     guidance, rows = _mode_guidance(config, sampling), config.batch_size
     cache = chosen_cache(config, generator, guidance, sampling)

@@ -104,7 +104,9 @@ def note_skipped(bad_images: Iterable[BadImage], progress: Progress) -> None:
         progress.note(f"skipped {bad.class_name}/{bad.image_name}: {bad.reason}")
 
 
-def open_sources(config: EncodeConfig, progress: Progress, share: Share | None = None) -> Sources:
+def open_sources(
+    config: EncodeConfig, progress: Progress, share: Share | None = None, *, draws: bool = False
+) -> Sources:
     """Open what a configuration names, and say what was found.
 
     A stream that was never read is encoded while it is read: before that, nobody knows its images. But for
@@ -115,6 +117,8 @@ def open_sources(config: EncodeConfig, progress: Progress, share: Share | None =
         progress: Receives the description.
         share: Of such a stream, the shards that this process reads; while others are missing, the dataset
             is empty.
+        draws: Whether the generator's network will draw the classes; a name that it does not know is then
+            refused before anything is fetched.
 
     Raises:
         UserError: If something named does not exist or cannot be used here.
@@ -131,6 +135,8 @@ def open_sources(config: EncodeConfig, progress: Progress, share: Share | None =
     )
     if generator.judged is not None:
         progress.note(f"{generator.name}: {generator.judged}")
+    if draws and isinstance(opened, Dataset) and generator.class_names is not None:
+        generator.class_ids(opened.class_names)
     framing = chosen_framing(config, {generator.name: generator.framing})
     store = LatentStore(
         config.cache_dir,

@@ -12,7 +12,7 @@ from mgd3_fast.errors import UserError
 from mgd3_fast.generators.folder import TRAINING
 from mgd3_fast.storage.json_results import write_json
 from mgd3_fast.versions import versions
-from mgd3_fast.writers import check_own
+from mgd3_fast.writers import check_own, check_writable
 
 CHECKPOINTS = "checkpoints"
 
@@ -51,6 +51,7 @@ class TrainingLog:
         if self.path.exists():
             self._parts = self._read()
         check_own(out, "training run", TRAINING)
+        check_writable(out)
 
     def _read(self) -> dict[str, Any]:
         try:

@@ -193,13 +193,16 @@ def _readable(
 
 
 def _open_init(config: TrainConfig, dataset_name: str, progress: Progress) -> Generator:
-    init = load_generator(
-        str(config.init),
-        dataset_name=dataset_name,
-        vae=given_vae(config) if config.part == "dit" else None,
-        heads=config.generator_heads,
-        classes=config.generator_classes,
-    )
+    try:
+        init = load_generator(
+            str(config.init),
+            dataset_name=dataset_name,
+            vae=given_vae(config) if config.part == "dit" else None,
+            heads=config.generator_heads,
+            classes=config.generator_classes,
+        )
+    except UserError as error:  # the option is called otherwise here
+        raise UserError(str(error).replace("generator must", "init must", 1)) from None
     for note in init.notes:
         progress.note(note)
     return init

@@ -53,7 +53,7 @@ class Trials:
         """
         config = DiscoverConfig(**self._source(), out=self._modes, seed=self.config.seed)
         with self._timed():
-            sources = open_sources(config, progress)
+            sources = open_sources(config, progress, draws=True)
             class_ids(for_run(sources.generator, sources.dataset), sources.dataset, progress)
             discover(config, progress, sources=sources)
 

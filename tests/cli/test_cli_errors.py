@@ -112,8 +112,16 @@ def out_of_another_run(place: Place) -> dict[str, Any]:
     return {"out": out}
 
 
+def folder_of_modes(place: Place) -> dict[str, Any]:
+    return {"modes": place.pictures}
+
+
 def modes_that_are_none(place: Place) -> dict[str, Any]:
     return {"modes": place.file("modes.safetensors", b"\x08\x00\x00\x00\x00\x00\x00\x00{}      ")}
+
+
+def published_network_of_other_classes(place: Place) -> dict[str, Any]:
+    return {"dataset": place.pictures, "generator": "dit-xl-2-256"}
 
 
 def other_classes(place: Place) -> dict[str, Any]:
@@ -203,6 +211,10 @@ CASES: dict[str, tuple[Callable[[Place], dict[str, Any]] | dict[str, Any], str]]
     "corrupt checkpoint": (corrupt_checkpoint, "dit.pt"),
     "unsafe checkpoint": (unsafe_checkpoint, "dit.pt"),
     "damaged description": (half_a_generator, "generator.json"),
+    "published network of other classes, its autoencoder not at hand": (
+        published_network_of_other_classes,
+        "class must be one that generator dit-xl-2-256 was trained on",
+    ),
     "generator of other classes": (
         other_classes,
         "--dataset must have 3 classes, got 2 (bee, cow): generator tiny",
@@ -215,6 +227,7 @@ CASES: dict[str, tuple[Callable[[Place], dict[str, Any]] | dict[str, Any], str]]
     "foreign manifest": (out_with_a_foreign_manifest, "which is something else"),
     "out of another run": (out_of_another_run, "whose ipc is 1 while 2 is asked for"),
     "modes that do not exist": ({"modes": "/nowhere.safetensors"}, "--modes must be an existing file"),
+    "modes of a folder": (folder_of_modes, "--modes must be a file such as "),
     "modes that are none": (modes_that_are_none, "--modes must be a"),
     "unusable cache": ({"cache-dir": "/proc/mgd3-fast"}, "--cache-dir must be a writable folder"),
 }

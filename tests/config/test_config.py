@@ -217,7 +217,7 @@ def test_shard_of_a_launcher(shard: str, environment: dict[str, str], expected: 
 @pytest.mark.parametrize(
     ("shard", "environment", "words"),
     [
-        ("auto", {}, "shard auto needs RANK and WORLD_SIZE .* got none of them: give I/N"),
+        ("auto", {}, "shard must be I/N here: auto needs RANK and WORLD_SIZE .* got none of them"),
         ("auto", {"SLURM_PROCID": "0", "SLURM_NTASKS": "8"}, "got none of them"),  # a batch script, no srun
         ("auto", {"JOB_COMPLETION_INDEX": "2"}, "got none of them"),
         ("auto", {"RANK": "x", "WORLD_SIZE": "8"}, "needs RANK to be a whole number, got 'x'"),

@@ -431,10 +431,12 @@ def test_damaged_folder(demo: Path) -> None:
 def test_places_without_a_generator(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"must be auto, demo-mnist5k, dit-xl-2-256, .* got 'dit-xl'"):
         load_generator("dit-xl")
-    with pytest.raises(UserError, match=r"must hold config.json or transformer/config.json of a DiT"):
+    with pytest.raises(UserError, match=r"must be a folder of `train` .generator.json. or of diffusers"):
         load_generator(str(tmp_path))
-    (tmp_path / "notes.pt").write_text("not a checkpoint")
-    with pytest.raises(UserError, match=r"notes.pt must be a PyTorch checkpoint"):
+    (tmp_path / "notes.pt").write_text("hi\n")
+    with pytest.raises(
+        UserError, match=r"notes.pt must be a PyTorch checkpoint, got a damaged or foreign file$"
+    ):
         load_generator(str(tmp_path / "notes.pt"))
 
 

@@ -345,7 +345,8 @@ def test_configuration_out_of_range_is_named(tiny, changes, message):
         ({"part": "dit"}, "vae must be given for part dit"),
         ({"dataset": "nowhere"}, "dataset must be one of"),
         ({"classes": "ant,dog"}, "dog"),
-        ({"init": "nothing-here"}, "generator must be"),
+        ({"init": "nothing-here"}, "init must be"),
+        ({"out": "/proc/mgd3-fast"}, "out must be a folder that can be written"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )

@@ -83,8 +83,11 @@ def read_pickled(path: Path) -> object:
                 raise ValueError(
                     f"{path} must hold only tensors and plain values, got the object {culprit}"
                 ) from None
+            # A bare number, or torch's advice on its own options, tells the user nothing.
+            tells = " " in reason and not reason.startswith("Weights only load failed")
+            why = f" ({reason[:120]})" if tells else ""
             raise ValueError(
-                f"{path} must be a PyTorch checkpoint, got a damaged or foreign file ({reason[:120]})"
+                f"{path} must be a PyTorch checkpoint, got a damaged or foreign file{why}"
             ) from None
 
 
