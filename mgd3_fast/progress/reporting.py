@@ -32,6 +32,9 @@ class Progress:
         self._notebook = stream is None and _in_notebook()
         self._told: set[str] = set()
 
+    def __repr__(self) -> str:  # stands in signatures, as a default
+        return f"Progress(quiet={self.quiet})"
+
     @contextmanager
     def stage(
         self,

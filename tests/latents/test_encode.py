@@ -283,7 +283,9 @@ def test_full_disk_is_told_before_work_starts(store: LatentStore, monkeypatch: p
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr("shutil.disk_usage", lambda path: usage(2**40, 2**40, 10_000_000))
     encoder = PoolingEncoder()
-    with pytest.raises(UserError, match=r"192 B of latents and 67\.1 MB to spare .* into the 10 MB free"):
+    with pytest.raises(
+        UserError, match=r"10 MB are free, 192 B are needed for latents, and 67\.1 MB must stay free"
+    ):
         encode_dataset(array_dataset(3), encoder, store)
     assert not encoder.batch_rows
 

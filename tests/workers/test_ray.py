@@ -105,7 +105,7 @@ def files_of(out: Path) -> dict[str, bytes | object]:
 
 
 def test_the_snippet_of_the_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (snippet,) = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+    (snippet,) = re.findall(r"```python[^\n]*\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
     woof_run(tmp_path).rename(tmp_path / "in1k-50")
     monkeypatch.chdir(tmp_path)
     found: dict[str, object] = {}
