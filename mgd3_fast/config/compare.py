@@ -7,7 +7,7 @@ from pathlib import Path
 
 from mgd3_fast.config.checks import check_options, check_whole
 from mgd3_fast.config.documented import documented
-from mgd3_fast.config.evaluate import LARGEST_SIZE, PRESETS, epochs_of, names_of
+from mgd3_fast.config.evaluate import LARGEST_SIZE, PRESETS, check_epochs, epochs_of, names_of
 from mgd3_fast.config.fields import (
     argument,
     background_option,
@@ -108,7 +108,11 @@ class CompareConfig:
         metavar="PX",
     )
     epochs: int | str = option(
-        "code, paper or a number, as for evaluate", default="code", parse=epochs_of, metavar="code|paper|N"
+        "code, paper or a number, as for evaluate",
+        default="code",
+        parse=epochs_of,
+        metavar="code|paper|N",
+        check=check_epochs,
     )
     background: str | None = background_option("what the generator records, else ")
     fit: str | None = fit_option("what the generator records, else ")

@@ -46,7 +46,7 @@ def names_of(text: str) -> tuple[str, ...]:
     return tuple(name.strip() for name in text.split(",") if name.strip())
 
 
-def _check_epochs(name: str, value: object) -> None:
+def check_epochs(name: str, value: object) -> None:
     if isinstance(value, int):
         check_whole(name, value, 1)
     elif value not in EPOCH_RULES:
@@ -129,7 +129,7 @@ class EvaluateConfig:
         default="code",
         parse=epochs_of,
         metavar="code|paper|N",
-        check=_check_epochs,
+        check=check_epochs,
     )
     batch_size: int | None = whole("images of a step", default=None)
     lr: float | None = number("highest learning rate", default=None, above_zero=True)
