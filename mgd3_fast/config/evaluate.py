@@ -47,6 +47,7 @@ def names_of(text: str) -> tuple[str, ...]:
 
 
 def check_epochs(name: str, value: object) -> None:
+    """Refuse what is neither the name of a rule nor a whole number."""
     if isinstance(value, int):
         check_whole(name, value, 1)
     elif value not in EPOCH_RULES:
