@@ -133,7 +133,8 @@ def test_autoencoder_from_the_hub(hub: Hub) -> None:
     assert len(digests) == 1
 
 
-def test_without_a_network_the_error_says_what_to_do(hub: Hub) -> None:
+def test_without_a_network_the_error_says_what_to_do(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     generator = load_generator("dit-xl-2-256")
     for fetch, repo_id, option, licence in (
         (lambda: generator.digest, "facebook/DiT-XL-2-256", "--generator", "CC-BY-NC-4.0"),
