@@ -225,7 +225,7 @@ def test_each_object_is_written_once(into: Distill, bucket: Bucket, monkeypatch:
         )
     into(bucket.url)
     tars = [name for name in written if name.startswith("images/")]
-    assert tars == [f"images/00000{number}.tar" for number in range(3)]
+    assert sorted(tars) == [f"images/00000{number}.tar" for number in range(3)]  # classes end in any order
 
 
 def test_half_an_object_is_made_again(into: Distill, whole: Path, bucket: Bucket) -> None:
