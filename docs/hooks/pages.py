@@ -1,8 +1,8 @@
 """The site has pages that docs/ does not: CONTRIBUTING.md and CHANGELOG.md, one source for both readers.
 
 Links work in both places: a page of docs/ links to `../CONTRIBUTING.md`, that file to `docs/engine.md`, and
-here each becomes the page of the site. A mermaid diagram is refused: its script would come from elsewhere, so
-that draw an SVG in docs/images instead.
+here each becomes the page of the site. A mermaid diagram is refused, because its script would come from
+elsewhere: draw an SVG in docs/images instead.
 """
 
 from __future__ import annotations
